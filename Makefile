@@ -1,0 +1,41 @@
+# make run   the default configuration, end to end, and its report
+# make test  every check: style, types, workflow, tests
+# make help  what else there is
+
+PYTHON ?= python3
+CORES ?= all
+CONFIG ?= config.yaml
+BIN := .venv/bin
+export PYTHONPATH :=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
+
+run: .venv/run.installed ## run the workflow (CONFIG=file.yaml, CORES=n) and say where the report is
+	$(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG)
+	@echo "The report: results/report.html"
+
+test: .venv/test.installed lint ## run every check and test
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+lint: .venv/test.installed ## check style, types and the workflow
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check --compact-diff Snakefile workflow/rules
+	$(BIN)/mypy
+	$(BIN)/snakemake --lint
+
+clean: ## remove the environment and what Snakemake keeps (results stay)
+	rm -rf .venv .snakemake
+
+.venv/run.installed: envs/requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement envs/requirements.txt
+	touch $@
+
+.venv/test.installed: .venv/run.installed envs/requirements-dev.txt
+	$(BIN)/pip install --quiet --requirement envs/requirements-dev.txt
+	touch $@
