@@ -1,0 +1,39 @@
+"""What tests share: a small simulated screen, and paths to the real ones."""
+
+import os
+from pathlib import Path
+
+import anndata
+import pytest
+
+from samsvae.sources.simulated import Simulation, simulate
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL_DATA = Path(os.environ.get("SAMSVAE_REAL_DATA", ROOT.parent / "shared" / "data"))
+
+TINY = Simulation(
+    seed=3,
+    n_genes=60,
+    n_factors=3,
+    n_perturbations=8,
+    n_pairs=4,
+    n_controls=80,
+    cells_per_perturbation=40,
+    programme_size=10,
+    median_library_size=400,
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_screen() -> anndata.AnnData:
+    return simulate(TINY)[0]
+
+
+def real_file(name: str) -> Path:
+    """Path of a real file, or skip the test where it is absent."""
+    path = REAL_DATA / name
+    if not path.is_file():
+        pytest.skip(
+            f"{name} is not there (looked in SAMSVAE_REAL_DATA or {REAL_DATA.parent.name}/data)"
+        )
+    return path

@@ -1,0 +1,190 @@
+import copy
+import dataclasses
+import inspect
+
+import pytest
+import yaml
+
+from samsvae.biology.enrichment import Enrichment
+from samsvae.config import gene_set_names, merge, read_schema, validate
+from samsvae.errors import InputError
+from samsvae.experiments import runs, splits
+from samsvae.inference.trainer import Training
+from samsvae.models.registry import MODELS, NOT_OF_THE_MODEL
+from samsvae.sources.h5ad import H5adSource
+from samsvae.sources.simulated import Simulation
+from tests.conftest import ROOT
+
+SCHEMA = read_schema(ROOT / "workflow/schemas/config.schema.yaml")
+DEFAULTS = yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+def validated(**user):
+    return validate(merge(DEFAULTS, user), SCHEMA)
+
+
+def test_default_configuration_is_valid_and_complete():
+    config = validated()
+    assert config["training"]["particles"] == 5
+    assert config["models"]["sams_vae_correlated"]["mask_prior"] == 0.01
+    assert validate(config, SCHEMA) == config
+
+
+def test_validation_leaves_its_input_alone():
+    before = copy.deepcopy(DEFAULTS)
+    validate(DEFAULTS, SCHEMA)
+    assert before == DEFAULTS
+
+
+def test_user_experiments_replace_the_default_ones():
+    own = {"screen": "simulated", "split": {"kind": "random"}, "models": ["additive"]}
+    config = validated(experiments={"own": own})
+    assert list(config["experiments"]) == ["own"]
+    assert "simulated" in config["screens"]
+
+
+def test_user_names_only_what_differs():
+    config = validated(models={"cpa_vae": {"n_latent": 7}}, training={"max_steps": 9})
+    assert config["models"]["cpa_vae"]["n_latent"] == 7
+    assert config["models"]["cpa_vae"]["n_hidden"] == DEFAULTS["models"]["cpa_vae"]["n_hidden"]
+    assert config["training"]["max_steps"] == 9
+    assert config["training"]["learning_rate"] == DEFAULTS["training"]["learning_rate"]
+
+
+def test_another_source_replaces_the_default_screen_whole():
+    own = {"source": "h5ad", "path": "a.h5ad", "perturbation_column": "p", "control": "c"}
+    assert validated(screens={"simulated": own})["screens"]["simulated"]["delimiter"] == "+"
+
+
+@pytest.mark.parametrize(
+    ("user", "said"),
+    [
+        ({"models": {"m": {"kind": "sams_vea"}}}, ["models.m.kind", "'sams_vea'", "cpa_vae", "Did you mean 'sams_vae'"]),
+        ({"models": {"cpa_vae": {"n_latnt": 3}}}, ["models.cpa_vae", "'n_latnt'", "value 3", "n_latent"]),
+        ({"models": {"cpa_vae": {"mask_prior": 0.1}}}, ["models.cpa_vae", "'mask_prior'", "allowed"]),
+        ({"models": {"cpa_vae": {"n_latent": -1}}}, ["models.cpa_vae.n_latent", "-1"]),
+        ({"models": {"cpa_vae": {"likelihood": "zinb"}}}, ["likelihood", "'zinb'", "negative_binomial"]),
+        ({"models": {"sams_vae_correlated": {"mask_prior": 1.5}}}, ["mask_prior", "1.5"]),
+        ({"screens": {"simulated": {"source": "norman_2019"}}}, ["screens.simulated.source", "'norman_2019'", "h5ad"]),
+        ({"screens": {"own": {"source": "h5ad", "path": "x"}}}, ["screens.own", "'perturbation_column', 'control'"]),
+        ({"trainig": {}}, ["'trainig'", "Did you mean 'training'"]),
+        ({"experiments": {}}, ["experiments"]),
+        ({"models": {"../evil": {"kind": "additive"}}}, ["'../evil'", "letters, digits"]),
+        ({"training": {"max_steps": "many"}}, ["training.max_steps", "'many'"]),
+        ({"training": 3}, ["training", "3"]),
+        ({"enrichment": {"min_size": 50, "max_size": 10}}, ["enrichment.min_size", "50", "10"]),
+    ],
+)  # fmt: skip
+def test_faults_are_named_with_key_value_and_what_is_allowed(user, said):
+    with pytest.raises(InputError) as error:
+        validated(**user)
+    for words in said:
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"screen": "absent"}, ["experiments.own.screen", "'absent'", "simulated"]),
+        ({"models": ["cpa"]}, ["experiments.own.models", "'cpa'", "cpa_vae"]),
+        ({"gene_sets": ["hallmark"]}, ["experiments.own.gene_sets", "'hallmark'", "programmes"]),
+        ({"split": {"kind": "random", "fractions": [0.5]}}, ["fractions", "'random'"]),
+        ({"split": {"kind": "data_efficiency"}}, ["'fractions' is missing"]),
+        ({"split": {"kind": "sorted"}}, ["experiments.own.split.kind", "'sorted'", "random"]),
+        ({"seeds": []}, ["experiments.own.seeds"]),
+        ({"seeds": [0, 0]}, ["experiments.own.seeds"]),
+    ],
+)
+def test_experiments_must_refer_to_what_is_there(change, said):
+    own = {"screen": "simulated", "split": {"kind": "random"}, "models": ["additive"], **change}
+    with pytest.raises(InputError) as error:
+        validated(experiments={"own": own})
+    for words in said:
+        assert words in str(error.value)
+
+
+def test_every_fault_is_told_at_once():
+    with pytest.raises(InputError) as error:
+        validated(models={"m": {"kind": "x"}}, training={"particles": 0})
+    assert "models.m.kind" in str(error.value)
+    assert "training.particles" in str(error.value)
+
+
+def schema_defaults(definition):
+    def resolve(entry):
+        if "default" in entry:
+            return entry["default"]
+        return resolve(SCHEMA["$defs"][entry["$ref"].rsplit("/", 1)[1]])
+
+    properties = SCHEMA["$defs"][definition]["properties"]
+    return {
+        name: resolve(entry)
+        for name, entry in properties.items()
+        if "default" in entry or "$ref" in entry
+    }
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_model_defaults_in_schema_and_code_are_the_same(kind):
+    parameters = inspect.signature(MODELS[kind]).parameters.values()
+    in_code = {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY}
+    in_schema = schema_defaults(kind)
+    assert {k: v for k, v in in_schema.items() if k not in NOT_OF_THE_MODEL} == in_code
+
+
+@pytest.mark.parametrize(
+    ("definition", "settings"),
+    [
+        ("training", Training),
+        ("enrichment", Enrichment),
+        ("simulated_screen", Simulation),
+        ("h5ad_screen", H5adSource),
+    ],
+)
+def test_other_defaults_in_schema_and_code_are_the_same(definition, settings):
+    in_code = {
+        field.name: field.default
+        for field in dataclasses.fields(settings)
+        if field.default is not dataclasses.MISSING
+    }
+    assert schema_defaults(definition) == in_code
+
+
+def test_every_key_of_the_schema_is_described():
+    def undescribed(entry, path):
+        for name, value in entry.get("properties", {}).items():
+            target = SCHEMA["$defs"].get(str(value.get("$ref", "")).rsplit("/", 1)[-1], {})
+            if "const" not in value and "description" not in {**target, **value}:
+                yield f"{path}.{name}"
+            yield from undescribed(value, f"{path}.{name}")
+
+    found = [key for name, part in SCHEMA["$defs"].items() for key in undescribed(part, name)]
+    assert found == []
+
+
+def test_a_simulated_screen_brings_its_gene_sets_and_another_uses_all():
+    config = validated()
+    assert gene_set_names(config, "simulated") == ["programmes"]
+    own = {"source": "h5ad", "path": "a", "perturbation_column": "p", "control": "c"}
+    config = validated(
+        screens={"own": own},
+        gene_sets={"a": "a.gmt", "b": "b.gmt"},
+        experiments={
+            "own": {"screen": "own", "split": {"kind": "random"}, "models": ["additive"]},
+            "one": {"screen": "own", "split": {"kind": "random"}, "models": ["additive"], "gene_sets": ["b"]},
+        },
+    )  # fmt: skip
+    assert gene_set_names(config, "own") == ["a", "b"]
+    assert gene_set_names(config, "one") == ["b"]
+
+
+def test_runs_cover_splits_models_and_seeds_and_baselines_once():
+    experiment = {
+        "split": {"kind": "unseen_combinations", "seeds": [0, 1], "fractions": [0, 0.5]},
+        "models": ["m", "b"],
+        "seeds": [3, 4],
+    }
+    made = runs(experiment, {"m": {"kind": "sams_vae"}, "b": {"kind": "additive"}})
+    assert next(iter(splits(experiment))) == "unseen_combinations-f0-seed0"
+    assert len(made) == 4 * (2 + 1)
+    assert {run.seed for run in made if run.model == "b"} == {3}

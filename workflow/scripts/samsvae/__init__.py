@@ -1,0 +1,13 @@
+"""Deep generative models of single-cell CRISPR screens, and their evaluation.
+
+The floors, from the ground up (imports go down only):
+
+- :mod:`samsvae.screen`: the canonical screen, what every later stage may rely on
+- :mod:`samsvae.sources`, :mod:`samsvae.splits`: where cells come from, which of them train
+- :mod:`samsvae.models`: the generative models and their guides
+- :mod:`samsvae.inference`: objective, training, importance-weighted bounds
+- :mod:`samsvae.effects`: observed and predicted average treatment effects
+- :mod:`samsvae.metrics`, :mod:`samsvae.biology`, :mod:`samsvae.figures`: what is made of them
+"""
+
+__version__ = "0.1.0"

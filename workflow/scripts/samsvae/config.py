@@ -1,0 +1,213 @@
+"""The configuration: merged with the defaults, checked, and refused in plain words.
+
+Imports neither torch nor scanpy, since the Snakefile calls it.
+"""
+
+import copy
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+from jsonschema.protocols import Validator
+
+from samsvae.errors import InputError
+
+Config = dict[str, Any]
+
+SIMULATED_GENE_SETS = "programmes"
+
+
+def merge(defaults: Mapping[str, Any], user: Mapping[str, Any]) -> Config:
+    """Lay the user's configuration over the defaults.
+
+    Parameters
+    ----------
+    defaults
+        The content of config.yaml.
+    user
+        What the user gave with ``--configfile`` and ``--config``; only what differs.
+
+    Returns
+    -------
+    dict
+        The defaults with the user's values in their place. The user's `experiments` replace the
+        defaults' as a whole; a screen of another `source` and a model of another `kind` replaces
+        the default entry of the same name.
+    """
+    merged = copy.deepcopy(dict(defaults))
+    for section, value in user.items():
+        known = merged.get(section)
+        if section == "experiments" or not (isinstance(known, dict) and isinstance(value, Mapping)):
+            merged[section] = copy.deepcopy(value)
+            continue
+        for name, entry in value.items():
+            default = known.get(name)
+            if isinstance(default, Mapping) and isinstance(entry, Mapping):
+                kept = {} if _is_another(default, entry) else default
+                known[name] = {**kept, **copy.deepcopy(entry)}
+            else:
+                known[name] = copy.deepcopy(entry)
+    return merged
+
+
+def _is_another(default: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    return any(key in entry and entry[key] != default.get(key) for key in ("source", "kind"))
+
+
+def read_schema(path: str | Path) -> Config:
+    """Read a JSON schema written in YAML."""
+    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+
+
+def validate(config: Config, schema: Config) -> Config:
+    """Fill in the schema's defaults and check every key and value.
+
+    Parameters
+    ----------
+    config
+        A merged configuration.
+    schema
+        The schema of workflow/schemas/config.schema.yaml.
+
+    Returns
+    -------
+    dict
+        A copy of `config` with every default written out.
+
+    Raises
+    ------
+    InputError
+        Naming each wrong key, its value and what is allowed.
+    """
+    complete = copy.deepcopy(config)
+    errors = sorted(_filling_validator(schema).iter_errors(complete), key=lambda e: list(e.path))
+    problems = [_explain(error) for error in errors] or _mismatches(complete)
+    if problems:
+        raise InputError("\n".join(["The configuration cannot be used:", *dict.fromkeys(problems)]))
+    return complete
+
+
+def _filling_validator(schema: Config) -> Validator:
+    """Make a validator that writes a property's default where the property is absent."""
+    base = jsonschema.Draft202012Validator
+
+    def fill_then_check(validator: Any, properties: Any, instance: Any, parent: Any) -> Any:
+        for key, subschema in properties.items():
+            if isinstance(instance, dict) and key not in instance:
+                default = _default(subschema, schema)
+                if default is not None:
+                    instance[key] = copy.deepcopy(default[0])
+        yield from base.VALIDATORS["properties"](validator, properties, instance, parent)
+
+    # "properties" must come before the other keywords of the same object
+    return jsonschema.validators.extend(base, {"properties": fill_then_check})(schema)
+
+
+def _default(subschema: Config, schema: Config) -> tuple[Any] | None:
+    if "default" in subschema:
+        return (subschema["default"],)
+    if "$ref" in subschema:
+        return _default(schema["$defs"][subschema["$ref"].rsplit("/", 1)[1]], schema)
+    return None
+
+
+def _explain(error: jsonschema.ValidationError) -> str:
+    where = ".".join(str(part) for part in error.absolute_path) or "the top level"
+    match error.validator:
+        case "additionalProperties":
+            allowed = sorted(error.schema.get("properties", {}))
+            unknown = [key for key in error.instance if key not in allowed]
+            return "\n".join(
+                f"- {where}: unknown key {key!r} (value {error.instance[key]!r}); "
+                f"allowed: {', '.join(allowed)}{_closest(key, allowed)}"
+                for key in unknown
+            )
+        case "enum":
+            allowed = [str(value) for value in error.validator_value]
+            return (
+                f"- {where}: {error.instance!r} is not allowed; "
+                f"allowed: {', '.join(allowed)}{_closest(error.instance, allowed)}"
+            )
+        case "required":
+            missing = [key for key in error.validator_value if key not in error.instance]
+            return f"- {where}: {', '.join(map(repr, missing))} is missing"
+        case "pattern":
+            return (
+                f"- {where}: the name {error.instance!r} is not allowed; "
+                "allowed: letters, digits, '_' and '-', beginning with a letter or digit"
+            )
+        case _:
+            return f"- {where}: the value {error.instance!r} is not allowed: {error.message}"
+
+
+def _closest(word: object, allowed: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(word), list(allowed), n=1)
+    return f". Did you mean {close[0]!r}?" if close else ""
+
+
+def _mismatches(config: Config) -> list[str]:
+    """Check what a schema cannot: that names refer to something, and that splits make sense."""
+    problems = []
+    for name, experiment in config["experiments"].items():
+        for key in ("screen", "models", "gene_sets"):
+            section = "screens" if key == "screen" else key
+            wanted = [experiment[key]] if key == "screen" else experiment[key] or []
+            known = list(config[section])
+            if key == "gene_sets" and _is_simulated(config, experiment):
+                known.append(SIMULATED_GENE_SETS)
+            problems += [
+                f"- experiments.{name}.{key}: {one!r} is not in {section}; "
+                f"allowed: {', '.join(known) or 'none are configured'}{_closest(one, known)}"
+                for one in wanted
+                if one not in known
+            ]
+        kind, fractions = experiment["split"]["kind"], experiment["split"].get("fractions")
+        if kind == "random" and fractions is not None:
+            problems.append(
+                f"- experiments.{name}.split.fractions: {fractions!r} has no meaning for the "
+                "kind 'random'; allowed for: unseen_combinations, data_efficiency"
+            )
+        if kind != "random" and fractions is None:
+            problems.append(
+                f"- experiments.{name}.split: 'fractions' is missing; the kind {kind!r} needs it, "
+                "for instance [0.5]"
+            )
+    sizes = config["enrichment"]
+    if sizes["min_size"] > sizes["max_size"]:
+        problems.append(
+            f"- enrichment.min_size: {sizes['min_size']} is larger than "
+            f"enrichment.max_size: {sizes['max_size']}"
+        )
+    return problems
+
+
+def _is_simulated(config: Mapping[str, Any], experiment: Mapping[str, Any]) -> bool:
+    screen = config["screens"].get(experiment["screen"], {})
+    return screen.get("source") == "simulated"
+
+
+def gene_set_names(config: Mapping[str, Any], experiment: str) -> list[str]:
+    """Name the gene sets that an experiment tests.
+
+    Parameters
+    ----------
+    config
+        A validated configuration.
+    experiment
+        Name of an experiment.
+
+    Returns
+    -------
+    list of str
+        Those that it names; by default all of the configuration, or for a simulated screen the
+        programmes that it brings.
+    """
+    chosen = config["experiments"][experiment]
+    if chosen["gene_sets"] is not None:
+        return list(chosen["gene_sets"])
+    if _is_simulated(config, chosen):
+        return [SIMULATED_GENE_SETS]
+    return list(config["gene_sets"])

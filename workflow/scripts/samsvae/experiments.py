@@ -1,0 +1,81 @@
+"""What an experiment consists of: its splits, and the runs of models on them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+BASELINES = ("no_change", "additive")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One division of a screen's cells.
+
+    Attributes
+    ----------
+    kind
+        ``random``, ``unseen_combinations`` or ``data_efficiency``.
+    seed
+        Seed of the division.
+    fraction
+        Fraction of pairs, or of the pairs' training cells, that may be trained on; None for
+        ``random``.
+    """
+
+    kind: str
+    seed: int
+    fraction: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Folder name, for instance ``unseen_combinations-f0.5-seed0``."""
+        fraction = "" if self.fraction is None else f"-f{self.fraction:g}"
+        return f"{self.kind}{fraction}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model on one split with one seed."""
+
+    split: str
+    model: str
+    seed: int
+
+
+def splits(experiment: Mapping[str, Any]) -> dict[str, Split]:
+    """List an experiment's splits by name, fractions first, then seeds."""
+    settings = experiment["split"]
+    made = [
+        Split(settings["kind"], seed, fraction)
+        for fraction in settings.get("fractions") or [None]
+        for seed in settings["seeds"]
+    ]
+    return {split.name: split for split in made}
+
+
+def is_trained(model: Mapping[str, Any]) -> bool:
+    """Tell whether a model of the configuration is trained (a baseline is not)."""
+    return model["kind"] not in BASELINES
+
+
+def runs(experiment: Mapping[str, Any], models: Mapping[str, Any]) -> list[Run]:
+    """List an experiment's runs; a baseline, having no randomness, runs with the first seed alone.
+
+    Parameters
+    ----------
+    experiment
+        A validated entry of the configuration's experiments.
+    models
+        The configuration's models.
+
+    Returns
+    -------
+    list of Run
+        In the order of splits, models, seeds.
+    """
+    return [
+        Run(split, model, seed)
+        for split in splits(experiment)
+        for model in experiment["models"]
+        for seed in (experiment["seeds"] if is_trained(models[model]) else experiment["seeds"][:1])
+    ]
