@@ -1,0 +1,73 @@
+import re
+import subprocess
+
+import yaml
+
+from tests.conftest import ROOT
+
+CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+
+
+def normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(path):
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    return {
+        normal(line.split("==")[0]): line.split("==")[1]
+        for line in lines
+        if line and not line.startswith(("#", "-r"))
+    }
+
+
+def test_every_requirement_is_pinned_without_a_local_version():
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for version in pins(ROOT / "envs" / name).values():
+            assert re.fullmatch(r"\d+(\.\w+)+", version)
+
+
+def test_conda_file_mirrors_the_lock():
+    lock = pins(ROOT / "envs/requirements.txt")
+    entries = yaml.safe_load((ROOT / "envs/samsvae.yaml").read_text())["dependencies"]
+    conda = dict(entry.split("=") for entry in entries if isinstance(entry, str) and "=" in entry)
+    pip = next(entry["pip"] for entry in entries if isinstance(entry, dict))
+    conda.pop("python")
+    assert len(conda) > 15
+    for name, version in [*conda.items(), *(entry.split("==") for entry in pip)]:
+        assert lock[normal(CONDA_NAMES.get(name, name))] == version
+
+
+def test_the_card_is_kept():
+    lock = pins(ROOT / "envs/requirements.txt")
+    assert {
+        "snakemake",
+        "torch",
+        "pyro-ppl",
+        "scanpy",
+        "anndata",
+        "pandas",
+        "gseapy",
+        "seaborn",
+    } <= set(lock)
+    for name in ("Snakefile", "config.yaml", "workflow/scripts", "envs", "data", "README.md"):
+        assert (ROOT / name).exists()
+    assert len((ROOT / "Snakefile").read_text().splitlines()) < 60
+
+
+def tracked_text():
+    names = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in names.stdout.splitlines():
+        path = ROOT / name
+        if path.is_file() and path.suffix not in {".png", ".svg"}:
+            yield name, path.read_text(encoding="utf-8")
+
+
+def test_no_path_of_a_machine_and_no_registry_in_any_file():
+    forbidden = re.compile(
+        r"/home/\w|/work/|/opt/|" + "pypi" + r"\.org|files\.pythonhosted|" + "index" + "-url"
+    )
+    found = [name for name, text in tracked_text() if forbidden.search(text)]
+    assert found in ([], ["tests/unit/test_environment.py"])

@@ -1,0 +1,111 @@
+"""What made a file: digests of code, configuration and data, and versions."""
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import samsvae
+
+PACKAGES = ("anndata", "gseapy", "illico", "numpy", "pandas", "pyro-ppl", "scipy", "torch")
+LIBRARY = Path(__file__).resolve().parent
+
+
+def digest_of(value: Any) -> str:
+    """Digest a JSON-like value, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def code_digest(script: str | Path) -> str:
+    """Digest the library modules that a script imports, directly or through one another.
+
+    Snakemake watches a script but not what it imports. With this digest among a rule's
+    parameters, an edited module reruns the rules that use it and no others.
+
+    Parameters
+    ----------
+    script
+        A Python file.
+
+    Returns
+    -------
+    str
+        Hexadecimal digest of the source of every imported module of this library.
+    """
+    seen: set[Path] = set()
+    waiting = [Path(script)]
+    while waiting:
+        path = waiting.pop()
+        if path not in seen:
+            seen.add(path)
+            waiting += _imported_modules(path)
+    digest = hashlib.sha256()
+    for path in sorted(seen - {Path(script)}):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _imported_modules(path: Path) -> list[Path]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return [file for name in names for file in _files_of(name)]
+
+
+def _files_of(module: str) -> list[Path]:
+    first, *rest = module.split(".")
+    if first != LIBRARY.name or not rest:
+        return []
+    base = LIBRARY.joinpath(*rest)
+    candidates = (base.with_suffix(".py"), base / "__init__.py")
+    return [candidate for candidate in candidates if candidate.is_file()]
+
+
+def provenance(config: Mapping[str, Any], code: str, **inputs: str) -> str:
+    """Describe what made a file, as JSON text to keep in its metadata.
+
+    Parameters
+    ----------
+    config
+        The part of the configuration that the file depends on.
+    code
+        What :func:`code_digest` gave.
+    **inputs
+        Digests of the data it was made from, by name.
+
+    Returns
+    -------
+    str
+        JSON with the configuration and its digest, the code's and the data's digests, versions
+        of Python and packages, and the kind of machine.
+    """
+    return json.dumps(
+        {
+            "config": dict(config),
+            "config_digest": digest_of(config),
+            "code_digest": code,
+            "inputs": inputs,
+            "versions": versions(),
+            "machine": f"{platform.system()} {platform.machine()}",
+        },
+        sort_keys=True,
+        default=str,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of this library, Python and the packages that results depend on."""
+    return {
+        "samsvae": samsvae.__version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }

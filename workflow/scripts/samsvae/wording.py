@@ -1,0 +1,12 @@
+"""Names as a person would write them."""
+
+TERMS = {"sams vae": "SAMS-VAE", "cpa vae": "CPA-VAE", "vae": "VAE", "rna": "RNA"}
+
+
+def readable(name: str) -> str:
+    """Turn a configured name into words, with the field's terms spelt as they are."""
+    words = name.replace("_", " ")
+    for term, spelt in TERMS.items():
+        if f" {term} " in f" {words} ":
+            words = f" {words} ".replace(f" {term} ", f" {spelt} ").strip()
+    return words
