@@ -1,0 +1,94 @@
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from samsvae.errors import InputError
+from samsvae.sources.h5ad import H5adSource, check_header, read_h5ad_screen
+
+
+def make(path, *, labels=None, counts=None, cells=None, genes=None, **layers):
+    rng = np.random.default_rng(0)
+    labels = ["ctrl"] * 6 + ["A"] * 3 + ["B"] * 3 + ["A+B"] * 3 if labels is None else labels
+    counts = 1 + rng.poisson(2.0, (len(labels), 5)).astype(np.float32) if counts is None else counts
+    cells = cells or [f"cell{i}" for i in range(len(labels))]
+    genes = genes or [f"gene{i}" for i in range(5)]
+    data = anndata.AnnData(
+        sparse.csr_matrix(counts), pd.DataFrame({"label": labels}, cells), pd.DataFrame(index=genes)
+    )
+    data.var["symbol"] = [f"S{i}" for i in range(5)]
+    for name, layer in layers.items():
+        data.layers[name] = sparse.csr_matrix(layer)
+    data.write_h5ad(path)
+    return path
+
+
+def source(path, **changes):
+    return H5adSource(
+        **{"path": str(path), "perturbation_column": "label", "control": "ctrl", **changes}
+    )
+
+
+def test_reads_counts_labels_and_symbols(tmp_path):
+    path = make(tmp_path / "a.h5ad")
+    screen = read_h5ad_screen(source(path, gene_symbol_column="symbol"))
+    assert list(screen.var_names) == [f"S{i}" for i in range(5)]
+    assert dict(screen.obs["perturbation"].value_counts()) == {
+        "control": 6,
+        "A": 3,
+        "B": 3,
+        "A+B": 3,
+    }
+    assert (screen.X != anndata.read_h5ad(path).X).nnz == 0
+
+
+def test_a_layer_of_counts_is_used_instead_of_x(tmp_path):
+    logs = np.full((15, 5), 0.7, dtype=np.float32)
+    path = make(tmp_path / "a.h5ad", counts=logs, raw=np.full((15, 5), 2))
+    with pytest.raises(InputError, match="not an integer") as error:
+        read_h5ad_screen(source(path))
+    assert "counts_layer" in str(error.value)
+    assert read_h5ad_screen(source(path, counts_layer="raw")).X.sum() == 150
+
+
+@pytest.mark.filterwarnings("ignore:Observation names:UserWarning")
+@pytest.mark.filterwarnings("ignore:Variable names:UserWarning")
+@pytest.mark.parametrize(
+    ("changes", "settings", "said"),
+    [
+        ({}, {"perturbation_column": "guide"}, ["obs has no 'guide'", "label", "'perturbation_column'"]),
+        ({}, {"counts_layer": "raw"}, ["layers has no 'raw'"]),
+        ({}, {"gene_symbol_column": "name"}, ["var has no 'name'", "symbol"]),
+        ({}, {"control": "NT"}, ["no cell has the control label 'NT'", "ctrl"]),
+        ({"labels": ["ctrl", "A|B", "A"]}, {}, ["'A|B'", "'delimiter'"]),
+        ({"labels": ["ctrl", "A", None]}, {}, ["1 cell(s) have no label"]),
+        ({"cells": ["same"] * 15}, {}, ["cell name(s) occur more than once", "same"]),
+        ({"genes": ["same"] * 5}, {}, ["gene name(s) occur more than once"]),
+    ],
+)  # fmt: skip
+def test_faults_name_file_place_and_remedy(tmp_path, changes, settings, said):
+    path = make(tmp_path / "bad.h5ad", **changes)
+    with pytest.raises(InputError) as error:
+        read_h5ad_screen(source(path, **settings))
+    for words in ["bad.h5ad", *said]:
+        assert words in str(error.value)
+
+
+def test_files_that_are_no_h5ad(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        check_header(source(tmp_path / "absent.h5ad"))
+    text = tmp_path / "text.h5ad"
+    text.write_text("cell,gene\n")
+    with pytest.raises(InputError, match="not an h5ad file"):
+        check_header(source(text))
+    short = make(tmp_path / "short.h5ad")
+    short.write_bytes(short.read_bytes()[: short.stat().st_size // 2])
+    with pytest.raises(InputError, match="short"):
+        read_h5ad_screen(source(short))
+
+
+def test_header_check_reads_gene_symbols_only(tmp_path):
+    path = make(tmp_path / "a.h5ad")
+    assert check_header(source(path)) == [f"gene{i}" for i in range(5)]
+    assert check_header(source(path, gene_symbol_column="symbol")) == [f"S{i}" for i in range(5)]

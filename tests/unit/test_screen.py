@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from samsvae.errors import InputError
+from samsvae.screen import (
+    build_screen,
+    canonical_labels,
+    check_names,
+    components,
+    content_digest,
+    dosages,
+    perturbations,
+)
+
+GENES = st.text("ABCDEFGH123-.", min_size=1, max_size=6).filter(lambda s: s.strip("-."))
+
+
+def small(counts=None, labels=("control", "A", "A+B"), **changes):
+    given_counts = np.array([[1, 0], [2, 3], [0, 4]]) if counts is None else counts
+    names = {
+        "cell_names": [f"c{i}" for i in range(len(labels))],
+        "gene_names": [f"g{i}" for i in range(given_counts.shape[1])],
+    }
+    return build_screen(given_counts, list(labels), **{**names, **changes})
+
+
+def test_contract():
+    screen = small()
+    assert screen.X.dtype == np.int32
+    assert screen.X.format == "csr"
+    assert list(screen.obs["library_size"]) == [1, 5, 4]
+    assert list(screen.uns["perturbations"]) == ["A", "B"]
+    assert screen.obsm["dosage"].toarray().tolist() == [[0, 0], [1, 0], [1, 1]]
+    assert perturbations(screen) == ["A", "A+B"]
+
+
+@given(st.lists(GENES, min_size=2, max_size=4, unique=True), st.sampled_from("+|,;&_"))
+def test_order_and_delimiter_of_a_combination_do_not_matter(genes, delimiter):
+    labels = ["ctrl", *genes, delimiter.join(genes), delimiter.join(reversed(genes))]
+    made = canonical_labels(labels, "ctrl", delimiter, "test")
+    assert made[0] == "control"
+    assert made[-1] == made[-2] == "+".join(sorted(genes))
+    assert components(made[-1]) == sorted(genes)
+
+
+def test_a_control_within_a_combination_is_dropped():
+    assert canonical_labels(["ctrl", "KLF1+ctrl", "ctrl+ctrl"], "ctrl", "+", "t") == [
+        "control", "KLF1", "control",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("labels", "delimiter", "said"),
+    [
+        (["ctrl", "A|B"], "+", "'A|B' seems to be a combination joined by '|'"),
+        (["ctrl", "A", "B", "A_B"], "+", "joined by '_'"),
+        (["ctrl", "A", "B", "A+B"], "_", "joined by '+'"),
+        (["ctrl", "A+"], "+", "empty part"),
+        (["A", "B"], "+", "no cell has the control label 'ctrl'"),
+        (["ctrl", "A+B"], None, "cannot be kept"),
+    ],
+)
+def test_labels_that_cannot_be_meant(labels, delimiter, said):
+    with pytest.raises(InputError, match="obs") as error:
+        canonical_labels(labels, "ctrl", delimiter, "file.h5ad: obs['p']")
+    assert said in str(error.value)
+
+
+def test_symbols_with_dashes_and_dots_are_no_combinations():
+    labels = ["ctrl", "HLA-A", "NKX2-1", "A.1", "B_2"]
+    assert canonical_labels(labels, "ctrl", "+", "t")[1:] == labels[1:]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.5, "not an integer"), (-1.0, "negative"), (np.nan, "finite"), (np.inf, "finite")],
+)
+def test_values_that_are_no_counts_are_found_with_their_place(value, said):
+    counts = np.array([[1.0, 0], [2, 3], [1, 4]])
+    counts[2, 1] = value
+    with pytest.raises(InputError, match=said) as error:
+        small(counts)
+    assert "cell 2, gene 1" in str(error.value)
+
+
+def test_empty_cells_and_missing_groups():
+    with pytest.raises(InputError, match=r"1 cell\(s\) have no count"):
+        small(np.array([[1, 0], [0, 0], [0, 4]]))
+    with pytest.raises(InputError, match="no control cell"):
+        small(labels=("A", "A", "B"))
+    with pytest.raises(InputError, match="every cell is a control"):
+        small(labels=("control",) * 3)
+
+
+@pytest.mark.parametrize("what", ["cell", "gene"])
+def test_duplicate_names(what):
+    with pytest.raises(InputError, match=f"1 {what} name"):
+        check_names(["a", "b", "a"], what, "file")
+
+
+def test_dense_sparse_and_stored_zeros_are_the_same_screen():
+    dense = np.array([[1, 0], [2, 3], [0, 4]])
+    stored = sparse.csr_matrix(dense)
+    stored.data = stored.data.astype(float)
+    with_zero = sparse.csr_matrix(
+        (np.array([1.0, 0, 2, 3, 4]), np.array([0, 1, 0, 1, 1]), np.array([0, 2, 4, 5])), (3, 2)
+    )
+    digests = {content_digest(small(c)) for c in (dense, stored, with_zero)}
+    assert len(digests) == 1
+
+
+@settings(max_examples=25)
+@given(st.permutations(range(3)))
+def test_order_of_cells_moves_rows_and_nothing_else(order):
+    counts, labels = np.array([[1, 0], [2, 3], [0, 4]]), ["control", "A", "A+B"]
+    whole = small()
+    moved = build_screen(
+        counts[order], [labels[i] for i in order], [f"c{i}" for i in order], ["g0", "g1"]
+    )
+    assert (moved[whole.obs_names].X != whole.X).nnz == 0
+    assert (moved[whole.obs_names].obsm["dosage"] != whole.obsm["dosage"]).nnz == 0
+
+
+def test_dosage_of_an_unknown_perturbation_is_refused():
+    with pytest.raises(KeyError):
+        dosages(["A+C"], ["A", "B"])

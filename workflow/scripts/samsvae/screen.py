@@ -1,0 +1,297 @@
+"""The canonical screen: the one form of data that every later stage relies on.
+
+An AnnData object with
+
+- ``X``: UMI counts, int32 CSR, cells x genes; ``var_names`` are unique gene symbols;
+- ``obs["perturbation"]``: ``"control"``, a gene, or genes in alphabetical order joined by ``+``;
+- ``obs["library_size"]``: counts of the cell over the retained genes, never 0;
+- ``obsm["dosage"]``: CSR, cells x single perturbations, named by ``uns["perturbations"]``;
+- ``uns["provenance"]``: JSON text, where it came from; ``uns["content_digest"]``: a digest of
+  counts, names and labels.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from samsvae.errors import InputError
+from samsvae.files import whole_file
+
+CONTROL = "control"
+JOIN = "+"
+
+# no gene symbol contains these, so a label that does was meant as a combination
+FOREIGN_DELIMITERS = "+|,;&"
+# gene symbols may contain these, so only a label whose every part is a label itself is suspect
+POSSIBLE_DELIMITERS = "_/:-. "
+
+
+def components(perturbation: str) -> list[str]:
+    """Split a canonical label into its single perturbations (none for control)."""
+    return [] if perturbation == CONTROL else perturbation.split(JOIN)
+
+
+def canonical_labels(
+    labels: Sequence[str], control: str, delimiter: str | None, where: str
+) -> list[str]:
+    """Bring perturbation labels into canonical form.
+
+    Parameters
+    ----------
+    labels
+        Distinct labels of the source.
+    control
+        The source's label of control cells.
+    delimiter
+        What joins the genes of a combination in the source; None if nothing does.
+    where
+        File and column, for messages.
+
+    Returns
+    -------
+    list of str
+        For each label its canonical form: ``control``, or the genes sorted and joined by ``+``.
+        A control label within a combination, as in ``KLF1+control``, is dropped.
+
+    Raises
+    ------
+    InputError
+        If there is no control label, a label has an empty part, or a label looks like a
+        combination written with another delimiter.
+    """
+    if control not in labels:
+        some = ", ".join(sorted(map(str, labels))[:8])
+        raise InputError(
+            f"{where}: no cell has the control label {control!r} (labels there: {some}, ...). "
+            "Set 'control' to the label of the unperturbed cells."
+        )
+    singles = {label for label in labels if not delimiter or delimiter not in label}
+    return [_canonical_label(label, control, delimiter, singles, where) for label in labels]
+
+
+def _canonical_label(
+    label: str, control: str, delimiter: str | None, singles: set[str], where: str
+) -> str:
+    if label == control:
+        return CONTROL
+    if delimiter is None:
+        if JOIN in label or label == CONTROL:
+            raise InputError(
+                f"{where}: the label {label!r} cannot be kept as it is, since {JOIN!r} joins "
+                f"combinations and {CONTROL!r} means control. Rename it in the file."
+            )
+        return label
+    parts = label.split(delimiter)
+    if not all(part.strip() for part in parts):
+        raise InputError(
+            f"{where}: the label {label!r} has an empty part between the delimiters "
+            f"{delimiter!r}. Correct the label, or set 'delimiter'."
+        )
+    genes = sorted({part.strip() for part in parts} - {control})
+    for gene in genes:
+        found = _foreign_delimiter(gene, delimiter, singles)
+        if found:
+            raise InputError(
+                f"{where}: the label {label!r} seems to be a combination joined by {found!r}, "
+                f"but the delimiter is {delimiter!r}. Set 'delimiter' to {found!r}, or to null "
+                "if labels are never combinations."
+            )
+    return JOIN.join(genes) if genes else CONTROL
+
+
+def _foreign_delimiter(gene: str, delimiter: str, singles: set[str]) -> str | None:
+    for character in FOREIGN_DELIMITERS:
+        if character != delimiter and character in gene:
+            return character
+    for character in POSSIBLE_DELIMITERS:
+        parts = gene.split(character)
+        if character != delimiter and len(parts) > 1 and singles.issuperset(parts):
+            return character
+    return None
+
+
+def check_names(names: Iterable[str], what: str, where: str) -> None:
+    """Refuse duplicate names.
+
+    Raises
+    ------
+    InputError
+        Naming the first few duplicates.
+    """
+    index = pd.Index(names)
+    twice = index[index.duplicated()].unique()
+    if len(twice):
+        raise InputError(
+            f"{where}: {len(twice)} {what} name(s) occur more than once, for instance "
+            f"{', '.join(map(str, twice[:5]))}. Make them unique in the file "
+            f"(anndata: {'obs' if what == 'cell' else 'var'}_names_make_unique)."
+        )
+
+
+def check_counts(counts: sparse.csr_matrix, where: str) -> None:
+    """Refuse anything but finite, non-negative integers, and cells without a count.
+
+    Parameters
+    ----------
+    counts
+        Cells x genes.
+    where
+        File and layer, for messages.
+
+    Raises
+    ------
+    InputError
+        Naming the first offending cell, gene and value.
+    """
+    values = counts.data
+    faults = {
+        "is not a finite number": ~np.isfinite(values),
+        "is negative": values < 0,
+        "is not an integer": values != np.floor(values),
+    }
+    for fault, wrong in faults.items():
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            cell = int(np.searchsorted(counts.indptr, at, side="right")) - 1
+            raise InputError(
+                f"{where}: the value {values[at]:g} of cell {cell}, gene {counts.indices[at]} "
+                f"(counting from 0) {fault}; {int(wrong.sum())} such value(s). Raw UMI counts are "
+                "needed: set 'counts_layer' to the layer that has them."
+            )
+    empty = np.flatnonzero(np.asarray(counts.sum(axis=1)).ravel() == 0)
+    if len(empty):
+        raise InputError(
+            f"{where}: {len(empty)} cell(s) have no count at all, the first at position "
+            f"{empty[0]} (counting from 0). Remove empty cells from the file."
+        )
+
+
+def build_screen(
+    counts: Any,
+    perturbation: Sequence[str],
+    cell_names: Sequence[str],
+    gene_names: Sequence[str],
+    where: str = "the screen",
+) -> anndata.AnnData:
+    """Assemble and check a canonical screen.
+
+    Parameters
+    ----------
+    counts
+        UMI counts, cells x genes, dense or sparse.
+    perturbation
+        Canonical label of each cell.
+    cell_names, gene_names
+        Unique names.
+    where
+        Where the data come from, for messages.
+
+    Returns
+    -------
+    AnnData
+        The canonical form described at the top of this module.
+
+    Raises
+    ------
+    InputError
+        If counts, names or labels break the contract.
+    """
+    matrix = sparse.csr_matrix(counts)
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    check_names(cell_names, "cell", where)
+    check_names(gene_names, "gene", where)
+    check_counts(matrix, where)
+    labels = pd.Categorical(perturbation)
+    present = list(labels.categories)
+    if CONTROL not in present:
+        raise InputError(f"{where}: there is no control cell.")
+    if len(present) == 1:
+        raise InputError(f"{where}: every cell is a control cell; there is nothing to model.")
+    singles = sorted(set(itertools.chain.from_iterable(map(components, present))))
+    screen = anndata.AnnData(
+        X=matrix.astype(np.int32),
+        obs=pd.DataFrame(
+            {"perturbation": labels, "library_size": np.asarray(matrix.sum(axis=1)).ravel()},
+            index=pd.Index(cell_names, name="cell").astype(str),
+        ),
+        var=pd.DataFrame(index=pd.Index(gene_names, name="gene").astype(str)),
+    )
+    screen.obsm["dosage"] = dosages(labels, singles)
+    screen.uns["perturbations"] = np.array(singles, dtype=object)
+    return screen
+
+
+def dosages(perturbation: Sequence[str] | pd.Categorical, singles: Sequence[str]) -> Any:
+    """Encode labels as the sum of their single perturbations.
+
+    Parameters
+    ----------
+    perturbation
+        Canonical labels, length N.
+    singles
+        Names of the T columns.
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix
+        N x T, float32; one where the label contains the single perturbation.
+    """
+    column = {name: index for index, name in enumerate(singles)}
+    labels = pd.Categorical(perturbation)
+    rows = sparse.lil_matrix((len(labels.categories), len(singles)), dtype=np.float32)
+    for row, label in enumerate(labels.categories):
+        for part in components(label):
+            rows[row, column[part]] = 1
+    return rows.tocsr()[labels.codes]
+
+
+def content_digest(screen: anndata.AnnData) -> str:
+    """Digest what the screen says, whatever the file looks like: counts, genes, labels."""
+    digest = hashlib.sha256()
+    matrix = screen.X
+    for array in (matrix.data, matrix.indices, matrix.indptr):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    for names in (screen.obs_names, screen.var_names, screen.obs["perturbation"]):
+        digest.update("\n".join(map(str, names)).encode())
+    return digest.hexdigest()
+
+
+def perturbations(screen: anndata.AnnData) -> list[str]:
+    """List the perturbations of a screen (without control), in alphabetical order."""
+    return sorted(set(screen.obs["perturbation"]) - {CONTROL})
+
+
+def write_source_screen(screen: anndata.AnnData, provenance: str, path: str | Path) -> None:
+    """Write a screen that a source has made, whole or not at all.
+
+    Parameters
+    ----------
+    screen
+        Canonical screen.
+    provenance
+        What made it, as JSON; the digest of the content is kept beside it.
+    path
+        The file.
+    """
+    screen.uns["provenance"] = provenance
+    screen.uns["content_digest"] = content_digest(screen)
+    with whole_file(path) as temporary:
+        screen.write_h5ad(temporary, compression="lzf")
+
+
+def read_screen(path: str | Path) -> anndata.AnnData:
+    """Read a screen that :func:`write_source_screen` wrote."""
+    return anndata.read_h5ad(path)
+
+
+def digest_of_screen(screen: anndata.AnnData) -> str:
+    """Get the digest of a screen's content, taken when it was written."""
+    return str(screen.uns["content_digest"])

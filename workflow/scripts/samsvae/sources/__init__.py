@@ -1,0 +1,1 @@
+"""Sources of screens: each module turns something into the canonical form."""

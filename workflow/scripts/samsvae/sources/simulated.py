@@ -1,0 +1,199 @@
+"""A simulated screen that looks like a real one and whose truth is known.
+
+Every latent factor drives one named gene programme; every target shifts a few factors; pairs add
+up. Counts are negative binomial with log-normal library sizes and gene means:
+
+    z_i = z_i^b + sum_t d_it (m_t * e_t),  z_i^b ~ N(0, I)
+    rho_i = softmax(log rho_0 + z_i W)
+    x_ig ~ NegativeBinomial(mean l_i rho_ig, inverse dispersion c_g)
+"""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import anndata
+import numpy as np
+import pandas as pd
+
+from samsvae.errors import InputError
+from samsvae.screen import CONTROL, JOIN, build_screen
+
+N_DECOYS_PER_PROGRAMME = 4
+N_NUISANCE_FACTORS = 2  # basal variation that no target moves, such as the cell cycle
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Sizes and strengths of a simulated screen; see the configuration's schema for each."""
+
+    seed: int = 0
+    n_genes: int = 300
+    n_factors: int = 6
+    n_perturbations: int = 24
+    n_pairs: int = 12
+    n_controls: int = 600
+    cells_per_perturbation: int = 120
+    programme_size: int = 20
+    targets: float = 1.3
+    inert_fraction: float = 0.125
+    effect_size: float = 2.0
+    median_library_size: float = 1500.0
+
+    def __post_init__(self) -> None:
+        possible = self.n_perturbations * (self.n_perturbations - 1) // 2
+        if self.n_pairs > possible:
+            raise InputError(
+                f"n_pairs: {self.n_pairs} pairs cannot be drawn from n_perturbations: "
+                f"{self.n_perturbations}; at most {possible}."
+            )
+        if self.n_factors * self.programme_size > self.n_genes:
+            raise InputError(
+                f"n_genes: {self.n_genes} genes cannot hold n_factors: {self.n_factors} disjoint "
+                f"programmes of programme_size: {self.programme_size}."
+            )
+
+
+def simulate(settings: Simulation) -> tuple[anndata.AnnData, dict[str, list[str]]]:
+    """Simulate a screen.
+
+    Parameters
+    ----------
+    settings
+        Sizes, strengths and the seed.
+
+    Returns
+    -------
+    screen : AnnData
+        Canonical screen. ``uns["truth"]`` holds the mask and the embedding (targets x factors),
+        the loadings (all factors x genes), the baseline log-proportions and the inverse
+        dispersions of the genes; ``obsm["true_basal"]`` the basal states.
+    gene_sets : dict of list of str
+        The factors' programmes, and decoys: random sets of the same size.
+    """
+    rng = np.random.default_rng(settings.seed)
+    genes = [f"GENE{index:03d}" for index in range(1, settings.n_genes + 1)]
+    targets = [f"TARGET{index:02d}" for index in range(1, settings.n_perturbations + 1)]
+    factors = [f"PROGRAMME_{index:02d}" for index in range(1, settings.n_factors + 1)]
+
+    log_mean = rng.normal(0, 1.2, settings.n_genes)
+    log_proportion = log_mean - np.log(np.exp(log_mean).sum())
+    inverse_dispersion = rng.lognormal(np.log(4), 0.5, settings.n_genes)
+    loadings = _loadings(rng, settings, log_mean)
+    mask, embedding = _effects(rng, settings)
+
+    labels, dosage = _design(rng, settings, targets)
+    n_all = settings.n_factors + N_NUISANCE_FACTORS
+    basal = rng.normal(size=(len(labels), n_all))
+    latent = basal.copy()
+    latent[:, : settings.n_factors] += dosage @ (mask * embedding)
+    library_size = rng.lognormal(np.log(settings.median_library_size), 0.35, len(labels))
+    counts = _counts(rng, latent @ loadings + log_proportion, library_size, inverse_dispersion)
+
+    screen = build_screen(
+        counts,
+        perturbation=labels,
+        cell_names=[f"cell{index}" for index in range(len(labels))],
+        gene_names=genes,
+        where="the simulated screen",
+    )
+    screen.obsm["true_basal"] = basal.astype(np.float32)
+    screen.uns["truth"] = {
+        "targets": np.array(targets, dtype=object),
+        "factors": np.array(factors, dtype=object),
+        "mask": mask,
+        "embedding": embedding,
+        "loadings": loadings,
+        "log_proportion": log_proportion,
+        "inverse_dispersion": inverse_dispersion,
+    }
+    return screen, _gene_sets(rng, settings, genes, factors, loadings)
+
+
+def _loadings(rng: np.random.Generator, settings: Simulation, log_mean: np.ndarray) -> np.ndarray:
+    """Give each factor a programme of its own genes, expressed ones first; nuisance is broad."""
+    chance = np.exp(0.5 * log_mean)
+    chosen = rng.choice(
+        settings.n_genes,
+        size=(settings.n_factors, settings.programme_size),
+        replace=False,
+        p=chance / chance.sum(),
+    )
+    loadings = np.zeros((settings.n_factors + N_NUISANCE_FACTORS, settings.n_genes))
+    for factor, genes in enumerate(chosen):
+        # a programme mostly rises together, with some genes falling
+        sign = np.where(rng.random(len(genes)) < 0.8, 1.0, -1.0)
+        loadings[factor, genes] = sign * rng.uniform(0.3, 0.7, len(genes))
+    loadings[settings.n_factors :] = rng.normal(0, 0.1, (N_NUISANCE_FACTORS, settings.n_genes))
+    return loadings
+
+
+def _effects(rng: np.random.Generator, settings: Simulation) -> tuple[np.ndarray, np.ndarray]:
+    shape = (settings.n_perturbations, settings.n_factors)
+    mask = np.zeros(shape)
+    n_inert = int(settings.inert_fraction * settings.n_perturbations)
+    for target in range(settings.n_perturbations - n_inert):
+        n_moved = min(1 + rng.poisson(settings.targets - 1), settings.n_factors)
+        first = target % settings.n_factors  # so that every factor is moved by some target
+        others = rng.permutation([f for f in range(settings.n_factors) if f != first])
+        mask[target, [first, *others[: n_moved - 1]]] = 1
+    size = rng.normal(settings.effect_size, 0.15 * settings.effect_size, shape)
+    return mask, size * rng.choice([-1.0, 1.0], shape)
+
+
+def _design(
+    rng: np.random.Generator, settings: Simulation, targets: list[str]
+) -> tuple[list[str], np.ndarray]:
+    pairs = list(combinations(range(settings.n_perturbations), 2))
+    chosen = sorted(rng.choice(len(pairs), settings.n_pairs, replace=False))
+    members: list[tuple[int, ...]] = [()] * settings.n_controls
+    singles = [(target,) for target in range(len(targets))]
+    for group in [*singles, *(pairs[index] for index in chosen)]:
+        members += [group] * settings.cells_per_perturbation
+    dosage = np.zeros((len(members), len(targets)))
+    for cell, group in enumerate(members):
+        dosage[cell, list(group)] = 1
+    labels = [JOIN.join(targets[t] for t in group) or CONTROL for group in members]
+    return labels, dosage
+
+
+def _counts(
+    rng: np.random.Generator,
+    log_proportion: np.ndarray,
+    library_size: np.ndarray,
+    inverse_dispersion: np.ndarray,
+) -> np.ndarray:
+    proportion = np.exp(log_proportion - log_proportion.max(axis=1, keepdims=True))
+    proportion /= proportion.sum(axis=1, keepdims=True)
+    mean = library_size[:, None] * proportion
+    return rng.poisson(rng.gamma(inverse_dispersion, mean / inverse_dispersion))
+
+
+def _gene_sets(
+    rng: np.random.Generator,
+    settings: Simulation,
+    genes: list[str],
+    factors: list[str],
+    loadings: np.ndarray,
+) -> dict[str, list[str]]:
+    sets = {
+        name: [genes[g] for g in np.flatnonzero(loadings[factor])]
+        for factor, name in enumerate(factors)
+    }
+    for decoy in range(1, N_DECOYS_PER_PROGRAMME * settings.n_factors + 1):
+        chosen = rng.choice(settings.n_genes, settings.programme_size, replace=False)
+        sets[f"DECOY_{decoy:02d}"] = [genes[g] for g in sorted(chosen)]
+    return sets
+
+
+def truth_table(screen: anndata.AnnData) -> pd.DataFrame:
+    """Show which target truly moves which factor, and how far.
+
+    Returns
+    -------
+    DataFrame
+        Targets x factors; the shift in basal standard deviations, 0 where masked.
+    """
+    truth = screen.uns["truth"]
+    return pd.DataFrame(
+        truth["mask"] * truth["embedding"], index=truth["targets"], columns=truth["factors"]
+    )
