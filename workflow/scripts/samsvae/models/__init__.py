@@ -1,0 +1,1 @@
+"""Generative models with their guides, and the registry that finds them by name."""

@@ -1,0 +1,91 @@
+"""Networks shared by all models."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+SMALLEST_SCALE = 1e-4
+
+
+class HiddenLayers(nn.Module):
+    """Hidden layers with LeakyReLU and a residual connection round each layer after the first.
+
+    Parameters
+    ----------
+    input_sizes
+        Sizes of the inputs. Several inputs act as their concatenation, but each is multiplied
+        by weights of its own, so that an input without a particle dimension is multiplied once
+        for all particles.
+    n_hidden, n_layers
+        Width and number of hidden layers.
+    """
+
+    def __init__(self, input_sizes: Sequence[int], n_hidden: int, n_layers: int) -> None:
+        super().__init__()
+        self.first = nn.ModuleList(
+            nn.Linear(size, n_hidden, bias=index == 0) for index, size in enumerate(input_sizes)
+        )
+        self.others = nn.ModuleList(nn.Linear(n_hidden, n_hidden) for _ in range(n_layers - 1))
+        self.activation = nn.LeakyReLU()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Map inputs [..., size] to the last hidden layer [..., n_hidden]."""
+        total = sum(layer(x) for layer, x in zip(self.first, inputs, strict=True))
+        hidden = self.activation(total)
+        for layer in self.others:
+            hidden = hidden + self.activation(layer(hidden))
+        return hidden
+
+
+class GaussianNetwork(nn.Module):
+    """Hidden layers, then heads for the location and the scale of a Normal.
+
+    Parameters
+    ----------
+    input_sizes, n_hidden, n_layers
+        As for :class:`HiddenLayers`.
+    n_outputs
+        Dimension of the Normal.
+    """
+
+    def __init__(
+        self, input_sizes: Sequence[int], n_hidden: int, n_layers: int, n_outputs: int
+    ) -> None:
+        super().__init__()
+        self.hidden = HiddenLayers(input_sizes, n_hidden, n_layers)
+        self.location = nn.Linear(n_hidden, n_outputs)
+        self.scale = nn.Linear(n_hidden, n_outputs)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Map inputs [..., size] to location and scale, each [..., n_outputs]."""
+        hidden = self.hidden(*inputs)
+        scale = nn.functional.softplus(self.scale(hidden)) + SMALLEST_SCALE
+        return self.location(hidden), scale
+
+
+class Standardise(nn.Module):
+    """log(1 + x), centred and scaled by the training cells' mean and deviation of each gene.
+
+    Parameters
+    ----------
+    n_genes
+        Number of genes; until :meth:`fit` the transform is log(1 + x) alone.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, n_genes: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_genes))
+        self.register_buffer("deviation", torch.ones(n_genes))
+
+    def fit(self, mean: Tensor, deviation: Tensor) -> None:
+        """Set the moments of log(1 + x); a gene that never varies keeps the deviation 1."""
+        self.mean.copy_(mean)
+        self.deviation.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
+
+    def forward(self, counts: Tensor) -> Tensor:
+        """Transform counts [..., G]."""
+        return (torch.log1p(counts) - self.mean) / self.deviation

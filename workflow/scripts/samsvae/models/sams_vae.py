@@ -1,0 +1,101 @@
+"""SAMS-VAE: sparse additive mechanism shifts (Bereket & Karaletsos 2023)."""
+
+import pyro
+import torch
+from pyro.distributions import Bernoulli, Normal
+from torch import Tensor, nn
+
+from samsvae.models.additive import AdditiveShiftModel
+from samsvae.models.distributions import StraightThroughBernoulli
+from samsvae.models.embeddings import CorrelatedEmbedding, MeanFieldEmbedding
+
+
+class SamsVae(AdditiveShiftModel):
+    r"""Sparse Additive Mechanism Shift VAE.
+
+    Generative model, for perturbations t, latent dimensions k and cells i::
+
+        m_tk ~ Bernoulli(p)
+        e_t  ~ N(0, s^2 I)
+        z_i  = z_i^b + sum_t d_it (m_t * e_t),  z_i^b ~ N(0, I)
+        x_i  ~ p(x | z_i, l_i)
+
+    Guide::
+
+        q(m_tk)    = Bernoulli(sigmoid(phi_tk)),  phi = 0 at the start
+        q(e | m)   = N(mu, sigma), mu = 0 and sigma = 1 at the start     (mean_field)
+                   = N(NN([m_t, onehot_t]))                              (correlated)
+        q(z^b | x) = N(NN(norm x)) or N(NN([norm x, sum_t d_t m_t * e_t]))
+
+    Parameters
+    ----------
+    n_genes, n_perturbations
+        G and T.
+    n_latent, n_hidden, n_layers
+        Latent dimensions K; width and number of hidden layers of encoder and decoder.
+    mask_prior
+        p, the prior probability that a perturbation moves a latent dimension.
+    embedding
+        Guide of the embeddings, ``mean_field`` or ``correlated``.
+    embedding_n_hidden, embedding_n_layers
+        Sizes of the network of the correlated guide.
+    embedding_prior_scale
+        s, in units of the basal state's standard deviation.
+    basal_encoder
+        ``mean_field`` or ``correlated``.
+    likelihood
+        Name of the distribution of counts.
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        n_perturbations: int,
+        *,
+        n_latent: int = 100,
+        n_hidden: int = 400,
+        n_layers: int = 1,
+        mask_prior: float = 0.01,
+        embedding: str = "correlated",
+        embedding_n_hidden: int = 200,
+        embedding_n_layers: int = 2,
+        embedding_prior_scale: float = 1.0,
+        basal_encoder: str = "correlated",
+        likelihood: str = "negative_binomial",
+    ) -> None:
+        super().__init__(
+            n_genes, n_perturbations, n_latent, n_hidden, n_layers, basal_encoder, likelihood
+        )
+        self.mask_prior = mask_prior
+        self.embedding_prior_scale = embedding_prior_scale
+        self.mask_logits = nn.Parameter(torch.zeros(n_perturbations, n_latent))
+        self.embedding_guide: MeanFieldEmbedding | CorrelatedEmbedding
+        if embedding == "correlated":
+            self.embedding_guide = CorrelatedEmbedding(
+                n_perturbations, n_latent, embedding_n_hidden, embedding_n_layers
+            )
+        else:
+            self.embedding_guide = MeanFieldEmbedding(n_perturbations, n_latent)
+
+    def effects(self) -> Tensor:
+        """M * e from p(m) p(e)."""
+        zeros = torch.zeros_like(self.mask_logits)
+        with self.perturbations():
+            mask = pyro.sample("mask", Bernoulli(zeros + self.mask_prior).to_event(1))
+            embedding = pyro.sample(
+                "embedding", Normal(zeros, zeros + self.embedding_prior_scale).to_event(1)
+            )
+        return mask * embedding
+
+    def effects_guide(self) -> Tensor:
+        """M * e from q(m) q(e | m)."""
+        with self.perturbations():
+            mask = pyro.sample(
+                "mask", StraightThroughBernoulli(logits=self.mask_logits).to_event(1)
+            )
+            embedding = pyro.sample("embedding", Normal(*self.embedding_guide(mask)).to_event(1))
+        return mask * embedding
+
+    def mask_probability(self) -> Tensor:
+        """sigmoid(phi), T x K."""
+        return torch.sigmoid(self.mask_logits)
