@@ -1,0 +1,220 @@
+import math
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro.distributions import Normal
+from torch import nn
+
+from samsvae.errors import InputError
+from samsvae.experiments import Split
+from samsvae.inference.cells import Cells
+from samsvae.inference.checkpoint import TrainedModel, load_model, save_model
+from samsvae.inference.encoding import Encoding
+from samsvae.inference.iwelbo import iwelbo
+from samsvae.inference.objective import elbo
+from samsvae.inference.trainer import Training, evaluation_steps, fit
+from samsvae.models.cpa_vae import CpaVae
+from samsvae.models.registry import build_model
+from samsvae.splits import split_cells
+
+CPU = torch.device("cpu")
+QUICK = {
+    "max_steps": 60,
+    "batch_size": 64,
+    "particles": 2,
+    "learning_rate": 3e-3,
+    "validate_every": 20,
+}
+N_GAUSSIAN = 200  # cells of the linear-Gaussian case
+SETTINGS = {"kind": "sams_vae", "combinations": "additive", "n_latent": 4, "n_hidden": 16}
+
+
+@pytest.fixture(scope="module")
+def parts_of(tiny_screen):
+    parts = split_cells(tiny_screen.obs["perturbation"], Split("random", 0))
+    encoding = Encoding.of(tiny_screen.obs["perturbation"], "additive")
+    return encoding, {
+        name: Cells.of(tiny_screen, parts == name, encoding, CPU)
+        for name in ("train", "val", "test")
+    }
+
+
+def fitted(parts_of, seed=0, **training):
+    encoding, cells = parts_of
+    return fit(
+        lambda: build_model(SETTINGS, cells["train"].counts.shape[1], len(encoding.names)),
+        cells["train"],
+        cells["val"],
+        Training(**{**QUICK, **training}),
+        seed,
+    )
+
+
+def test_cells_keep_counts_exactly_in_a_small_type(tiny_screen, parts_of):
+    encoding, _ = parts_of
+    cells = Cells.of(tiny_screen, np.ones(tiny_screen.n_obs, bool), encoding, CPU)
+    assert cells.counts.dtype in (torch.uint8, torch.int16)
+    assert (cells.counts.numpy() == tiny_screen.X.toarray()).all()
+    dosage = cells.dosage[cells.condition]
+    assert (dosage.numpy() == tiny_screen.obsm["dosage"].toarray()).all()
+    logs = np.log1p(tiny_screen.X.toarray())
+    mean, deviation = cells.log_moments()
+    np.testing.assert_allclose(mean, logs.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(deviation, logs.std(0), rtol=1e-4, atol=1e-6)
+
+
+def test_an_epoch_visits_every_cell_once_at_most(parts_of):
+    _, cells = parts_of
+    train = cells["train"]
+    batches = train.random_batches(50, torch.Generator().manual_seed(0))
+    sizes = [len(next(batches).counts) for _ in range(2 * (len(train) // 50))]
+    assert set(sizes) == {50}
+    first = torch.cat([b.counts for b in train.batches(7)])
+    assert (first == train.counts.float()).all()
+
+
+def test_training_raises_the_bound_and_keeps_the_best_step(parts_of):
+    model, history = fitted(parts_of)
+    validated = history[history["cells"] == "val"]
+    assert validated["elbo"].iloc[-1] > validated["elbo"].iloc[0] + 1
+    assert list(validated["step"]) == [20, 40, 60]
+    terms = history.filter(like="kl_").sum(axis=1)
+    np.testing.assert_allclose(history["elbo"], history["reconstruction"] - terms, rtol=1e-6)
+    assert not model.training
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(parts_of):
+    weights = [fitted(parts_of, seed)[0].state_dict() for seed in (1, 1, 2)]
+    assert all((weights[0][k] == weights[1][k]).all() for k in weights[0])
+    assert any((weights[0][k] != weights[2][k]).any() for k in weights[0])
+
+
+def test_a_validation_bound_worse_later_restores_earlier_weights(parts_of):
+    """A step size that diverges: the kept weights are those of the best evaluation."""
+    model, history = fitted(parts_of, learning_rate=0.3, max_steps=40, validate_every=1)
+    validated = history[history["cells"] == "val"]
+    best = int(validated["step"].iloc[int(validated["elbo"].argmax())])
+    again, _ = fitted(parts_of, learning_rate=0.3, max_steps=best, validate_every=1)
+    assert all((model.state_dict()[k] == again.state_dict()[k]).all() for k in model.state_dict())
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_remedy(parts_of):
+    with pytest.raises(FloatingPointError, match=r"step 5 .*learning_rate"):
+        fitted(parts_of, learning_rate=1e30, gradient_clip=None, max_steps=5, validate_every=5)
+
+
+def test_training_needs_cells(parts_of):
+    _, cells = parts_of
+    val = cells["val"]
+    nobody = Cells(val.counts[:0], val.library_size[:0], val.dosage, val.condition[:0])
+    with pytest.raises(InputError, match="no validation cell"):
+        fit(lambda: None, cells["train"], nobody, Training(max_steps=1), 0)
+
+
+def test_the_last_evaluation_is_at_the_last_step():
+    steps = list(evaluation_steps(Training(max_steps=25, validate_every=10)))
+    assert steps == [(10, 10), (20, 10), (25, 5)]
+
+
+@pytest.mark.parametrize("kind", ["sams_vae", "cpa_vae"])
+def test_a_checkpoint_gives_back_the_same_model(kind, tmp_path):
+    settings = {**SETTINGS, "kind": kind, "combinations": "unique"}
+    model = build_model(settings, 5, 2)
+    model.standardise.fit(torch.rand(5), torch.rand(5))
+    trained = TrainedModel(model, settings, list("abcde"), Encoding(("A", "A+B"), "unique"))
+    save_model(trained, '{"made": "here"}', tmp_path / "m.safetensors")
+    loaded = load_model(tmp_path / "m.safetensors")
+    assert (loaded.genes, loaded.encoding, loaded.settings) == (
+        trained.genes,
+        trained.encoding,
+        settings,
+    )
+    for name, tensor in model.state_dict().items():
+        assert (loaded.model.state_dict()[name] == tensor).all()
+
+
+class LinearLikelihood(nn.Module):
+    def __init__(self, loadings, noise):
+        super().__init__()
+        self.loadings, self.noise = loadings, noise
+
+    def forward(self, latent, library_size):
+        mean = latent @ self.loadings.T
+        return Normal(mean, torch.full_like(mean, self.noise)).to_event(1)
+
+
+class LinearGaussian(CpaVae):
+    """x ~ N(W (z + shift), noise^2): the exact posterior and marginal are known."""
+
+    def __init__(self, loadings, noise):
+        super().__init__(len(loadings), 1, n_latent=loadings.shape[1], n_hidden=2)
+        self.loadings, self.noise = loadings, noise
+        self.embedding_guide.log_scale.data.fill_(-30.0)
+        self.standardise = nn.Identity()
+        self.likelihood = LinearLikelihood(loadings, noise)
+        self.widening = 1.0
+
+    def encode(self, counts, shift):
+        precision = torch.eye(self.n_latent) + self.loadings.T @ self.loadings / self.noise**2
+        covariance = torch.linalg.inv(precision)
+        location = counts @ self.loadings / self.noise**2 @ covariance
+        scale = covariance.diagonal().sqrt() * self.widening
+        shape = (*shift.shape[:-2], *location.shape)
+        return location.expand(shape), scale.expand(shape)
+
+
+def linear_gaussian(widening):
+    torch.manual_seed(0)
+    loadings = torch.linalg.qr(torch.randn(6, 2))[0] * 1.5  # orthogonal, so that q can be exact
+    model = LinearGaussian(loadings, noise=0.7)
+    model.widening = widening
+    counts = torch.randint(0, 4, (N_GAUSSIAN, 6))
+    cells = Cells(
+        counts,
+        torch.ones(N_GAUSSIAN),
+        torch.zeros(1, 1),
+        torch.zeros(N_GAUSSIAN, dtype=torch.long),
+    )
+    covariance = loadings @ loadings.T + 0.49 * torch.eye(6)
+    exact = torch.distributions.MultivariateNormal(torch.zeros(6), covariance).log_prob(
+        counts.float()
+    )
+    return model, cells, exact.numpy()
+
+
+def test_with_the_exact_posterior_every_weight_is_the_marginal():
+    model, cells, exact = linear_gaussian(widening=1.0)
+    bound, error = iwelbo(model, cells, particles=3, seed=0)
+    np.testing.assert_allclose(bound, exact, atol=1e-3)
+    assert (error < 1e-3).all()
+
+
+def test_elbo_below_iwelbo_below_marginal_and_converging():
+    model, cells, exact = linear_gaussian(widening=1.6)
+    bounds = {q: iwelbo(model, cells, q, seed=1) for q in (1, 10, 100, 3000)}
+    error = {q: np.sqrt(np.mean(bounds[q][1] ** 2) / N_GAUSSIAN) for q in (10, 100, 3000)}
+    mean = {q: bounds[q][0].mean() for q in bounds}
+    assert mean[1] < mean[10] < mean[3000] + 3 * error[10]
+    for q in error:
+        assert mean[q] < exact.mean() + 4 * error[q]
+    np.testing.assert_allclose(bounds[3000][0], exact, atol=0.2)
+    covered = np.abs(bounds[3000][0] - exact) < 4 * bounds[3000][1] + 1e-3
+    assert covered.mean() > 0.98
+    pyro.set_rng_seed(0)
+    with torch.no_grad():
+        lower = elbo(model, cells.batch(torch.arange(N_GAUSSIAN)), 500)
+    local = float(lower.reconstruction - lower.kl_local) / N_GAUSSIAN
+    gap = 2 * (0.5 * (1.6**2 - 1) - math.log(1.6))  # KL of the widened from the exact posterior
+    assert local == pytest.approx(exact.mean() - gap, abs=0.05)
+
+
+def test_iwelbo_does_not_depend_on_how_cells_are_grouped(parts_of, monkeypatch):
+    """Each cell's bound, within its Monte-Carlo error, whatever the batch."""
+    model, _ = fitted(parts_of)
+    cells = parts_of[1]["test"]
+    together, error = iwelbo(model, cells, 200, seed=0)
+    monkeypatch.setattr("samsvae.inference.iwelbo.LARGEST_TENSOR", 200 * 60 * 3)
+    apart, _ = iwelbo(model, cells, 200, seed=0)
+    assert np.mean(np.abs(together - apart) < 4 * np.sqrt(2) * error) > 0.97

@@ -1,0 +1,1 @@
+"""Inference: data on the device, the objective, training, checkpoints, importance weighting."""

@@ -1,0 +1,119 @@
+"""A screen's cells on the device, handed out in batches by index."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import anndata
+import numpy as np
+import torch
+from torch import Tensor
+
+from samsvae.inference.encoding import Encoding
+from samsvae.models.additive import Batch
+
+
+def choose_device() -> torch.device:
+    """Choose CUDA if there is one, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells in the smallest integer type that holds their counts.
+
+    Attributes
+    ----------
+    counts
+        N x G.
+    library_size
+        Length N.
+    dosage
+        Distinct rows of the design, C x T.
+    condition
+        Row of `dosage` of each cell, length N.
+    """
+
+    counts: Tensor
+    library_size: Tensor
+    dosage: Tensor
+    condition: Tensor
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @classmethod
+    def of(
+        cls, screen: anndata.AnnData, keep: np.ndarray, encoding: Encoding, device: torch.device
+    ) -> "Cells":
+        """Put some cells of a screen on the device.
+
+        Parameters
+        ----------
+        screen
+            Canonical screen.
+        keep
+            Boolean, one per cell of the screen.
+        encoding
+            How labels become dosages.
+        device
+            Where to.
+        """
+        kept = screen[keep]
+        labels = kept.obs["perturbation"].cat.remove_unused_categories().cat
+        largest = int(kept.X.max()) if kept.n_obs else 0
+        integer = next(t for t in (np.uint8, np.int16, np.int32) if largest <= np.iinfo(t).max)
+        return cls(
+            counts=torch.from_numpy(kept.X.astype(integer).toarray()).to(device),
+            library_size=torch.tensor(
+                kept.obs["library_size"].to_numpy(), dtype=torch.float32, device=device
+            ),
+            dosage=torch.from_numpy(encoding.dosage(list(labels.categories))).to(device),
+            condition=torch.tensor(labels.codes.to_numpy(), dtype=torch.long, device=device),
+        )
+
+    def batch(self, index: Tensor) -> Batch:
+        """Gather cells by their positions; the batch stands for all N cells."""
+        return Batch(
+            counts=self.counts[index].float(),
+            library_size=self.library_size[index],
+            dosage=self.dosage,
+            condition=self.condition[index],
+            n_cells=len(self),
+        )
+
+    def random_batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """Draw batches for ever, epoch after epoch, each of the same size.
+
+        Parameters
+        ----------
+        size
+            Cells per batch; all cells if there are fewer.
+        generator
+            Source of the order, on the CPU.
+        """
+        size = min(size, len(self))
+        while True:
+            order = torch.randperm(len(self), generator=generator).to(self.counts.device)
+            for start in range(0, len(self) - size + 1, size):
+                yield self.batch(order[start : start + size])
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Go through all cells once, in order."""
+        for index in torch.arange(len(self), device=self.counts.device).split(size):
+            yield self.batch(index)
+
+    def log_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation over cells of log(1 + count), each of length G."""
+        total = torch.zeros(self.counts.shape[1], dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for part in self.counts.split(4096):
+            logs = torch.log1p(part.double().cpu())
+            total += logs.sum(0)
+            squares += (logs**2).sum(0)
+        mean = total / len(self)
+        variance = (squares / len(self) - mean**2).clamp(min=0)
+        return mean.float(), variance.sqrt().float()
