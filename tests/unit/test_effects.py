@@ -1,0 +1,188 @@
+import anndata
+import numpy as np
+import pandas as pd
+import pyro
+import pytest
+import torch
+from scipy import stats
+
+from samsvae.effects import predicted as predicted_module
+from samsvae.effects.baselines import BASELINES, additive, no_change
+from samsvae.effects.differential_expression import rank_sum_tests
+from samsvae.effects.expectation import ExpectedLogCounts
+from samsvae.effects.observed import log_expression, observed_effects
+from samsvae.effects.predicted import predicted_effects
+from samsvae.effects.table import long_table, read_effects, write_effects
+from samsvae.experiments import Split
+from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Encoding
+from samsvae.inference.iwelbo import draw_globals
+from samsvae.models.distributions import NegativeBinomialCounts
+from samsvae.models.registry import build_model
+from samsvae.splits import split_cells
+
+
+def brute_force_mean_log(c, mean):
+    x = np.arange(200 + int(40 * mean / min(c, 1.0)))
+    return float(np.sum(stats.nbinom.pmf(x, c, c / (c + mean)) * np.log2(1 + x)))
+
+
+@pytest.mark.parametrize("c", [0.05, 1.0, 300.0])
+def test_expected_log_counts_equal_the_sum_over_all_counts(c):
+    table = ExpectedLogCounts(torch.tensor([1.0, c]), 1e-4, 1e4)
+    for mean in (1.1e-4, 0.01, 0.7, 12.3, 456.7, 5000.0):
+        found = float(table(torch.tensor([[mean, mean]]))[0, 1])
+        assert found == pytest.approx(brute_force_mean_log(c, mean), rel=2e-5, abs=1e-8)
+
+
+def test_expected_log_counts_are_smooth_and_rise_with_the_mean():
+    table = ExpectedLogCounts(torch.tensor([0.8]), 1e-4, 1e4)
+    values = table(torch.logspace(-4, 4, 5000)[:, None])[:, 0]
+    assert (values.diff() > 0).all()
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_screen):
+    pyro.set_rng_seed(0)
+    settings = {"kind": "sams_vae", "combinations": "additive", "n_latent": 4, "n_hidden": 16}
+    encoding = Encoding.of(tiny_screen.obs["perturbation"], "additive")
+    model = build_model(settings, tiny_screen.n_vars, len(encoding.names))
+    model.mask_logits.data.fill_(3.0)
+    return TrainedModel(model.eval(), settings, list(tiny_screen.var_names), encoding)
+
+
+@torch.no_grad()
+def test_predicted_effects_agree_with_sampled_counts(trained):
+    """The integrated estimator against drawing counts, from the same draws of latent variables."""
+    names, draws = ["TARGET01", "TARGET02"], 400
+    effects, _ = predicted_effects(trained, names, draws, seed=3)
+    pyro.set_rng_seed(3)
+    model = trained.model
+    shifts = model.effects_from(draw_globals(model, draws))
+    basal = torch.randn(draws, 1, model.n_latent)
+    dosage = torch.from_numpy(trained.encoding.dosage(names))
+    size = torch.full((1,), 1e4)
+
+    def sampled(latent):
+        law = NegativeBinomialCounts(
+            model.likelihood.inverse_dispersion, model.likelihood.mean(latent, size)
+        )
+        return torch.stack([torch.log2(1 + law.sample()) for _ in range(60)]).mean(0)
+
+    difference = (sampled(basal + dosage @ shifts) - sampled(basal)).mean(0)
+    assert np.abs(effects - difference.numpy()).max() < 0.12
+    assert np.corrcoef(effects.ravel(), difference.numpy().ravel())[0, 1] > 0.9
+
+
+def test_standard_errors_cover_the_long_run_mean(trained):
+    truth, _ = predicted_effects(trained, ["TARGET03"], 20_000, seed=99)
+    covered = []
+    for seed in range(40):
+        effects, error = predicted_effects(trained, ["TARGET03"], 50, seed=seed)
+        covered.append(np.abs(effects - truth) < 1.96 * error)
+    assert 0.9 < np.mean(covered) < 0.99
+
+
+def test_predictions_do_not_depend_on_chunks_or_on_what_else_is_asked(trained, monkeypatch):
+    both, _ = predicted_effects(trained, ["TARGET01", "TARGET02"], 30, seed=0)
+    one, _ = predicted_effects(trained, ["TARGET02"], 30, seed=0)
+    monkeypatch.setattr(predicted_module, "LARGEST_TENSOR", 1)
+    chunked, _ = predicted_effects(trained, ["TARGET01", "TARGET02"], 30, seed=0)
+    np.testing.assert_allclose(both[1:], one, atol=1e-5)
+    np.testing.assert_allclose(both, chunked, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def observed(tiny_screen):
+    parts = split_cells(tiny_screen.obs["perturbation"], Split("random", 0))
+    return observed_effects(tiny_screen, pd.Series(parts, index=tiny_screen.obs_names), "{}")
+
+
+def test_observed_effects_are_differences_of_means(tiny_screen, observed):
+    counts = tiny_screen.X.toarray()
+    logs = np.log2(1 + 1e4 * counts / counts.sum(1, keepdims=True))
+    label = tiny_screen.obs["perturbation"].to_numpy()
+    expected = logs[label == "TARGET05"].mean(0) - logs[label == "control"].mean(0)
+    np.testing.assert_allclose(observed["TARGET05"].X.ravel(), expected, atol=1e-5)
+    np.testing.assert_array_equal(observed.X, observed.layers["ate"])
+    assert set(observed.layers) >= {"ate", "ate_held_out", "log2fc", "pvalue", "fdr"}
+    assert observed.uns["units"] == "log2(CP10k + 1)"
+    assert (
+        observed.obs[["n_train", "n_val", "n_test", "n_unused"]].sum(axis=1)
+        == observed.obs["n_cells"]
+    ).all()
+
+
+def test_pvalues_are_scipys_and_rates_are_benjamini_hochbergs(tiny_screen, observed):
+    parts = split_cells(tiny_screen.obs["perturbation"], Split("random", 0))
+    logs = log_expression(tiny_screen).toarray()
+    label = tiny_screen.obs["perturbation"].to_numpy()
+    for name in (
+        "TARGET01",
+        "TARGET02+TARGET05"
+        if "TARGET02+TARGET05" in observed.obs_names
+        else observed.obs_names[-1],
+    ):
+        held_out = (label == name) & (parts == "test")
+        theirs = stats.mannwhitneyu(
+            logs[held_out], logs[label == "control"], method="asymptotic"
+        ).pvalue
+        row = observed.obs_names.get_loc(name)
+        np.testing.assert_allclose(observed.layers["pvalue"][row], theirs, rtol=1e-6)
+        np.testing.assert_allclose(
+            observed.layers["fdr"][row], stats.false_discovery_control(theirs), rtol=1e-9
+        )
+
+
+def test_order_of_cells_and_names_of_genes_do_not_matter(tiny_screen, observed):
+    order = np.random.default_rng(1).permutation(tiny_screen.n_obs)
+    parts = pd.Series(
+        split_cells(tiny_screen.obs["perturbation"], Split("random", 0)),
+        index=tiny_screen.obs_names,
+    )
+    shuffled = tiny_screen[order].copy()
+    shuffled.var_names = [f"renamed{i}" for i in range(shuffled.n_vars)]
+    again = observed_effects(shuffled, parts.iloc[order], "{}")
+    for layer in observed.layers:
+        np.testing.assert_allclose(
+            again.layers[layer], observed.layers[layer], rtol=1e-5, atol=1e-6
+        )
+
+
+def test_a_perturbation_without_held_out_cells_has_no_pvalue(tiny_screen):
+    labels = tiny_screen.obs["perturbation"].astype(str)
+    logs = log_expression(tiny_screen)
+    keep = (
+        (labels != "TARGET01") | (np.arange(len(labels)) == labels.tolist().index("TARGET01"))
+    ).to_numpy()
+    pvalue, fdr = rank_sum_tests(logs[keep], labels[keep], ["TARGET01", "TARGET02"])
+    assert np.isnan(pvalue[0]).all()
+    assert np.isnan(fdr[0]).all()
+    assert np.isfinite(fdr[1]).all()
+
+
+def test_baselines(tiny_screen):
+    label = tiny_screen.obs["perturbation"].to_numpy()
+    pair = next(name for name in set(label) if "+" in name)
+    first, second = pair.split("+")
+    train = np.ones(tiny_screen.n_obs, bool)
+    predicted = additive(tiny_screen, train, [first, second, pair])
+    np.testing.assert_allclose(predicted[2], predicted[0] + predicted[1])
+    logs = log_expression(tiny_screen).toarray()
+    expected = logs[label == first].mean(0) - logs[label == "control"].mean(0)
+    np.testing.assert_allclose(predicted[0], expected, atol=1e-9)
+    unknown = additive(tiny_screen, label != first, [first, second, pair])
+    assert (unknown[0] == 0).all()
+    np.testing.assert_allclose(unknown[2], unknown[1])
+    assert not no_change(tiny_screen, train, [pair]).any()
+    assert set(BASELINES) == {"additive", "no_change"}
+
+
+def test_effects_survive_their_file(observed, tmp_path):
+    write_effects(observed, tmp_path / "e.h5ad")
+    again = read_effects(tmp_path / "e.h5ad")
+    assert isinstance(again, anndata.AnnData)
+    np.testing.assert_array_equal(again.layers["pvalue"], observed.layers["pvalue"])
+    table = long_table(observed, {"m": observed[::-1, ::-1]})
+    assert len(table) == observed.n_obs * observed.n_vars
+    assert (table["observed"] == table["predicted"]).all()

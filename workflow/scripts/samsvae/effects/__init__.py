@@ -1,0 +1,1 @@
+"""Average treatment effects, observed and predicted, in log2(CP10k + 1)."""

@@ -1,0 +1,99 @@
+"""Files of effects: perturbations x genes, the same for data, models and baselines."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+
+from samsvae.files import whole_file
+
+UNITS = "log2(CP10k + 1)"
+
+
+def effects_table(
+    effects: np.ndarray,
+    perturbations: Sequence[str],
+    genes: Sequence[str],
+    layers: Mapping[str, np.ndarray],
+    provenance: str,
+    obs: pd.DataFrame | None = None,
+) -> anndata.AnnData:
+    """Lay out effects.
+
+    Parameters
+    ----------
+    effects
+        Average treatment effects, perturbations x genes, log2(CP10k + 1).
+    perturbations, genes
+        Names of rows and columns.
+    layers
+        More matrices of that shape.
+    provenance
+        What made it, as JSON.
+    obs
+        What is known of each perturbation.
+
+    Returns
+    -------
+    AnnData
+        float32.
+    """
+    table = anndata.AnnData(
+        X=effects.astype(np.float32),
+        obs=(pd.DataFrame() if obs is None else obs).reindex(pd.Index(perturbations)),
+        var=pd.DataFrame(index=pd.Index(genes, name="gene")),
+    )
+    table.obs.index.name = "perturbation"
+    for name, layer in layers.items():
+        table.layers[name] = layer.astype(np.float64 if name in ("pvalue", "fdr") else np.float32)
+    table.uns["units"] = UNITS
+    table.uns["provenance"] = provenance
+    return table
+
+
+def write_effects(table: anndata.AnnData, path: str | Path) -> None:
+    """Write effects, whole or not at all."""
+    with whole_file(path) as temporary:
+        table.write_h5ad(temporary, compression="lzf")
+
+
+def read_effects(path: str | Path) -> anndata.AnnData:
+    """Read what :func:`write_effects` wrote."""
+    return anndata.read_h5ad(path)
+
+
+def long_table(observed: anndata.AnnData, predicted: Mapping[str, anndata.AnnData]) -> pd.DataFrame:
+    """Put observed and predicted effects side by side.
+
+    Parameters
+    ----------
+    observed
+        Observed effects.
+    predicted
+        Predicted effects of the same perturbations and genes, by model.
+
+    Returns
+    -------
+    DataFrame
+        One row per model, perturbation and gene: observed and predicted effect in
+        log2(CP10k + 1), the observed effect's fdr, and whether the perturbation has training
+        cells (``trained``).
+    """
+    shape = observed.shape
+    names = {
+        "perturbation": np.repeat(observed.obs_names.to_numpy(dtype=object), shape[1]),
+        "gene": np.tile(observed.var_names.to_numpy(dtype=object), shape[0]),
+        "observed": np.asarray(observed.layers["ate"]).ravel(),
+        "fdr": np.asarray(observed.layers["fdr"]).ravel(),
+        "trained": np.repeat(observed.obs["n_train"].to_numpy() > 0, shape[1]),
+    }
+    parts = []
+    for model, effects in predicted.items():
+        aligned = effects[observed.obs_names, observed.var_names]
+        parts.append(
+            pd.DataFrame({"model": model, **names, "predicted": np.asarray(aligned.X).ravel()})
+        )
+    table = pd.concat(parts, ignore_index=True)
+    return table.astype({"model": "category", "perturbation": "category", "gene": "category"})
