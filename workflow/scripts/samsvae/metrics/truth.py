@@ -1,0 +1,166 @@
+"""How well a model recovers what a simulated screen truly is."""
+
+from collections.abc import Sequence
+
+import anndata
+import numpy as np
+import pandas as pd
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from samsvae.effects.expectation import ExpectedLogCounts
+from samsvae.effects.predicted import LIBRARY_SIZE
+from samsvae.metrics.effects import pearson, rmse
+from samsvae.screen import components
+
+N_BASAL_STATES = 1000
+SMALLEST_MEAN = 1e-6
+MASK_THRESHOLD = 0.5
+
+
+def true_effects(screen: anndata.AnnData, perturbations: Sequence[str], seed: int) -> np.ndarray:
+    """Compute the effects that the simulation would show in infinitely many cells.
+
+    Parameters
+    ----------
+    screen
+        A simulated screen.
+    perturbations
+        Canonical labels.
+    seed
+        Seed of the basal states that are averaged over, the same for both arms.
+
+    Returns
+    -------
+    ndarray
+        Perturbations x genes, log2(CP10k + 1); the counts are integrated out exactly.
+    """
+    truth = screen.uns["truth"]
+    rng = np.random.default_rng(seed)
+    basal = rng.normal(size=(N_BASAL_STATES, truth["loadings"].shape[0]))
+    baseline = torch.from_numpy(basal @ truth["loadings"] + truth["log_proportion"])
+    expected_log = ExpectedLogCounts(
+        torch.from_numpy(truth["inverse_dispersion"]), SMALLEST_MEAN, LIBRARY_SIZE
+    )
+
+    def average(shift: np.ndarray | float) -> np.ndarray:
+        logits = baseline + torch.as_tensor(shift)
+        mean = (LIBRARY_SIZE * torch.softmax(logits, -1)).clamp(min=SMALLEST_MEAN)
+        return expected_log(mean).double().mean(0).numpy()
+
+    row = {target: index for index, target in enumerate(truth["targets"])}
+    shifts = truth["mask"] * truth["embedding"]
+    loadings = truth["loadings"][: shifts.shape[1]]
+    control = average(0.0)
+    return np.array(
+        [
+            average(sum(shifts[row[part]] for part in components(name)) @ loadings) - control
+            for name in perturbations
+        ]
+    )
+
+
+def effect_recovery(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Compare predicted with true effects, both perturbations x genes."""
+    return {"effect_pearson": pearson(true, predicted), "effect_rmse": rmse(true, predicted)}
+
+
+def match_factors(true_mask: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Match true factors with latent dimensions one to one, by true positives.
+
+    Parameters
+    ----------
+    true_mask
+        Targets x factors, 0 or 1.
+    mask
+        Targets x latent dimensions, 0 or 1.
+
+    Returns
+    -------
+    factor, dimension : ndarray
+        Matched pairs; as many as the smaller of the two numbers.
+    """
+    return linear_sum_assignment(-(true_mask.T @ mask))
+
+
+def mask_recovery(
+    screen: anndata.AnnData, probability: np.ndarray, perturbations: Sequence[str]
+) -> dict[str, float]:
+    """Score a posterior mask, cut at one half, after the best matching.
+
+    Every entry of every latent dimension counts: a dimension that matches no factor adds false
+    positives.
+
+    Parameters
+    ----------
+    screen
+        A simulated screen.
+    probability
+        Posterior mask probabilities, model's perturbations x latent dimensions.
+    perturbations
+        Names of the model's perturbations.
+
+    Returns
+    -------
+    dict of float
+        mask_precision, mask_recall, mask_f1, and mask_density, the share of entries above one
+        half.
+    """
+    true_mask = screen.uns["truth"]["mask"]
+    mask = _in_order_of_truth(screen, probability, perturbations) > MASK_THRESHOLD
+    factor, dimension = match_factors(true_mask, mask.astype(float))
+    hits = float(np.sum(true_mask[:, factor] * mask[:, dimension]))
+    return {
+        "mask_precision": hits / mask.sum() if mask.sum() else float("nan"),
+        "mask_recall": hits / true_mask.sum(),
+        "mask_f1": 2 * hits / (mask.sum() + true_mask.sum()),
+        "mask_density": float(mask.mean()),
+    }
+
+
+def matched_masks(
+    screen: anndata.AnnData, probability: np.ndarray, perturbations: Sequence[str]
+) -> pd.DataFrame:
+    """Lay the true mask beside the inferred one, factor by factor.
+
+    Parameters
+    ----------
+    screen
+        A simulated screen.
+    probability
+        Posterior mask probabilities, model's perturbations x latent dimensions.
+    perturbations
+        Names of the model's perturbations.
+
+    Returns
+    -------
+    DataFrame
+        Columns target, factor (the true one; empty for a dimension that matches none),
+        dimension, true_mask and probability. Dimensions that no target moves are left out.
+    """
+    truth = screen.uns["truth"]
+    probability = _in_order_of_truth(screen, probability, perturbations)
+    factor, dimension = match_factors(truth["mask"], (probability > MASK_THRESHOLD).astype(float))
+    matched = {int(d): int(f) for f, d in zip(factor, dimension, strict=True)}
+    used = np.flatnonzero((probability > MASK_THRESHOLD).any(axis=0)).tolist()
+    shown = sorted({*used, *matched}, key=lambda d: (matched.get(d, len(truth["factors"])), d))
+    return pd.DataFrame(
+        [
+            {
+                "target": target,
+                "factor": truth["factors"][matched[d]] if d in matched else "",
+                "dimension": d,
+                "true_mask": float(truth["mask"][row, matched[d]]) if d in matched else 0.0,
+                "probability": float(probability[row, d]),
+            }
+            for d in shown
+            for row, target in enumerate(truth["targets"])
+        ]
+    )
+
+
+def _in_order_of_truth(
+    screen: anndata.AnnData, probability: np.ndarray, perturbations: Sequence[str]
+) -> np.ndarray:
+    row = {name: index for index, name in enumerate(perturbations)}
+    return probability[[row[target] for target in screen.uns["truth"]["targets"]]]
