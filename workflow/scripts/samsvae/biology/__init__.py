@@ -1,0 +1,1 @@
+"""Gene sets, enrichment and latent factors."""

@@ -1,0 +1,103 @@
+"""Gene sets in GMT files, restricted to the genes that a screen measures."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from samsvae.errors import InputError
+from samsvae.files import whole_file
+
+GeneSets = dict[str, list[str]]
+
+
+def read_gmt(path: str | Path) -> GeneSets:
+    """Read gene sets: one a line, name, description and gene symbols separated by tabs.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or a line is not of that form.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"{file}: no such file. Set the gene set's path to an existing GMT file.")
+    sets: GeneSets = {}
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not a GMT file (not UTF-8 text: {error}).") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        name, *rest = line.split("\t")
+        genes = [gene.strip() for gene in rest[1:] if gene.strip()]
+        if not name.strip() or not genes:
+            raise InputError(
+                f"{file}: line {number} is not a gene set (name, description and at least one "
+                "gene, separated by tabs)."
+            )
+        if name in sets:
+            raise InputError(f"{file}: line {number} names the set {name!r} a second time.")
+        sets[name] = list(dict.fromkeys(genes))
+    if not sets:
+        raise InputError(f"{file}: there is no gene set in this file.")
+    return sets
+
+
+def write_gmt(sets: Mapping[str, Iterable[str]], path: str | Path, description: str) -> None:
+    """Write gene sets with one description for all, whole or not at all."""
+    lines = ["\t".join([name, description, *genes]) for name, genes in sets.items()]
+    with whole_file(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def measured_sets(
+    sets: Mapping[str, Iterable[str]],
+    genes: Iterable[str],
+    where: str,
+    min_size: int = 1,
+    max_size: int | None = None,
+) -> GeneSets:
+    """Restrict gene sets to measured genes, and to a range of sizes after that.
+
+    Parameters
+    ----------
+    sets
+        Genes by set.
+    genes
+        Measured genes.
+    where
+        File, for messages.
+    min_size, max_size
+        Smallest and largest number of measured genes of a set that is kept.
+
+    Returns
+    -------
+    dict of list of str
+        Never empty.
+
+    Raises
+    ------
+    InputError
+        If no set shares a gene with the screen, or none is of the right size.
+    """
+    measured = set(genes)
+    shared = {name: [g for g in members if g in measured] for name, members in sets.items()}
+    largest = max(map(len, shared.values()), default=0)
+    if not largest:
+        example = next(iter(next(iter(sets.values()))))
+        raise InputError(
+            f"{where}: none of its gene sets shares a gene with the screen (a gene there: "
+            f"{example!r}; a gene of the screen: {min(measured)!r}). Use gene sets of the same "
+            "species and the same kind of identifier, or set 'gene_symbol_column'."
+        )
+    kept = {
+        name: members
+        for name, members in shared.items()
+        if min_size <= len(members) <= (max_size or len(measured))
+    }
+    if not kept:
+        raise InputError(
+            f"{where}: no gene set has between {min_size} and {max_size} measured genes (the "
+            f"largest has {largest}). Change enrichment.min_size or enrichment.max_size."
+        )
+    return kept

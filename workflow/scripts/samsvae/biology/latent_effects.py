@@ -1,0 +1,44 @@
+"""Where a model sees each perturbation in latent space."""
+
+import pandas as pd
+import pyro
+import torch
+
+from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.iwelbo import draw_globals
+
+
+@torch.no_grad()
+def latent_effects(trained: TrainedModel, draws: int, seed: int) -> pd.DataFrame:
+    """Average the latent effect of every perturbation over the guide.
+
+    Parameters
+    ----------
+    trained
+        A trained model.
+    draws
+        Draws from the guide.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    DataFrame
+        One row per perturbation and latent dimension: shift (posterior mean of the effect, in
+        basal standard deviations), its standard deviation, and mask_probability (empty for a
+        model without a mask).
+    """
+    pyro.set_rng_seed(seed)
+    model = trained.model
+    effects = model.effects_from(draw_globals(model, draws))
+    probability = model.mask_probability()
+    n_latent = effects.shape[-1]
+    table = pd.MultiIndex.from_product(
+        [trained.encoding.names, range(n_latent)], names=["perturbation", "dimension"]
+    ).to_frame(index=False)
+    table["shift"] = effects.mean(0).reshape(-1).cpu().numpy()
+    table["shift_sd"] = effects.std(0).reshape(-1).cpu().numpy()
+    table["mask_probability"] = (
+        float("nan") if probability is None else probability.reshape(-1).cpu().numpy()
+    )
+    return table
