@@ -1,0 +1,51 @@
+"""How well predicted effects find the differentially expressed genes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from samsvae.figures.style import model_colours, nothing_to_show, panels
+from samsvae.wording import readable
+
+FEWEST_GENES = 3
+
+
+def draw(
+    table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
+) -> Figure:
+    """Draw from de_comparison.tsv; perturbations with at least three differential genes."""
+    table = table[(table["n_de"] >= FEWEST_GENES) & table["auroc"].notna()]
+    if table.empty:
+        return nothing_to_show(
+            f"No perturbation has {FEWEST_GENES} or more differentially expressed genes "
+            f"among held-out cells at FDR < {evaluation['fdr']:g}."
+        )
+    shown = [model for model in models if model in set(table["model"])]
+    colours = model_colours(models)
+    figure, (spread, by_number) = panels(2, 2, 0.9 + 0.3 * len(shown), sharey=False)
+    sns.boxplot(
+        table, x="auroc", y="model", order=shown, ax=spread, showfliers=False, color="0.93",
+        width=0.6, linewidth=0.7,
+    )  # fmt: skip
+    sns.stripplot(
+        table, x="auroc", y="model", order=shown, hue="model", hue_order=shown, legend=False,
+        palette=[colours[model] for model in shown], size=2.5, alpha=0.7, ax=spread,
+    )  # fmt: skip
+    spread.axvline(0.5, color="0.5", linestyle="--", zorder=0)
+    spread.set_yticks(range(len(shown)), [readable(model) for model in shown])
+    spread.set(ylabel="", xlabel="AUROC of |predicted effect| for\ndifferentially expressed genes")
+    sns.scatterplot(
+        table, x="n_de", y="auroc", hue="model", hue_order=shown, legend=False, ax=by_number,
+        palette=[colours[model] for model in shown], s=10, alpha=0.7,
+    )  # fmt: skip
+    by_number.axhline(0.5, color="0.5", linestyle="--", zorder=0)
+    by_number.set_xscale("log")
+    by_number.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    by_number.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    by_number.xaxis.set_minor_formatter(NullFormatter())
+    by_number.set(xlabel=f"genes at FDR < {evaluation['fdr']:g} (held-out cells)", ylabel="AUROC")
+    return figure

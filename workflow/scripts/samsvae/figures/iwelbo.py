@@ -1,0 +1,42 @@
+"""Predictive bounds: each model against the first, paired by cell."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from samsvae.figures.style import COLUMN_WIDTH, model_colours
+from samsvae.wording import readable
+
+
+def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
+    """Draw from iwelbo.tsv; test cells, or validation cells where no cell is left to test."""
+    scope = "test" if (table["scope"] == "test").any() else "val"
+    table = table[table["scope"] == scope]
+    shown = [model for model in models if model in set(table["model"])]
+    colours = model_colours(models)
+    figure, axis = plt.subplots(figsize=(COLUMN_WIDTH, 0.6 + 0.3 * len(shown)))
+    for row, model in enumerate(shown):
+        runs = table[table["model"] == model]
+        offset = np.linspace(-0.2, 0.2, len(runs)) if len(runs) > 1 else [0]
+        axis.errorbar(
+            runs["difference"], row + np.asarray(offset), fmt="o", color=colours[model],
+            xerr=1.96 * runs["difference_standard_error"].fillna(0), markersize=4, capsize=2,
+        )  # fmt: skip
+        axis.annotate(
+            f"{runs['iwelbo'].mean():.1f}", (1.02, row), va="center", annotation_clip=False,
+            xycoords=axis.get_yaxis_transform(),
+        )  # fmt: skip
+    axis.annotate(
+        "IWELBO", (1.02, -0.7), va="center", annotation_clip=False,
+        xycoords=axis.get_yaxis_transform(),
+    )  # fmt: skip
+    axis.axvline(0, color="0.6", linewidth=0.6, zorder=0)
+    axis.set_yticks(range(len(shown)), [readable(model) for model in shown])
+    axis.set_ylim(len(shown) - 0.5, -0.5)
+    cells = {"test": "test cells", "val": "validation cells"}[scope]
+    axis.set_xlabel(f"IWELBO minus that of {readable(shown[0])},\nnats per cell ({cells})")
+    return figure

@@ -1,0 +1,116 @@
+"""One look for all figures: sizes for print, colours for every eye, vectors that stay the same."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.cluster import hierarchy
+
+from samsvae.files import whole_file
+
+mpl.use("svg")
+
+COLUMN_WIDTH = 3.5  # inches, one column of a journal
+PAGE_WIDTH = 7.2  # inches, two columns
+FONT_SIZE = 7  # points
+EFFECT_UNITS = "log2(CP10k + 1)"
+DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
+OBSERVED_COLOUR = "0.35"
+
+
+def use_style() -> None:
+    """Set fonts, lines and colours for all figures drawn from here on."""
+    sns.set_theme(style="ticks", context="paper", palette="colorblind")
+    mpl.rcParams.update(
+        {
+            "figure.constrained_layout.use": True,
+            "font.size": FONT_SIZE,
+            "axes.titlesize": FONT_SIZE + 1,
+            "axes.labelsize": FONT_SIZE,
+            "xtick.labelsize": FONT_SIZE,
+            "ytick.labelsize": FONT_SIZE,
+            "legend.fontsize": FONT_SIZE,
+            "legend.title_fontsize": FONT_SIZE,
+            "figure.titlesize": FONT_SIZE + 1,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.linewidth": 0.6,
+            "xtick.major.width": 0.6,
+            "ytick.major.width": 0.6,
+            "lines.linewidth": 1.0,
+            "legend.frameon": False,
+            "svg.hashsalt": "samsvae",
+        }
+    )
+
+
+def save_figure(figure: Figure, provenance: str, path: str | Path) -> None:
+    """Write a figure as SVG with its provenance in the metadata, whole or not at all."""
+    metadata: dict[str, Any] = {"Date": None, "Description": json.dumps(json.loads(provenance))}
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, metadata=metadata, bbox_inches="tight", pad_inches=0.03)
+    plt.close(figure)
+
+
+def model_colours(models: Sequence[str]) -> dict[str, Any]:
+    """Give each model its colour, by its place in the experiment."""
+    palette = sns.color_palette("colorblind", max(len(models), 1))
+    return dict(zip(models, palette, strict=True))
+
+
+def panels(
+    number: int, columns: int, panel_height: float, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """Lay out panels row by row on a page.
+
+    Parameters
+    ----------
+    number
+        How many.
+    columns
+        At most so many side by side.
+    panel_height
+        Inches.
+    **options
+        For :func:`matplotlib.pyplot.subplots`.
+
+    Returns
+    -------
+    figure : Figure
+        As wide as its columns need.
+    axes : list of Axes
+        One per panel; what is left of the last row is removed.
+    """
+    columns = min(columns, number)
+    rows = -(-number // columns)
+    width = PAGE_WIDTH * max(columns / 3, 0.5) if columns < 3 else PAGE_WIDTH
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(width, rows * panel_height), squeeze=False, **options
+    )
+    axes = list(grid.ravel())
+    for axis in axes[number:]:
+        axis.remove()
+    return figure, axes[:number]
+
+
+def clustered(matrix: np.ndarray) -> list[int]:
+    """Order rows so that similar ones are neighbours (average linkage, optimal leaf order)."""
+    if len(matrix) < 3:
+        return list(range(len(matrix)))
+    linkage = hierarchy.linkage(matrix, method="average", optimal_ordering=True)
+    return [int(row) for row in hierarchy.leaves_list(linkage)]
+
+
+def nothing_to_show(message: str) -> Figure:
+    """Say in a figure's place why there is none."""
+    figure, axis = plt.subplots(figsize=(COLUMN_WIDTH, 0.8))
+    axis.text(0.5, 0.5, message, ha="center", va="center", wrap=True)
+    axis.set_axis_off()
+    return figure
