@@ -1,0 +1,43 @@
+# SAMS-VAE on single-cell CRISPR screens: from cells to a report.
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/targets.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/expression.smk"
+include: "workflow/rules/enrichment.smk"
+include: "workflow/rules/figures.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "results/report.html",
+        all_runs(),
+        all_tables(),
+        all_figures(),
+
+
+rule tables:
+    input:
+        all_tables(),
+
+
+rule figures:
+    input:
+        all_figures(),
+
+
+onsuccess:
+    print("The report: results/report.html")

@@ -1,0 +1,112 @@
+# The configuration, what it asks for, and how rules refer to code.
+import os
+import re
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.common.configfile import load_configfile
+
+HERE = Path(workflow.basedir)
+SCRIPTS = HERE / "workflow" / "scripts"
+LIBRARY = SCRIPTS / "samsvae"
+sys.path.insert(0, str(SCRIPTS))
+os.environ.update(
+    PYTHONPATH=os.pathsep.join([str(SCRIPTS), os.getenv("PYTHONPATH", "")])
+)
+
+from samsvae.config import (
+    SIMULATED_GENE_SETS,
+    gene_set_names,
+    merge,
+    read_schema,
+    validate,
+)
+from samsvae.errors import InputError
+from samsvae.experiments import is_trained, runs, splits
+from samsvae.preflight import check_inputs
+from samsvae.provenance import code_digest
+
+try:
+    user_config = workflow.config_settings.overwrite_config
+    config = validate(
+        merge(load_configfile(HERE / "config.yaml"), user_config),
+        read_schema(HERE / "workflow" / "schemas" / "config.schema.yaml"),
+    )
+    if workflow.is_main_process:
+        check_inputs(config)
+except InputError as error:
+    raise WorkflowError(str(error)) from None
+
+EXPERIMENTS = config["experiments"]
+TRAINED = [name for name, model in config["models"].items() if is_trained(model)]
+BASELINES = [name for name in config["models"] if name not in TRAINED]
+SIMULATED = [
+    name for name, s in config["screens"].items() if s["source"] == "simulated"
+]
+
+SCREEN = "results/screens/{screen}/screen.h5ad"
+PROGRAMMES = "results/screens/{screen}/programmes.gmt"
+SPLIT = "results/{experiment}/{split}"
+RUN = f"{SPLIT}/{{model}}/seed{{seed}}"
+TABLES = "results/{experiment}/tables"
+FIGURES = "results/{experiment}/figures"
+
+
+def one_of(names):
+    """Match any of some names and nothing else; nothing at all if there are none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+wildcard_constraints:
+    screen=one_of(config["screens"]),
+    experiment=one_of(EXPERIMENTS),
+    split=one_of(sorted({name for e in EXPERIMENTS.values() for name in splits(e)})),
+    model=one_of(config["models"]),
+    seed=r"\d+",
+
+
+def uses(script):
+    """Digest the library modules behind a script, so that editing one reruns its rules alone."""
+    return code_digest(SCRIPTS / f"{script}.py")
+
+
+def screen_of(wildcards):
+    """The screen of an experiment."""
+    return SCREEN.format(screen=EXPERIMENTS[wildcards.experiment]["screen"])
+
+
+def is_simulated(experiment):
+    """Whether the truth of an experiment's screen is known."""
+    return EXPERIMENTS[experiment]["screen"] in SIMULATED
+
+
+def runs_of(experiment, split=None, models=None, reference=False):
+    """Runs of an experiment as {split, model, seed}; those of the first split and seed if
+    `reference`."""
+    entry = EXPERIMENTS[experiment]
+    first = (next(iter(splits(entry))), entry["seeds"][0])
+    return [
+        vars(run)
+        for run in runs(entry, config["models"])
+        if (split is None or run.split == split)
+        and (models is None or run.model in models)
+        and (not reference or (run.split, run.seed) == first)
+    ]
+
+
+def run_of(wildcards):
+    """The run that a job belongs to."""
+    return {
+        "split": wildcards.split,
+        "model": wildcards.model,
+        "seed": int(wildcards.seed),
+    }
+
+
+def files_of(experiment, name, **chosen):
+    """The file of that name of each run that :func:`runs_of` chooses."""
+    return [
+        f"{RUN}/{name}".format(experiment=experiment, **run)
+        for run in runs_of(experiment, **chosen)
+    ]

@@ -1,0 +1,58 @@
+# Gene sets moved by observed and by predicted effects.
+
+
+rule enrich_observed:
+    input:
+        effects=f"{SPLIT}/observed_effects.h5ad",
+        observed=f"{SPLIT}/observed_effects.h5ad",
+        gene_sets=gene_sets_of,
+    output:
+        table=f"{SPLIT}/enrichment.tsv",
+    log:
+        "results/logs/enrich_observed/{experiment}/{split}.log",
+    benchmark:
+        "results/benchmarks/enrich_observed/{experiment}/{split}.tsv"
+    conda:
+        "../../envs/samsvae.yaml"
+    params:
+        settings=config["enrichment"],
+        gene_set_names=lambda wildcards: gene_set_names(config, wildcards.experiment),
+        run=lambda wildcards: {
+            "split": wildcards.split,
+            "model": "observed",
+            "seed": "",
+        },
+        code=uses("enrich_effects"),
+    script:
+        "../scripts/enrich_effects.py"
+
+
+use rule enrich_observed as enrich_predicted with:
+    input:
+        effects=f"{RUN}/predicted_effects.h5ad",
+        observed=f"{SPLIT}/observed_effects.h5ad",
+        gene_sets=gene_sets_of,
+    output:
+        table=f"{RUN}/enrichment.tsv",
+    log:
+        "results/logs/enrich_predicted/{experiment}/{split}/{model}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/enrich_predicted/{experiment}/{split}/{model}-seed{seed}.tsv"
+    params:
+        settings=config["enrichment"],
+        gene_set_names=lambda wildcards: gene_set_names(config, wildcards.experiment),
+        run=run_of,
+        code=uses("enrich_effects"),
+
+
+# of the first split and seed; any other run's table can be asked for by its path
+use rule collect_metrics as collect_enrichment with:
+    input:
+        tables=lambda wildcards: [
+            f"{reference_split(wildcards.experiment)}/enrichment.tsv",
+            *files_of(wildcards.experiment, "enrichment.tsv", reference=True),
+        ],
+    output:
+        table=f"{TABLES}/enrichment.tsv",
+    log:
+        "results/logs/collect_tables/{experiment}/enrichment.log",

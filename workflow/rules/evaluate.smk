@@ -1,0 +1,160 @@
+# What trained models and baselines predict, and how good it is.
+
+
+rule estimate_iwelbo:
+    input:
+        screen=screen_of,
+        split=f"{SPLIT}/split.tsv",
+        model=f"{RUN}/model.safetensors",
+    output:
+        iwelbo=f"{RUN}/iwelbo.parquet",
+    log:
+        "results/logs/estimate_iwelbo/{experiment}/{split}/{model}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/estimate_iwelbo/{experiment}/{split}/{model}-seed{seed}.tsv"
+    conda:
+        "../../envs/samsvae.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+    params:
+        particles=config["evaluation"]["iwelbo_particles"],
+        seed=lambda wildcards: int(wildcards.seed),
+        code=uses("estimate_iwelbo"),
+    script:
+        "../scripts/estimate_iwelbo.py"
+
+
+rule predict_effects:
+    input:
+        screen=screen_of,
+        model=f"{RUN}/model.safetensors",
+    output:
+        effects=f"{RUN}/predicted_effects.h5ad",
+    log:
+        "results/logs/predict_effects/{experiment}/{split}/{model}-seed{seed}.log",
+    wildcard_constraints:
+        model=one_of(TRAINED),
+    conda:
+        "../../envs/samsvae.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+    params:
+        draws=config["evaluation"]["effect_draws"],
+        seed=lambda wildcards: int(wildcards.seed),
+        code=uses("predict_effects"),
+    script:
+        "../scripts/predict_effects.py"
+
+
+rule predict_baseline:
+    input:
+        screen=screen_of,
+        split=f"{SPLIT}/split.tsv",
+    output:
+        effects=f"{RUN}/predicted_effects.h5ad",
+    log:
+        "results/logs/predict_baseline/{experiment}/{split}/{model}-seed{seed}.log",
+    wildcard_constraints:
+        model=one_of(BASELINES),
+    conda:
+        "../../envs/samsvae.yaml"
+    params:
+        settings=lambda wildcards: config["models"][wildcards.model],
+        code=uses("predict_baseline"),
+    script:
+        "../scripts/predict_baseline.py"
+
+
+rule evaluate_effects:
+    input:
+        observed=f"{SPLIT}/observed_effects.h5ad",
+        predicted=lambda wildcards: files_of(
+            wildcards.experiment, "predicted_effects.h5ad", split=wildcards.split
+        ),
+    output:
+        metrics=f"{SPLIT}/metrics.tsv",
+        de_comparison=f"{SPLIT}/de_comparison.tsv",
+    log:
+        "results/logs/evaluate_effects/{experiment}/{split}.log",
+    conda:
+        "../../envs/samsvae.yaml"
+    params:
+        runs=lambda wildcards: runs_of(wildcards.experiment, split=wildcards.split),
+        top_genes=config["evaluation"]["top_genes"],
+        fdr=config["evaluation"]["fdr"],
+        code=uses("evaluate_effects"),
+    script:
+        "../scripts/evaluate_effects.py"
+
+
+rule compare_iwelbo:
+    input:
+        iwelbo=lambda wildcards: files_of(
+            wildcards.experiment, "iwelbo.parquet", models=TRAINED
+        ),
+    output:
+        table=f"{TABLES}/iwelbo.tsv",
+        metrics=f"{TABLES}/iwelbo_metrics.tsv",
+    log:
+        "results/logs/compare_iwelbo/{experiment}.log",
+    conda:
+        "../../envs/samsvae.yaml"
+    params:
+        runs=lambda wildcards: runs_of(wildcards.experiment, models=TRAINED),
+        code=uses("compare_iwelbo"),
+    script:
+        "../scripts/compare_iwelbo.py"
+
+
+rule recover_truth:
+    input:
+        unpack(recovery_input),
+    output:
+        metrics=f"{RUN}/truth.tsv",
+        masks=f"{RUN}/matched_masks.tsv",
+    log:
+        "results/logs/recover_truth/{experiment}/{split}/{model}-seed{seed}.log",
+    wildcard_constraints:
+        experiment=one_of([name for name in EXPERIMENTS if is_simulated(name)]),
+    conda:
+        "../../envs/samsvae.yaml"
+    params:
+        run=run_of,
+        code=uses("recover_truth"),
+    script:
+        "../scripts/recover_truth.py"
+
+
+rule tabulate_latents:
+    input:
+        model=f"{RUN}/model.safetensors",
+    output:
+        table=f"{RUN}/latent_effects.tsv",
+    log:
+        "results/logs/tabulate_latents/{experiment}/{split}/{model}-seed{seed}.log",
+    conda:
+        "../../envs/samsvae.yaml"
+    params:
+        run=run_of,
+        draws=1000,
+        seed=lambda wildcards: int(wildcards.seed),
+        code=uses("tabulate_latents"),
+    script:
+        "../scripts/tabulate_latents.py"
+
+
+rule collect_metrics:
+    input:
+        tables=metric_tables,
+    output:
+        table=f"{TABLES}/metrics.tsv",
+    log:
+        "results/logs/collect_tables/{experiment}/metrics.log",
+    conda:
+        "../../envs/samsvae.yaml"
+    params:
+        code=uses("collect_tables"),
+    script:
+        "../scripts/collect_tables.py"

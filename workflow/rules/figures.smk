@@ -1,0 +1,87 @@
+# Figures, each from one tidy table, and the report.
+
+
+use rule collect_metrics as collect_training with:
+    input:
+        tables=lambda wildcards: files_of(
+            wildcards.experiment, "history.tsv", models=TRAINED
+        ),
+    output:
+        table=f"{TABLES}/training.tsv",
+    log:
+        "results/logs/collect_tables/{experiment}/training.log",
+    params:
+        runs=lambda wildcards: runs_of(wildcards.experiment, models=TRAINED),
+        code=uses("collect_tables"),
+
+
+use rule collect_metrics as collect_latents with:
+    input:
+        tables=lambda wildcards: files_of(
+            wildcards.experiment, "latent_effects.tsv", models=TRAINED, reference=True
+        ),
+    output:
+        table=f"{TABLES}/latent_effects.tsv",
+    log:
+        "results/logs/collect_tables/{experiment}/latent_effects.log",
+
+
+use rule collect_metrics as collect_masks with:
+    input:
+        tables=lambda wildcards: files_of(
+            wildcards.experiment, "matched_masks.tsv", models=TRAINED, reference=True
+        ),
+    output:
+        table=f"{TABLES}/matched_masks.tsv",
+    log:
+        "results/logs/collect_tables/{experiment}/matched_masks.log",
+
+
+rule figure:
+    input:
+        table=lambda wildcards: figure_table(wildcards.experiment, wildcards.figure),
+    output:
+        figure=report(
+            f"{FIGURES}/{{figure}}.svg",
+            caption="../report/{figure}.rst",
+            category="{experiment}",
+            labels={"figure": "{figure}"},
+        ),
+    log:
+        "results/logs/figure/{experiment}/{figure}.log",
+    wildcard_constraints:
+        figure=one_of(FIGURE_TABLES),
+    conda:
+        "../../envs/samsvae.yaml"
+    params:
+        options=figure_options,
+        code=lambda wildcards: code_digest(
+            LIBRARY / "figures" / f"{wildcards.figure}.py"
+        ),
+    script:
+        "../scripts/draw_figure.py"
+
+
+rule write_report:
+    input:
+        figures=all_figures(),
+        metrics=[
+            f"results/{experiment}/tables/metrics.tsv" for experiment in EXPERIMENTS
+        ],
+        captions=expand(HERE / "workflow/report/{figure}.rst", figure=FIGURE_TABLES),
+        template=HERE / "workflow/report/report.html.j2",
+    output:
+        report="results/report.html",
+    log:
+        "results/logs/write_report.log",
+    conda:
+        "../../envs/samsvae.yaml"
+    params:
+        config=config,
+        experiments={
+            name: {"figures": figure_names(name), "simulated": is_simulated(name)}
+            for name in EXPERIMENTS
+        },
+        code=uses("write_report"),
+    script:
+        "../scripts/write_report.py"

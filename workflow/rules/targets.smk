@@ -1,0 +1,127 @@
+# Which files there are: what rules take, and what the targets ask for.
+
+# The table behind each figure, in the order of the chain; of the first split where a figure shows
+# a single one. The figure itself is drawn by samsvae/figures/<name>.py.
+FIGURE_TABLES = {
+    "screen": f"{SPLIT}/split.tsv",
+    "split": f"{SPLIT}/split.tsv",
+    "training": f"{TABLES}/training.tsv",
+    "iwelbo": f"{TABLES}/iwelbo.tsv",
+    "latent_effects": f"{TABLES}/latent_effects.tsv",
+    "truth": f"{TABLES}/matched_masks.tsv",
+    "effects": f"{TABLES}/effects.parquet",
+    "metrics": f"{TABLES}/metrics.tsv",
+    "similarity": f"{TABLES}/effects.parquet",
+    "differential_expression": f"{TABLES}/de_comparison.tsv",
+    "enrichment": f"{TABLES}/enrichment.tsv",
+}
+OF_TRAINED_MODELS = {"training", "iwelbo", "latent_effects", "truth"}
+
+
+def figure_names(experiment):
+    """The figures that an experiment has, in the order of the chain."""
+    has_trained = any(model in TRAINED for model in EXPERIMENTS[experiment]["models"])
+    return [
+        name
+        for name in FIGURE_TABLES
+        if (has_trained or name not in OF_TRAINED_MODELS)
+        and (name != "enrichment" or gene_set_names(config, experiment))
+        and (name != "truth" or (is_simulated(experiment) and has_trained))
+    ]
+
+
+def figure_table(experiment, figure):
+    """The table behind a figure of an experiment."""
+    first = next(iter(splits(EXPERIMENTS[experiment])))
+    return FIGURE_TABLES[figure].format(experiment=experiment, split=first)
+
+
+def figure_options(wildcards):
+    """What a figure needs to know beside its table."""
+    return {
+        "models": EXPERIMENTS[wildcards.experiment]["models"],
+        "evaluation": config["evaluation"],
+    }
+
+
+def all_figures():
+    """Every figure of every experiment."""
+    return [
+        f"results/{e}/figures/{name}.svg"
+        for e in EXPERIMENTS
+        for name in figure_names(e)
+    ]
+
+
+def all_tables():
+    """The table behind every figure of every experiment, once."""
+    return sorted(
+        {figure_table(e, name) for e in EXPERIMENTS for name in figure_names(e)}
+    )
+
+
+def reference_split(experiment):
+    """Folder of the first split of an experiment, the one that detailed figures show."""
+    first = next(iter(splits(EXPERIMENTS[experiment])))
+    return SPLIT.format(experiment=experiment, split=first)
+
+
+def gene_sets_of(wildcards):
+    """GMT files that an experiment tests, in the order of their names."""
+    files = []
+    for name in gene_set_names(config, wildcards.experiment):
+        simulated = PROGRAMMES.format(
+            screen=EXPERIMENTS[wildcards.experiment]["screen"]
+        )
+        files.append(config["gene_sets"].get(name, simulated))
+    return files
+
+
+def recovery_input(wildcards):
+    """Predicted effects, and the model itself if there is one."""
+    folder = RUN.format(**wildcards)
+    model = (
+        {"model": f"{folder}/model.safetensors"} if wildcards.model in TRAINED else {}
+    )
+    return {
+        "screen": screen_of(wildcards),
+        "predicted": f"{folder}/predicted_effects.h5ad",
+        **model,
+    }
+
+
+def metric_tables(wildcards):
+    """Tables of metrics of an experiment: per split, and of the truth where it is known."""
+    chosen = EXPERIMENTS[wildcards.experiment]
+    tables = [
+        f"{SPLIT}/metrics.tsv".format(experiment=wildcards.experiment, split=split)
+        for split in splits(chosen)
+    ]
+    if any(model in TRAINED for model in chosen["models"]):
+        tables.append(
+            f"{TABLES}/iwelbo_metrics.tsv".format(experiment=wildcards.experiment)
+        )
+    if is_simulated(wildcards.experiment):
+        tables += files_of(wildcards.experiment, "truth.tsv")
+    return tables
+
+
+def splits_files(name):
+    """Input function: the file of that name of each split of an experiment."""
+    return lambda wildcards: [
+        f"{SPLIT}/{name}".format(experiment=wildcards.experiment, split=split)
+        for split in splits(EXPERIMENTS[wildcards.experiment])
+    ]
+
+
+def all_runs():
+    """What every run of every experiment leaves behind for others to read."""
+    trained = ["model.safetensors", "history.tsv", "iwelbo.parquet"]
+    return [
+        file
+        for experiment in EXPERIMENTS
+        for name in ["predicted_effects.h5ad", *trained]
+        for file in files_of(
+            experiment, name, models=TRAINED if name in trained else None
+        )
+    ]

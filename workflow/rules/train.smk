@@ -1,0 +1,29 @@
+# Training. One thread by default, since several models train side by side and a result is the
+# same to the last bit only for the same number of threads; more with --set-threads train=N.
+
+
+rule train:
+    input:
+        screen=screen_of,
+        split=f"{SPLIT}/split.tsv",
+    output:
+        model=f"{RUN}/model.safetensors",
+        history=f"{RUN}/history.tsv",
+    log:
+        "results/logs/train/{experiment}/{split}/{model}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/train/{experiment}/{split}/{model}-seed{seed}.tsv"
+    wildcard_constraints:
+        model=one_of(TRAINED),
+    conda:
+        "../../envs/samsvae.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+    params:
+        settings=lambda wildcards: config["models"][wildcards.model],
+        training=config["training"],
+        seed=lambda wildcards: int(wildcards.seed),
+        code=uses("train_model"),
+    script:
+        "../scripts/train_model.py"

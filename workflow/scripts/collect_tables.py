@@ -1,0 +1,24 @@
+"""Stack the tables of many jobs into one."""
+
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    import pandas as pd
+
+    from samsvae.files import read_table, write_tsv
+
+    runs = snakemake.params.get("runs") or [{}] * len(snakemake.input.tables)
+    tables = [
+        read_table(path).assign(**run)
+        for run, path in zip(runs, snakemake.input.tables, strict=True)
+    ]
+    filled = [table for table in tables if len(table)] or tables[:1]
+    write_tsv(pd.concat(filled), snakemake.output.table, first=["split", "model", "seed"])
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])

@@ -1,0 +1,23 @@
+"""Draw one figure from its table."""
+
+import importlib
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    from samsvae.figures.style import save_figure, use_style
+    from samsvae.files import read_table
+    from samsvae.provenance import provenance
+
+    figure = importlib.import_module(f"samsvae.figures.{snakemake.wildcards.figure}")
+    use_style()
+    drawn = figure.draw(read_table(snakemake.input.table), **snakemake.params.options)
+    made_by = provenance(dict(snakemake.params.options), snakemake.params.code)
+    save_figure(drawn, made_by, snakemake.output.figure)
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])

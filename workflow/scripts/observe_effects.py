@@ -1,0 +1,23 @@
+"""Compute the effects that the cells show, and the significance of each."""
+
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    from samsvae.effects.observed import observed_effects
+    from samsvae.effects.table import write_effects
+    from samsvae.provenance import provenance
+    from samsvae.screen import digest_of_screen, read_screen
+    from samsvae.splits import read_split
+
+    screen = read_screen(snakemake.input.screen)
+    parts = read_split(snakemake.input.split, screen)
+    made_by = provenance({}, snakemake.params.code, screen=digest_of_screen(screen))
+    write_effects(observed_effects(screen, parts, made_by), snakemake.output.effects)
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])

@@ -1,0 +1,38 @@
+"""Predict the effect of every perturbation of a screen with a trained model."""
+
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    import torch
+
+    from samsvae.effects.predicted import predicted_effects
+    from samsvae.effects.table import effects_table, write_effects
+    from samsvae.inference.cells import choose_device
+    from samsvae.inference.checkpoint import load_model
+    from samsvae.provenance import provenance
+    from samsvae.screen import digest_of_screen, perturbations, read_screen
+
+    torch.set_num_threads(snakemake.threads)
+    trained = load_model(snakemake.input.model, choose_device())
+    screen = read_screen(snakemake.input.screen)
+    names = perturbations(screen)
+    effects, error = predicted_effects(
+        trained, names, snakemake.params.draws, snakemake.params.seed
+    )
+    config = {
+        "model": trained.settings,
+        "effect_draws": snakemake.params.draws,
+        "seed": snakemake.params.seed,
+    }
+    made_by = provenance(config, snakemake.params.code, screen=digest_of_screen(screen))
+    layers = {"standard_error": error}
+    table = effects_table(effects, names, trained.genes, layers, made_by)
+    write_effects(table, snakemake.output.effects)
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])

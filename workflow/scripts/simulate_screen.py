@@ -1,0 +1,25 @@
+"""Simulate a screen with known truth, and write the gene sets that it brings."""
+
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    from samsvae.biology.gene_sets import write_gmt
+    from samsvae.provenance import provenance
+    from samsvae.screen import write_source_screen
+    from samsvae.sources.simulated import Simulation, simulate
+
+    settings = snakemake.params.settings
+    screen, gene_sets = simulate(
+        Simulation(**{key: value for key, value in settings.items() if key != "source"})
+    )
+    made_by = provenance(settings, snakemake.params.code)
+    write_gmt(gene_sets, snakemake.output.gene_sets, description="simulated")
+    write_source_screen(screen, made_by, snakemake.output.screen)
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])

@@ -1,0 +1,22 @@
+"""Put observed and predicted effects of all models side by side in one tidy table."""
+
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    from samsvae.effects.table import long_table, read_effects
+    from samsvae.files import write_parquet
+    from samsvae.provenance import provenance
+
+    observed = read_effects(snakemake.input.observed)
+    runs = zip(snakemake.params.runs, snakemake.input.predicted, strict=True)
+    table = long_table(observed, {run["model"]: read_effects(path) for run, path in runs})
+    made_by = provenance({"runs": snakemake.params.runs}, snakemake.params.code)
+    write_parquet(table, made_by, snakemake.output.table)
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])

@@ -1,0 +1,50 @@
+"""Train one model on the training cells of a split."""
+
+import logging
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    import torch
+
+    from samsvae.files import write_tsv
+    from samsvae.inference.cells import Cells, choose_device
+    from samsvae.inference.checkpoint import TrainedModel, save_model
+    from samsvae.inference.encoding import Encoding
+    from samsvae.inference.trainer import Training, fit
+    from samsvae.models.registry import build_model
+    from samsvae.provenance import provenance
+    from samsvae.screen import digest_of_screen, read_screen
+    from samsvae.splits import TRAIN, VAL, read_split
+
+    torch.set_num_threads(snakemake.threads)
+    settings = dict(snakemake.params.settings)
+    training = Training(**snakemake.params.training)
+    screen = read_screen(snakemake.input.screen)
+    parts = read_split(snakemake.input.split, screen)
+    encoding = Encoding.of(screen.obs["perturbation"], settings["combinations"])
+    device = choose_device()
+    logging.info("%d cells, %d genes, device %s", screen.n_obs, screen.n_vars, device)
+    model, history = fit(
+        lambda: build_model(settings, screen.n_vars, len(encoding.names)),
+        Cells.of(screen, (parts == TRAIN).to_numpy(), encoding, device),
+        Cells.of(screen, (parts == VAL).to_numpy(), encoding, device),
+        training,
+        snakemake.params.seed,
+    )
+    config = {
+        "model": settings,
+        "training": snakemake.params.training,
+        "seed": snakemake.params.seed,
+    }
+    made_by = provenance(config, snakemake.params.code, screen=digest_of_screen(screen))
+    trained = TrainedModel(model, settings, list(screen.var_names), encoding)
+    write_tsv(history, snakemake.output.history)
+    save_model(trained, made_by, snakemake.output.model)
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])
