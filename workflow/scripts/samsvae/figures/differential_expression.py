@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -31,10 +32,17 @@ def draw(
         table, x="auroc", y="model", order=shown, ax=spread, showfliers=False, color="0.93",
         width=0.6, linewidth=0.7,
     )  # fmt: skip
-    sns.stripplot(
-        table, x="auroc", y="model", order=shown, hue="model", hue_order=shown, legend=False,
-        palette=[colours[model] for model in shown], size=2.5, alpha=0.7, ax=spread,
-    )  # fmt: skip
+    jitter = np.random.default_rng(0).uniform(-0.2, 0.2, len(table))
+    for row, model in enumerate(shown):
+        own = (table["model"] == model).to_numpy()
+        spread.scatter(
+            table.loc[own, "auroc"],
+            row + jitter[own],
+            s=5,
+            alpha=0.7,
+            color=colours[model],
+            zorder=3,
+        )
     spread.axvline(0.5, color="0.5", linestyle="--", zorder=0)
     spread.set_yticks(range(len(shown)), [readable(model) for model in shown])
     spread.set(ylabel="", xlabel="AUROC of |predicted effect| for\ndifferentially expressed genes")

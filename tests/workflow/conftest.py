@@ -1,0 +1,110 @@
+"""A copy of the project in a temporary folder, and Snakemake running in it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, TINY
+
+COPIED = ("Snakefile", "config.yaml", "workflow", "envs", "profiles")
+SMALL_NETWORK = {"n_latent": 4, "n_hidden": 16}
+TINY_CONFIG: dict[str, Any] = {
+    "screens": {"tiny": {"source": "simulated", **vars(TINY)}},
+    "models": {
+        "sams": {"kind": "sams_vae", **SMALL_NETWORK},
+        "cpa": {"kind": "cpa_vae", **SMALL_NETWORK},
+        "additive": {"kind": "additive"},
+        "no_change": {"kind": "no_change"},
+    },
+    "training": {"max_steps": 60, "batch_size": 64, "validate_every": 20, "learning_rate": 0.003},
+    "evaluation": {"iwelbo_particles": 10, "effect_draws": 20, "top_genes": 10},
+    "enrichment": {"top_genes": 12, "max_perturbations": 5, "permutations": 50},
+    "experiments": {
+        "random": {
+            "screen": "tiny",
+            "split": {"kind": "random"},
+            "models": ["sams", "cpa", "additive", "no_change"],
+        },
+        "unseen": {
+            "screen": "tiny",
+            "split": {"kind": "unseen_combinations", "fractions": [0, 1], "seeds": [0]},
+            "models": ["sams", "additive"],
+            "seeds": [0, 1],
+        },
+    },
+}
+
+
+@dataclass
+class Project:
+    """A working copy of the project."""
+
+    folder: Path
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def snakemake(self, *arguments: str, cores: int = 2) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake on the configuration; stdout and stderr come back as one text."""
+        (self.folder / "own.yaml").write_text(yaml.safe_dump(self.config))
+        command = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--nocolor"]
+        return subprocess.run(
+            [*command, "--configfile", "own.yaml", *arguments],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": ""},
+            timeout=600,
+            check=False,
+        )
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """Count the jobs that a dry run plans, by rule."""
+        shown = self.snakemake("--dry-run", "--quiet", "progress", *arguments)
+        assert shown.returncode == 0, shown.stdout
+        table = re.search(r"Job stats:\n.*?\n-.*?\n(.*?)\n\n", shown.stdout, re.DOTALL)
+        if table is None:
+            return {}
+        jobs = dict(line.split() for line in table.group(1).splitlines())
+        return {rule: int(n) for rule, n in jobs.items() if rule not in ("all", "total")}
+
+    def times(self) -> dict[str, float]:
+        """When each result was last written."""
+        files = (self.folder / "results").rglob("*")
+        return {str(f.relative_to(self.folder)): f.stat().st_mtime for f in files if f.is_file()}
+
+
+def copy_project(folder: Path) -> Path:
+    """Copy what a run needs."""
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, folder / name, ignore=ignored)
+        else:
+            shutil.copy(source, folder / name)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A fresh copy without any result."""
+    return Project(copy_project(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy in which the tiny configuration has run through."""
+    made = Project(copy_project(tmp_path_factory.mktemp("project")), TINY_CONFIG)
+    done = made.snakemake()
+    assert done.returncode == 0, done.stdout[-6000:]
+    time.sleep(1.1)  # so that whatever is written from now on is newer
+    return made

@@ -1,0 +1,199 @@
+"""The whole chain on a tiny simulated screen."""
+
+import copy
+import os
+import re
+import subprocess
+import sys
+import time
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+from samsvae.inference.checkpoint import load_model
+from tests.workflow.conftest import TINY_CONFIG, Project, copy_project
+
+pytestmark = pytest.mark.workflow
+
+LIBRARY = "workflow/scripts/samsvae"
+FIGURES = {
+    "screen", "split", "training", "iwelbo", "latent_effects", "truth", "effects", "metrics",
+    "similarity", "differential_expression", "enrichment",
+}  # fmt: skip
+
+
+def test_every_promised_output_is_there(finished):
+    results = finished.folder / "results"
+    assert (results / "report.html").stat().st_size > 100_000
+    assert (results / "screens/tiny/screen.h5ad").is_file()
+    for experiment, split, model, seed in [
+        ("random", "random-seed0", "sams", 0),
+        ("unseen", "unseen_combinations-f0-seed0", "sams", 1),
+        ("unseen", "unseen_combinations-f1-seed0", "sams", 0),
+    ]:
+        folder = results / experiment / split
+        assert {"split.tsv", "observed_effects.h5ad"} <= {p.name for p in folder.iterdir()}
+        run = folder / model / f"seed{seed}"
+        for name in (
+            "model.safetensors",
+            "history.tsv",
+            "iwelbo.parquet",
+            "predicted_effects.h5ad",
+        ):
+            assert (run / name).is_file()
+    for experiment in ("random", "unseen"):
+        drawn = {p.stem for p in (results / experiment / "figures").glob("*.svg")}
+        assert drawn == FIGURES
+
+
+def test_files_keep_their_contract(finished):
+    run = finished.folder / "results/random/random-seed0"
+    screen = anndata.read_h5ad(finished.folder / "results/screens/tiny/screen.h5ad")
+    observed = anndata.read_h5ad(run / "observed_effects.h5ad")
+    assert {"ate", "log2fc", "pvalue", "fdr"} <= set(observed.layers)
+    for model in ("sams", "cpa", "additive", "no_change"):
+        predicted = anndata.read_h5ad(run / model / "seed0/predicted_effects.h5ad")
+        assert list(predicted.obs_names) == list(observed.obs_names)
+        assert list(predicted.var_names) == list(screen.var_names)
+        assert np.isfinite(predicted.X).all()
+        assert predicted.uns["units"] == observed.uns["units"] == "log2(CP10k + 1)"
+    bounds = pd.read_parquet(run / "sams/seed0/iwelbo.parquet")
+    split = pd.read_csv(run / "split.tsv", sep="\t")
+    assert set(bounds["cell"]) == set(split["cell"][split["split"].isin(["val", "test"])])
+    assert np.isfinite(bounds["iwelbo"]).all()
+    trained = load_model(run / "sams/seed0/model.safetensors")
+    assert trained.genes == list(screen.var_names)
+
+
+def test_metrics_are_tidy_and_cover_every_run(finished):
+    for experiment, runs in (("random", 4), ("unseen", 2 * 3)):
+        table = pd.read_csv(finished.folder / f"results/{experiment}/tables/metrics.tsv", sep="\t")
+        assert list(table.columns) == ["split", "model", "seed", "scope", "metric", "value"]
+        assert not table.duplicated(["split", "model", "seed", "scope", "metric"]).any()
+        assert len(table[["split", "model", "seed"]].drop_duplicates()) == runs
+        assert {"pearson", "r_squared", "iwelbo", "effect_pearson", "mask_f1"} <= set(
+            table["metric"]
+        )
+
+
+def test_the_report_shows_every_figure_and_asks_the_network_for_nothing(finished):
+    page = (finished.folder / "results/report.html").read_text()
+    assert page.count("<figure ") == 2 * len(FIGURES)
+    assert page.count("data:image/svg+xml;base64,") == page.count("<img ")
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', page)
+    assert "recovered by" in page
+    assert "{{" not in page
+
+
+def test_a_second_run_does_nothing(finished):
+    before = finished.times()
+    done = finished.snakemake()
+    assert done.returncode == 0
+    assert "Nothing to be done" in done.stdout
+    assert finished.times() == before
+
+
+def test_one_figure_comes_back_alone_and_soon(finished):
+    figure = "results/random/figures/metrics.svg"
+    before = finished.times()
+    drawn = (finished.folder / figure).read_bytes()
+    (finished.folder / figure).unlink()
+    assert finished.planned(figure) == {"figure": 1}
+    assert finished.snakemake(figure).returncode == 0
+    assert (finished.folder / figure).read_bytes() == drawn
+    after = finished.times()
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed == {figure, "results/logs/figure/random/metrics.log"}
+    assert finished.snakemake("--touch").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "reruns", "spares"),
+    [
+        ("biology/enrichment.py", {"enrich_observed", "enrich_predicted"}, {"train", "predict_effects", "estimate_iwelbo"}),
+        ("effects/predicted.py", {"predict_effects", "evaluate_effects"}, {"train", "estimate_iwelbo", "observe_effects"}),
+        ("models/sams_vae.py", {"train", "predict_effects"}, {"split_cells", "observe_effects", "predict_baseline"}),
+        ("figures/training.py", {"figure", "write_report"}, {"train", "collect_training"}),
+    ],
+)  # fmt: skip
+def test_an_edited_module_reruns_what_uses_it_and_nothing_else(finished, module, reruns, spares):
+    path = finished.folder / LIBRARY / module
+    source = path.read_text()
+    path.write_text(source + "\n# edited\n")
+    planned = finished.planned()
+    path.write_text(source)
+    assert reruns <= set(planned)
+    assert not spares & set(planned)
+    assert finished.planned() == {}
+
+
+def test_an_edited_figure_is_drawn_alone(finished):
+    path = finished.folder / LIBRARY / "figures/training.py"
+    source = path.read_text()
+    path.write_text(source + "\n# edited\n")
+    planned = finished.planned()
+    path.write_text(source)
+    assert planned == {"figure": 2, "write_report": 1}
+
+
+def test_a_changed_model_is_retrained_alone(finished):
+    changed = copy.deepcopy(TINY_CONFIG)
+    changed["models"]["cpa"]["n_hidden"] = 17
+    planned = Project(finished.folder, changed).planned()
+    assert planned["train"] == 1
+    assert planned["estimate_iwelbo"] == planned["predict_effects"] == 1
+    assert not {"split_cells", "observe_effects", "simulate_screen", "predict_baseline"} & set(
+        planned
+    )
+
+
+def test_a_models_added_to_an_experiment_leaves_the_others_alone(finished):
+    changed = copy.deepcopy(TINY_CONFIG)
+    changed["models"]["another"] = {"kind": "cpa_vae", "n_latent": 3, "n_hidden": 8}
+    changed["experiments"]["random"]["models"].append("another")
+    assert Project(finished.folder, changed).planned()["train"] == 1
+
+
+def test_the_same_configuration_gives_the_same_numbers_whatever_the_cores(finished, tmp_path):
+    again = Project(copy_project(tmp_path), copy.deepcopy(TINY_CONFIG))
+    del again.config["experiments"]["unseen"]
+    done = again.snakemake("tables", cores=1)
+    assert done.returncode == 0, done.stdout[-4000:]
+    run = "results/random/random-seed0/sams/seed0"
+    for name in ("model.safetensors", "history.tsv"):
+        assert weights(again, run, name) == weights(finished, run, name)
+    for name in ("metrics", "de_comparison", "enrichment"):
+        table = f"results/random/tables/{name}.tsv"
+        assert (again.folder / table).read_bytes() == (finished.folder / table).read_bytes()
+
+
+def weights(project, run, name):
+    path = project.folder / run / name
+    if name.endswith(".tsv"):
+        return path.read_text()
+    state = load_model(path).model.state_dict()
+    return {key: tensor.numpy().tobytes() for key, tensor in state.items()}
+
+
+def test_planning_the_default_configuration_is_quick_and_imports_nothing_heavy(project):
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "snakemake", "--dry-run", "--cores", "1"],
+        cwd=project.folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": ""},
+    )  # fmt: skip
+    print(f"planned in {time.monotonic() - started:.1f} s")
+    assert done.returncode == 0, done.stdout
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "samsvae.config" in imported
+    assert not {"torch", "scanpy", "pyro"} & imported
+
+
+def test_long_work_shows_progress_in_terminal_and_log(finished):
+    log = finished.folder / "results/logs/train/random/random-seed0/sams-seed0.log"
+    text = log.read_text()
+    assert "step 60/60 (100 %)" in text
+    assert "steps/s" in text
+    assert "validation" in text
