@@ -54,9 +54,10 @@ class Project:
     def snakemake(self, *arguments: str, cores: int = 2) -> subprocess.CompletedProcess[str]:
         """Run Snakemake on the configuration; stdout and stderr come back as one text."""
         (self.folder / "own.yaml").write_text(yaml.safe_dump(self.config))
-        command = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--nocolor"]
+        # targets first, since --configfile takes whatever follows it
+        command = [sys.executable, "-m", "snakemake", *arguments, "--cores", str(cores)]
         return subprocess.run(
-            [*command, "--configfile", "own.yaml", *arguments],
+            [*command, "--nocolor", "--configfile", "own.yaml"],
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -68,9 +69,9 @@ class Project:
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """Count the jobs that a dry run plans, by rule."""
-        shown = self.snakemake("--dry-run", "--quiet", "progress", *arguments)
+        shown = self.snakemake(*arguments, "--dry-run")
         assert shown.returncode == 0, shown.stdout
-        table = re.search(r"Job stats:\n.*?\n-.*?\n(.*?)\n\n", shown.stdout, re.DOTALL)
+        table = re.search(r"Job stats:\njob +count\n[- ]+\n(.*?)\n\n", shown.stdout, re.DOTALL)
         if table is None:
             return {}
         jobs = dict(line.split() for line in table.group(1).splitlines())

@@ -15,7 +15,8 @@ import pytest
 from samsvae.inference.checkpoint import load_model
 from tests.workflow.conftest import TINY_CONFIG, Project, copy_project
 
-pytestmark = pytest.mark.workflow
+# one worker, so that the chain runs once for all of them
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("chain")]
 
 LIBRARY = "workflow/scripts/samsvae"
 FIGURES = {

@@ -22,7 +22,7 @@ def digest_of(value: Any) -> str:
 
 
 def code_digest(script: str | Path) -> str:
-    """Digest the library modules that a script imports, directly or through one another.
+    """Digest a script and the library modules that it imports, directly or through one another.
 
     Snakemake watches a script but not what it imports. With this digest among a rule's
     parameters, an edited module reruns the rules that use it and no others.
@@ -35,7 +35,7 @@ def code_digest(script: str | Path) -> str:
     Returns
     -------
     str
-        Hexadecimal digest of the source of every imported module of this library.
+        Hexadecimal digest of the source of the script and of every such module.
     """
     seen: set[Path] = set()
     waiting = [Path(script)]
@@ -45,7 +45,7 @@ def code_digest(script: str | Path) -> str:
             seen.add(path)
             waiting += _imported_modules(path)
     digest = hashlib.sha256()
-    for path in sorted(seen - {Path(script)}):
+    for path in sorted(seen):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
