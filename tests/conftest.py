@@ -5,8 +5,13 @@ from pathlib import Path
 
 import anndata
 import pytest
+from hypothesis import settings
 
 from samsvae.sources.simulated import Simulation, simulate
+
+# the same examples every time, however slow the machine
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_DATA = Path(os.environ.get("SAMSVAE_REAL_DATA", ROOT.parent / "shared" / "data"))

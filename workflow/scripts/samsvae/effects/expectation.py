@@ -38,7 +38,7 @@ class ExpectedLogCounts:
         self.step = (math.log(largest_mean) - self.start) / (GRID_SIZE - 1)
         log_mean = self.start + self.step * torch.arange(GRID_SIZE, dtype=torch.float64)
         columns = [
-            _quadrature(c.double().cpu(), log_mean)
+            _quadrature(c.cpu().double(), log_mean)
             for c in inverse_dispersion.split(GENES_AT_A_TIME)
         ]
         value, slope = (torch.cat(parts) for parts in zip(*columns, strict=True))

@@ -57,7 +57,7 @@ def predicted_effects(
     for effect, state in zip(effects.split(size), basal.split(size), strict=True):
         control = expected_log(model.likelihood.mean(state, library_size))
         treated = expected_log(model.likelihood.mean(state + dosage @ effect, library_size))
-        difference = (treated - control).double().cpu()
+        difference = (treated - control).cpu().double()
         total += difference.sum(0)
         squares += (difference**2).sum(0)
     mean = total / draws

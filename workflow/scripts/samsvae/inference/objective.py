@@ -1,7 +1,8 @@
 """The evidence lower bound, from traces of model and guide."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyro
 import torch
@@ -16,6 +17,10 @@ from samsvae.models.additive import AdditiveShiftModel, Batch
 
 OBSERVED = "counts"
 LOCAL = "basal"
+RECONSTRUCTION = "reconstruction"
+LOCAL_TERMS = (RECONSTRUCTION, f"kl_{LOCAL}")
+
+Number = TypeVar("Number", float, Tensor)
 
 
 @dataclass(frozen=True)
@@ -40,20 +45,24 @@ class ElboTerms:
     n_cells: int
 
     @property
-    def per_cell(self) -> dict[str, Tensor]:
-        """The bound and its terms in nats per cell; the bound is their signed sum."""
-        terms = {
-            "reconstruction": self.reconstruction / self.n_cells,
+    def terms_per_cell(self) -> dict[str, Tensor]:
+        """``reconstruction``, and a ``kl_`` for every site, in nats per cell."""
+        return {
+            RECONSTRUCTION: self.reconstruction / self.n_cells,
             f"kl_{LOCAL}": self.kl_local / self.n_cells,
             **{f"kl_{site}": kl / self.n_cells for site, kl in self.kl_global.items()},
         }
-        kl = sum(value for name, value in terms.items() if name.startswith("kl_"))
-        return {"elbo": terms["reconstruction"] - kl, **terms}
 
     @property
     def loss(self) -> Tensor:
         """Minus the bound, in nats per cell."""
-        return -self.per_cell["elbo"]
+        return -signed_sum(self.terms_per_cell)
+
+
+def signed_sum(terms: Mapping[str, Number]) -> Number:
+    """Put terms together to the bound: the reconstruction minus every KL."""
+    kl = [value for name, value in terms.items() if name != RECONSTRUCTION]
+    return terms[RECONSTRUCTION] - sum(kl[1:], start=kl[0])
 
 
 def elbo(model: AdditiveShiftModel, batch: Batch, particles: int) -> ElboTerms:

@@ -14,7 +14,7 @@ import torch
 
 from samsvae.errors import InputError
 from samsvae.inference.cells import Cells
-from samsvae.inference.objective import ElboTerms, elbo
+from samsvae.inference.objective import LOCAL_TERMS, ElboTerms, elbo, signed_sum
 from samsvae.models.additive import AdditiveShiftModel
 
 logger = logging.getLogger(__name__)
@@ -128,31 +128,34 @@ def validation_bound(
     terms = Averages()
     for batch in validation.batches(training.batch_size):
         terms.add(elbo(model, batch, training.particles), weight=len(batch.counts))
-    mean = terms.mean()
-    shared = len(validation) / n_train
-    for name in mean:
-        if name not in ("elbo", "reconstruction", "kl_basal"):
-            mean[name] *= shared
-    kl = sum(value for name, value in mean.items() if name.startswith("kl_"))
-    return {**mean, "elbo": mean["reconstruction"] - kl}
+    terms.scale_global_terms(len(validation) / n_train)
+    return terms.mean()
 
 
 class Averages:
     """Weighted running means of the bound's terms, kept on the device until asked for."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, torch.Tensor] = {}
+        self.means: dict[str, torch.Tensor] = {}
         self.weight = 0.0
 
     def add(self, bound: ElboTerms, weight: float = 1.0) -> None:
         """Take one more bound into account."""
         self.weight += weight
-        for name, value in bound.per_cell.items():
-            self.sums[name] = self.sums.get(name, 0.0) + weight * value.detach().double()
+        for name, value in bound.terms_per_cell.items():
+            mean = self.means.get(name, torch.zeros_like(value))
+            self.means[name] = mean + (value.detach() - mean) * (weight / self.weight)
+
+    def scale_global_terms(self, factor: float) -> None:
+        """Share the global terms out over another number of cells."""
+        for name in self.means:
+            if name not in LOCAL_TERMS:
+                self.means[name] = factor * self.means[name]
 
     def mean(self) -> dict[str, float]:
-        """Means by term."""
-        return {name: float(total) / self.weight for name, total in self.sums.items()}
+        """Mean bound and means by term, nats per cell."""
+        means = {name: float(value) for name, value in self.means.items()}
+        return {"elbo": signed_sum(means), **means}
 
 
 def check_finite(terms: dict[str, float], step: int) -> None:

@@ -1,0 +1,96 @@
+"""The main job on two real screens: the known biology must be in what the models predict."""
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.conftest import real_file
+
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("real")]
+
+SAMS = {"kind": "sams_vae", "n_latent": 50, "n_hidden": 200}
+TRAINING = {"max_steps": 3000, "batch_size": 512, "learning_rate": 0.001, "validate_every": 500}
+
+
+def effects(project, experiment, split, model):
+    base = project.folder / "results" / experiment / split
+    observed = anndata.read_h5ad(base / "observed_effects.h5ad").to_df()
+    predicted = anndata.read_h5ad(base / model / "seed0" / "predicted_effects.h5ad").to_df()
+    return observed, predicted
+
+
+def test_papalexi_shows_the_interferon_gamma_pathway(project):
+    screen = real_file("papalexi2021_thp1_ko_20729x299.h5ad")
+    hallmark = real_file("hallmark_v7.0.gmt")
+    project.config = {
+        "screens": {
+            "papalexi": {
+                "source": "h5ad", "path": str(screen), "perturbation_column": "condition",
+                "control": "control",
+            }
+        },
+        "gene_sets": {"hallmark": str(hallmark)},
+        "models": {"sams": SAMS},
+        "training": TRAINING,
+        "experiments": {
+            "papalexi": {
+                "screen": "papalexi", "split": {"kind": "random"}, "models": ["sams", "additive"],
+            }
+        },
+    }  # fmt: skip
+    done = project.snakemake(cores=1)
+    assert done.returncode == 0, done.stdout[-4000:]
+    observed, predicted = effects(project, "papalexi", "random-seed0", "sams")
+    axis = predicted.T.corr().loc["IFNGR2", ["IFNGR1", "JAK2", "STAT1"]]
+    strength = predicted.std(axis=1)
+    agreement = np.corrcoef(observed.to_numpy().ravel(), predicted.to_numpy().ravel())[0, 1]
+    print(f"IFNGR2 with {axis.round(3).to_dict()}; all effects {agreement:.3f}")
+    assert (axis >= 0.8).all()
+    assert (strength[["CAV1", "ATF2"]] < strength["IFNGR2"] / 3).all()
+    assert agreement >= 0.7
+    table = pd.read_csv(project.folder / "results/papalexi/tables/enrichment.tsv", sep="\t")
+    table = table[(table["perturbation"] == "IFNGR2") & (table["method"] == "over_representation")]
+    for model in ("observed", "sams"):
+        first = table[table["model"] == model].sort_values("pvalue").iloc[0]
+        assert first["set"] == "HALLMARK_INTERFERON_GAMMA_RESPONSE"
+        assert first["fdr"] < 0.05
+
+
+def test_norman_runs_on_unseen_combinations(project):
+    screen = real_file("norman2019_k562_crispra_3375x500.h5ad")
+    project.config = {
+        "screens": {
+            "norman": {
+                "source": "h5ad", "path": str(screen), "perturbation_column": "condition",
+                "control": "control",
+            }
+        },
+        "models": {"sams": SAMS},
+        "training": {**TRAINING, "max_steps": 600, "batch_size": 256},
+        "experiments": {
+            "norman": {
+                "screen": "norman",
+                "split": {
+                    "kind": "unseen_combinations", "fractions": [0.5],
+                    "untrained_perturbations": "keep_prior",
+                },
+                "models": ["sams", "additive", "no_change"],
+            }
+        },
+    }  # fmt: skip
+    done = project.snakemake(cores=1)
+    assert done.returncode == 0, done.stdout[-4000:]
+    observed, predicted = effects(project, "norman", "unseen_combinations-f0.5-seed0", "sams")
+    assert "KLF1+SET" in observed.index
+    assert (observed.loc["KLF1", ["HBZ", "HBG2"]] > 1).all()
+    assert (predicted.loc["KLF1", ["HBZ", "HBG2"]] > 0.1).all()
+    metrics = pd.read_csv(project.folder / "results/norman/tables/metrics.tsv", sep="\t")
+    assert {"all", "train", "val", "test"} <= set(metrics["scope"])
+
+    # without the permission, a gene that only held-out pairs carry is refused before training
+    del project.config["experiments"]["norman"]["split"]["untrained_perturbations"]
+    refused = project.snakemake(cores=1)
+    assert refused.returncode != 0
+    assert "no training cell in this split" in refused.stdout
+    assert "keep_prior" in refused.stdout
