@@ -74,6 +74,17 @@ def test_a_perturbation_without_effect_has_no_rows(effect):
     assert strongest(table, 1) == ["moved"]
 
 
+def test_sets_of_genes_without_any_effect_are_tested_too(effect):
+    """Half of the genes never move, as in a screen with many silent genes."""
+    effect[GENES[40:]] = 0
+    sets = {**SETS, **{f"S{i}": GENES[60 + i : 66 + i] for i in range(30)}}
+    table = preranked(effect, sets, 100, seed=0).set_index("set")
+    assert list(table.index) == list(sets)
+    assert table.loc["UP", "pvalue"] < 0.01
+    assert np.isfinite(table["pvalue"]).all()
+    assert table.loc["S3", "fdr"] > 0.05
+
+
 def test_gmt_round_trip(tmp_path):
     write_gmt(SETS, tmp_path / "a.gmt", "described")
     assert read_gmt(tmp_path / "a.gmt") == SETS

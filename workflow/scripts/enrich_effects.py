@@ -13,7 +13,10 @@ def main(snakemake: Any) -> None:
     from samsvae.files import write_tsv
 
     settings = Enrichment(**snakemake.params.settings)
-    effects = read_effects(snakemake.input.effects)
+    observed = read_effects(snakemake.input.observed)
+    # a gene that no cell shows was not measured
+    measured = observed.var_names[observed.var["n_cells"] > 0]
+    effects = read_effects(snakemake.input.effects)[:, measured]
     collections = {
         name: measured_sets(
             read_gmt(path), effects.var_names, path, settings.min_size, settings.max_size
@@ -22,7 +25,7 @@ def main(snakemake: Any) -> None:
             snakemake.params.gene_set_names, snakemake.input.gene_sets, strict=True
         )
     }
-    tested = strongest(read_effects(snakemake.input.observed), settings.max_perturbations)
+    tested = strongest(observed, settings.max_perturbations)
     table = enrich(effects, tested, collections, settings, seed=0)
     write_tsv(
         table.assign(**snakemake.params.run),

@@ -14,6 +14,7 @@ from samsvae.biology.gene_sets import GeneSets
 
 logger = logging.getLogger(__name__)
 
+TINY = 1e-6  # of the largest effect
 OVER_REPRESENTATION, PRERANKED = "over_representation", "preranked"
 COLUMNS = [
     "gene_sets", "method", "perturbation", "set", "size", "overlap", "score", "pvalue", "fdr",
@@ -141,9 +142,8 @@ def preranked(effect: pd.Series, sets: GeneSets, permutations: int, seed: int) -
         1 / permutations (Korotkevich et al. 2021), normalised enrichment score, FDR over all
         sets.
     """
-    ranking = effect.sort_values(ascending=False, kind="stable")
     found = gseapy.prerank(
-        rnk=ranking,
+        rnk=_without_ties_at_zero(effect, seed).sort_values(ascending=False, kind="stable"),
         gene_sets=sets,
         method="multilevel",
         min_size=1,
@@ -169,3 +169,12 @@ def preranked(effect: pd.Series, sets: GeneSets, permutations: int, seed: int) -
             "genes": leading.to_numpy(),
         }
     )
+
+
+def _without_ties_at_zero(effect: pd.Series, seed: int) -> pd.Series:
+    """Rank genes without any effect at random among themselves.
+
+    gseapy weighs a gene by its effect and cannot score a set whose genes all weigh nothing.
+    """
+    tie = np.random.default_rng(seed).uniform(-TINY, TINY, len(effect)) * effect.abs().max()
+    return effect.where(effect != 0, tie)

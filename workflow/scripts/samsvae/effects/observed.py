@@ -98,7 +98,8 @@ def observed_effects(screen: anndata.AnnData, parts: pd.Series, provenance: str)
         Perturbations x genes. ``X`` and layer ``ate``: effect among all cells, as in the paper;
         ``ate_held_out``: among held-out cells alone; ``standard_error`` of `ate`; ``log2fc``:
         log2 ratio of mean CP10k + 1; ``pvalue`` and ``fdr``: rank-sum test of held-out cells
-        against control cells, corrected over genes. ``obs`` counts the cells.
+        against control cells, corrected over genes. ``obs`` counts the cells of a perturbation,
+        ``var`` the cells in which a gene was seen.
     """
     names = perturbations(screen)
     labels = screen.obs["perturbation"].astype(str)
@@ -114,7 +115,7 @@ def observed_effects(screen: anndata.AnnData, parts: pd.Series, provenance: str)
     obs = counted.fillna(0).astype(int).add_prefix("n_")
     obs.insert(0, "n_cells", means.n_cells[:-1])
     obs["n_held_out"] = labels[held_out].value_counts().reindex(names).fillna(0).astype(int)
-    return effects_table(
+    table = effects_table(
         ate,
         names,
         list(screen.var_names),
@@ -129,3 +130,5 @@ def observed_effects(screen: anndata.AnnData, parts: pd.Series, provenance: str)
         provenance,
         obs,
     )
+    table.var["n_cells"] = np.asarray((screen.X > 0).sum(axis=0)).ravel()
+    return table
