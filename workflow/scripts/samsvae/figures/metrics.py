@@ -36,8 +36,8 @@ def draw(
             axis.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=colours[model], lw=1.6)
             side = {"ha": "right", "xytext": (-5, 0)} if values.mean() > 0.5 else {"xytext": (5, 0)}
             axis.annotate(
-                f"{round(values.mean(), 2) + 0.0:.2f}", (values.mean(), row), va="center", fontsize=6,
-                textcoords="offset points", **side,
+                f"{round(values.mean(), 2) + 0.0:.2f}", (values.mean(), row), va="center",
+                fontsize=6, textcoords="offset points", **side,
             )  # fmt: skip
         axis.set_xlim(min(0, axis.get_xlim()[0]), 1.02)
         axis.set_xlabel(title)
