@@ -26,7 +26,7 @@ def validated(**user):
 def test_default_configuration_is_valid_and_complete():
     config = validated()
     assert config["training"]["particles"] == 5
-    assert config["models"]["sams_vae_correlated"]["mask_prior"] == 0.01
+    assert config["models"]["sams_vae_correlated"]["embedding_n_hidden"] == 200
     assert validate(config, SCHEMA) == config
 
 

@@ -11,8 +11,9 @@ from scipy import stats
 from samsvae.errors import InputError
 from samsvae.inference.cells import Cells
 from samsvae.inference.encoding import Encoding
-from samsvae.inference.objective import elbo
-from samsvae.models.additive import Batch
+from samsvae.inference.iwelbo import draw_globals
+from samsvae.inference.objective import elbo, iwae, latent_sites, local_log_weights, traces
+from samsvae.models.base import Batch, shift_of_cells
 from samsvae.models.distributions import NegativeBinomialCounts, StraightThroughBernoulli
 from samsvae.models.networks import HiddenLayers, Standardise
 from samsvae.models.registry import build_model
@@ -23,8 +24,24 @@ MODELS = {
     "sams_mean_field": {"kind": "sams_vae", "embedding": "mean_field", **SMALL},
     "sams_basal_mean_field": {"kind": "sams_vae", "basal_encoder": "mean_field", **SMALL},
     "sams_deep": {"kind": "sams_vae", "n_layers": 3, **SMALL},
+    "beta_point": {"kind": "sams_vae_beta_bernoulli", "embedding": "mean_field", **SMALL},
+    "beta_beta": {"kind": "sams_vae_beta_bernoulli", "rate_guide": "beta", **SMALL},
     "cpa": {"kind": "cpa_vae", **SMALL},
+    "svae_plus": {"kind": "svae_plus", **SMALL},
+    "conditional": {"kind": "conditional_vae", **SMALL},
+    "poisson": {"kind": "cpa_vae", "likelihood": "poisson", **SMALL},
+    "normal": {"kind": "sams_vae", "likelihood": "normal", **SMALL},
 }
+SHARED = {
+    "sams": {"mask", "embedding"},
+    "normal": {"mask", "embedding"},
+    "beta": {"rate", "mask", "embedding"},
+    "cpa": {"embedding"},
+    "poisson": {"embedding"},
+    "svae": {"rate", "mask"},
+    "conditional": set(),
+}
+OWN = {"svae_plus": "latent", "conditional": "latent"}
 
 
 @pytest.fixture(autouse=True)
@@ -100,17 +117,18 @@ def test_standardise_guards_genes_that_never_vary():
 @pytest.mark.parametrize("name", MODELS)
 def test_guide_and_model_have_the_same_latent_variables(name, cells):
     model, batch = model_for(name, cells), cells.batch(torch.arange(10))
-    with pyro.plate("particles", 3, dim=-2):
-        guide = poutine.trace(model.guide).get_trace(batch)
-        replayed = poutine.trace(poutine.replay(model.model, guide)).get_trace(batch)
-    latents = {"basal", "embedding"} | ({"mask"} if name.startswith("sams") else set())
-    assert latents <= set(guide.nodes)
-    assert guide.nodes["basal"]["value"].shape == (3, 10, 4)
-    assert guide.nodes["embedding"]["value"].shape == (3, 8, 4)
-    assert replayed.nodes["counts"]["fn"].batch_shape == (3, 10)
+    guide, generative = traces(model.model, model.guide, batch, 3)
+    own = OWN.get(name, "basal")
+    sites = latent_sites(guide)
+    assert set(sites) == SHARED[name.split("_")[0]] | {own}
+    assert set(latent_sites(generative)) == set(sites)
+    assert guide.nodes[own]["value"].shape == (3, 10, 4)
+    for site in set(sites) - {own}:
+        assert guide.nodes[site]["value"].shape == (3, 8, 4)
+    assert generative.nodes["counts"]["fn"].batch_shape == (3, 10)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith(("sams", "cpa"))])
 def test_objective_equals_an_independent_computation(name, cells):
     """From the same samples, by plain torch: no plates, no traces, no scales."""
     model, index = model_for(name, cells).double(), torch.arange(40)
@@ -187,12 +205,11 @@ def test_minibatch_estimates_average_to_the_full_batch(cells):
 
 def test_a_pair_is_the_sum_of_its_genes_and_control_is_unmoved(cells):
     effects = torch.randn(2, cells.dosage.shape[1], 4)
-    model = model_for("cpa", cells)
     dosage = torch.zeros(3, cells.dosage.shape[1])
     dosage[1, 2] = 1
     dosage[2, [2, 5]] = 1
     batch = Batch(cells.counts[:3].float(), cells.library_size[:3], dosage, torch.arange(3), 3)
-    shift = model.shift(effects, batch)
+    shift = shift_of_cells(effects, batch)
     assert (shift[:, 0] == 0).all()
     torch.testing.assert_close(shift[:, 2], effects[:, 2] + effects[:, 5])
 
@@ -216,3 +233,117 @@ def test_encodings():
 def test_an_unknown_kind_is_refused():
     with pytest.raises(InputError, match="'svae' is not a trained model"):
         build_model({"kind": "svae"}, 3, 2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_objective_is_the_log_density_of_model_over_guide(name, cells):
+    """One particle: the bound with its closed-form KL replaced is log p - log q, scaled."""
+    model, index = model_for(name, cells).double(), torch.arange(30)
+    batch = dataclasses.replace(double(cells.batch(index)), n_cells=len(cells))
+    guide, generative = traces(model.model, model.guide, batch, 1)
+    guide.compute_log_prob()
+    generative.compute_log_prob()
+    own, weight = OWN.get(name, "basal"), len(cells) / 30
+    p, q = generative.nodes, guide.nodes
+    cell_terms = (
+        p["counts"]["unscaled_log_prob"] + p[own]["unscaled_log_prob"] - q[own]["unscaled_log_prob"]
+    )
+    torch.testing.assert_close(local_log_weights(guide, generative), cell_terms)
+    shared = set(latent_sites(guide)) - {own}
+    expected = weight * cell_terms.sum() + sum(
+        p[site]["log_prob_sum"] - q[site]["log_prob_sum"] for site in shared
+    )
+    torch.testing.assert_close(
+        generative.log_prob_sum() - guide.log_prob_sum(), torch.as_tensor(expected)
+    )
+
+
+@pytest.mark.parametrize("name", ["sams_mean_field", "beta_point", "svae_plus", "conditional"])
+def test_importance_weighting_raises_the_bound(name, cells):
+    model, batch = model_for(name, cells), cells.batch(torch.arange(200))
+    with torch.no_grad():
+        lower = np.mean([float(elbo(model, batch, 20).loss) for _ in range(20)])
+        tighter = np.mean([float(iwae(model, batch, 20).loss) for _ in range(20)])
+    assert tighter < lower
+    one = iwae(model, batch, 1)
+    assert one.kl_local == {}
+
+
+def test_the_closed_form_mask_kl_is_the_mean_of_the_sampled_one(cells):
+    model, batch = model_for("sams_mean_field", cells), cells.batch(torch.arange(5))
+    model.mask_logits.data.normal_()
+    with torch.no_grad():
+        exact = elbo(model, batch, 1, mask_kl="exact").kl_global["mask"]
+        sampled = torch.stack([elbo(model, batch, 500).kl_global["mask"] for _ in range(20)])
+    error = sampled.std() / math.sqrt(len(sampled))
+    assert abs(sampled.mean() - exact) < 4 * error
+    logits, p = model.mask_logits, model.mask_prior
+    q = logits.sigmoid()
+    closed = q * (q / p).log() + (1 - q) * ((1 - q) / (1 - p)).log()
+    torch.testing.assert_close(exact, closed.sum())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_equal_finite_differences(name, cells):
+    """In float64, along a random direction; masks are held fixed, being discrete."""
+    model, batch = model_for(name, cells).double(), double(cells.batch(torch.arange(20)))
+    free = {
+        n: p
+        for n, p in model.named_parameters()
+        if not n.startswith(("mask_logits", "rate_logits", "log_shapes"))
+    }
+
+    def loss():
+        pyro.set_rng_seed(3)
+        return elbo(model, batch, 2).loss
+
+    generator = torch.Generator().manual_seed(1)
+    direction = {
+        n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in free.items()
+    }
+    gradient = torch.autograd.grad(loss(), list(free.values()), allow_unused=True)
+    slope = sum(
+        (g * direction[n]).sum() for n, g in zip(free, gradient, strict=True) if g is not None
+    )
+
+    def moved(step):
+        with torch.no_grad():
+            for n, p in free.items():
+                p.add_(step * direction[n])
+            value = loss()
+            for n, p in free.items():
+                p.sub_(step * direction[n])
+        return value
+
+    step = 1e-6
+    torch.testing.assert_close(
+        slope, (moved(step) - moved(-step)) / (2 * step), rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_perturbation_that_no_cell_received_keeps_its_prior_cost(name, cells):
+    """Its terms do not depend on the cells, and its KL is still paid."""
+    model = model_for(name, cells)
+    shared = SHARED[name.split("_")[0]]
+    terms = elbo(model, cells.batch(torch.arange(5)), 2)
+    assert set(terms.kl_global) == shared
+    assert all(torch.isfinite(value) for value in terms.terms_per_cell.values())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_control_is_decoded_unperturbed(name, cells):
+    model = model_for(name, cells)
+    shared = draw_globals(model, 3)
+    state = torch.randn(3, 1, 4)
+    none = torch.zeros(1, 8)
+    decoded = model.decoded(state, shared, none)
+    assert decoded.shape[:2] == (3, 1)
+    torch.testing.assert_close(decoded[..., :4], state)
+    effects = model.effects_from(shared)
+    if effects is not None:
+        both = torch.zeros(1, 8)
+        both[0, [1, 6]] = 1
+        torch.testing.assert_close(
+            model.decoded(state, shared, both) - state, effects[:, [1, 6]].sum(1, keepdim=True)
+        )

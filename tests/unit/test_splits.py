@@ -15,7 +15,7 @@ FRACTIONS = [0, 0.25, 0.5, 0.75, 1]
 LABELS = np.array(
     ["control"] * 50
     + [g for g in "ABCDEF" for _ in range(20)]
-    + [f"{a}+{b}" for a, b in ["AB", "AC", "AD", "BC", "BD", "CD", "DE", "EF"] for _ in range(25)],
+    + [f"{a}+{b}" for a, b in ["AB", "AC", "AD", "BC", "BD", "CD", "DE", "EF"] for _ in range(60)],
     dtype=object,
 )
 IS_PAIR = np.array([len(components(label)) > 1 for label in LABELS])

@@ -22,6 +22,9 @@ TINY_CONFIG: dict[str, Any] = {
     "models": {
         "sams": {"kind": "sams_vae", **SMALL_NETWORK},
         "cpa": {"kind": "cpa_vae", **SMALL_NETWORK},
+        "beta": {"kind": "sams_vae_beta_bernoulli", "rate_guide": "beta", **SMALL_NETWORK},
+        "svae": {"kind": "svae_plus", **SMALL_NETWORK},
+        "cvae": {"kind": "conditional_vae", **SMALL_NETWORK},
         "additive": {"kind": "additive"},
         "no_change": {"kind": "no_change"},
     },
@@ -32,7 +35,7 @@ TINY_CONFIG: dict[str, Any] = {
         "random": {
             "screen": "tiny",
             "split": {"kind": "random"},
-            "models": ["sams", "cpa", "additive", "no_change"],
+            "models": ["sams", "cpa", "beta", "svae", "cvae", "additive", "no_change"],
         },
         "unseen": {
             "screen": "tiny",

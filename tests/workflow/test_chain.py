@@ -54,7 +54,7 @@ def test_files_keep_their_contract(finished):
     screen = anndata.read_h5ad(finished.folder / "results/screens/tiny/screen.h5ad")
     observed = anndata.read_h5ad(run / "observed_effects.h5ad")
     assert {"ate", "log2fc", "pvalue", "fdr"} <= set(observed.layers)
-    for model in ("sams", "cpa", "additive", "no_change"):
+    for model in ("sams", "cpa", "beta", "svae", "cvae", "additive", "no_change"):
         predicted = anndata.read_h5ad(run / model / "seed0/predicted_effects.h5ad")
         assert list(predicted.obs_names) == list(observed.obs_names)
         assert list(predicted.var_names) == list(screen.var_names)
@@ -69,7 +69,7 @@ def test_files_keep_their_contract(finished):
 
 
 def test_metrics_are_tidy_and_cover_every_run(finished):
-    for experiment, runs in (("random", 4), ("unseen", 2 * 3)):
+    for experiment, runs in (("random", 7), ("unseen", 2 * 3)):
         table = pd.read_csv(finished.folder / f"results/{experiment}/tables/metrics.tsv", sep="\t")
         assert list(table.columns) == ["split", "model", "seed", "scope", "metric", "value"]
         assert not table.duplicated(["split", "model", "seed", "scope", "metric"]).any()
@@ -165,7 +165,7 @@ def test_the_same_configuration_gives_the_same_numbers_whatever_the_cores(finish
     run = "results/random/random-seed0/sams/seed0"
     for name in ("model.safetensors", "history.tsv"):
         assert weights(again, run, name) == weights(finished, run, name)
-    for name in ("metrics", "de_comparison", "enrichment"):
+    for name in ("metrics", "iwelbo", "de_comparison", "enrichment", "latent_effects"):
         table = f"results/random/tables/{name}.tsv"
         assert (again.folder / table).read_bytes() == (finished.folder / table).read_bytes()
 

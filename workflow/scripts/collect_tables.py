@@ -17,7 +17,10 @@ def main(snakemake: Any) -> None:
         for run, path in zip(runs, snakemake.input.tables, strict=True)
     ]
     filled = [table for table in tables if len(table)] or tables[:1]
-    write_tsv(pd.concat(filled), snakemake.output.table, first=["split", "model", "seed"])
+    table = pd.concat(filled)
+    if "seed" in table:
+        table["seed"] = table["seed"].astype("Int64")
+    write_tsv(table, snakemake.output.table, first=["split", "model", "seed"])
 
 
 if "snakemake" in globals():

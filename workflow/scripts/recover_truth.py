@@ -25,7 +25,8 @@ def main(snakemake: Any) -> None:
     if "model" in snakemake.input.keys():  # noqa: SIM118
         trained = load_model(snakemake.input.model)
         probability = trained.model.mask_probability()
-        if probability is not None and trained.encoding.combinations == "additive":
+        targets_have_masks = set(screen.uns["truth"]["targets"]) <= set(trained.encoding.names)
+        if probability is not None and targets_have_masks:
             masks = matched_masks(screen, probability.detach().numpy(), trained.encoding.names)
             values |= mask_recovery(screen, probability.detach().numpy(), trained.encoding.names)
     table = pd.DataFrame({"scope": "truth", "metric": values.keys(), "value": values.values()})

@@ -111,13 +111,14 @@ def over_representation(effect: pd.Series, sets: GeneSets, n_top: int) -> pd.Dat
     ).results
     table = pd.DataFrame({"set": list(sets), "size": [len(sets[name]) for name in sets]})
     # gseapy leaves out sets without a hit, which nevertheless were tested
-    hits = pd.DataFrame(found, columns=["Term", "P-value", "Odds Ratio", "Genes"]).set_index("Term")
+    hits = pd.DataFrame(found, columns=["Term", "P-value", "Odds Ratio"]).set_index("Term")
     hits = hits.reindex(table["set"])
-    table["overlap"] = [len(members & set(chosen)) for members in map(set, sets.values())]
+    overlaps = [[gene for gene in chosen if gene in members] for members in map(set, sets.values())]
+    table["overlap"] = [len(genes) for genes in overlaps]
     table["score"] = hits["Odds Ratio"].fillna(0.0).to_numpy(dtype=float)
     table["pvalue"] = hits["P-value"].fillna(1.0).to_numpy(dtype=float)
     table["fdr"] = false_discovery_control(table["pvalue"])
-    table["genes"] = hits["Genes"].fillna("").to_numpy()
+    table["genes"] = [";".join(genes) for genes in overlaps]
     return table
 
 

@@ -7,6 +7,8 @@ import torch
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.iwelbo import draw_globals
 
+COLUMNS = ["perturbation", "dimension", "shift", "shift_sd", "mask_probability"]
+
 
 @torch.no_grad()
 def latent_effects(trained: TrainedModel, draws: int, seed: int) -> pd.DataFrame:
@@ -26,11 +28,13 @@ def latent_effects(trained: TrainedModel, draws: int, seed: int) -> pd.DataFrame
     DataFrame
         One row per perturbation and latent dimension: shift (posterior mean of the effect, in
         basal standard deviations), its standard deviation, and mask_probability (empty for a
-        model without a mask).
+        model without a mask). No row for a model without latent effects.
     """
     pyro.set_rng_seed(seed)
     model = trained.model
     effects = model.effects_from(draw_globals(model, draws))
+    if effects is None:
+        return pd.DataFrame(columns=COLUMNS)
     probability = model.mask_probability()
     n_latent = effects.shape[-1]
     table = pd.MultiIndex.from_product(
@@ -41,4 +45,4 @@ def latent_effects(trained: TrainedModel, draws: int, seed: int) -> pd.DataFrame
     table["mask_probability"] = (
         float("nan") if probability is None else probability.reshape(-1).cpu().numpy()
     )
-    return table
+    return table[COLUMNS]

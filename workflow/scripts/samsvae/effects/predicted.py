@@ -1,18 +1,54 @@
 """Effects that a trained model predicts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyro
 import torch
+from torch import Tensor
 
 from samsvae.effects.expectation import ExpectedLogCounts
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.iwelbo import draw_globals
-from samsvae.models.likelihoods import SMALLEST_MEAN
+from samsvae.models.likelihoods import (
+    SMALLEST_MEAN,
+    Likelihood,
+    NegativeBinomialLikelihood,
+    PoissonLikelihood,
+)
 
 LIBRARY_SIZE = 10_000.0
+LARGEST_MEAN = LIBRARY_SIZE + 1
+POISSON = 1e8  # inverse dispersion at which a negative binomial is as good as Poisson
 LARGEST_TENSOR = 8_000_000  # elements, of draws x conditions x genes
+
+
+def expected_expression(likelihood: Likelihood) -> Callable[[Tensor], Tensor]:
+    """Integrate the counts out.
+
+    Parameters
+    ----------
+    likelihood
+        One of :data:`samsvae.models.likelihoods.LIKELIHOODS`.
+
+    Returns
+    -------
+    callable
+        Maps decoder inputs [..., size] to E[log2(1 + x)] [..., G] at a library size of 10,000;
+        for a Normal likelihood, whose data are no counts, to E[x].
+    """
+    device = next(likelihood.parameters()).device
+    library_size = torch.full((1,), LIBRARY_SIZE, device=device)
+    if isinstance(likelihood, NegativeBinomialLikelihood):
+        inverse_dispersion = likelihood.inverse_dispersion
+    elif isinstance(likelihood, PoissonLikelihood):
+        inverse_dispersion = torch.full(
+            (likelihood.mean_head.out_features,), POISSON, device=device
+        )
+    else:
+        return lambda decoded: likelihood.mean(decoded, library_size)
+    table = ExpectedLogCounts(inverse_dispersion, SMALLEST_MEAN, LARGEST_MEAN)
+    return lambda decoded: table(likelihood.mean(decoded, library_size))
 
 
 @torch.no_grad()
@@ -44,19 +80,19 @@ def predicted_effects(
     pyro.enable_validation(False)
     pyro.set_rng_seed(seed)
     model = trained.model
-    effects = model.effects_from(draw_globals(model, draws))
-    basal = torch.randn(draws, 1, model.n_latent, device=effects.device)
-    dosage = torch.from_numpy(trained.encoding.dosage(perturbations)).to(effects.device)
-    library_size = torch.full((1,), LIBRARY_SIZE, device=effects.device)
-    expected_log = ExpectedLogCounts(
-        model.likelihood.inverse_dispersion, SMALLEST_MEAN, LIBRARY_SIZE + 1
-    )
+    device = model.standardise.mean.device
+    shared = draw_globals(model, draws)
+    state = torch.randn(draws, 1, model.n_latent, device=device)
+    dosage = torch.from_numpy(trained.encoding.dosage(perturbations)).to(device)
+    expression = expected_expression(model.likelihood)
     size = max(1, LARGEST_TENSOR // ((len(perturbations) + 1) * len(trained.genes)))
     total = torch.zeros(len(perturbations), len(trained.genes), dtype=torch.float64)
     squares = torch.zeros_like(total)
-    for effect, state in zip(effects.split(size), basal.split(size), strict=True):
-        control = expected_log(model.likelihood.mean(state, library_size))
-        treated = expected_log(model.likelihood.mean(state + dosage @ effect, library_size))
+    for start in range(0, draws, size):
+        some = slice(start, start + size)
+        own = {site: value[some] for site, value in shared.items()}
+        control = expression(model.decoded(state[some], own, torch.zeros_like(dosage[:1])))
+        treated = expression(model.decoded(state[some], own, dosage))
         difference = (treated - control).cpu().double()
         total += difference.sum(0)
         squares += (difference**2).sum(0)

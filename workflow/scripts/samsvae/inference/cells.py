@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from samsvae.inference.encoding import Encoding
-from samsvae.models.additive import Batch
+from samsvae.models.base import Batch
 
 
 def choose_device() -> torch.device:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from samsvae.files import whole_file
 from samsvae.inference.encoding import Encoding
-from samsvae.models.additive import AdditiveShiftModel
+from samsvae.models.base import PerturbationModel
 from samsvae.models.registry import build_model
 
 
@@ -31,7 +31,7 @@ class TrainedModel:
         Its perturbations.
     """
 
-    model: AdditiveShiftModel
+    model: PerturbationModel
     settings: dict[str, Any]
     genes: list[str]
     encoding: Encoding

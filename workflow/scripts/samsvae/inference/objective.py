@@ -1,38 +1,38 @@
-"""The evidence lower bound, from traces of model and guide."""
+"""Bounds on the evidence, from traces of model and guide."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Independent, Normal
+from pyro.distributions import Bernoulli, Independent, Normal
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import kl_divergence
+from torch.nn.functional import softplus
 
-from samsvae.models.additive import AdditiveShiftModel, Batch
+from samsvae.models.base import CELLS, COUNTS, Batch, PerturbationModel
 
-OBSERVED = "counts"
-LOCAL = "basal"
 RECONSTRUCTION = "reconstruction"
-LOCAL_TERMS = (RECONSTRUCTION, f"kl_{LOCAL}")
 
 Number = TypeVar("Number", float, Tensor)
 
 
 @dataclass(frozen=True)
-class ElboTerms:
-    """Terms of the bound for the whole data set, in nats.
+class BoundTerms:
+    """Terms of a bound for the whole data set, in nats.
 
     Attributes
     ----------
     reconstruction
-        E_q log p(x | z), summed over cells.
+        E_q log p(x | z), summed over cells. Of the importance-weighted bound: the logarithm of
+        the averaged weights of the cells' own variables, which holds their KL.
     kl_local
-        KL of the cells' latent states, summed over cells.
+        KL of the cells' latent states by site, summed over cells.
     kl_global
         KL of the variables shared by all cells, by site.
     n_cells
@@ -40,17 +40,17 @@ class ElboTerms:
     """
 
     reconstruction: Tensor
-    kl_local: Tensor
+    kl_local: dict[str, Tensor]
     kl_global: dict[str, Tensor]
     n_cells: int
 
     @property
     def terms_per_cell(self) -> dict[str, Tensor]:
         """``reconstruction``, and a ``kl_`` for every site, in nats per cell."""
+        kl = {**self.kl_local, **self.kl_global}
         return {
             RECONSTRUCTION: self.reconstruction / self.n_cells,
-            f"kl_{LOCAL}": self.kl_local / self.n_cells,
-            **{f"kl_{site}": kl / self.n_cells for site, kl in self.kl_global.items()},
+            **{f"kl_{site}": value / self.n_cells for site, value in kl.items()},
         }
 
     @property
@@ -61,11 +61,16 @@ class ElboTerms:
 
 def signed_sum(terms: Mapping[str, Number]) -> Number:
     """Put terms together to the bound: the reconstruction minus every KL."""
-    kl = [value for name, value in terms.items() if name != RECONSTRUCTION]
-    return terms[RECONSTRUCTION] - sum(kl[1:], start=kl[0])
+    total = terms[RECONSTRUCTION]
+    for name, value in terms.items():
+        if name != RECONSTRUCTION:
+            total = total - value
+    return total
 
 
-def elbo(model: AdditiveShiftModel, batch: Batch, particles: int) -> ElboTerms:
+def elbo(
+    model: PerturbationModel, batch: Batch, particles: int, mask_kl: str = "sampled"
+) -> BoundTerms:
     """Estimate the evidence lower bound of the data set that a batch stands for.
 
     The KL of a Normal against a Normal is taken in closed form; any other latent variable, such
@@ -79,27 +84,67 @@ def elbo(model: AdditiveShiftModel, batch: Batch, particles: int) -> ElboTerms:
         A minibatch; local terms weigh N / B.
     particles
         Samples of the latent variables.
+    mask_kl
+        ``sampled``, or ``exact``: Bernoulli against Bernoulli in closed form, too. The value is
+        the same on average, but its gradient no longer matches the straight-through gradient of
+        the likelihood that it balances.
 
     Returns
     -------
-    ElboTerms
+    BoundTerms
         Bereket & Karaletsos 2023, equation 6, term by term.
     """
-    with pyro.plate("particles", particles, dim=-2):
-        guide_trace = poutine.trace(model.guide).get_trace(batch)
-        model_trace = poutine.trace(poutine.replay(model.model, guide_trace)).get_trace(batch)
-    kl = {
-        name: site["scale"] * _kl(site, model_trace.nodes[name]) / particles
-        for name, site in latent_sites(guide_trace).items()
-    }
-    observed: Any = model_trace.nodes[OBSERVED]
+    guide, generative = traces(model.model, model.guide, batch, particles)
+    kl_local: dict[str, Tensor] = {}
+    kl_global: dict[str, Tensor] = {}
+    for name, site in latent_sites(guide).items():
+        kl = site["scale"] * _kl(site, generative.nodes[name], mask_kl) / particles
+        (kl_local if _is_local(site) else kl_global)[name] = kl
+    observed: Any = generative.nodes[COUNTS]
     log_likelihood = observed["fn"].log_prob(observed["value"]).sum()
-    return ElboTerms(
-        reconstruction=observed["scale"] * log_likelihood / particles,
-        kl_local=kl.pop(LOCAL),
-        kl_global=kl,
-        n_cells=batch.n_cells,
-    )
+    reconstruction = observed["scale"] * log_likelihood / particles
+    return BoundTerms(reconstruction, kl_local, kl_global, batch.n_cells)
+
+
+def iwae(
+    model: PerturbationModel, batch: Batch, particles: int, mask_kl: str = "sampled"
+) -> BoundTerms:
+    """Estimate the importance-weighted bound, cell by cell (Burda et al. 2016).
+
+    The particles of a cell's own variables are averaged within the logarithm; the variables that
+    cells share are treated as by :func:`elbo`. Parameters and result are as there.
+    """
+    guide, generative = traces(model.model, model.guide, batch, particles)
+    kl_global = {
+        name: _kl(site, generative.nodes[name], mask_kl) / particles
+        for name, site in latent_sites(guide).items()
+        if not _is_local(site)
+    }
+    weights = local_log_weights(guide, generative)
+    bound = torch.logsumexp(weights, 0) - math.log(particles)
+    scale = batch.n_cells / len(batch.counts)
+    return BoundTerms(scale * bound.sum(), {}, kl_global, batch.n_cells)
+
+
+def traces(
+    generative: Callable[..., None], guide: Callable[..., None], batch: Batch, particles: int
+) -> tuple[Trace, Trace]:
+    """Trace the guide, and the generative model at the guide's samples, particles leftmost."""
+    with pyro.plate("particles", particles, dim=-2):
+        guide_trace = poutine.trace(guide).get_trace(batch)
+        replayed = poutine.replay(generative, guide_trace)
+        return guide_trace, poutine.trace(replayed).get_trace(batch)
+
+
+def local_log_weights(guide: Trace, generative: Trace) -> Tensor:
+    """Log importance weights of the cells' own variables, particles x cells, in nats."""
+    observed: Any = generative.nodes[COUNTS]
+    total = observed["fn"].log_prob(observed["value"])
+    for name, site in latent_sites(guide).items():
+        if _is_local(site):
+            prior: Any = generative.nodes[name]
+            total = total + prior["fn"].log_prob(site["value"]) - site["fn"].log_prob(site["value"])
+    return total
 
 
 def latent_sites(trace: Trace) -> dict[str, Any]:
@@ -111,13 +156,25 @@ def latent_sites(trace: Trace) -> dict[str, Any]:
     }
 
 
-def _kl(guide_site: Any, model_site: Any) -> Tensor:
+def _is_local(site: Any) -> bool:
+    return any(frame.name == CELLS for frame in site["cond_indep_stack"])
+
+
+def _kl(guide_site: Any, model_site: Any, mask_kl: str) -> Tensor:
     q, p = guide_site["fn"], model_site["fn"]
-    if _is_normal(q) and _is_normal(p):
+    if _is_of(q, Normal) and _is_of(p, Normal):
         return kl_divergence(q, p).sum()
+    if mask_kl == "exact" and _is_of(q, Bernoulli) and _is_of(p, Bernoulli):
+        kl = _bernoulli_kl(q.base_dist, p.base_dist).sum(-1)
+        return kl.expand(guide_site["value"].shape[:-1]).sum()
     value = guide_site["value"]
     return (q.log_prob(value) - p.log_prob(value)).sum()
 
 
-def _is_normal(distribution: torch.distributions.Distribution) -> bool:
-    return isinstance(distribution, Independent) and isinstance(distribution.base_dist, Normal)
+def _bernoulli_kl(q: Bernoulli, p: Bernoulli) -> Tensor:
+    log_odds = q.probs * (q.logits - p.logits)
+    return log_odds + softplus(p.logits) - softplus(q.logits)
+
+
+def _is_of(distribution: Any, family: type) -> bool:
+    return isinstance(distribution, Independent) and isinstance(distribution.base_dist, family)

@@ -14,8 +14,8 @@ import torch
 
 from samsvae.errors import InputError
 from samsvae.inference.cells import Cells
-from samsvae.inference.objective import LOCAL_TERMS, ElboTerms, elbo, signed_sum
-from samsvae.models.additive import AdditiveShiftModel
+from samsvae.inference.objective import BoundTerms, elbo, iwae, signed_sum
+from samsvae.models.base import PerturbationModel
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +31,20 @@ class Training:
     weight_decay: float = 1e-6
     gradient_clip: float | None = 100.0
     validate_every: int = 500
+    objective: str = "elbo"
+    mask_kl: str = "sampled"
+
+
+OBJECTIVES = {"elbo": elbo, "iwae": iwae}
 
 
 def fit(
-    build: Callable[[], AdditiveShiftModel],
+    build: Callable[[], PerturbationModel],
     train: Cells,
     validation: Cells,
     training: Training,
     seed: int,
-) -> tuple[AdditiveShiftModel, pd.DataFrame]:
+) -> tuple[PerturbationModel, pd.DataFrame]:
     """Fit a model.
 
     Parameters
@@ -55,7 +60,7 @@ def fit(
 
     Returns
     -------
-    model : AdditiveShiftModel
+    model : PerturbationModel
         With the weights of the step with the highest validation bound.
     history : DataFrame
         One row per evaluation and set of cells: step, cells (``train`` or ``val``), elbo and its
@@ -80,13 +85,14 @@ def fit(
         model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
     )
     batches = train.random_batches(training.batch_size, generator)
+    objective = OBJECTIVES[training.objective]
     progress = Progress(training.max_steps)
     rows: list[dict[str, Any]] = []
     best, best_weights = -float("inf"), copy.deepcopy(model.state_dict())
     for step, n_steps in evaluation_steps(training):
         terms = Averages()
         for _ in range(n_steps):
-            bound = elbo(model, next(batches), training.particles)
+            bound = objective(model, next(batches), training.particles, training.mask_kl)
             optimiser.zero_grad(set_to_none=True)
             bound.loss.backward()
             if training.gradient_clip is not None:
@@ -116,7 +122,7 @@ def evaluation_steps(training: Training) -> Iterator[tuple[int, int]]:
 
 @torch.no_grad()
 def validation_bound(
-    model: AdditiveShiftModel, validation: Cells, training: Training, n_train: int
+    model: PerturbationModel, validation: Cells, training: Training, n_train: int
 ) -> dict[str, float]:
     """Evaluate the bound on validation cells, the global terms shared out over training cells.
 
@@ -137,20 +143,21 @@ class Averages:
 
     def __init__(self) -> None:
         self.means: dict[str, torch.Tensor] = {}
+        self.global_terms: set[str] = set()
         self.weight = 0.0
 
-    def add(self, bound: ElboTerms, weight: float = 1.0) -> None:
+    def add(self, bound: BoundTerms, weight: float = 1.0) -> None:
         """Take one more bound into account."""
         self.weight += weight
+        self.global_terms = {f"kl_{site}" for site in bound.kl_global}
         for name, value in bound.terms_per_cell.items():
             mean = self.means.get(name, torch.zeros_like(value))
             self.means[name] = mean + (value.detach() - mean) * (weight / self.weight)
 
     def scale_global_terms(self, factor: float) -> None:
         """Share the global terms out over another number of cells."""
-        for name in self.means:
-            if name not in LOCAL_TERMS:
-                self.means[name] = factor * self.means[name]
+        for name in self.global_terms:
+            self.means[name] = factor * self.means[name]
 
     def mean(self) -> dict[str, float]:
         """Mean bound and means by term, nats per cell."""

@@ -32,6 +32,12 @@ class CpaVae(AdditiveShiftModel):
         ``mean_field`` or ``correlated``.
     likelihood
         Name of the distribution of counts.
+
+    Examples
+    --------
+    >>> model = CpaVae(n_genes=50, n_perturbations=3, n_latent=4, n_hidden=8)
+    >>> model.embedding_guide.location.shape
+    torch.Size([3, 4])
     """
 
     def __init__(

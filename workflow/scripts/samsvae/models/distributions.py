@@ -8,6 +8,13 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
+SMALLEST_PROBABILITY = 1e-6
+
+
+def inside_unit_interval(probability: Tensor) -> Tensor:
+    """Keep a probability away from 0 and 1, where log-densities may be infinite."""
+    return probability.clamp(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+
 
 class StraightThroughBernoulli(Bernoulli):
     """Bernoulli whose samples are 0 or 1 and yet carry a gradient.

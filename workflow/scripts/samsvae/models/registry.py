@@ -4,11 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from samsvae.errors import InputError
-from samsvae.models.additive import AdditiveShiftModel
+from samsvae.models.base import PerturbationModel
+from samsvae.models.conditional_vae import ConditionalVae
 from samsvae.models.cpa_vae import CpaVae
-from samsvae.models.sams_vae import SamsVae
+from samsvae.models.sams_vae import BetaBernoulliSamsVae, SamsVae
+from samsvae.models.svae_plus import SvaePlus
 
-MODELS: dict[str, type[AdditiveShiftModel]] = {"sams_vae": SamsVae, "cpa_vae": CpaVae}
+MODELS: dict[str, type[PerturbationModel]] = {
+    "sams_vae": SamsVae,
+    "sams_vae_beta_bernoulli": BetaBernoulliSamsVae,
+    "cpa_vae": CpaVae,
+    "svae_plus": SvaePlus,
+    "conditional_vae": ConditionalVae,
+}
 
 # settings of a model's entry that say how data are presented, not what the model is
 NOT_OF_THE_MODEL = {"kind", "combinations"}
@@ -16,7 +24,7 @@ NOT_OF_THE_MODEL = {"kind", "combinations"}
 
 def build_model(
     settings: Mapping[str, Any], n_genes: int, n_perturbations: int
-) -> AdditiveShiftModel:
+) -> PerturbationModel:
     """Build a model from its entry in the configuration.
 
     Parameters
@@ -28,7 +36,7 @@ def build_model(
 
     Returns
     -------
-    AdditiveShiftModel
+    PerturbationModel
         With freshly initialised weights.
 
     Raises

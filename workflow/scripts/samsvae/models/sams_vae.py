@@ -2,11 +2,11 @@
 
 import pyro
 import torch
-from pyro.distributions import Bernoulli, Normal
+from pyro.distributions import Bernoulli, Beta, Delta, Normal
 from torch import Tensor, nn
 
 from samsvae.models.additive import AdditiveShiftModel
-from samsvae.models.distributions import StraightThroughBernoulli
+from samsvae.models.distributions import StraightThroughBernoulli, inside_unit_interval
 from samsvae.models.embeddings import CorrelatedEmbedding, MeanFieldEmbedding
 
 
@@ -45,6 +45,12 @@ class SamsVae(AdditiveShiftModel):
         ``mean_field`` or ``correlated``.
     likelihood
         Name of the distribution of counts.
+
+    Examples
+    --------
+    >>> model = SamsVae(n_genes=50, n_perturbations=3, n_latent=4, n_hidden=8)
+    >>> model.mask_probability().shape
+    torch.Size([3, 4])
     """
 
     def __init__(
@@ -79,9 +85,9 @@ class SamsVae(AdditiveShiftModel):
 
     def effects(self) -> Tensor:
         """M * e from p(m) p(e)."""
-        zeros = torch.zeros_like(self.mask_logits)
         with self.perturbations():
-            mask = pyro.sample("mask", Bernoulli(zeros + self.mask_prior).to_event(1))
+            mask = self.mask()
+            zeros = torch.zeros_like(mask)
             embedding = pyro.sample(
                 "embedding", Normal(zeros, zeros + self.embedding_prior_scale).to_event(1)
             )
@@ -90,12 +96,110 @@ class SamsVae(AdditiveShiftModel):
     def effects_guide(self) -> Tensor:
         """M * e from q(m) q(e | m)."""
         with self.perturbations():
-            mask = pyro.sample(
-                "mask", StraightThroughBernoulli(logits=self.mask_logits).to_event(1)
-            )
+            mask = self.mask_guide()
             embedding = pyro.sample("embedding", Normal(*self.embedding_guide(mask)).to_event(1))
         return mask * embedding
 
+    def mask(self) -> Tensor:
+        """Sample m from its prior."""
+        prior = torch.full_like(self.mask_logits, self.mask_prior)
+        return pyro.sample("mask", Bernoulli(prior).to_event(1))
+
+    def mask_guide(self) -> Tensor:
+        """Sample m from its guide."""
+        return pyro.sample("mask", StraightThroughBernoulli(logits=self.mask_logits).to_event(1))
+
     def mask_probability(self) -> Tensor:
         """sigmoid(phi), T x K."""
+        return torch.sigmoid(self.mask_logits)
+
+
+class BetaBernoulliSamsVae(SamsVae):
+    r"""SAMS-VAE whose sparsity is itself uncertain.
+
+    As :class:`SamsVae`, but for::
+
+        a_tk ~ Beta(alpha, beta)
+        m_tk ~ Bernoulli(a_tk)
+
+    Guide::
+
+        q(a_tk)    = Delta(sigmoid(phi_tk))        (rate_guide: point)
+                   = Beta(softplus, softplus)      (rate_guide: beta)
+        q(m_tk|a)  = Bernoulli(a_tk)
+
+    Parameters
+    ----------
+    alpha, beta
+        Shapes of the prior of the rate a.
+    rate_guide
+        ``point`` or ``beta``.
+    **others
+        As for :class:`SamsVae`, but for `mask_prior`.
+
+    Examples
+    --------
+    >>> model = BetaBernoulliSamsVae(n_genes=50, n_perturbations=3, n_latent=4, n_hidden=8)
+    >>> float(model.mask_probability()[0, 0])
+    0.5
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        n_perturbations: int,
+        *,
+        alpha: float = 1.0,
+        beta: float = 10.0,
+        rate_guide: str = "point",
+        n_latent: int = 100,
+        n_hidden: int = 400,
+        n_layers: int = 1,
+        embedding: str = "correlated",
+        embedding_n_hidden: int = 200,
+        embedding_n_layers: int = 2,
+        embedding_prior_scale: float = 1.0,
+        basal_encoder: str = "correlated",
+        likelihood: str = "negative_binomial",
+    ) -> None:
+        super().__init__(
+            n_genes,
+            n_perturbations,
+            n_latent=n_latent,
+            n_hidden=n_hidden,
+            n_layers=n_layers,
+            embedding=embedding,
+            embedding_n_hidden=embedding_n_hidden,
+            embedding_n_layers=embedding_n_layers,
+            embedding_prior_scale=embedding_prior_scale,
+            basal_encoder=basal_encoder,
+            likelihood=likelihood,
+        )
+        self.alpha, self.beta = alpha, beta
+        self.rate_guide = rate_guide
+        if rate_guide == "beta":
+            # in place of the logits: log-shapes of the Beta, the uniform one at the start
+            del self.mask_logits
+            self.log_shapes = nn.Parameter(torch.zeros(2, n_perturbations, n_latent))
+
+    def mask(self) -> Tensor:
+        """Sample a and m from their prior."""
+        ones = torch.ones_like(self.mask_probability())
+        rate = pyro.sample("rate", Beta(self.alpha * ones, self.beta * ones).to_event(1))
+        return pyro.sample("mask", Bernoulli(rate).to_event(1))
+
+    def mask_guide(self) -> Tensor:
+        """Sample a from its guide, and m given a."""
+        if self.rate_guide == "beta":
+            rate_guide = Beta(*self.log_shapes.exp())
+        else:
+            rate_guide = Delta(inside_unit_interval(self.mask_probability()))
+        rate = inside_unit_interval(pyro.sample("rate", rate_guide.to_event(1)))
+        return pyro.sample("mask", StraightThroughBernoulli(probs=rate).to_event(1))
+
+    def mask_probability(self) -> Tensor:
+        """Posterior mean of the rate, T x K."""
+        if self.rate_guide == "beta":
+            first, second = self.log_shapes.exp()
+            return first / (first + second)
         return torch.sigmoid(self.mask_logits)

@@ -1,0 +1,134 @@
+"""What every model is to the rest of the library."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyro
+import torch
+from pyro.distributions import Normal
+from torch import Tensor, nn
+
+from samsvae.models.likelihoods import LIKELIHOODS
+from samsvae.models.networks import Standardise
+
+CELLS = "cells"  # name of the plate over cells
+COUNTS = "counts"  # name of the observed site
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cells as a model sees them.
+
+    Attributes
+    ----------
+    counts
+        UMI counts, B x G.
+    library_size
+        Counts per cell, length B.
+    dosage
+        The distinct rows of the design, C x T: conditions by perturbations.
+    condition
+        Row of `dosage` of each cell, length B.
+    n_cells
+        Number of cells N for which the batch stands.
+    """
+
+    counts: Tensor
+    library_size: Tensor
+    dosage: Tensor
+    condition: Tensor
+    n_cells: int
+
+
+class PerturbationModel(nn.Module, ABC):
+    """A generative model of counts under perturbations, and its guide.
+
+    Variables are of two kinds: shared by all cells (such as masks and embeddings), in the plate
+    "perturbations", and a latent state of each cell, in the plate "cells".
+
+    Parameters
+    ----------
+    n_genes, n_perturbations, n_latent
+        G, T and K.
+    n_decoded
+        Size of what the decoder takes, K unless a model adds to it.
+    n_hidden, n_layers
+        Width and number of hidden layers of the decoder.
+    likelihood
+        A name in :data:`samsvae.models.likelihoods.LIKELIHOODS`.
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        n_perturbations: int,
+        n_latent: int,
+        n_decoded: int,
+        n_hidden: int,
+        n_layers: int,
+        likelihood: str,
+    ) -> None:
+        super().__init__()
+        self.n_perturbations = n_perturbations
+        self.n_latent = n_latent
+        self.standardise = Standardise(n_genes)
+        self.likelihood = LIKELIHOODS[likelihood](n_decoded, n_genes, n_hidden, n_layers)
+
+    @abstractmethod
+    def model(self, batch: Batch) -> None:
+        """Sample everything from the generative model, the batch's counts being observed."""
+
+    @abstractmethod
+    def guide(self, batch: Batch) -> None:
+        """Sample every latent variable from the guide."""
+
+    @abstractmethod
+    def shared_guide(self) -> None:
+        """Sample the variables that all cells share from the guide."""
+
+    @abstractmethod
+    def decoded(self, state: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
+        """Give a cell's unperturbed state a dosage.
+
+        Parameters
+        ----------
+        state
+            Draws from N(0, I), [S, 1, K].
+        shared
+            Draws of the shared variables, [S, ...] by site.
+        dosage
+            C x T.
+
+        Returns
+        -------
+        Tensor
+            What the decoder takes, [S, C, size].
+        """
+
+    def effects_from(self, shared: Mapping[str, Tensor]) -> Tensor | None:
+        """Put drawn variables together to latent effects, [S, T, K], if the model has any."""
+        return None
+
+    def mask_probability(self) -> Tensor | None:
+        """Posterior probability that a perturbation moves a latent dimension, T x K, if any."""
+        return None
+
+    def standard_normal(self, like: Tensor) -> Normal:
+        """N(0, I) over K dimensions, of the device and type of `like`."""
+        return Normal(like.new_zeros(self.n_latent), like.new_ones(self.n_latent)).to_event(1)
+
+    def perturbations(self) -> pyro.plate:
+        """Plate over perturbations."""
+        return pyro.plate("perturbations", self.n_perturbations, dim=-1)
+
+    @staticmethod
+    def cells(batch: Batch) -> pyro.plate:
+        """Plate over cells, whose terms weigh N / B."""
+        drawn = torch.arange(len(batch.counts), device=batch.counts.device)
+        return pyro.plate(CELLS, batch.n_cells, subsample=drawn, dim=-1)
+
+
+def shift_of_cells(effects: Tensor, batch: Batch) -> Tensor:
+    """sum_t d_it effect_t for each cell, [..., B, K]; added up once per condition."""
+    return (batch.dosage @ effects).index_select(-2, batch.condition)
