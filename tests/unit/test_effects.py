@@ -17,7 +17,7 @@ from samsvae.experiments import Split
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.encoding import Encoding
 from samsvae.inference.iwelbo import draw_globals
-from samsvae.models.distributions import NegativeBinomialCounts
+from samsvae.models.negative_binomial import NegativeBinomialCounts
 from samsvae.models.registry import build_model
 from samsvae.splits import split_cells
 

@@ -14,7 +14,8 @@ from samsvae.inference.encoding import Encoding
 from samsvae.inference.iwelbo import draw_globals
 from samsvae.inference.objective import elbo, iwae, latent_sites, local_log_weights, traces
 from samsvae.models.base import Batch, shift_of_cells
-from samsvae.models.distributions import NegativeBinomialCounts, StraightThroughBernoulli
+from samsvae.models.distributions import StraightThroughBernoulli
+from samsvae.models.negative_binomial import NegativeBinomialCounts
 from samsvae.models.networks import HiddenLayers, Standardise
 from samsvae.models.registry import build_model
 
@@ -69,9 +70,22 @@ def double(batch):
 def test_negative_binomial_mass_is_scipys():
     x = torch.arange(0.0, 60.0)[:, None]
     c, mean = torch.tensor([[0.3, 1, 20], [0.01, 3, 30]], dtype=torch.float64)
-    ours = NegativeBinomialCounts(c, mean).log_prob(x.double())
-    theirs = stats.nbinom.logpmf(x.numpy(), c.numpy(), (c / (c + mean)).numpy())
+    ours = NegativeBinomialCounts(c, mean.expand(60, 3)).log_prob(x.double().expand(60, 3))
+    theirs = stats.nbinom.logpmf(x.numpy(), c.numpy(), (c / (c + mean)).numpy()).sum(-1)
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_negative_binomial_derivatives_are_those_of_autograd():
+    """Over particles that the counts do not have, in float64."""
+    x = torch.randint(0, 9, (7, 4)).double()
+    log_c = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    log_mean = torch.randn(3, 7, 4, dtype=torch.float64, requires_grad=True)
+
+    def mass(log_c, log_mean):
+        return NegativeBinomialCounts(log_c.exp(), log_mean.exp()).log_prob(x)
+
+    assert mass(log_c, log_mean).shape == (3, 7)
+    assert torch.autograd.gradcheck(mass, (log_c, log_mean))
 
 
 def test_negative_binomial_samples_have_its_moments():

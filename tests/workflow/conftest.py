@@ -86,10 +86,10 @@ class Project:
         return {str(f.relative_to(self.folder)): f.stat().st_mtime for f in files if f.is_file()}
 
 
-def copy_project(folder: Path) -> Path:
+def copy_project(folder: Path, original: Path = ROOT) -> Path:
     """Copy what a run needs."""
     for name in COPIED:
-        source = ROOT / name
+        source = original / name
         if source.is_dir():
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(source, folder / name, ignore=ignored)

@@ -158,7 +158,7 @@ def test_a_models_added_to_an_experiment_leaves_the_others_alone(finished):
 
 
 def test_the_same_configuration_gives_the_same_numbers_whatever_the_cores(finished, tmp_path):
-    again = Project(copy_project(tmp_path), copy.deepcopy(TINY_CONFIG))
+    again = Project(copy_project(tmp_path, finished.folder), copy.deepcopy(TINY_CONFIG))
     del again.config["experiments"]["unseen"]
     done = again.snakemake("tables", cores=1)
     assert done.returncode == 0, done.stdout[-4000:]

@@ -15,7 +15,7 @@ import torch
 from samsvae.errors import InputError
 from samsvae.inference.cells import Cells
 from samsvae.inference.objective import BoundTerms, elbo, iwae, signed_sum
-from samsvae.models.base import PerturbationModel
+from samsvae.models.base import Batch, PerturbationModel
 
 logger = logging.getLogger(__name__)
 
@@ -81,24 +81,15 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     model = build().to(train.counts.device)
     model.standardise.fit(*train.log_moments())
-    optimiser = torch.optim.Adam(
-        model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
-    )
+    take_step = make_step(model, training)
     batches = train.random_batches(training.batch_size, generator)
-    objective = OBJECTIVES[training.objective]
     progress = Progress(training.max_steps)
     rows: list[dict[str, Any]] = []
     best, best_weights = -float("inf"), copy.deepcopy(model.state_dict())
     for step, n_steps in evaluation_steps(training):
         terms = Averages()
         for _ in range(n_steps):
-            bound = objective(model, next(batches), training.particles, training.mask_kl)
-            optimiser.zero_grad(set_to_none=True)
-            bound.loss.backward()
-            if training.gradient_clip is not None:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
-            optimiser.step()
-            terms.add(bound)
+            terms.add(take_step(next(batches)))
         fitted = terms.mean()
         validated = validation_bound(model, validation, training, n_train=len(train))
         check_finite({**fitted, "validation elbo": validated["elbo"]}, step)
@@ -109,6 +100,32 @@ def fit(
             best, best_weights = validated["elbo"], copy.deepcopy(model.state_dict())
     model.load_state_dict(best_weights)
     return model.eval(), pd.DataFrame(rows)
+
+
+def make_step(model: PerturbationModel, training: Training) -> Callable[[Batch], BoundTerms]:
+    """Prepare a gradient step of Adam.
+
+    Returns
+    -------
+    callable
+        Takes a batch, moves the model's parameters, and returns the bound's terms.
+    """
+    objective = OBJECTIVES[training.objective]
+    parameters = list(model.parameters())
+    optimiser = torch.optim.Adam(
+        parameters, lr=training.learning_rate, weight_decay=training.weight_decay
+    )
+
+    def step(batch: Batch) -> BoundTerms:
+        bound = objective(model, batch, training.particles, training.mask_kl)
+        optimiser.zero_grad(set_to_none=True)
+        bound.loss.backward()
+        if training.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
+        optimiser.step()
+        return bound
+
+    return step
 
 
 def evaluation_steps(training: Training) -> Iterator[tuple[int, int]]:

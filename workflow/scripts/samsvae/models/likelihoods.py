@@ -7,7 +7,7 @@ import torch
 from pyro.distributions import Normal, Poisson, TorchDistribution
 from torch import Tensor, nn
 
-from samsvae.models.distributions import NegativeBinomialCounts
+from samsvae.models.negative_binomial import NegativeBinomialCounts
 from samsvae.models.networks import HiddenLayers
 
 SMALLEST_MEAN = 1e-4
@@ -57,7 +57,7 @@ class NegativeBinomialLikelihood(Likelihood):
     def forward(self, latent: Tensor, library_size: Tensor) -> TorchDistribution:
         """Distribution of counts, event shape [G]."""
         mean = self.mean(latent, library_size)
-        return NegativeBinomialCounts(self.inverse_dispersion, mean).to_event(1)
+        return NegativeBinomialCounts(self.inverse_dispersion, mean)
 
 
 class PoissonLikelihood(Likelihood):

@@ -140,7 +140,7 @@ class BetaBernoulliSamsVae(SamsVae):
     Examples
     --------
     >>> model = BetaBernoulliSamsVae(n_genes=50, n_perturbations=3, n_latent=4, n_hidden=8)
-    >>> float(model.mask_probability()[0, 0])
+    >>> model.mask_probability()[0, 0].item()
     0.5
     """
 

@@ -43,7 +43,7 @@ class SvaePlus(PerturbationModel):
     Examples
     --------
     >>> model = SvaePlus(n_genes=50, n_perturbations=3, n_latent=4, n_hidden=8)
-    >>> float(model.mask_probability()[0, 0])
+    >>> model.mask_probability()[0, 0].item()
     0.5
     """
 

@@ -1,0 +1,1 @@
+"""Measurements, each a command that prints JSON: ``python -m benchmarks.<name>``."""

@@ -1,0 +1,134 @@
+"""Speed and memory of a training step, against the matrix multiplications that it needs.
+
+``python -m benchmarks.train`` prints JSON. The default is the paper's Replogle setting at two
+threads; --help lists the options.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyro
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scripts"))
+
+from samsvae.inference.cells import Cells, choose_device
+from samsvae.inference.trainer import Training, make_step
+from samsvae.models.registry import MODELS, build_model
+
+N_CELLS = 8192
+MEAN_COUNT = 0.7
+
+
+def simulate_cells(n_genes: int, n_perturbations: int, device: torch.device) -> Cells:
+    """Make cells with as many conditions as perturbations, and control."""
+    generator = torch.Generator().manual_seed(0)
+    rate = torch.full((N_CELLS, n_genes), MEAN_COUNT)
+    counts = torch.poisson(rate, generator=generator).to(torch.uint8)
+    dosage = torch.cat([torch.zeros(1, n_perturbations), torch.eye(n_perturbations)])
+    return Cells(
+        counts.to(device),
+        counts.sum(1).float().to(device),
+        dosage.to(device),
+        torch.randint(n_perturbations + 1, (N_CELLS,), generator=generator).to(device),
+    )
+
+
+def seconds_per_call(call: Callable[[], object], seconds: float, device: torch.device) -> float:
+    """Time a call over about that many seconds, after a warm-up."""
+    for _ in range(3):
+        call()
+    _wait(device)
+    started, calls = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        call()
+        calls += 1
+    _wait(device)
+    return (time.perf_counter() - started) / calls
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def sgemm_gflops(batch: int, inner: int, outer: int, device: torch.device) -> float:
+    """Rate of a float32 matrix multiplication of the decoder's size, GFLOP/s."""
+    left, right = torch.randn(batch, inner, device=device), torch.randn(inner, outer, device=device)
+    seconds = seconds_per_call(lambda: left @ right, 2.0, device)
+    return 2e-9 * batch * inner * outer / seconds
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, object]:
+    """Run the benchmark."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    pyro.enable_validation(False)
+    pyro.set_rng_seed(0)
+    device = choose_device()
+    cells = simulate_cells(arguments.genes, arguments.perturbations, device)
+    settings = {
+        "kind": arguments.model,
+        "n_latent": arguments.latents,
+        "n_hidden": arguments.hidden,
+        "n_layers": arguments.layers,
+    }
+    model = build_model(settings, arguments.genes, arguments.perturbations).to(device)
+    model.standardise.fit(*cells.log_moments())
+    training = Training(batch_size=arguments.batch, particles=arguments.particles)
+    step = make_step(model, training)
+    batches = cells.random_batches(arguments.batch, torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as counter:
+        step(next(batches))
+    gflop = 1e-9 * counter.get_total_flops()
+    before = _peak_mib(device)
+    seconds = seconds_per_call(lambda: step(next(batches)), arguments.seconds, device)
+    sgemm = sgemm_gflops(
+        arguments.batch * arguments.particles, arguments.hidden, arguments.genes, device
+    )
+    return {
+        "model": arguments.model,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "steps_per_second": round(1 / seconds, 3),
+        "gflop_per_step": round(gflop, 3),
+        "sgemm_gflops": round(sgemm, 1),
+        "fraction_of_sgemm": round(gflop / seconds / sgemm, 3),
+        "peak_mib": round(_peak_mib(device)),
+        "peak_mib_after_first_step": round(before),
+    }
+
+
+def _peak_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main() -> None:
+    """Read the options, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=list(MODELS), default="sams_vae")
+    for name, value in (
+        ("genes", 1187),
+        ("perturbations", 100),
+        ("latents", 100),
+        ("hidden", 400),
+        ("layers", 1),
+        ("batch", 512),
+        ("particles", 5),
+        ("threads", 2),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long to measure")
+    print(json.dumps(measure(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()
