@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scripts"))
 
 from samsvae.inference.cells import Cells, choose_device
+from samsvae.inference.memory import keep_freed_memory
 from samsvae.inference.trainer import Training, make_step
 from samsvae.models.registry import MODELS, build_model
 
@@ -69,6 +70,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     """Run the benchmark."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     pyro.enable_validation(False)
     pyro.set_rng_seed(0)
     device = choose_device()

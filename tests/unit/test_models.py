@@ -15,7 +15,7 @@ from samsvae.inference.iwelbo import draw_globals
 from samsvae.inference.objective import elbo, iwae, latent_sites, local_log_weights, traces
 from samsvae.models.base import Batch, shift_of_cells
 from samsvae.models.distributions import StraightThroughBernoulli
-from samsvae.models.negative_binomial import NegativeBinomialCounts
+from samsvae.models.negative_binomial import SMALLEST_MEAN, NegativeBinomialCounts
 from samsvae.models.networks import HiddenLayers, Standardise
 from samsvae.models.registry import build_model
 
@@ -67,29 +67,41 @@ def double(batch):
     return dataclasses.replace(batch, **floats)
 
 
+def as_logits(mean):
+    """Logits and library size that give these means."""
+    above = mean - SMALLEST_MEAN
+    return above.log(), above.sum(-1)
+
+
 def test_negative_binomial_mass_is_scipys():
     x = torch.arange(0.0, 60.0)[:, None]
     c, mean = torch.tensor([[0.3, 1, 20], [0.01, 3, 30]], dtype=torch.float64)
-    ours = NegativeBinomialCounts(c, mean.expand(60, 3)).log_prob(x.double().expand(60, 3))
+    # means above the floor, as logits at a library size of 1: softmax(log mean + k) = mean
+    law = NegativeBinomialCounts(c, *as_logits(mean.expand(60, 3)))
+    torch.testing.assert_close(law.mean, mean.expand(60, 3))
+    ours = law.log_prob(x.double().expand(60, 3))
     theirs = stats.nbinom.logpmf(x.numpy(), c.numpy(), (c / (c + mean)).numpy()).sum(-1)
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-6, atol=1e-9)
 
 
-def test_negative_binomial_derivatives_are_those_of_autograd():
-    """Over particles that the counts do not have, in float64."""
-    x = torch.randint(0, 9, (7, 4)).double()
+def test_negative_binomial_derivatives_are_those_of_autograd(monkeypatch):
+    """Over particles that the counts do not have, in float64, in blocks that do not fit."""
+    monkeypatch.setattr("samsvae.models.negative_binomial.ROWS_AT_A_TIME", 3)
+    x, sizes = torch.randint(0, 9, (7, 4)).double(), 5 + 50 * torch.rand(7).double()
     log_c = torch.randn(4, dtype=torch.float64, requires_grad=True)
-    log_mean = torch.randn(3, 7, 4, dtype=torch.float64, requires_grad=True)
+    logits = torch.randn(3, 7, 4, dtype=torch.float64, requires_grad=True)
 
-    def mass(log_c, log_mean):
-        return NegativeBinomialCounts(log_c.exp(), log_mean.exp()).log_prob(x)
+    def mass(log_c, logits):
+        return NegativeBinomialCounts(log_c.exp(), logits, sizes).log_prob(x)
 
-    assert mass(log_c, log_mean).shape == (3, 7)
-    assert torch.autograd.gradcheck(mass, (log_c, log_mean))
+    c, mean = log_c.exp(), NegativeBinomialCounts(log_c.exp(), logits, sizes).mean
+    plain = torch.distributions.NegativeBinomial(c, logits=(mean / c).log(), validate_args=False)
+    torch.testing.assert_close(mass(log_c, logits), plain.log_prob(x).sum(-1))
+    assert torch.autograd.gradcheck(mass, (log_c, logits))
 
 
 def test_negative_binomial_samples_have_its_moments():
-    law = NegativeBinomialCounts(torch.tensor([2.0, 0.5]), torch.tensor([5.0, 1.0]))
+    law = NegativeBinomialCounts(torch.tensor([2.0, 0.5]), *as_logits(torch.tensor([5.0, 1.0])))
     drawn = law.sample(torch.Size([200_000]))
     torch.testing.assert_close(drawn.mean(0), law.mean, rtol=0.03, atol=0)
     torch.testing.assert_close(drawn.var(0), law.variance, rtol=0.06, atol=0)

@@ -14,12 +14,14 @@ def main(snakemake: Any) -> None:
     from samsvae.inference.cells import Cells, choose_device
     from samsvae.inference.checkpoint import TrainedModel, save_model
     from samsvae.inference.encoding import Encoding
+    from samsvae.inference.memory import keep_freed_memory
     from samsvae.inference.trainer import Training, fit
     from samsvae.models.registry import build_model
     from samsvae.provenance import provenance
     from samsvae.screen import digest_of_screen, read_screen
     from samsvae.splits import TRAIN, VAL, read_split
 
+    keep_freed_memory()
     torch.set_num_threads(snakemake.threads)
     settings = dict(snakemake.params.settings)
     training = Training(**snakemake.params.training)

@@ -11,11 +11,11 @@ from samsvae.effects.expectation import ExpectedLogCounts
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.iwelbo import draw_globals
 from samsvae.models.likelihoods import (
-    SMALLEST_MEAN,
     Likelihood,
     NegativeBinomialLikelihood,
     PoissonLikelihood,
 )
+from samsvae.models.negative_binomial import SMALLEST_MEAN
 
 LIBRARY_SIZE = 10_000.0
 LARGEST_MEAN = LIBRARY_SIZE + 1

@@ -1,6 +1,5 @@
 """Distributions that Pyro lacks."""
 
-
 import torch
 from pyro.distributions import Bernoulli
 from torch import Size, Tensor

@@ -7,10 +7,9 @@ import torch
 from pyro.distributions import Normal, Poisson, TorchDistribution
 from torch import Tensor, nn
 
-from samsvae.models.negative_binomial import NegativeBinomialCounts
+from samsvae.models.negative_binomial import SMALLEST_MEAN, NegativeBinomialCounts, mean_counts
 from samsvae.models.networks import HiddenLayers
 
-SMALLEST_MEAN = 1e-4
 SMALLEST_VARIANCE = 1e-4
 
 
@@ -46,8 +45,7 @@ class NegativeBinomialLikelihood(Likelihood):
 
     def mean(self, latent: Tensor, library_size: Tensor) -> Tensor:
         """Compute expected counts [..., G] of latent states [..., K] at library sizes [...]."""
-        proportion = torch.softmax(self.logits(self.hidden(latent)), dim=-1)
-        return library_size[..., None] * proportion + SMALLEST_MEAN
+        return mean_counts(self.logits(self.hidden(latent)), library_size)
 
     @property
     def inverse_dispersion(self) -> Tensor:
@@ -56,8 +54,8 @@ class NegativeBinomialLikelihood(Likelihood):
 
     def forward(self, latent: Tensor, library_size: Tensor) -> TorchDistribution:
         """Distribution of counts, event shape [G]."""
-        mean = self.mean(latent, library_size)
-        return NegativeBinomialCounts(self.inverse_dispersion, mean)
+        logits = self.logits(self.hidden(latent))
+        return NegativeBinomialCounts(self.inverse_dispersion, logits, library_size)
 
 
 class PoissonLikelihood(Likelihood):
