@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scrip
 
 from samsvae.inference.cells import Cells, choose_device
 from samsvae.inference.memory import keep_freed_memory
-from samsvae.inference.trainer import Training, make_step
+from samsvae.inference.trainer import Fitting, Training
 from samsvae.models.registry import MODELS, build_model
 
 N_CELLS = 8192
@@ -84,13 +84,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     model = build_model(settings, arguments.genes, arguments.perturbations).to(device)
     model.standardise.fit(*cells.log_moments())
     training = Training(batch_size=arguments.batch, particles=arguments.particles)
-    step = make_step(model, training)
-    batches = cells.random_batches(arguments.batch, torch.Generator().manual_seed(0))
+    fitting = Fitting(model, cells.random_batches(arguments.batch, seed=0), training)
     with FlopCounterMode(display=False) as counter:
-        step(next(batches))
+        fitting.take_step()
     gflop = 1e-9 * counter.get_total_flops()
     before = _peak_mib(device)
-    seconds = seconds_per_call(lambda: step(next(batches)), arguments.seconds, device)
+    seconds = seconds_per_call(fitting.take_step, arguments.seconds, device)
     sgemm = sgemm_gflops(
         arguments.batch * arguments.particles, arguments.hidden, arguments.genes, device
     )

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import anndata
 import pytest
+import torch
 from hypothesis import settings
 
 from samsvae.sources.simulated import Simulation, simulate
+
+# tests run side by side, so each keeps to one core
+torch.set_num_threads(1)
 
 # the same examples every time, however slow the machine
 settings.register_profile("repeatable", deadline=None, derandomize=True)

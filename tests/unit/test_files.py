@@ -89,7 +89,8 @@ def test_front_doors_depend_on_what_they_use_alone(script, uses, ignores, tmp_pa
 
 
 def job(tmp_path):
-    return SimpleNamespace(log=[str(tmp_path / "a.log")], rule="rule", wildcards={"w": "x"})
+    log = [str(tmp_path / "a.log")]
+    return SimpleNamespace(log=log, rule="rule", wildcards={"w": "x"}, threads=1)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
+import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 import pyro
 import pytest
 import torch
@@ -14,7 +16,8 @@ from samsvae.inference.checkpoint import TrainedModel, load_model, save_model
 from samsvae.inference.encoding import Encoding
 from samsvae.inference.iwelbo import iwelbo
 from samsvae.inference.objective import elbo
-from samsvae.inference.trainer import Training, evaluation_steps, fit
+from samsvae.inference.resume import StateFile
+from samsvae.inference.trainer import Fitting, Training, fit
 from samsvae.models.cpa_vae import CpaVae
 from samsvae.models.registry import build_model
 from samsvae.splits import split_cells
@@ -41,7 +44,7 @@ def parts_of(tiny_screen):
     }
 
 
-def fitted(parts_of, seed=0, **training):
+def fitted(parts_of, seed=0, state_file=None, **training):
     encoding, cells = parts_of
     return fit(
         lambda: build_model(SETTINGS, cells["train"].counts.shape[1], len(encoding.names)),
@@ -49,6 +52,7 @@ def fitted(parts_of, seed=0, **training):
         cells["val"],
         Training(**{**QUICK, **training}),
         seed,
+        state_file,
     )
 
 
@@ -68,9 +72,12 @@ def test_cells_keep_counts_exactly_in_a_small_type(tiny_screen, parts_of):
 def test_an_epoch_visits_every_cell_once_at_most(parts_of):
     _, cells = parts_of
     train = cells["train"]
-    batches = train.random_batches(50, torch.Generator().manual_seed(0))
-    sizes = [len(next(batches).counts) for _ in range(2 * (len(train) // 50))]
-    assert set(sizes) == {50}
+    marked = dataclasses.replace(train, library_size=torch.arange(len(train)).float())
+    batches = marked.random_batches(50, seed=0)
+    per_epoch = len(train) // 50
+    for _ in range(2):
+        drawn = torch.cat([next(batches).library_size for _ in range(per_epoch)])
+        assert len(drawn.unique()) == 50 * per_epoch
     first = torch.cat([b.counts for b in train.batches(7)])
     assert (first == train.counts.float()).all()
 
@@ -113,9 +120,49 @@ def test_training_needs_cells(parts_of):
         fit(lambda: None, cells["train"], nobody, Training(max_steps=1), 0)
 
 
-def test_the_last_evaluation_is_at_the_last_step():
-    steps = list(evaluation_steps(Training(max_steps=25, validate_every=10)))
-    assert steps == [(10, 10), (20, 10), (25, 5)]
+def test_the_last_evaluation_is_at_the_last_step(parts_of):
+    history = fitted(parts_of, max_steps=25, validate_every=10)[1]
+    assert history.loc[history["cells"] == "val", "step"].tolist() == [10, 20, 25]
+
+
+@pytest.mark.parametrize("interrupted_at", [7, 21, 45])
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(
+    interrupted_at, parts_of, tmp_path, monkeypatch
+):
+    """Broken off at any step, within an epoch too: weights and history to the last bit."""
+    training = {"max_steps": 60, "validate_every": 7, "batch_size": 50}
+    whole, history = fitted(parts_of, **training)
+    state_file = StateFile(tmp_path / "state.safetensors", "this training")
+    take_step = Fitting.take_step
+
+    def interrupted(self):
+        if self.step == interrupted_at:
+            raise KeyboardInterrupt
+        return take_step(self)
+
+    monkeypatch.setattr(Fitting, "take_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(parts_of, state_file=state_file, **training)
+    monkeypatch.setattr(Fitting, "take_step", take_step)
+    torch.rand(5)  # the generator has gone elsewhere meanwhile
+    resumed, rows = fitted(parts_of, state_file=state_file, **training)
+    pd.testing.assert_frame_equal(rows, history, check_exact=True)
+    for name, tensor in whole.state_dict().items():
+        assert (resumed.state_dict()[name] == tensor).all()
+
+
+def test_the_state_of_another_training_or_a_broken_one_is_not_taken_up(tmp_path):
+    path = tmp_path / "state.safetensors"
+    assert StateFile(path, "a").load() is None
+    StateFile(path, "a").save({"x": torch.ones(2)}, {"step": 3})
+    assert StateFile(path, "b").load() is None
+    tensors, values = StateFile(path, "a").load()
+    assert (tensors["x"] == 1).all()
+    assert values == {"step": 3}
+    path.write_bytes(path.read_bytes()[:20])
+    assert StateFile(path, "a").load() is None
+    StateFile(path, "a").remove()
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("kind", ["sams_vae", "cpa_vae"])

@@ -1,6 +1,7 @@
 """Train one model on the training cells of a split."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from samsvae.job import run_job
@@ -15,9 +16,10 @@ def main(snakemake: Any) -> None:
     from samsvae.inference.checkpoint import TrainedModel, save_model
     from samsvae.inference.encoding import Encoding
     from samsvae.inference.memory import keep_freed_memory
+    from samsvae.inference.resume import StateFile
     from samsvae.inference.trainer import Training, fit
     from samsvae.models.registry import build_model
-    from samsvae.provenance import provenance
+    from samsvae.provenance import digest_of, provenance
     from samsvae.screen import digest_of_screen, read_screen
     from samsvae.splits import TRAIN, VAL, read_split
 
@@ -30,22 +32,27 @@ def main(snakemake: Any) -> None:
     encoding = Encoding.of(screen.obs["perturbation"], settings["combinations"])
     device = choose_device()
     logging.info("%d cells, %d genes, device %s", screen.n_obs, screen.n_vars, device)
-    model, history = fit(
-        lambda: build_model(settings, screen.n_vars, len(encoding.names)),
-        Cells.of(screen, (parts == TRAIN).to_numpy(), encoding, device),
-        Cells.of(screen, (parts == VAL).to_numpy(), encoding, device),
-        training,
-        snakemake.params.seed,
-    )
     config = {
         "model": settings,
         "training": snakemake.params.training,
         "seed": snakemake.params.seed,
     }
     made_by = provenance(config, snakemake.params.code, screen=digest_of_screen(screen))
+    # beside the model, yet no output of the rule, which Snakemake would remove after a failure
+    state_path = Path(snakemake.output.model).with_name("unfinished_training.safetensors")
+    state_file = StateFile(state_path, digest_of([made_by, parts.tolist(), snakemake.threads]))
+    model, history = fit(
+        lambda: build_model(settings, screen.n_vars, len(encoding.names)),
+        Cells.of(screen, (parts == TRAIN).to_numpy(), encoding, device),
+        Cells.of(screen, (parts == VAL).to_numpy(), encoding, device),
+        training,
+        snakemake.params.seed,
+        state_file,
+    )
     trained = TrainedModel(model, settings, list(screen.var_names), encoding)
     write_tsv(history, snakemake.output.history)
     save_model(trained, made_by, snakemake.output.model)
+    state_file.remove()
 
 
 if "snakemake" in globals():

@@ -1,6 +1,7 @@
 """What every front door does: open the log, do the work, and speak plainly when it fails."""
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,7 +17,8 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
     """Run a front door's `main` with its log open.
 
     Progress goes to the terminal and to the rule's log file, warnings of libraries to the log
-    file alone. An :class:`InputError` ends the job with its message and no traceback.
+    file alone. An :class:`InputError` ends the job with its message and no traceback. Numerical
+    libraries get the rule's threads.
 
     Parameters
     ----------
@@ -26,6 +28,8 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
     snakemake
         The job object that Snakemake gives to a script.
     """
+    # read by numerical libraries when they are imported; more threads than cores wait in circles
+    os.environ["OMP_NUM_THREADS"] = str(snakemake.threads)
     log_path = Path(snakemake.log[0])
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("w", encoding="utf-8", buffering=1) as log_file:

@@ -85,21 +85,9 @@ class Cells:
             n_cells=len(self),
         )
 
-    def random_batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Draw batches for ever, epoch after epoch, each of the same size.
-
-        Parameters
-        ----------
-        size
-            Cells per batch; all cells if there are fewer.
-        generator
-            Source of the order, on the CPU.
-        """
-        size = min(size, len(self))
-        while True:
-            order = torch.randperm(len(self), generator=generator).to(self.counts.device)
-            for start in range(0, len(self) - size + 1, size):
-                yield self.batch(order[start : start + size])
+    def random_batches(self, size: int, seed: int) -> "RandomBatches":
+        """Draw batches for ever, epoch after epoch, each of the same size."""
+        return RandomBatches(self, size, seed)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Go through all cells once, in order."""
@@ -117,3 +105,48 @@ class Cells:
         mean = total / len(self)
         variance = (squares / len(self) - mean**2).clamp(min=0)
         return mean.float(), variance.sqrt().float()
+
+
+class RandomBatches:
+    """Batches of cells in random order, epoch after epoch, what is left of an epoch dropped.
+
+    Parameters
+    ----------
+    cells
+        What to draw from.
+    size
+        Cells per batch; all cells if there are fewer.
+    seed
+        Seed of the order.
+    """
+
+    def __init__(self, cells: Cells, size: int, seed: int) -> None:
+        self.cells = cells
+        self.size = min(size, len(cells))
+        self.generator = torch.Generator().manual_seed(seed)
+        self.order = torch.empty(0, dtype=torch.long)
+        self.position = 0
+
+    def __iter__(self) -> "RandomBatches":
+        return self
+
+    def __next__(self) -> Batch:
+        if self.position + self.size > len(self.order):
+            self.order = torch.randperm(len(self.cells), generator=self.generator)
+            self.position = 0
+        index = self.order[self.position : self.position + self.size]
+        self.position += self.size
+        return self.cells.batch(index.to(self.cells.counts.device))
+
+    def state(self) -> dict[str, Tensor]:
+        """Where in the order the next batch begins, and what comes after this epoch."""
+        return {
+            "order": self.order,
+            "position": torch.tensor(self.position),
+            "generator": self.generator.get_state(),
+        }
+
+    def set_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from what :meth:`state` gave."""
+        self.order, self.position = state["order"], int(state["position"])
+        self.generator.set_state(state["generator"])

@@ -3,7 +3,7 @@
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -13,9 +13,18 @@ import pyro
 import torch
 
 from samsvae.errors import InputError
-from samsvae.inference.cells import Cells
+from samsvae.inference.cells import Cells, RandomBatches
 from samsvae.inference.objective import BoundTerms, elbo, iwae, signed_sum
-from samsvae.models.base import Batch, PerturbationModel
+from samsvae.inference.resume import (
+    StateFile,
+    named,
+    optimiser_tensors,
+    random_states,
+    set_optimiser_tensors,
+    set_random_states,
+    unnamed,
+)
+from samsvae.models.base import PerturbationModel
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +53,7 @@ def fit(
     validation: Cells,
     training: Training,
     seed: int,
+    state_file: StateFile | None = None,
 ) -> tuple[PerturbationModel, pd.DataFrame]:
     """Fit a model.
 
@@ -57,6 +67,9 @@ def fit(
         How to fit.
     seed
         Seed of initial weights, order of cells and samples.
+    state_file
+        Where to keep the state at each evaluation. An unfinished training goes on from there and
+        ends, on a CPU, with the same weights as an uninterrupted one.
 
     Returns
     -------
@@ -78,63 +91,106 @@ def fit(
             raise InputError(f"There is no {name} cell. More cells are needed.")
     pyro.enable_validation(False)
     pyro.set_rng_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
     model = build().to(train.counts.device)
     model.standardise.fit(*train.log_moments())
-    take_step = make_step(model, training)
-    batches = train.random_batches(training.batch_size, generator)
-    progress = Progress(training.max_steps)
-    rows: list[dict[str, Any]] = []
-    best, best_weights = -float("inf"), copy.deepcopy(model.state_dict())
-    for step, n_steps in evaluation_steps(training):
-        terms = Averages()
-        for _ in range(n_steps):
-            terms.add(take_step(next(batches)))
-        fitted = terms.mean()
+    fitting = Fitting(model, train.random_batches(training.batch_size, seed), training)
+    if state_file is not None:
+        fitting.take_up(state_file)
+    progress = Progress(training.max_steps, fitting.step)
+    while fitting.step < training.max_steps:
+        fitted = fitting.advance()
         validated = validation_bound(model, validation, training, n_train=len(train))
-        check_finite({**fitted, "validation elbo": validated["elbo"]}, step)
-        rows.append({"step": step, "cells": "train", **fitted})
-        rows.append({"step": step, "cells": "val", **validated})
-        progress.report(step, fitted["elbo"], validated["elbo"])
-        if validated["elbo"] > best:
-            best, best_weights = validated["elbo"], copy.deepcopy(model.state_dict())
-    model.load_state_dict(best_weights)
-    return model.eval(), pd.DataFrame(rows)
+        check_finite({**fitted, "validation elbo": validated["elbo"]}, fitting.step)
+        fitting.judge(fitted, validated)
+        progress.report(fitting.step, fitted["elbo"], validated["elbo"])
+        if state_file is not None:
+            fitting.keep(state_file)
+    model.load_state_dict(fitting.best_weights)
+    return model.eval(), pd.DataFrame(fitting.rows)
 
 
-def make_step(model: PerturbationModel, training: Training) -> Callable[[Batch], BoundTerms]:
-    """Prepare a gradient step of Adam.
+class Fitting:
+    """A training under way: all that its next step depends on.
 
-    Returns
-    -------
-    callable
-        Takes a batch, moves the model's parameters, and returns the bound's terms.
+    Parameters
+    ----------
+    model
+        With its weights at the start.
+    batches
+        The training cells.
+    training
+        How to fit.
     """
-    objective = OBJECTIVES[training.objective]
-    parameters = list(model.parameters())
-    optimiser = torch.optim.Adam(
-        parameters, lr=training.learning_rate, weight_decay=training.weight_decay
-    )
 
-    def step(batch: Batch) -> BoundTerms:
-        bound = objective(model, batch, training.particles, training.mask_kl)
-        optimiser.zero_grad(set_to_none=True)
+    def __init__(
+        self, model: PerturbationModel, batches: RandomBatches, training: Training
+    ) -> None:
+        self.model, self.batches, self.training = model, batches, training
+        self.optimiser = torch.optim.Adam(
+            model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+        )
+        self.step = 0
+        self.rows: list[dict[str, Any]] = []
+        self.best = -float("inf")
+        self.best_weights = copy.deepcopy(model.state_dict())
+
+    def take_step(self) -> BoundTerms:
+        """Move the parameters once, and return the bound's terms."""
+        objective = OBJECTIVES[self.training.objective]
+        batch, particles = next(self.batches), self.training.particles
+        bound = objective(self.model, batch, particles, self.training.mask_kl)
+        self.optimiser.zero_grad(set_to_none=True)
         bound.loss.backward()
-        if training.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
-        optimiser.step()
+        if self.training.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.gradient_clip)
+        self.optimiser.step()
         return bound
 
-    return step
+    def advance(self) -> dict[str, float]:
+        """Go on to the next evaluation; the mean bound and its terms on the way."""
+        terms = Averages()
+        until = min(self.step + self.training.validate_every, self.training.max_steps)
+        while self.step < until:
+            terms.add(self.take_step())
+            self.step += 1
+        return terms.mean()
 
+    def judge(self, fitted: dict[str, float], validated: dict[str, float]) -> None:
+        """Note an evaluation, and keep the weights if they are the best so far."""
+        self.rows.append({"step": self.step, "cells": "train", **fitted})
+        self.rows.append({"step": self.step, "cells": "val", **validated})
+        if validated["elbo"] > self.best:
+            self.best = validated["elbo"]
+            self.best_weights = copy.deepcopy(self.model.state_dict())
 
-def evaluation_steps(training: Training) -> Iterator[tuple[int, int]]:
-    """Yield each step at which to evaluate, and how many steps lead to it."""
-    done = 0
-    while done < training.max_steps:
-        steps = min(training.validate_every, training.max_steps - done)
-        done += steps
-        yield done, steps
+    def keep(self, state_file: StateFile) -> None:
+        """Write everything down."""
+        device = self.model.standardise.mean.device
+        tensors = {
+            **named("model", self.model.state_dict()),
+            **named("best", self.best_weights),
+            **named("batches", self.batches.state()),
+            **optimiser_tensors(self.optimiser),
+            **random_states(device),
+        }
+        # the order of an epoch may be a view that another tensor shares
+        content = {name: tensor.clone() for name, tensor in tensors.items()}
+        state_file.save(content, {"step": self.step, "best": self.best, "rows": self.rows})
+
+    def take_up(self, state_file: StateFile) -> None:
+        """Go on from what was written down, if anything was."""
+        kept = state_file.load()
+        if kept is None:
+            return
+        tensors, values = kept
+        device = self.model.standardise.mean.device
+        self.model.load_state_dict(unnamed("model", tensors))
+        self.best_weights = unnamed("best", tensors)
+        self.batches.set_state(unnamed("batches", tensors))
+        set_optimiser_tensors(self.optimiser, tensors)
+        set_random_states(tensors, device)
+        self.step, self.best, self.rows = values["step"], values["best"], values["rows"]
+        logger.info("going on from step %d", self.step)
 
 
 @torch.no_grad()
@@ -205,15 +261,18 @@ class Progress:
     ----------
     max_steps
         Steps of the whole training.
+    first_step
+        Steps that were done before.
     """
 
-    def __init__(self, max_steps: int) -> None:
+    def __init__(self, max_steps: int, first_step: int = 0) -> None:
         self.max_steps = max_steps
+        self.first_step = first_step
         self.started = time.monotonic()
 
     def report(self, step: int, train_elbo: float, validation_elbo: float) -> None:
         """Log one line; the bounds are in nats per cell."""
-        speed = step / (time.monotonic() - self.started)
+        speed = (step - self.first_step) / (time.monotonic() - self.started)
         left = timedelta(seconds=round((self.max_steps - step) / speed))
         logger.info(
             "step %d/%d (%d %%)  %.1f steps/s  %s left  ELBO per cell: train %.2f, validation %.2f",

@@ -1,0 +1,106 @@
+"""The state of an unfinished training, kept so that it goes on as if never interrupted."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from samsvae.files import whole_file
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """Where to keep the state of a training.
+
+    Attributes
+    ----------
+    path
+        A safetensors file, there only while the training is unfinished.
+    fingerprint
+        What the training depends on: data, configuration and code. A state with another one is
+        not taken up.
+    """
+
+    path: Path
+    fingerprint: str
+
+    def save(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Write tensors and JSON-like values, whole or not at all."""
+        metadata = {"fingerprint": self.fingerprint, "values": json.dumps(values)}
+        content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        with whole_file(self.path) as temporary:
+            save_file(content, temporary, metadata=metadata)
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Read what :meth:`save` wrote; None if there is nothing to take up."""
+        if not self.path.is_file():
+            return None
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata()
+                if metadata["fingerprint"] != self.fingerprint:
+                    logger.info("an unfinished training of other data or code is left aside")
+                    return None
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return tensors, json.loads(metadata["values"])
+        except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
+            logger.info("the state of an unfinished training cannot be read (%s)", error)
+            return None
+
+    def remove(self) -> None:
+        """Remove the file, the training being finished."""
+        self.path.unlink(missing_ok=True)
+
+
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """Read the states of torch's random number generators."""
+    states = {"random.cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["random.cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_random_states(states: dict[str, Tensor], device: torch.device) -> None:
+    """Set what :func:`random_states` read."""
+    torch.set_rng_state(states["random.cpu"])
+    if device.type == "cuda" and "random.cuda" in states:
+        torch.cuda.set_rng_state(states["random.cuda"], device)
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Flatten the state of an optimiser to named tensors."""
+    return {
+        f"optimiser.{parameter}.{key}": value
+        for parameter, state in optimiser.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+
+
+def set_optimiser_tensors(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Set what :func:`optimiser_tensors` flattened."""
+    content = optimiser.state_dict()
+    content["state"] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimiser."):
+            _, parameter, key = name.split(".")
+            content["state"].setdefault(int(parameter), {})[key] = value
+    optimiser.load_state_dict(content)
+
+
+def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Put a prefix before every name."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def unnamed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take what :func:`named` gave that prefix."""
+    start = f"{prefix}."
+    return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
