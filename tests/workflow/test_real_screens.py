@@ -10,7 +10,7 @@ from tests.conftest import real_file
 pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("real")]
 
 SAMS = {"kind": "sams_vae", "n_latent": 50, "n_hidden": 200}
-TRAINING = {"max_steps": 3000, "batch_size": 512, "learning_rate": 0.001, "validate_every": 500}
+TRAINING = {"max_steps": 4000, "batch_size": 512, "learning_rate": 0.001, "validate_every": 500}
 
 
 def effects(project, experiment, split, model):
