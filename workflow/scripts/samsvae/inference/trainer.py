@@ -127,7 +127,10 @@ class Fitting:
     ) -> None:
         self.model, self.batches, self.training = model, batches, training
         self.optimiser = torch.optim.Adam(
-            model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+            model.parameters(),
+            lr=training.learning_rate,
+            weight_decay=training.weight_decay,
+            fused=True,
         )
         self.step = 0
         self.rows: list[dict[str, Any]] = []

@@ -54,8 +54,8 @@ class NegativeBinomialLikelihood(Likelihood):
 
     def forward(self, latent: Tensor, library_size: Tensor) -> TorchDistribution:
         """Distribution of counts, event shape [G]."""
-        logits = self.logits(self.hidden(latent))
-        return NegativeBinomialCounts(self.inverse_dispersion, logits, library_size)
+        hidden = self.hidden(latent)
+        return NegativeBinomialCounts(self.inverse_dispersion, hidden, self.logits, library_size)
 
 
 class PoissonLikelihood(Likelihood):

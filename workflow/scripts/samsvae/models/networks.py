@@ -1,6 +1,8 @@
 """Networks shared by all models."""
 
+import operator
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -31,15 +33,15 @@ class HiddenLayers(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Map inputs [..., size] to the last hidden layer [..., n_hidden]."""
-        total = sum(layer(x) for layer, x in zip(self.first, inputs, strict=True))
-        hidden = self.activation(total)
+        parts = [layer(x) for layer, x in zip(self.first, inputs, strict=True)]
+        hidden = self.activation(reduce(operator.add, parts))
         for layer in self.others:
             hidden = hidden + self.activation(layer(hidden))
         return hidden
 
 
 class GaussianNetwork(nn.Module):
-    """Hidden layers, then heads for the location and the scale of a Normal.
+    """Hidden layers, then a head for the location and the scale of a Normal.
 
     Parameters
     ----------
@@ -54,14 +56,12 @@ class GaussianNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.hidden = HiddenLayers(input_sizes, n_hidden, n_layers)
-        self.location = nn.Linear(n_hidden, n_outputs)
-        self.scale = nn.Linear(n_hidden, n_outputs)
+        self.head = nn.Linear(n_hidden, 2 * n_outputs)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Map inputs [..., size] to location and scale, each [..., n_outputs]."""
-        hidden = self.hidden(*inputs)
-        scale = nn.functional.softplus(self.scale(hidden)) + SMALLEST_SCALE
-        return self.location(hidden), scale
+        location, scale = self.head(self.hidden(*inputs)).chunk(2, dim=-1)
+        return location, nn.functional.softplus(scale) + SMALLEST_SCALE
 
 
 class Standardise(nn.Module):

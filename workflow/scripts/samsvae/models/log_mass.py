@@ -1,0 +1,178 @@
+"""The log-mass of negative-binomial counts, from the decoder's last hidden layer in one piece.
+
+With c the inverse dispersion of a gene and m its mean, the log-mass of a count x is
+
+    [lgamma(x + c) - lgamma(c) - x log c - lgamma(x + 1)]  +  [x log m - (x + c) log(1 + m / c)].
+
+The first bracket depends on counts and c alone, :func:`counts_term`; the second on the decoder,
+:func:`decoder_term`. Neither is a difference of large numbers, however large c.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+SMALLEST_MEAN = 1e-4
+LARGEST_TABULATED = 63  # few counts of a cell are larger
+LARGE_SHAPE = 16.0  # from here Stirling's series is exact to rounding
+ROWS_AT_A_TIME = 192  # on a CPU, so that intermediate results stay in its cache
+
+
+def counts_term(counts: Tensor, c: Tensor) -> Tensor:
+    """Sum lgamma(x + c) - lgamma(c) - x log c - lgamma(x + 1) over genes.
+
+    Parameters
+    ----------
+    counts
+        x, [..., G].
+    c
+        Inverse dispersions, length G.
+
+    Returns
+    -------
+    Tensor
+        Nats, [...].
+    """
+    if counts.device.type != "cpu":
+        return (_log_rising(counts, c) - torch.lgamma(counts + 1)).sum(-1)
+    flat = counts.reshape(-1, counts.shape[-1])
+    below = torch.arange(LARGEST_TABULATED + 1, dtype=c.dtype)[:, None]
+    rising = torch.log1p(below[:-1] / c).cumsum(0)
+    table = torch.cat([torch.zeros_like(c)[None], rising]) - torch.lgamma(below + 1)
+    index = flat.clamp(max=LARGEST_TABULATED).long()
+    total = table.gather(0, index).sum(-1)
+    cell, gene = (flat > LARGEST_TABULATED).nonzero(as_tuple=True)
+    large = flat[cell, gene]
+    exact = _log_rising(large, c[gene]) - torch.lgamma(large + 1)
+    total = total.index_add(0, cell, exact - table[LARGEST_TABULATED, gene])
+    return total.reshape(counts.shape[:-1])
+
+
+def _log_rising(x: Tensor, c: Tensor) -> Tensor:
+    """sum_{j < x} log(1 + j / c) = lgamma(x + c) - lgamma(c) - x log c."""
+    direct = torch.lgamma(x + c) - torch.lgamma(c) - x * torch.log(c)
+    large = c.clamp(min=LARGE_SHAPE)
+    series = (x + large - 0.5) * torch.log1p(x / large) - x - x / (12 * large * (x + large))
+    return torch.where(c > LARGE_SHAPE, series, direct)
+
+
+def decoder_term(
+    counts: Tensor, library_size: Tensor, c: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    """Sum x log m - (x + c) log(1 + m / c) over genes, m = l softmax(W h + b) + 1e-4.
+
+    Parameters
+    ----------
+    counts
+        x, B x G.
+    library_size
+        l, length B.
+    c
+        Inverse dispersions, length G.
+    hidden
+        h, [..., B, H]; leading dimensions such as particles.
+    weight, bias
+        W, G x H, and b, length G.
+
+    Returns
+    -------
+    Tensor
+        Nats, [..., B].
+    """
+    particles = hidden.reshape(-1, *hidden.shape[-2:])
+    inputs = (counts, library_size, c, particles, weight, bias)
+    needs_gradient = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
+    term = _DecoderTerm.apply(*inputs) if needs_gradient else _by_blocks(*inputs)[0]
+    return term.reshape(hidden.shape[:-1])
+
+
+class _DecoderTerm(torch.autograd.Function):
+    """The decoder's term and its derivatives, computed together block by block of cells.
+
+    In an evidence bound every cell and particle has the same weight. So the derivatives of the
+    plain sum are taken while a block is still in the cache, and only multiplied by that weight in
+    the backward pass; no tensor of particles x cells x genes is ever stored. Where weights differ,
+    as in an importance-weighted bound, the backward pass goes through the blocks again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        counts: Tensor,
+        library_size: Tensor,
+        c: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+    ) -> Tensor:
+        inputs = (counts, library_size, c, hidden, weight, bias)
+        term, *derivatives = _by_blocks(*inputs, torch.ones_like(hidden[..., 0]))
+        ctx.save_for_backward(*inputs, *derivatives)
+        return term
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        inputs, derivatives = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+        if any(gradient.stride()):
+            _, *derivatives = _by_blocks(*inputs, gradient)
+            return None, None, *derivatives
+        common = gradient[0, 0]  # one number, expanded: known from its strides, without a look
+        return None, None, *(common * derivative for derivative in derivatives)
+
+
+def _by_blocks(
+    counts: Tensor,
+    library_size: Tensor,
+    c: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    cell_weight: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """Compute the term, particles x cells, and the derivatives of its weighted sum if asked for."""
+    particles, cells, width = hidden.shape
+    term = hidden.new_empty(particles, cells)
+    by_c, by_bias = torch.zeros_like(c), torch.zeros_like(bias)
+    by_hidden, by_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+    dispersion = 1 / c
+    for here, group in _blocks(hidden):
+        x, size = counts[here], library_size[here, None]
+        h = hidden[group, here].view(-1, width)
+        logits = torch.addmm(bias, h, weight.T).view(-1, len(x), len(bias))
+        proportion = torch.softmax(logits, -1)
+        mean = torch.mul(proportion, size, out=logits).add_(SMALLEST_MEAN)
+        log_ratio = torch.mul(mean, dispersion).log1p_()
+        summands = torch.log(mean).sub_(log_ratio).mul_(x).addcmul_(c, log_ratio, value=-1)
+        term[group, here] = summands.sum(-1)
+        if cell_weight is None:
+            continue
+        scale = cell_weight[group, here]
+        residual = torch.sub(x, mean, out=summands).div_(torch.add(mean, c))
+        by_c += (scale.sum(0) @ x) * dispersion
+        by_c -= scale.reshape(-1) @ log_ratio.add_(residual).view(-1, len(bias))
+        # by the log of the proportion, then through the softmax, up to a factor of each cell
+        by_log = residual.mul_(proportion).div_(mean).mul_(c)
+        by_log.addcmul_(proportion, by_log.sum(-1, keepdim=True), value=-1)
+        by_logits = by_log.view(-1, len(bias))
+        factor = (scale * library_size[here]).view(-1, 1)
+        by_bias += factor[:, 0] @ by_logits
+        torch.addmm(by_weight, by_logits.T, factor * h, out=by_weight)
+        torch.mm(by_logits, weight, out=by_hidden[group, here].view(-1, width)).mul_(factor)
+    return term, by_c, by_hidden, by_weight, by_bias
+
+
+def _blocks(hidden: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Go through particles and cells in blocks that are contiguous in memory."""
+    particles, cells, _ = hidden.shape
+    rows = ROWS_AT_A_TIME if hidden.device.type == "cpu" else particles * cells
+    per_block = math.ceil(cells / math.ceil(cells / rows))
+    together = max(1, rows // cells)
+    for first_cell in range(0, cells, per_block):
+        for first in range(0, particles, together):
+            yield slice(first_cell, first_cell + per_block), slice(first, first + together)
