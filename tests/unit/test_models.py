@@ -17,7 +17,8 @@ from samsvae.inference.objective import elbo, iwae, latent_sites, local_log_weig
 from samsvae.models import log_mass
 from samsvae.models.base import Batch, shift_of_cells
 from samsvae.models.distributions import StraightThroughBernoulli
-from samsvae.models.negative_binomial import SMALLEST_MEAN, NegativeBinomialCounts
+from samsvae.models.log_mass import SMALLEST_MEAN
+from samsvae.models.negative_binomial import NegativeBinomialCounts
 from samsvae.models.networks import HiddenLayers, Standardise
 from samsvae.models.registry import build_model
 

@@ -15,7 +15,7 @@ from samsvae.models.likelihoods import (
     NegativeBinomialLikelihood,
     PoissonLikelihood,
 )
-from samsvae.models.negative_binomial import SMALLEST_MEAN
+from samsvae.models.log_mass import SMALLEST_MEAN
 
 LIBRARY_SIZE = 10_000.0
 LARGEST_MEAN = LIBRARY_SIZE + 1

@@ -7,7 +7,8 @@ import torch
 from pyro.distributions import Normal, Poisson, TorchDistribution
 from torch import Tensor, nn
 
-from samsvae.models.negative_binomial import SMALLEST_MEAN, NegativeBinomialCounts, mean_counts
+from samsvae.models.log_mass import SMALLEST_MEAN
+from samsvae.models.negative_binomial import NegativeBinomialCounts, mean_counts
 from samsvae.models.networks import HiddenLayers
 
 SMALLEST_VARIANCE = 1e-4

@@ -118,10 +118,10 @@ class _DecoderTerm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        inputs, derivatives = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+        counts, library_size, c, hidden, weight, bias, *derivatives = ctx.saved_tensors
         if any(gradient.stride()):
-            _, *derivatives = _by_blocks(*inputs, gradient)
-            return None, None, *derivatives
+            again = _by_blocks(counts, library_size, c, hidden, weight, bias, gradient)
+            return None, None, *again[1:]
         common = gradient[0, 0]  # one number, expanded: known from its strides, without a look
         return None, None, *(common * derivative for derivative in derivatives)
 
