@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scrip
 
 from samsvae.inference.cells import Cells, choose_device
 from samsvae.inference.memory import keep_freed_memory
-from samsvae.inference.trainer import Fitting, Training
+from samsvae.inference.step import Training
+from samsvae.inference.trainer import Fitting
 from samsvae.models.registry import MODELS, build_model
 
 N_CELLS = 8192
@@ -84,7 +85,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     model = build_model(settings, arguments.genes, arguments.perturbations).to(device)
     model.standardise.fit(*cells.log_moments())
     training = Training(batch_size=arguments.batch, particles=arguments.particles)
-    fitting = Fitting(model, cells.random_batches(arguments.batch, seed=0), training)
+    fitting = Fitting(model, cells, training, seed=0)
     with FlopCounterMode(display=False) as counter:
         fitting.take_step()
     gflop = 1e-9 * counter.get_total_flops()

@@ -9,7 +9,7 @@ from samsvae.biology.enrichment import Enrichment
 from samsvae.config import gene_set_names, merge, read_schema, validate
 from samsvae.errors import InputError
 from samsvae.experiments import runs, splits
-from samsvae.inference.trainer import Training
+from samsvae.inference.step import Training
 from samsvae.models.registry import MODELS, NOT_OF_THE_MODEL
 from samsvae.sources.h5ad import H5adSource
 from samsvae.sources.simulated import Simulation

@@ -1,4 +1,5 @@
 import dataclasses
+import logging
 import math
 
 import numpy as np
@@ -13,11 +14,13 @@ from samsvae.errors import InputError
 from samsvae.experiments import Split
 from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel, load_model, save_model
+from samsvae.inference.divergence import check_finite, check_validated
 from samsvae.inference.encoding import Encoding
 from samsvae.inference.iwelbo import iwelbo
 from samsvae.inference.objective import elbo
 from samsvae.inference.resume import StateFile
-from samsvae.inference.trainer import Fitting, Training, fit
+from samsvae.inference.step import Training, matmul_precision
+from samsvae.inference.trainer import Fitting, fit
 from samsvae.models.cpa_vae import CpaVae
 from samsvae.models.registry import build_model
 from samsvae.splits import split_cells
@@ -46,7 +49,7 @@ def parts_of(tiny_screen):
 
 def fitted(parts_of, seed=0, state_file=None, **training):
     encoding, cells = parts_of
-    return fit(
+    result = fit(
         lambda: build_model(SETTINGS, cells["train"].counts.shape[1], len(encoding.names)),
         cells["train"],
         cells["val"],
@@ -54,6 +57,7 @@ def fitted(parts_of, seed=0, state_file=None, **training):
         seed,
         state_file,
     )
+    return result.model, result.history
 
 
 def test_cells_keep_counts_exactly_in_a_small_type(tiny_screen, parts_of):
@@ -76,7 +80,7 @@ def test_an_epoch_visits_every_cell_once_at_most(parts_of):
     batches = marked.random_batches(50, seed=0)
     per_epoch = len(train) // 50
     for _ in range(2):
-        drawn = torch.cat([next(batches).library_size for _ in range(per_epoch)])
+        drawn = torch.cat([marked.library_size[next(batches)] for _ in range(per_epoch)])
         assert len(drawn.unique()) == 50 * per_epoch
     first = torch.cat([b.counts for b in train.batches(7)])
     assert (first == train.counts.float()).all()
@@ -108,8 +112,99 @@ def test_a_validation_bound_worse_later_restores_earlier_weights(parts_of):
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_remedy(parts_of):
-    with pytest.raises(FloatingPointError, match=r"step 5 .*learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"step 2 .*kl_embedding.*now 1e\+30.*now null"):
         fitted(parts_of, learning_rate=1e30, gradient_clip=None, max_steps=5, validate_every=5)
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ([[math.nan, 1.0]], r"step 7 of training, reconstruction is no .*overflowed"),
+        ([[-9.0, 1.0], [-99.0, 2.0], [math.inf, 3.0]], r"step 9 .*from -10 to -101: .*too large"),
+        ([[-9.0, 1.0], [-8.0, math.inf]], r"step 8 of training, kl_basal is no .*out of range"),
+    ],
+)
+def test_a_divergence_names_step_term_and_likely_cause(terms, message):
+    with pytest.raises(FloatingPointError, match=message):
+        check_finite(np.array(terms), ["reconstruction", "kl_basal"], 7, Training())
+    with pytest.raises(FloatingPointError, match="No step had been taken"):
+        check_finite(np.array([[math.nan]]), ["reconstruction"], 1, Training())
+    check_finite(np.array([[-3.0, 4.0]]), ["reconstruction", "kl_basal"], 7, Training())
+
+
+def test_a_validation_bound_that_is_not_finite_stops():
+    with pytest.raises(FloatingPointError, match=r"After step 40 .*kl_mask of the validation"):
+        check_validated({"elbo": -1.0, "kl_mask": math.nan}, 40, Training())
+
+
+def test_training_stops_early_when_the_validation_bound_has_ceased_to_rise(parts_of):
+    _, history = fitted(parts_of, learning_rate=0.3, max_steps=400, validate_every=5, patience=3)
+    validated = history[history["cells"] == "val"]
+    best = int(validated["step"].iloc[int(validated["elbo"].argmax())])
+    assert validated["step"].iloc[-1] == best + 15 < 400
+
+
+def test_the_learning_rate_warms_up_and_falls_as_asked():
+    training = Training(max_steps=100, learning_rate=1.0, warm_up_steps=10)
+    assert [training.learning_rate_at(step) for step in (0, 4, 9, 99)] == [0.1, 0.5, 1.0, 1.0]
+    cosine = Training(max_steps=100, learning_rate=1.0, learning_rate_schedule="cosine")
+    rates = [cosine.learning_rate_at(step) for step in range(101)]
+    assert rates[0] == 1
+    assert rates[50] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0)
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_the_learning_rate_of_a_step_is_the_one_applied(parts_of):
+    """Adam's first step moves a parameter by the learning rate."""
+    encoding, cells = parts_of
+    model = build_model(SETTINGS, cells["train"].counts.shape[1], len(encoding.names))
+    training = Training(learning_rate=0.01, warm_up_steps=4, weight_decay=0, gradient_clip=None)
+    before = model.likelihood.log_inverse_dispersion.detach().clone()
+    Fitting(model, cells["train"], training, seed=0).take_step()
+    moved = (model.likelihood.log_inverse_dispersion - before).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.0025), rtol=0.01, atol=0)
+
+
+def test_a_step_that_cannot_be_captured_is_taken_all_the_same(parts_of, caplog):
+    caplog.set_level(logging.INFO)
+    _, cells = parts_of
+    weights = []
+    for captured in (False, True):
+        torch.manual_seed(0)
+        model = build_model(
+            SETTINGS, cells["train"].counts.shape[1], cells["train"].dosage.shape[1]
+        )
+        fitting = Fitting(model, cells["train"], Training(**QUICK), seed=0)
+        fitting.take.steps_to_capture = 0 if captured else -1
+        for _ in range(3):
+            fitting.take_step()
+        weights.append(model.state_dict())
+    assert all((weights[0][k] == weights[1][k]).all() for k in weights[0])
+    assert caplog.text.count("not replayed as a CUDA graph") == 1
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_a_lower_matmul_precision_gives_nearly_the_same_bound(precision, parts_of):
+    encoding, cells = parts_of
+    torch.manual_seed(0)
+    settings = {**SETTINGS, "n_hidden": 64}
+    model = build_model(settings, cells["train"].counts.shape[1], len(encoding.names))
+    batch = cells["train"].batch(torch.arange(200))
+
+    def bound_and_gradient(name):
+        torch.manual_seed(1)
+        model.zero_grad()
+        with matmul_precision(name):
+            loss = elbo(model, batch, 3).loss
+            loss.backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+        return loss.detach(), gradient
+
+    (exact, gradient), (rough, rough_gradient) = map(bound_and_gradient, ("float32", precision))
+    torch.testing.assert_close(rough, exact, rtol=3e-3, atol=0)
+    assert torch.cosine_similarity(rough_gradient, gradient, dim=0) > 0.999
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_training_needs_cells(parts_of):

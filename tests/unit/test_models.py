@@ -45,6 +45,8 @@ SHARED = {
     "svae": {"rate", "mask"},
     "conditional": set(),
 }
+# torch draws no Beta on a device without values; the others differ in their likelihood alone
+NOT_ON_META = {"beta_beta", "poisson", "normal"}
 OWN = {"svae_plus": "latent", "conditional": "latent"}
 
 
@@ -241,6 +243,27 @@ def test_objective_equals_an_independent_computation(name, cells):
     weight = len(cells) / len(index)
     expected = weight * (log_mass.sum() - kl_basal.sum()) / particles - kl_global
     torch.testing.assert_close(-ours.loss * len(cells), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("likelihood", ["negative_binomial", "poisson", "normal"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in NOT_ON_META])
+def test_a_step_waits_for_no_device_and_stays_on_it(name, likelihood):
+    """On a device that holds no values, reading one or mixing devices would be an error."""
+    with torch.device("meta"):
+        model = build_model({**MODELS[name], "likelihood": likelihood}, 20, 5)
+        cells = Cells(
+            torch.zeros(100, 20, dtype=torch.uint8),
+            torch.zeros(100),
+            torch.zeros(6, 5),
+            torch.zeros(100, dtype=torch.long),
+        )
+        drawn = torch.zeros(10, dtype=torch.long)
+    for objective in (elbo, iwae):
+        bound = objective(model, cells.batch(drawn), 3)
+        bound.loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        assert {term.device.type for term in bound.terms_per_cell.values()} == {"meta"}
+        assert norm.device.type == "meta"
 
 
 def test_minibatch_estimates_average_to_the_full_batch(cells):

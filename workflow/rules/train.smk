@@ -8,6 +8,7 @@ rule train:
         split=f"{SPLIT}/split.tsv",
     output:
         model=f"{RUN}/model.safetensors",
+        last_model=f"{RUN}/last_model.safetensors",
         history=f"{RUN}/history.tsv",
     log:
         "results/logs/train/{experiment}/{split}/{model}-seed{seed}.log",

@@ -17,7 +17,8 @@ def main(snakemake: Any) -> None:
     from samsvae.inference.encoding import Encoding
     from samsvae.inference.memory import keep_freed_memory
     from samsvae.inference.resume import StateFile
-    from samsvae.inference.trainer import Training, fit
+    from samsvae.inference.step import Training
+    from samsvae.inference.trainer import fit
     from samsvae.models.registry import build_model
     from samsvae.provenance import digest_of, provenance
     from samsvae.screen import digest_of_screen, read_screen
@@ -41,7 +42,7 @@ def main(snakemake: Any) -> None:
     # beside the model, yet no output of the rule, which Snakemake would remove after a failure
     state_path = Path(snakemake.output.model).with_name("unfinished_training.safetensors")
     state_file = StateFile(state_path, digest_of([made_by, parts.tolist(), snakemake.threads]))
-    model, history = fit(
+    fitted = fit(
         lambda: build_model(settings, screen.n_vars, len(encoding.names)),
         Cells.of(screen, (parts == TRAIN).to_numpy(), encoding, device),
         Cells.of(screen, (parts == VAL).to_numpy(), encoding, device),
@@ -49,9 +50,11 @@ def main(snakemake: Any) -> None:
         snakemake.params.seed,
         state_file,
     )
-    trained = TrainedModel(model, settings, list(screen.var_names), encoding)
-    write_tsv(history, snakemake.output.history)
+    write_tsv(fitted.history, snakemake.output.history)
+    trained = TrainedModel(fitted.model, settings, list(screen.var_names), encoding)
     save_model(trained, made_by, snakemake.output.model)
+    trained.model.load_state_dict(fitted.last_weights)
+    save_model(trained, made_by, snakemake.output.last_model)
     state_file.remove()
 
 

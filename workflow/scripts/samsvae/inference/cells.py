@@ -87,7 +87,7 @@ class Cells:
 
     def random_batches(self, size: int, seed: int) -> "RandomBatches":
         """Draw batches for ever, epoch after epoch, each of the same size."""
-        return RandomBatches(self, size, seed)
+        return RandomBatches(len(self), size, seed, self.counts.device)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Go through all cells once, in order."""
@@ -108,35 +108,37 @@ class Cells:
 
 
 class RandomBatches:
-    """Batches of cells in random order, epoch after epoch, what is left of an epoch dropped.
+    """Positions of cells in random order, epoch after epoch, what is left of an epoch dropped.
 
     Parameters
     ----------
-    cells
-        What to draw from.
+    n_cells
+        Cells to draw from.
     size
         Cells per batch; all cells if there are fewer.
     seed
-        Seed of the order.
+        Seed of the order, which is the same on every device.
+    device
+        Where the positions are needed.
     """
 
-    def __init__(self, cells: Cells, size: int, seed: int) -> None:
-        self.cells = cells
-        self.size = min(size, len(cells))
+    def __init__(self, n_cells: int, size: int, seed: int, device: torch.device) -> None:
+        self.n_cells = n_cells
+        self.size = min(size, n_cells)
         self.generator = torch.Generator().manual_seed(seed)
-        self.order = torch.empty(0, dtype=torch.long)
+        self.order = torch.empty(0, dtype=torch.long, device=device)
         self.position = 0
 
     def __iter__(self) -> "RandomBatches":
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Tensor:
         if self.position + self.size > len(self.order):
-            self.order = torch.randperm(len(self.cells), generator=self.generator)
+            order = torch.randperm(self.n_cells, generator=self.generator)
+            self.order = order.to(self.order.device)
             self.position = 0
-        index = self.order[self.position : self.position + self.size]
         self.position += self.size
-        return self.cells.batch(index.to(self.cells.counts.device))
+        return self.order[self.position - self.size : self.position]
 
     def state(self) -> dict[str, Tensor]:
         """Where in the order the next batch begins, and what comes after this epoch."""
@@ -148,5 +150,6 @@ class RandomBatches:
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         """Go on from what :meth:`state` gave."""
-        self.order, self.position = state["order"], int(state["position"])
+        self.order = state["order"].to(self.order.device)
+        self.position = int(state["position"])
         self.generator.set_state(state["generator"])

@@ -2,19 +2,20 @@
 
 import copy
 import logging
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import pandas as pd
 import pyro
 import torch
+from torch import Tensor
 
 from samsvae.errors import InputError
-from samsvae.inference.cells import Cells, RandomBatches
-from samsvae.inference.objective import BoundTerms, elbo, iwae, signed_sum
+from samsvae.inference.cells import Cells
+from samsvae.inference.divergence import check_finite, check_validated
+from samsvae.inference.objective import elbo, signed_sum
+from samsvae.inference.progress import Progress
 from samsvae.inference.resume import (
     StateFile,
     named,
@@ -24,27 +25,30 @@ from samsvae.inference.resume import (
     set_random_states,
     unnamed,
 )
+from samsvae.inference.step import Training, TrainingStep, matmul_precision
 from samsvae.models.base import PerturbationModel
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Training:
-    """How to fit; see the configuration's schema for each field."""
+class Fitted:
+    """What a training gives.
 
-    max_steps: int = 30_000
-    batch_size: int = 512
-    particles: int = 5
-    learning_rate: float = 3e-4
-    weight_decay: float = 1e-6
-    gradient_clip: float | None = 100.0
-    validate_every: int = 500
-    objective: str = "elbo"
-    mask_kl: str = "sampled"
+    Attributes
+    ----------
+    model
+        In evaluation mode, with the weights of the step with the highest validation bound.
+    last_weights
+        The weights of the last step.
+    history
+        One row per evaluation and set of cells: step, cells (``train`` or ``val``), elbo and its
+        terms in nats per cell.
+    """
 
-
-OBJECTIVES = {"elbo": elbo, "iwae": iwae}
+    model: PerturbationModel
+    last_weights: Mapping[str, Tensor]
+    history: pd.DataFrame
 
 
 def fit(
@@ -54,7 +58,7 @@ def fit(
     training: Training,
     seed: int,
     state_file: StateFile | None = None,
-) -> tuple[PerturbationModel, pd.DataFrame]:
+) -> Fitted:
     """Fit a model.
 
     Parameters
@@ -73,11 +77,8 @@ def fit(
 
     Returns
     -------
-    model : PerturbationModel
-        With the weights of the step with the highest validation bound.
-    history : DataFrame
-        One row per evaluation and set of cells: step, cells (``train`` or ``val``), elbo and its
-        terms in nats per cell.
+    Fitted
+        The model, and how it came to be.
 
     Raises
     ------
@@ -93,20 +94,22 @@ def fit(
     pyro.set_rng_seed(seed)
     model = build().to(train.counts.device)
     model.standardise.fit(*train.log_moments())
-    fitting = Fitting(model, train.random_batches(training.batch_size, seed), training)
+    fitting = Fitting(model, train, training, seed)
     if state_file is not None:
         fitting.take_up(state_file)
     progress = Progress(training.max_steps, fitting.step)
-    while fitting.step < training.max_steps:
-        fitted = fitting.advance()
-        validated = validation_bound(model, validation, training, n_train=len(train))
-        check_finite({**fitted, "validation elbo": validated["elbo"]}, fitting.step)
-        fitting.judge(fitted, validated)
-        progress.report(fitting.step, fitted["elbo"], validated["elbo"])
-        if state_file is not None:
-            fitting.keep(state_file)
+    with matmul_precision(training.matmul_precision):
+        while not fitting.finished:
+            fitted = fitting.advance()
+            validated = validation_bound(model, validation, training, n_train=len(train))
+            check_validated(validated, fitting.step, training)
+            fitting.judge(fitted, validated)
+            progress.report(fitting.step, fitted["elbo"], validated["elbo"])
+            if state_file is not None:
+                fitting.keep(state_file)
+    last_weights = copy.deepcopy(model.state_dict())
     model.load_state_dict(fitting.best_weights)
-    return model.eval(), pd.DataFrame(fitting.rows)
+    return Fitted(model.eval(), last_weights, pd.DataFrame(fitting.rows))
 
 
 class Fitting:
@@ -116,54 +119,64 @@ class Fitting:
     ----------
     model
         With its weights at the start.
-    batches
+    cells
         The training cells.
     training
         How to fit.
+    seed
+        Seed of the order of the cells.
     """
 
     def __init__(
-        self, model: PerturbationModel, batches: RandomBatches, training: Training
+        self, model: PerturbationModel, cells: Cells, training: Training, seed: int
     ) -> None:
-        self.model, self.batches, self.training = model, batches, training
-        self.optimiser = torch.optim.Adam(
-            model.parameters(),
-            lr=training.learning_rate,
-            weight_decay=training.weight_decay,
-            fused=True,
-        )
+        self.model, self.training = model, training
+        self.batches = cells.random_batches(training.batch_size, seed)
+        self.take = TrainingStep(model, cells, training)
         self.step = 0
         self.rows: list[dict[str, Any]] = []
-        self.best = -float("inf")
+        self.best, self.best_step = -float("inf"), 0
         self.best_weights = copy.deepcopy(model.state_dict())
 
-    def take_step(self) -> BoundTerms:
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or the validation bound has long ceased to rise."""
+        patience = self.training.patience
+        if patience is not None and self.step - self.best_step >= patience * self.every:
+            logger.info("stopped at step %d, the best being step %d", self.step, self.best_step)
+            return True
+        return self.step >= self.training.max_steps
+
+    @property
+    def every(self) -> int:
+        """Steps between evaluations."""
+        return self.training.validate_every
+
+    def take_step(self) -> dict[str, Tensor]:
         """Move the parameters once, and return the bound's terms."""
-        objective = OBJECTIVES[self.training.objective]
-        batch, particles = next(self.batches), self.training.particles
-        bound = objective(self.model, batch, particles, self.training.mask_kl)
-        self.optimiser.zero_grad(set_to_none=True)
-        bound.loss.backward()
-        if self.training.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.gradient_clip)
-        self.optimiser.step()
-        return bound
+        terms = self.take(next(self.batches), self.step)
+        self.step += 1
+        return terms
 
     def advance(self) -> dict[str, float]:
         """Go on to the next evaluation; the mean bound and its terms on the way."""
-        terms = Averages()
-        until = min(self.step + self.training.validate_every, self.training.max_steps)
+        first_step = self.step + 1
+        until = min(self.step + self.every, self.training.max_steps)
+        record: list[Tensor] = []
         while self.step < until:
-            terms.add(self.take_step())
-            self.step += 1
-        return terms.mean()
+            terms = self.take_step()
+            record.append(torch.stack(list(terms.values())))
+        values = torch.stack(record).cpu().double().numpy()
+        check_finite(values, list(terms), first_step, self.training)
+        means = dict(zip(terms, values.mean(axis=0).tolist(), strict=True))
+        return {"elbo": signed_sum(means), **means}
 
     def judge(self, fitted: dict[str, float], validated: dict[str, float]) -> None:
         """Note an evaluation, and keep the weights if they are the best so far."""
         self.rows.append({"step": self.step, "cells": "train", **fitted})
         self.rows.append({"step": self.step, "cells": "val", **validated})
         if validated["elbo"] > self.best:
-            self.best = validated["elbo"]
+            self.best, self.best_step = validated["elbo"], self.step
             self.best_weights = copy.deepcopy(self.model.state_dict())
 
     def keep(self, state_file: StateFile) -> None:
@@ -173,12 +186,13 @@ class Fitting:
             **named("model", self.model.state_dict()),
             **named("best", self.best_weights),
             **named("batches", self.batches.state()),
-            **optimiser_tensors(self.optimiser),
+            **optimiser_tensors(self.take.optimiser),
             **random_states(device),
         }
         # the order of an epoch may be a view that another tensor shares
         content = {name: tensor.clone() for name, tensor in tensors.items()}
-        state_file.save(content, {"step": self.step, "best": self.best, "rows": self.rows})
+        values = {name: getattr(self, name) for name in ("step", "best", "best_step", "rows")}
+        state_file.save(content, values)
 
     def take_up(self, state_file: StateFile) -> None:
         """Go on from what was written down, if anything was."""
@@ -190,9 +204,10 @@ class Fitting:
         self.model.load_state_dict(unnamed("model", tensors))
         self.best_weights = unnamed("best", tensors)
         self.batches.set_state(unnamed("batches", tensors))
-        set_optimiser_tensors(self.optimiser, tensors)
+        set_optimiser_tensors(self.take.optimiser, tensors)
         set_random_states(tensors, device)
-        self.step, self.best, self.rows = values["step"], values["best"], values["rows"]
+        for name, value in values.items():
+            setattr(self, name, value)
         logger.info("going on from step %d", self.step)
 
 
@@ -207,83 +222,13 @@ def validation_bound(
     dict of float
         elbo and its terms, nats per cell.
     """
-    terms = Averages()
+    total: dict[str, Tensor] = {}
     for batch in validation.batches(training.batch_size):
-        terms.add(elbo(model, batch, training.particles), weight=len(batch.counts))
-    terms.scale_global_terms(len(validation) / n_train)
-    return terms.mean()
-
-
-class Averages:
-    """Weighted running means of the bound's terms, kept on the device until asked for."""
-
-    def __init__(self) -> None:
-        self.means: dict[str, torch.Tensor] = {}
-        self.global_terms: set[str] = set()
-        self.weight = 0.0
-
-    def add(self, bound: BoundTerms, weight: float = 1.0) -> None:
-        """Take one more bound into account."""
-        self.weight += weight
-        self.global_terms = {f"kl_{site}" for site in bound.kl_global}
+        bound = elbo(model, batch, training.particles)
+        share = len(batch.counts) / len(validation)
         for name, value in bound.terms_per_cell.items():
-            mean = self.means.get(name, torch.zeros_like(value))
-            self.means[name] = mean + (value.detach() - mean) * (weight / self.weight)
-
-    def scale_global_terms(self, factor: float) -> None:
-        """Share the global terms out over another number of cells."""
-        for name in self.global_terms:
-            self.means[name] = factor * self.means[name]
-
-    def mean(self) -> dict[str, float]:
-        """Mean bound and means by term, nats per cell."""
-        means = {name: float(value) for name, value in self.means.items()}
-        return {"elbo": signed_sum(means), **means}
-
-
-def check_finite(terms: dict[str, float], step: int) -> None:
-    """Stop at a loss that is not a number.
-
-    Raises
-    ------
-    FloatingPointError
-        Naming the step and the terms.
-    """
-    broken = [name for name, value in terms.items() if not abs(value) < float("inf")]
-    if broken:
-        raise FloatingPointError(
-            f"By step {step} of training, {', '.join(broken)} is no longer a finite number. "
-            "Lower training.learning_rate or training.gradient_clip."
-        )
-
-
-class Progress:
-    """Says how far training is, how fast, and how long it will take.
-
-    Parameters
-    ----------
-    max_steps
-        Steps of the whole training.
-    first_step
-        Steps that were done before.
-    """
-
-    def __init__(self, max_steps: int, first_step: int = 0) -> None:
-        self.max_steps = max_steps
-        self.first_step = first_step
-        self.started = time.monotonic()
-
-    def report(self, step: int, train_elbo: float, validation_elbo: float) -> None:
-        """Log one line; the bounds are in nats per cell."""
-        speed = (step - self.first_step) / (time.monotonic() - self.started)
-        left = timedelta(seconds=round((self.max_steps - step) / speed))
-        logger.info(
-            "step %d/%d (%d %%)  %.1f steps/s  %s left  ELBO per cell: train %.2f, validation %.2f",
-            step,
-            self.max_steps,
-            round(100 * step / self.max_steps),
-            speed,
-            left,
-            train_elbo,
-            validation_elbo,
-        )
+            is_global = name in {f"kl_{site}" for site in bound.kl_global}
+            factor = share * len(validation) / n_train if is_global else share
+            total[name] = total.get(name, torch.zeros_like(value)) + factor * value
+    means = {name: float(value) for name, value in total.items()}
+    return {"elbo": signed_sum(means), **means}

@@ -1,0 +1,100 @@
+"""A training that has left the range of numbers: where, in which term, and the likely cause."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from samsvae.inference.objective import RECONSTRUCTION
+from samsvae.inference.step import Training
+
+STEPS_SHOWN = 20
+
+
+def check_finite(
+    terms: np.ndarray, names: Sequence[str], first_step: int, training: Training
+) -> None:
+    """Stop at the first step whose bound is not a finite number.
+
+    Parameters
+    ----------
+    terms
+        Terms of the bound, steps x terms, nats per cell.
+    names
+        Names of the terms.
+    first_step
+        Number of the first of these steps, from 1.
+    training
+        How the model is fitted.
+
+    Raises
+    ------
+    FloatingPointError
+        Naming the step, the terms, the likely cause and what to change.
+    """
+    finite = np.isfinite(terms)
+    if finite.all():
+        return
+    row = int(np.argmin(finite.all(axis=1)))
+    broken = [name for name, good in zip(names, finite[row], strict=True) if not good]
+    step = first_step + row
+    raise FloatingPointError(
+        f"At step {step} of training, {', '.join(broken)} is no longer a finite number. "
+        + _likely_cause(terms[:row], names, broken, step, training)
+    )
+
+
+def check_validated(terms: Mapping[str, float], step: int, training: Training) -> None:
+    """Stop if the bound of the validation cells is not a finite number.
+
+    Parameters
+    ----------
+    terms
+        The bound and its terms, nats per cell.
+    step
+        Steps taken so far.
+    training
+        How the model is fitted.
+
+    Raises
+    ------
+    FloatingPointError
+        Naming the step, the terms, the likely cause and what to change.
+    """
+    broken = [name for name, value in terms.items() if not math.isfinite(value)]
+    if broken:
+        raise FloatingPointError(
+            f"After step {step} of training, {', '.join(broken)} of the validation cells is not a "
+            "finite number, while that of the training cells was: the last step was too large, or "
+            "a validation cell has extreme counts. " + _remedy(training)
+        )
+
+
+def _likely_cause(
+    before: np.ndarray, names: Sequence[str], broken: Sequence[str], step: int, training: Training
+) -> str:
+    if step == 1:
+        return (
+            "No step had been taken yet, so the cause is in the data or the model's settings: "
+            "look for genes or cells with extreme counts."
+        )
+    recent = before[-STEPS_SHOWN:]
+    signs = np.where(np.array(names) == RECONSTRUCTION, 1, -1)
+    if len(recent) and recent[-1] @ signs < recent[0] @ signs:
+        course = (
+            f"In the {len(recent)} steps before, the ELBO per cell had fallen from "
+            f"{recent[0] @ signs:.4g} to {recent[-1] @ signs:.4g}: the steps are too large."
+        )
+    elif broken == [RECONSTRUCTION]:
+        course = "The decoder's output overflowed while the latent terms were still sound."
+    else:
+        course = "A step threw the parameters out of range."
+    return f"{course} {_remedy(training)}"
+
+
+def _remedy(training: Training) -> str:
+    clip = training.gradient_clip
+    return (
+        f"Lower training.learning_rate (now {training.learning_rate:g}) or training.gradient_clip "
+        f"(now {'null' if clip is None else f'{clip:g}'}), or raise training.warm_up_steps."
+    )

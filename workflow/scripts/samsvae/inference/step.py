@@ -1,0 +1,165 @@
+"""One step of training; on a CUDA device recorded once and replayed as a graph."""
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from samsvae.inference.cells import Cells
+from samsvae.inference.objective import elbo, iwae
+from samsvae.models.base import PerturbationModel
+
+logger = logging.getLogger(__name__)
+
+OBJECTIVES = {"elbo": elbo, "iwae": iwae}
+
+# what PyTorch calls the ways to multiply float32 matrices
+MATMUL_PRECISIONS = {"float32": "highest", "tf32": "high", "bfloat16": "medium"}
+
+STEPS_BEFORE_CAPTURE = 3  # so that libraries and memory are set up when the graph is recorded
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to fit; see the configuration's schema for each field."""
+
+    max_steps: int = 30_000
+    batch_size: int = 512
+    particles: int = 5
+    learning_rate: float = 3e-4
+    learning_rate_schedule: str = "constant"
+    warm_up_steps: int = 0
+    weight_decay: float = 1e-6
+    gradient_clip: float | None = 100.0
+    validate_every: int = 500
+    patience: int | None = None
+    objective: str = "elbo"
+    mask_kl: str = "sampled"
+    matmul_precision: str = "float32"
+    cuda_graph: bool = True
+
+    def learning_rate_at(self, step: int) -> float:
+        """Step size of Adam at a step, counted from 0."""
+        rate = self.learning_rate
+        if self.warm_up_steps:
+            rate *= min(1.0, (step + 1) / self.warm_up_steps)
+        if self.learning_rate_schedule == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * step / self.max_steps))
+        return rate
+
+
+class TrainingStep:
+    """Draw samples, take the gradient of the bound at a batch of cells, move the parameters.
+
+    Nothing in a step waits for the device. So on a CUDA device the whole step, random numbers
+    included, is recorded as a graph after a few steps and replayed from then on, which spares the
+    launch of some hundred kernels one by one. Where that fails, steps go on as before.
+
+    Parameters
+    ----------
+    model
+        Model and guide.
+    cells
+        The training cells.
+    training
+        How to fit.
+    """
+
+    def __init__(self, model: PerturbationModel, cells: Cells, training: Training) -> None:
+        self.model, self.cells, self.training = model, cells, training
+        device = cells.counts.device
+        on_cuda = device.type == "cuda"
+        size = min(training.batch_size, len(cells))
+        # a graph reads and writes the same memory each time
+        self.positions = torch.zeros(size, dtype=torch.long, device=device)
+        self.learning_rate = torch.tensor(training.learning_rate, device=device)
+        self.terms: dict[str, Tensor] = {}
+        self.optimiser = torch.optim.Adam(
+            model.parameters(),
+            lr=self.learning_rate,
+            weight_decay=training.weight_decay,
+            fused=True,
+            capturable=on_cuda,
+        )
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.steps_to_capture = STEPS_BEFORE_CAPTURE if on_cuda and training.cuda_graph else -1
+
+    def __call__(self, positions: Tensor, step: int) -> dict[str, Tensor]:
+        """Take one step.
+
+        Parameters
+        ----------
+        positions
+            Cells of the batch.
+        step
+            Number of the step, from 0.
+
+        Returns
+        -------
+        dict of Tensor
+            Terms of the bound, nats per cell; overwritten by the next step.
+        """
+        self.positions.copy_(positions)
+        self.learning_rate.fill_(self.training.learning_rate_at(step))
+        if self.steps_to_capture == 0:
+            self._capture()
+        self.steps_to_capture -= 1
+        if self.graph is not None:
+            self.graph.replay()
+        elif self.steps_to_capture >= 0:
+            self._move_beside()
+        else:
+            self._move()
+        return self.terms
+
+    def _move(self) -> None:
+        objective = OBJECTIVES[self.training.objective]
+        batch = self.cells.batch(self.positions)
+        bound = objective(self.model, batch, self.training.particles, self.training.mask_kl)
+        self.optimiser.zero_grad(set_to_none=True)
+        bound.loss.backward()
+        if self.training.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.gradient_clip)
+        self.optimiser.step()
+        self.terms = {name: term.detach() for name, term in bound.terms_per_cell.items()}
+
+    def _move_beside(self) -> None:
+        """Take a step on another stream than the default one, which cannot be recorded."""
+        beside, default = torch.cuda.Stream(), torch.cuda.current_stream()
+        beside.wait_stream(default)
+        with torch.cuda.stream(beside):
+            self._move()
+        default.wait_stream(beside)
+
+    def _capture(self) -> None:
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._move()
+        except RuntimeError as error:
+            logger.info("the step is not replayed as a CUDA graph (%s)", error)
+            return
+        self.graph = graph
+        logger.info("from here on, the step is replayed as a CUDA graph")
+
+
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """Multiply float32 matrices with another precision for a while.
+
+    Parameters
+    ----------
+    name
+        A key of :data:`MATMUL_PRECISIONS`. What it means is the device's affair: one that cannot
+        multiply faster at less precision does as in ``float32``.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(MATMUL_PRECISIONS[name])
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
