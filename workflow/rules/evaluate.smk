@@ -48,6 +48,31 @@ rule predict_effects:
         "../scripts/predict_effects.py"
 
 
+# no target asks for these cells; a user does, by the path
+rule sample_cells:
+    input:
+        screen=screen_of,
+        model=f"{RUN}/model.safetensors",
+    output:
+        cells=f"{RUN}/sampled_cells.h5ad",
+    log:
+        "results/logs/sample_cells/{experiment}/{split}/{model}-seed{seed}.log",
+    wildcard_constraints:
+        model=one_of(TRAINED),
+    conda:
+        "../../envs/samsvae.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+    params:
+        cells=config["evaluation"]["sampled_cells"],
+        sample_from=config["evaluation"]["sample_from"],
+        seed=lambda wildcards: int(wildcards.seed),
+        code=uses("sample_cells"),
+    script:
+        "../scripts/sample_cells.py"
+
+
 rule predict_baseline:
     input:
         screen=screen_of,

@@ -88,13 +88,17 @@ class PerturbationModel(nn.Module, ABC):
         """Sample the variables that all cells share from the guide."""
 
     @abstractmethod
+    def shared_prior(self) -> None:
+        """Sample the variables that all cells share from the generative model."""
+
+    @abstractmethod
     def decoded(self, state: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
         """Give a cell's unperturbed state a dosage.
 
         Parameters
         ----------
         state
-            Draws from N(0, I), [S, 1, K].
+            Draws from N(0, I), [S, 1, K], or [S, C, K] for one of its own in each condition.
         shared
             Draws of the shared variables, [S, ...] by site.
         dosage

@@ -95,6 +95,10 @@ class SvaePlus(PerturbationModel):
             rate = pyro.sample("rate", Delta(self.mask_probability()).to_event(1))
             pyro.sample("mask", StraightThroughBernoulli(probs=rate).to_event(1))
 
+    def shared_prior(self) -> None:
+        """p(a) p(m | a)."""
+        self.effects()
+
     def effects_from(self, shared: Mapping[str, Tensor]) -> Tensor:
         """M * mu, [S, T, K]."""
         return shared["mask"] * self.embedding
