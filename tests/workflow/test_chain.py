@@ -130,6 +130,15 @@ def test_an_edited_module_reruns_what_uses_it_and_nothing_else(finished, module,
     assert finished.planned() == {}
 
 
+def test_an_edited_model_is_retrained_without_the_others(finished):
+    path = finished.folder / LIBRARY / "models/svae_plus.py"
+    source = path.read_text()
+    path.write_text(source + "\n# edited\n")
+    planned = finished.planned()
+    path.write_text(source)
+    assert planned["train"] == planned["estimate_iwelbo"] == planned["predict_effects"] == 1
+
+
 def test_an_edited_figure_is_drawn_alone(finished):
     path = finished.folder / LIBRARY / "figures/training.py"
     source = path.read_text()

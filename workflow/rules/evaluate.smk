@@ -20,7 +20,7 @@ rule estimate_iwelbo:
     params:
         particles=config["evaluation"]["iwelbo_particles"],
         seed=lambda wildcards: int(wildcards.seed),
-        code=uses("estimate_iwelbo"),
+        code=uses_model("estimate_iwelbo"),
     script:
         "../scripts/estimate_iwelbo.py"
 
@@ -43,7 +43,7 @@ rule predict_effects:
     params:
         draws=config["evaluation"]["effect_draws"],
         seed=lambda wildcards: int(wildcards.seed),
-        code=uses("predict_effects"),
+        code=uses_model("predict_effects"),
     script:
         "../scripts/predict_effects.py"
 
@@ -68,7 +68,7 @@ rule sample_cells:
         cells=config["evaluation"]["sampled_cells"],
         sample_from=config["evaluation"]["sample_from"],
         seed=lambda wildcards: int(wildcards.seed),
-        code=uses("sample_cells"),
+        code=uses_model("sample_cells"),
     script:
         "../scripts/sample_cells.py"
 
@@ -147,7 +147,7 @@ rule recover_truth:
         "../../envs/samsvae.yaml"
     params:
         run=run_of,
-        code=uses("recover_truth"),
+        code=uses_model("recover_truth"),
     script:
         "../scripts/recover_truth.py"
 
@@ -165,7 +165,7 @@ rule tabulate_latents:
         run=run_of,
         draws=1000,
         seed=lambda wildcards: int(wildcards.seed),
-        code=uses("tabulate_latents"),
+        code=uses_model("tabulate_latents"),
     script:
         "../scripts/tabulate_latents.py"
 
