@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from samsvae.effects.predicted import predicted_effects
-from samsvae.effects.predictive import sample_cells
+from samsvae.effects.predictive import counterfactual_cells, sample_cells
 from samsvae.errors import InputError
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.encoding import Encoding
 from samsvae.inference.iwelbo import draw_shared
 from samsvae.models.registry import MODELS, build_model
+from samsvae.screen import build_screen
 
 GENES, SMALL = 12, {"n_latent": 3, "n_hidden": 8}
 LABELS = ["control", "A", "A+B", "B@0.5"]
@@ -137,6 +138,61 @@ def test_predicted_effects_are_those_of_sampled_cells(kind):
     effects, error = predicted_effects(trained, LABELS[1:], 3000, seed=1)
     error = np.sqrt(difference.var(1) / draws + error**2)
     assert (np.abs(difference.mean(1) - effects) / error).max() < 5
+
+
+def screen_of(labels, n_genes=GENES, all_alike=False):
+    rows = 1 if all_alike else len(labels)
+    counts = 1 + np.random.default_rng(0).poisson(4.0, (rows, n_genes))
+    counts = np.broadcast_to(counts, (len(labels), n_genes))
+    genes = [f"G{i}" for i in range(n_genes)]
+    return build_screen(counts, labels, [f"cell{i}" for i in range(len(labels))], genes)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "conditional_vae"])
+def test_a_counterfactual_moves_the_same_cells_by_the_difference_of_effects(kind):
+    trained = untrained(kind)
+    screen = screen_of(["control", "A", "A", "B", "A@0.5", "A+B"] * 3)
+    names = list(screen.obs["perturbation"])
+    same = counterfactual_cells(trained, screen, None, seed=1)
+    moved = counterfactual_cells(trained, screen, "A+B", seed=1)
+    pyro.set_rng_seed(1)
+    with torch.no_grad():
+        effects = trained.model.effects_from(draw_shared(trained.model.shared_guide, 1))[0]
+    dosage = trained.encoding.dosage
+    expected = (dosage(["A+B"]) - dosage(names)) @ effects.numpy()
+    np.testing.assert_allclose(moved.obsm["latent"] - same.obsm["latent"], expected, atol=1e-5)
+    assert list(same.obs["perturbation"]) == list(same.obs["received"]) == names
+    assert set(moved.obs["perturbation"]) == {"A+B"}
+    assert list(moved.obs_names) == list(screen.obs_names)
+    assert (moved.obs["library_size"] == screen.obs["library_size"]).all()
+
+
+@pytest.mark.parametrize(("kind", "likelihood"), CASES)
+def test_counterfactual_counts_have_the_mean_that_the_decoder_says(kind, likelihood):
+    """Of one cell, many times over, at the latent states drawn for it."""
+    trained, many = untrained(kind, likelihood), 4000
+    screen = screen_of(["A"] * many + ["control"], all_alike=True)
+    cells = counterfactual_cells(trained, screen, "B", seed=3)[:many]
+    model = trained.model
+    with torch.no_grad():
+        latent = torch.from_numpy(cells.obsm["latent"])[None]
+        if kind == "conditional_vae":
+            latent = torch.cat([latent, torch.tensor([[[0.0, 1.0]]]).expand(1, many, 2)], -1)
+        size = torch.tensor(screen.obs["library_size"].to_numpy()[:many], dtype=torch.float32)
+        means = model.likelihood.mean(latent, size)[0].numpy()
+    difference = cells.X.toarray() - means
+    error = difference.std(0) / np.sqrt(many)
+    assert (np.abs(difference.mean(0)) / error).max() < 5
+    assert cells.obsm["latent"].std(0).min() > 1e-4
+
+
+def test_counterfactual_cells_need_the_models_genes_and_perturbations():
+    trained = untrained("sams_vae")
+    with pytest.raises(InputError, match="not those of the model"):
+        counterfactual_cells(trained, screen_of(["control", "A"], GENES + 1), "A", seed=0)
+    for labels, asked in ((["control", "C"], "A"), (["control", "A"], "C")):
+        with pytest.raises(InputError, match="no perturbation 'C'"):
+            counterfactual_cells(trained, screen_of(labels), asked, seed=0)
 
 
 def test_what_cannot_be_sampled_is_refused():

@@ -110,6 +110,25 @@ class PerturbationModel(nn.Module, ABC):
             What the decoder takes, [S, C, size].
         """
 
+    def undosed(self, latent: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
+        """Take its dosage from a cell's latent variable, which leaves what `decoded` starts from.
+
+        Parameters
+        ----------
+        latent
+            Draws of the variable in the plate "cells", [S, B, K].
+        shared
+            Draws of the shared variables, [S, ...] by site.
+        dosage
+            B x T.
+
+        Returns
+        -------
+        Tensor
+            Unperturbed states, [S, B, K]; `latent` itself unless a model says otherwise.
+        """
+        return latent
+
     def effects_from(self, shared: Mapping[str, Tensor]) -> Tensor | None:
         """Put drawn variables together to latent effects, [S, T, K], if the model has any."""
         return None

@@ -107,6 +107,10 @@ class SvaePlus(PerturbationModel):
         """State + sum_t d_t m_t * mu_t."""
         return state + dosage @ self.effects_from(shared)
 
+    def undosed(self, latent: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
+        """Latent - sum_t d_t m_t * mu_t, N(0, I) before the counts are seen."""
+        return latent - dosage @ self.effects_from(shared)
+
     def mask_probability(self) -> Tensor:
         """sigmoid(phi), T x K, kept away from 0 and 1."""
         return inside_unit_interval(torch.sigmoid(self.rate_logits))
