@@ -77,6 +77,7 @@ def wait_for_writes(process, folder, number):
     """Return while a state is being written, so many states later."""
     seen, before = set(), unfinished_writes(folder)
     while process.is_alive() and len(seen) < number:
+        time.sleep(1e-4)  # a write takes some milliseconds
         seen |= unfinished_writes(folder) - before
 
 
