@@ -10,7 +10,7 @@ from samsvae.config import gene_set_names, merge, read_schema, validate
 from samsvae.errors import InputError
 from samsvae.experiments import runs, splits
 from samsvae.inference.step import Training
-from samsvae.models.registry import MODELS, NOT_OF_THE_MODEL
+from samsvae.models.registry import MODELS, NOT_OF_THE_MODEL, model_class
 from samsvae.sources.h5ad import H5adSource
 from samsvae.sources.simulated import Simulation
 from tests.conftest import ROOT
@@ -126,7 +126,7 @@ def schema_defaults(definition):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_model_defaults_in_schema_and_code_are_the_same(kind):
-    parameters = inspect.signature(MODELS[kind]).parameters.values()
+    parameters = inspect.signature(model_class(kind)).parameters.values()
     in_code = {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY}
     in_schema = schema_defaults(kind)
     assert {k: v for k, v in in_schema.items() if k not in NOT_OF_THE_MODEL} == in_code

@@ -12,6 +12,7 @@ import pytest
 from samsvae.errors import InputError
 from samsvae.files import read_table, whole_file, write_parquet, write_tsv
 from samsvae.job import run_job
+from samsvae.models.registry import MODELS, model_class
 from samsvae.provenance import code_digest, digest_of, provenance
 from tests.conftest import ROOT
 
@@ -72,7 +73,7 @@ def test_code_digest_follows_imports_and_nothing_else(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("script", "uses", "ignores"),
     [
-        ("train_model", "models/sams_vae.py", "biology/enrichment.py"),
+        ("train_model", "models/networks.py", "biology/enrichment.py"),
         ("enrich_effects", "biology/enrichment.py", "inference/trainer.py"),
         ("split_cells", "splits.py", "models/networks.py"),
     ],
@@ -86,6 +87,35 @@ def test_front_doors_depend_on_what_they_use_alone(script, uses, ignores, tmp_pa
     assert code_digest(SCRIPTS / f"{script}.py") == before
     (copy / uses).write_text("# changed\n")
     assert code_digest(SCRIPTS / f"{script}.py") != before
+
+
+@pytest.mark.parametrize("script", ["train_model", "predict_effects", "sample_cells"])
+def test_a_model_depends_on_the_module_of_its_own_kind_alone(script, tmp_path, monkeypatch):
+    copy = tmp_path / "samsvae"
+    shutil.copytree(SCRIPTS / "samsvae", copy)
+    monkeypatch.setattr("samsvae.provenance.LIBRARY", copy)
+
+    def digests():
+        path = SCRIPTS / f"{script}.py"
+        return {kind: code_digest(path, module) for kind, (module, _) in MODELS.items()}
+
+    def changed_by_editing(module):
+        before = digests()
+        with (copy / module).open("a") as file:
+            file.write("# edited\n")
+        return {kind for kind, digest in digests().items() if digest != before[kind]}
+
+    assert changed_by_editing("models/svae_plus.py") == {"svae_plus"}
+    assert changed_by_editing("models/cpa_vae.py") == {"cpa_vae"}
+    sams = {"sams_vae", "sams_vae_beta_bernoulli"}
+    assert changed_by_editing("models/sams_vae.py") == sams
+    assert changed_by_editing("models/additive.py") == {*sams, "cpa_vae"}
+    assert changed_by_editing("models/base.py") == set(MODELS)
+
+
+def test_a_module_that_is_imported_by_name_exists():
+    for kind, (module, _) in MODELS.items():
+        assert model_class(kind).__module__ == module
 
 
 def job(tmp_path):
@@ -144,5 +174,6 @@ def test_the_library_imports_without_snakemake():
 
 
 def test_what_the_snakefile_imports_is_light():
-    loaded = imported_by("import samsvae.config, samsvae.preflight, samsvae.experiments")
+    modules = ["config", "preflight", "experiments", "models.registry"]
+    loaded = imported_by(f"import {', '.join(f'samsvae.{module}' for module in modules)}")
     assert not {"torch", "scanpy", "pyro", "matplotlib", "gseapy"} & loaded

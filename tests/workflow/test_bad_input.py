@@ -33,6 +33,7 @@ def write(path, labels=None, edit=None, cells=None, genes=None):
         pd.DataFrame({"label": labels}, index=names),
         pd.DataFrame(index=genes or [f"GENE{i}" for i in range(12)]),
     )
+    data.obs["dose"] = 0.0
     data.write_h5ad(path)
 
 
@@ -59,6 +60,7 @@ CASES = {
     "duplicate genes": ({"genes": ["TWICE"] * 12}, {}, ["gene name(s) occur more than once", "TWICE"]),
     "empty cells": ({"edit": empty_cell}, {}, ["1 cell(s) have no count", "position 7"]),
     "unknown delimiter": ({"labels": [*good_labels(), "A|B"]}, {}, ["'A|B'", "'delimiter'"]),
+    "a dose of zero": ({}, {"dose_column": "dose"}, ["the dose '0.0' of 'A' is not above 0"]),
     "no training cell": (
         {"labels": [*good_labels(), "RARE"]}, {}, ["no training cell", "RARE (1 cells)", "keep_prior"],
     ),

@@ -130,6 +130,15 @@ def test_an_edited_module_reruns_what_uses_it_and_nothing_else(finished, module,
     assert finished.planned() == {}
 
 
+def test_an_edited_model_is_retrained_without_the_others(finished):
+    path = finished.folder / LIBRARY / "models/svae_plus.py"
+    source = path.read_text()
+    path.write_text(source + "\n# edited\n")
+    planned = finished.planned()
+    path.write_text(source)
+    assert planned["train"] == planned["estimate_iwelbo"] == planned["predict_effects"] == 1
+
+
 def test_an_edited_figure_is_drawn_alone(finished):
     path = finished.folder / LIBRARY / "figures/training.py"
     source = path.read_text()
@@ -190,6 +199,24 @@ def test_planning_the_default_configuration_is_quick_and_imports_nothing_heavy(p
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
     assert "samsvae.config" in imported
     assert not {"torch", "scanpy", "pyro"} & imported
+
+
+def test_cells_are_sampled_on_request(finished):
+    path = "results/random/random-seed0/sams/seed0/sampled_cells.h5ad"
+    chosen = copy.deepcopy(TINY_CONFIG)
+    chosen["evaluation"] |= {"sampled_cells": 3, "sample_from": "prior"}
+    asked = Project(finished.folder, chosen)
+    assert asked.planned() == {"write_report": 1}  # it shows the configuration
+    assert asked.planned(path) == {"sample_cells": 1}
+    done = asked.snakemake(path)
+    assert done.returncode == 0, done.stdout[-4000:]
+    cells = anndata.read_h5ad(finished.folder / path)
+    screen = anndata.read_h5ad(finished.folder / "results/screens/tiny/screen.h5ad")
+    assert set(cells.obs["perturbation"]) == set(screen.obs["perturbation"])
+    assert cells.obs["perturbation"].value_counts().eq(3).all()
+    assert list(cells.var_names) == list(screen.var_names)
+    assert set(cells.obs["library_size"]) <= set(screen.obs["library_size"])
+    assert '"sample_from": "prior"' in cells.uns["provenance"]
 
 
 def test_long_work_shows_progress_in_terminal_and_log(finished):

@@ -1,4 +1,5 @@
 # The configuration, what it asks for, and how rules refer to code.
+import functools
 import os
 import re
 import sys
@@ -24,6 +25,7 @@ from samsvae.config import (
 )
 from samsvae.errors import InputError
 from samsvae.experiments import is_trained, runs, splits
+from samsvae.models.registry import MODELS
 from samsvae.preflight import check_inputs
 from samsvae.provenance import code_digest
 
@@ -66,9 +68,20 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-def uses(script):
+@functools.cache
+def uses(script, *modules):
     """Digest the library modules behind a script, so that editing one reruns its rules alone."""
-    return code_digest(SCRIPTS / f"{script}.py")
+    return code_digest(SCRIPTS / f"{script}.py", *modules)
+
+
+def uses_model(script):
+    """The same with the module of the job's kind of model, if any; editing it spares other kinds."""
+
+    def digest(wildcards):
+        kind = config["models"][wildcards.model]["kind"]
+        return uses(script, *MODELS.get(kind, ())[:1])
+
+    return digest
 
 
 def screen_of(wildcards):

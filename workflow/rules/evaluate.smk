@@ -20,7 +20,7 @@ rule estimate_iwelbo:
     params:
         particles=config["evaluation"]["iwelbo_particles"],
         seed=lambda wildcards: int(wildcards.seed),
-        code=uses("estimate_iwelbo"),
+        code=uses_model("estimate_iwelbo"),
     script:
         "../scripts/estimate_iwelbo.py"
 
@@ -43,9 +43,34 @@ rule predict_effects:
     params:
         draws=config["evaluation"]["effect_draws"],
         seed=lambda wildcards: int(wildcards.seed),
-        code=uses("predict_effects"),
+        code=uses_model("predict_effects"),
     script:
         "../scripts/predict_effects.py"
+
+
+# no target asks for these cells; a user does, by the path
+rule sample_cells:
+    input:
+        screen=screen_of,
+        model=f"{RUN}/model.safetensors",
+    output:
+        cells=f"{RUN}/sampled_cells.h5ad",
+    log:
+        "results/logs/sample_cells/{experiment}/{split}/{model}-seed{seed}.log",
+    wildcard_constraints:
+        model=one_of(TRAINED),
+    conda:
+        "../../envs/samsvae.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+    params:
+        cells=config["evaluation"]["sampled_cells"],
+        sample_from=config["evaluation"]["sample_from"],
+        seed=lambda wildcards: int(wildcards.seed),
+        code=uses_model("sample_cells"),
+    script:
+        "../scripts/sample_cells.py"
 
 
 rule predict_baseline:
@@ -122,7 +147,7 @@ rule recover_truth:
         "../../envs/samsvae.yaml"
     params:
         run=run_of,
-        code=uses("recover_truth"),
+        code=uses_model("recover_truth"),
     script:
         "../scripts/recover_truth.py"
 
@@ -140,7 +165,7 @@ rule tabulate_latents:
         run=run_of,
         draws=1000,
         seed=lambda wildcards: int(wildcards.seed),
-        code=uses("tabulate_latents"),
+        code=uses_model("tabulate_latents"),
     script:
         "../scripts/tabulate_latents.py"
 

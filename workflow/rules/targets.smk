@@ -40,7 +40,7 @@ def figure_options(wildcards):
     """What a figure needs to know beside its table."""
     return {
         "models": EXPERIMENTS[wildcards.experiment]["models"],
-        "evaluation": config["evaluation"],
+        "evaluation": {key: config["evaluation"][key] for key in ("top_genes", "fdr")},
     }
 
 

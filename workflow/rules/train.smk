@@ -25,6 +25,6 @@ rule train:
         settings=lambda wildcards: config["models"][wildcards.model],
         training=config["training"],
         seed=lambda wildcards: int(wildcards.seed),
-        code=uses("train_model"),
+        code=uses_model("train_model"),
     script:
         "../scripts/train_model.py"

@@ -21,7 +21,7 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def code_digest(script: str | Path) -> str:
+def code_digest(script: str | Path, *modules: str) -> str:
     """Digest a script and the library modules that it imports, directly or through one another.
 
     Snakemake watches a script but not what it imports. With this digest among a rule's
@@ -31,6 +31,8 @@ def code_digest(script: str | Path) -> str:
     ----------
     script
         A Python file.
+    *modules
+        Dotted names of library modules that it imports by name, while it runs.
 
     Returns
     -------
@@ -38,7 +40,7 @@ def code_digest(script: str | Path) -> str:
         Hexadecimal digest of the source of the script and of every such module.
     """
     seen: set[Path] = set()
-    waiting = [Path(script)]
+    waiting = [Path(script), *(file for module in modules for file in _files_of(module))]
     while waiting:
         path = waiting.pop()
         if path not in seen:

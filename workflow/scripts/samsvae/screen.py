@@ -3,16 +3,17 @@
 An AnnData object with
 
 - ``X``: UMI counts, int32 CSR, cells x genes; ``var_names`` are unique gene symbols;
-- ``obs["perturbation"]``: ``"control"``, a gene, or genes in alphabetical order joined by ``+``;
+- ``obs["perturbation"]``: ``"control"``, a gene, or genes in alphabetical order joined by ``+``,
+  each with its dose unless that is 1: ``A@0.5+B``;
 - ``obs["library_size"]``: counts of the cell over the retained genes, never 0;
-- ``obsm["dosage"]``: CSR, cells x single perturbations, named by ``uns["perturbations"]``;
+- ``obsm["dosage"]``: doses, CSR, cells x single perturbations, named by ``uns["perturbations"]``;
 - ``uns["provenance"]``: JSON text, where it came from; ``uns["content_digest"]``: a digest of
   counts, names and labels.
 """
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from samsvae.doses import check_undosed, split_dose, with_dose
 from samsvae.errors import InputError
 from samsvae.files import whole_file
 
@@ -33,9 +35,19 @@ FOREIGN_DELIMITERS = "+|,;&"
 POSSIBLE_DELIMITERS = "_/:-. "
 
 
+def doses(perturbation: str) -> dict[str, float]:
+    """Read the doses of a canonical label's single perturbations (none for control)."""
+    return {} if perturbation == CONTROL else dict(map(split_dose, perturbation.split(JOIN)))
+
+
 def components(perturbation: str) -> list[str]:
-    """Split a canonical label into its single perturbations (none for control)."""
-    return [] if perturbation == CONTROL else perturbation.split(JOIN)
+    """Name a canonical label's single perturbations, without doses (none for control)."""
+    return list(doses(perturbation))
+
+
+def label_of(parts: Mapping[str, float]) -> str:
+    """Write the canonical label of single perturbations at their doses."""
+    return JOIN.join(with_dose(name, parts[name]) for name in sorted(parts)) or CONTROL
 
 
 def canonical_labels(
@@ -63,8 +75,8 @@ def canonical_labels(
     Raises
     ------
     InputError
-        If there is no control label, a label has an empty part, or a label looks like a
-        combination written with another delimiter.
+        If there is no control label, a label has an empty part or one that reads as a dose, or
+        a label looks like a combination written with another delimiter.
     """
     if control not in labels:
         some = ", ".join(sorted(map(str, labels))[:8])
@@ -87,6 +99,7 @@ def _canonical_label(
                 f"{where}: the label {label!r} cannot be kept as it is, since {JOIN!r} joins "
                 f"combinations and {CONTROL!r} means control. Rename it in the file."
             )
+        check_undosed(label, label, where)
         return label
     parts = label.split(delimiter)
     if not all(part.strip() for part in parts):
@@ -96,6 +109,7 @@ def _canonical_label(
         )
     genes = sorted({part.strip() for part in parts} - {control})
     for gene in genes:
+        check_undosed(label, gene, where)
         found = _foreign_delimiter(gene, delimiter, singles)
         if found:
             raise InputError(
@@ -103,7 +117,7 @@ def _canonical_label(
                 f"but the delimiter is {delimiter!r}. Set 'delimiter' to {found!r}, or to null "
                 "if labels are never combinations."
             )
-    return JOIN.join(genes) if genes else CONTROL
+    return label_of(dict.fromkeys(genes, 1.0))
 
 
 def _foreign_delimiter(gene: str, delimiter: str, singles: set[str]) -> str | None:
@@ -230,7 +244,7 @@ def build_screen(
 
 
 def dosages(perturbation: Sequence[str] | pd.Categorical, singles: Sequence[str]) -> Any:
-    """Encode labels as the sum of their single perturbations.
+    """Encode labels as the sum of their single perturbations, each at its dose.
 
     Parameters
     ----------
@@ -242,14 +256,14 @@ def dosages(perturbation: Sequence[str] | pd.Categorical, singles: Sequence[str]
     Returns
     -------
     scipy.sparse.csr_matrix
-        N x T, float32; one where the label contains the single perturbation.
+        N x T, float32; the dose of each single perturbation, 0 where the label has it not.
     """
     column = {name: index for index, name in enumerate(singles)}
     labels = pd.Categorical(perturbation)
     rows = sparse.lil_matrix((len(labels.categories), len(singles)), dtype=np.float32)
     for row, label in enumerate(labels.categories):
-        for part in components(label):
-            rows[row, column[part]] = 1
+        for part, dose in doses(label).items():
+            rows[row, column[part]] = dose
     return rows.tocsr()[labels.codes]
 
 

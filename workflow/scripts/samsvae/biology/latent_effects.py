@@ -26,9 +26,9 @@ def latent_effects(trained: TrainedModel, draws: int, seed: int) -> pd.DataFrame
     Returns
     -------
     DataFrame
-        One row per perturbation and latent dimension: shift (posterior mean of the effect, in
-        basal standard deviations), its standard deviation, and mask_probability (empty for a
-        model without a mask). No row for a model without latent effects.
+        One row per perturbation and latent dimension: shift (posterior mean of the effect at
+        dose 1, in basal standard deviations), its standard deviation, and mask_probability
+        (empty for a model without a mask). No row for a model without latent effects.
     """
     pyro.set_rng_seed(seed)
     model = trained.model

@@ -1,12 +1,12 @@
 """Baselines: predictions that take no model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import anndata
 import numpy as np
 
 from samsvae.effects.observed import group_means, log_expression
-from samsvae.screen import components
+from samsvae.screen import components, doses, perturbations
 
 
 def no_change(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -17,7 +17,9 @@ def no_change(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) 
 def additive(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Predict the effect of a gene among training cells; of a combination, the sum of its genes'.
 
-    A gene without training cells of its own adds nothing, since nothing is known of it.
+    At a dose without training cells of the gene alone, the effect at the nearest dose that has
+    some is scaled in proportion. A gene that has none at any dose adds nothing, since nothing is
+    known of it.
 
     Parameters
     ----------
@@ -33,12 +35,24 @@ def additive(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -
     ndarray
         Perturbations x genes, log2(CP10k + 1).
     """
-    singles = sorted({part for name in names for part in components(name)})
     trained = screen[train]
+    singles = [name for name in perturbations(trained) if len(components(name)) == 1]
     means = group_means(log_expression(trained), trained.obs["perturbation"].astype(str), singles)
-    effects = np.nan_to_num(means.effects()[0], nan=0.0)
-    row = {single: effects[index] for index, single in enumerate(singles)}
-    return np.array([sum(row[part] for part in components(name)) for name in names])
+    seen: dict[str, dict[float, np.ndarray]] = {}
+    for single, effect in zip(singles, means.effects()[0], strict=True):
+        [(gene, dose)] = doses(single).items()
+        seen.setdefault(gene, {})[dose] = effect
+    predicted = np.zeros((len(names), screen.n_vars))
+    for row, name in enumerate(names):
+        for gene, dose in doses(name).items():
+            if gene in seen:
+                predicted[row] += _effect_at(dose, seen[gene])
+    return predicted
+
+
+def _effect_at(dose: float, seen: Mapping[float, np.ndarray]) -> np.ndarray:
+    nearest = min(seen, key=lambda known: abs(known - dose))
+    return dose / nearest * seen[nearest]
 
 
 BASELINES = {"no_change": no_change, "additive": additive}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from samsvae.screen import CONTROL, components, dosages
+from samsvae.screen import CONTROL, components, dosages, doses
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,11 @@ class Encoding:
     Attributes
     ----------
     names
-        The T perturbations.
+        The T perturbations, without doses.
     combinations
-        ``additive``: a combination is the sum of its genes; ``unique``: a perturbation of its
-        own.
+        ``additive``: a combination is the sum of its genes, each scaled by its dose; ``unique``:
+        a perturbation of its own under its full label, doses included, while a gene alone is
+        scaled by its dose.
     """
 
     names: tuple[str, ...]
@@ -29,7 +30,7 @@ class Encoding:
         """Encode the labels of a screen."""
         present = set(labels) - {CONTROL}
         if combinations == "unique":
-            return cls(tuple(sorted(present)), combinations)
+            return cls(tuple(sorted({_whole(label)[0] for label in present})), combinations)
         singles = {part for label in present for part in components(label)}
         return cls(tuple(sorted(singles)), combinations)
 
@@ -42,9 +43,17 @@ class Encoding:
             If a label holds a perturbation that has no name here.
         """
         if self.combinations == "unique":
+            column = {name: index for index, name in enumerate(self.names)}
             rows = np.zeros((len(labels), len(self.names)), dtype=np.float32)
             for row, label in enumerate(labels):
                 if label != CONTROL:
-                    rows[row, self.names.index(label)] = 1
+                    name, dose = _whole(label)
+                    rows[row, column[name]] = dose
             return rows
         return dosages(labels, self.names).toarray()
+
+
+def _whole(label: str) -> tuple[str, float]:
+    """Name the one perturbation that a label is, and its dose."""
+    parts = doses(label)
+    return next(iter(parts.items())) if len(parts) == 1 else (label, 1.0)

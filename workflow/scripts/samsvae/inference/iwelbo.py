@@ -1,6 +1,7 @@
 """The importance-weighted bound of single cells (Burda et al. 2016)."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pyro
@@ -53,8 +54,13 @@ def iwelbo(
 
 def draw_globals(model: PerturbationModel, draws: int) -> dict[str, Tensor]:
     """Draw the variables that all cells share from the guide, [draws, ...] by site."""
+    return draw_shared(model.shared_guide, draws)
+
+
+def draw_shared(program: Callable[[], None], draws: int) -> dict[str, Tensor]:
+    """Draw from a model's `shared_guide` or `shared_prior`, [draws, ...] by site."""
     with pyro.plate("particles", draws, dim=-2):
-        trace = poutine.trace(model.shared_guide).get_trace()
+        trace = poutine.trace(program).get_trace()
     return {name: site["value"] for name, site in latent_sites(trace).items()}
 
 

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from samsvae.effects.expectation import ExpectedLogCounts
 from samsvae.effects.predicted import LIBRARY_SIZE
 from samsvae.metrics.effects import pearson, rmse
-from samsvae.screen import components
+from samsvae.screen import doses
 
 N_BASAL_STATES = 1000
 SMALLEST_MEAN = 1e-6
@@ -52,12 +52,12 @@ def true_effects(screen: anndata.AnnData, perturbations: Sequence[str], seed: in
     shifts = truth["mask"] * truth["embedding"]
     loadings = truth["loadings"][: shifts.shape[1]]
     control = average(0.0)
-    return np.array(
-        [
-            average(sum(shifts[row[part]] for part in components(name)) @ loadings) - control
-            for name in perturbations
-        ]
-    )
+
+    def effect(name: str) -> np.ndarray:
+        shift = sum(dose * shifts[row[part]] for part, dose in doses(name).items())
+        return average(shift @ loadings) - control
+
+    return np.array([effect(name) for name in perturbations])
 
 
 def effect_recovery(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:

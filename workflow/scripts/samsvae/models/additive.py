@@ -81,6 +81,10 @@ class AdditiveShiftModel(PerturbationModel):
         """Sample the variables behind the effects from the guide."""
         self.effects_guide()
 
+    def shared_prior(self) -> None:
+        """Sample the variables behind the effects from their prior."""
+        self.effects()
+
     def effects_from(self, shared: Mapping[str, Tensor]) -> Tensor:
         """Put drawn variables together to the effects, [S, T, K]."""
         with torch.no_grad(), pyro.poutine.condition(data=dict(shared)):

@@ -88,13 +88,17 @@ class PerturbationModel(nn.Module, ABC):
         """Sample the variables that all cells share from the guide."""
 
     @abstractmethod
+    def shared_prior(self) -> None:
+        """Sample the variables that all cells share from the generative model."""
+
+    @abstractmethod
     def decoded(self, state: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
         """Give a cell's unperturbed state a dosage.
 
         Parameters
         ----------
         state
-            Draws from N(0, I), [S, 1, K].
+            Draws from N(0, I), [S, 1, K], or [S, C, K] for one of its own in each condition.
         shared
             Draws of the shared variables, [S, ...] by site.
         dosage
@@ -105,6 +109,25 @@ class PerturbationModel(nn.Module, ABC):
         Tensor
             What the decoder takes, [S, C, size].
         """
+
+    def undosed(self, latent: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
+        """Take its dosage from a cell's latent variable, which leaves what `decoded` starts from.
+
+        Parameters
+        ----------
+        latent
+            Draws of the variable in the plate "cells", [S, B, K].
+        shared
+            Draws of the shared variables, [S, ...] by site.
+        dosage
+            B x T.
+
+        Returns
+        -------
+        Tensor
+            Unperturbed states, [S, B, K]; `latent` itself unless a model says otherwise.
+        """
+        return latent
 
     def effects_from(self, shared: Mapping[str, Tensor]) -> Tensor | None:
         """Put drawn variables together to latent effects, [S, T, K], if the model has any."""

@@ -71,6 +71,9 @@ class ConditionalVae(PerturbationModel):
     def shared_guide(self) -> None:
         """No variable is shared by all cells."""
 
+    def shared_prior(self) -> None:
+        """No variable is shared by all cells."""
+
     def decoded(self, state: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
         """[state, d]."""
         return _concatenated(state, dosage)

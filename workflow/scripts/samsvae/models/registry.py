@@ -1,25 +1,46 @@
-"""Models by the name that the configuration calls them."""
+"""Models by the name that the configuration calls them.
 
+A model's module is imported when the model is built. So the digest of code that builds models
+holds none of them, and a rule adds the module of its own model alone. The Snakefile imports this
+module, too, and must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samsvae.errors import InputError
-from samsvae.models.base import PerturbationModel
-from samsvae.models.conditional_vae import ConditionalVae
-from samsvae.models.cpa_vae import CpaVae
-from samsvae.models.sams_vae import BetaBernoulliSamsVae, SamsVae
-from samsvae.models.svae_plus import SvaePlus
 
-MODELS: dict[str, type[PerturbationModel]] = {
-    "sams_vae": SamsVae,
-    "sams_vae_beta_bernoulli": BetaBernoulliSamsVae,
-    "cpa_vae": CpaVae,
-    "svae_plus": SvaePlus,
-    "conditional_vae": ConditionalVae,
+if TYPE_CHECKING:
+    from samsvae.models.base import PerturbationModel
+
+# module and class of each kind
+MODELS = {
+    "sams_vae": ("samsvae.models.sams_vae", "SamsVae"),
+    "sams_vae_beta_bernoulli": ("samsvae.models.sams_vae", "BetaBernoulliSamsVae"),
+    "cpa_vae": ("samsvae.models.cpa_vae", "CpaVae"),
+    "svae_plus": ("samsvae.models.svae_plus", "SvaePlus"),
+    "conditional_vae": ("samsvae.models.conditional_vae", "ConditionalVae"),
 }
 
 # settings of a model's entry that say how data are presented, not what the model is
 NOT_OF_THE_MODEL = {"kind", "combinations"}
+
+
+def model_class(kind: str) -> type[PerturbationModel]:
+    """Import the class of a kind of model.
+
+    Raises
+    ------
+    InputError
+        If the kind is unknown.
+    """
+    if kind not in MODELS:
+        raise InputError(f"kind: {kind!r} is not a trained model; allowed: {', '.join(MODELS)}.")
+    module, name = MODELS[kind]
+    return getattr(importlib.import_module(module), name)
 
 
 def build_model(
@@ -44,8 +65,5 @@ def build_model(
     InputError
         If the kind is unknown.
     """
-    kind = settings["kind"]
-    if kind not in MODELS:
-        raise InputError(f"kind: {kind!r} is not a trained model; allowed: {', '.join(MODELS)}.")
     hyperparameters = {k: v for k, v in settings.items() if k not in NOT_OF_THE_MODEL}
-    return MODELS[kind](n_genes, n_perturbations, **hyperparameters)
+    return model_class(settings["kind"])(n_genes, n_perturbations, **hyperparameters)

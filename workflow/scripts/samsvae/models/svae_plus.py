@@ -95,6 +95,10 @@ class SvaePlus(PerturbationModel):
             rate = pyro.sample("rate", Delta(self.mask_probability()).to_event(1))
             pyro.sample("mask", StraightThroughBernoulli(probs=rate).to_event(1))
 
+    def shared_prior(self) -> None:
+        """p(a) p(m | a)."""
+        self.effects()
+
     def effects_from(self, shared: Mapping[str, Tensor]) -> Tensor:
         """M * mu, [S, T, K]."""
         return shared["mask"] * self.embedding
@@ -102,6 +106,10 @@ class SvaePlus(PerturbationModel):
     def decoded(self, state: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
         """State + sum_t d_t m_t * mu_t."""
         return state + dosage @ self.effects_from(shared)
+
+    def undosed(self, latent: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
+        """Latent - sum_t d_t m_t * mu_t, N(0, I) before the counts are seen."""
+        return latent - dosage @ self.effects_from(shared)
 
     def mask_probability(self) -> Tensor:
         """sigmoid(phi), T x K, kept away from 0 and 1."""

@@ -9,8 +9,9 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from samsvae.doses import read_doses
 from samsvae.errors import InputError
-from samsvae.screen import build_screen, canonical_labels
+from samsvae.screen import CONTROL, build_screen, canonical_labels, label_of
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class H5adSource:
     delimiter: str | None = "+"
     counts_layer: str | None = None
     gene_symbol_column: str | None = None
+    dose_column: str | None = None
 
 
 def check_header(source: H5adSource) -> list[str]:
@@ -41,7 +43,8 @@ def check_header(source: H5adSource) -> list[str]:
     Raises
     ------
     InputError
-        If the file is missing, is no h5ad, lacks a column, layer or the control label.
+        If the file is missing, is no h5ad, lacks a column, layer or the control label, or a label
+        or dose cannot be used.
     """
     path = Path(source.path)
     if not path.is_file():
@@ -68,8 +71,7 @@ def _check_groups(file: h5py.File, source: H5adSource) -> list[str]:
     missing = int(pd.isna(labels).sum())
     if missing:
         raise InputError(f"{where}: {missing} cell(s) have no label. Give each cell a label.")
-    distinct = list(pd.unique(labels.astype(str)))
-    canonical_labels(distinct, source.control, source.delimiter, where)
+    _canonical_labels(labels, _doses(file["obs"], source), source)
     symbols = source.gene_symbol_column
     if symbols is not None:
         _check_member(file["var"], symbols, "gene_symbol_column", "var", source)
@@ -82,6 +84,34 @@ def _check_member(group: Any, name: str, key: str, what: str, source: H5adSource
         raise InputError(
             f"{source.path}: {what} has no {name!r} (it has: {known}). Set {key!r} to one of them."
         )
+
+
+def _doses(obs: h5py.Group, source: H5adSource) -> pd.Series | None:
+    if source.dose_column is None:
+        return None
+    _check_member(obs, source.dose_column, "dose_column", "obs", source)
+    return _column(obs, source.dose_column)
+
+
+def _canonical_labels(labels: pd.Series, doses: pd.Series | None, source: H5adSource) -> list[str]:
+    """Bring the label of each cell into canonical form, its doses included."""
+    where = f"{source.path}: obs[{source.perturbation_column!r}]"
+    column = pd.Categorical(labels.astype(str))
+    names = list(column.categories)
+    canonical = canonical_labels(names, source.control, source.delimiter, where)
+    undosed = np.array(canonical, dtype=object)[column.codes]
+    if doses is None:
+        return list(undosed)
+    given = np.where(undosed == CONTROL, None, doses.to_numpy(dtype=object))
+    cells = pd.DataFrame({"label": column, "dose": given})
+    number = cells.groupby(["label", "dose"], observed=True, sort=False, dropna=False).ngroup()
+    first = (~number.duplicated()).to_numpy()
+    where = f"{source.path}: obs[{source.dose_column!r}]"
+    dosed = [
+        label_of(read_doses(dose, label, source.control, source.delimiter, where))
+        for label, dose in zip(column[first], given[first], strict=True)
+    ]
+    return [dosed[index] for index in number]
 
 
 def _index_name(group: h5py.Group) -> str:
@@ -118,16 +148,10 @@ def read_h5ad_screen(source: H5adSource) -> anndata.AnnData:
     layer = source.counts_layer
     counts = data.X if layer is None else data.layers[layer]
     where = f"{source.path}: {'X' if layer is None else f'layers[{layer!r}]'}"
-    column = pd.Categorical(data.obs[source.perturbation_column].astype(str))
-    canonical = canonical_labels(
-        list(column.categories),
-        source.control,
-        source.delimiter,
-        f"{source.path}: obs[{source.perturbation_column!r}]",
-    )
+    doses = None if source.dose_column is None else data.obs[source.dose_column]
     return build_screen(
         counts,
-        perturbation=np.array(canonical, dtype=object)[column.codes],
+        perturbation=_canonical_labels(data.obs[source.perturbation_column], doses, source),
         cell_names=list(data.obs_names),
         gene_names=gene_names,
         where=where,

@@ -1,0 +1,43 @@
+"""Draw cells of every perturbation of a screen, and control cells, from a trained model."""
+
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    import torch
+
+    from samsvae.effects.predictive import sample_cells
+    from samsvae.files import whole_file
+    from samsvae.inference.cells import choose_device
+    from samsvae.inference.checkpoint import load_model
+    from samsvae.provenance import provenance
+    from samsvae.screen import CONTROL, digest_of_screen, perturbations, read_screen
+
+    torch.set_num_threads(snakemake.threads)
+    trained = load_model(snakemake.input.model, choose_device())
+    screen = read_screen(snakemake.input.screen)
+    params = snakemake.params
+    config = {
+        "model": trained.settings,
+        "sampled_cells": params.cells,
+        "sample_from": params.sample_from,
+        "seed": params.seed,
+    }
+    cells = sample_cells(
+        trained,
+        [CONTROL, *perturbations(screen)],
+        params.cells,
+        screen.obs["library_size"].to_numpy(),
+        params.seed,
+        params.sample_from,
+        provenance(config, params.code, screen=digest_of_screen(screen)),
+    )
+    with whole_file(snakemake.output.cells) as temporary:
+        cells.write_h5ad(temporary, compression="lzf")
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])
