@@ -121,6 +121,7 @@ rule compare_iwelbo:
         ),
     output:
         table=f"{TABLES}/iwelbo.tsv",
+        intervals=f"{TABLES}/iwelbo_intervals.tsv",
         metrics=f"{TABLES}/iwelbo_metrics.tsv",
     log:
         "results/logs/compare_iwelbo/{experiment}.log",
