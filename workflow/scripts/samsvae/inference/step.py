@@ -2,16 +2,17 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from samsvae.inference.cells import Cells
-from samsvae.inference.objective import elbo, iwae
-from samsvae.models.base import PerturbationModel
+from samsvae.inference.objective import BoundTerms, elbo, iwae
+from samsvae.models.base import Batch, PerturbationModel
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +53,8 @@ class Training:
         return rate
 
 
-class TrainingStep:
-    """Draw samples, take the gradient of the bound at a batch of cells, move the parameters.
+class RepeatedStep(ABC):
+    """A step that is taken again and again: a loss, its gradient, a move of the parameters.
 
     Nothing in a step waits for the device. So on a CUDA device the whole step, random numbers
     included, is recorded as a graph after a few steps and replayed from then on, which spares the
@@ -61,25 +62,26 @@ class TrainingStep:
 
     Parameters
     ----------
-    model
-        Model and guide.
-    cells
-        The training cells.
+    parameters
+        What to move.
+    positions
+        Cells of a batch, as the step will be given them.
     training
         How to fit.
     """
 
-    def __init__(self, model: PerturbationModel, cells: Cells, training: Training) -> None:
-        self.model, self.cells, self.training = model, cells, training
-        device = cells.counts.device
-        on_cuda = device.type == "cuda"
-        size = min(training.batch_size, len(cells))
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], positions: Tensor, training: Training
+    ) -> None:
+        self.training = training
+        self.parameters = list(parameters)
+        on_cuda = positions.device.type == "cuda"
         # a graph reads and writes the same memory each time
-        self.positions = torch.zeros(size, dtype=torch.long, device=device)
-        self.learning_rate = torch.tensor(training.learning_rate, device=device)
+        self.positions = positions.clone()
+        self.learning_rate = torch.tensor(training.learning_rate, device=positions.device)
         self.terms: dict[str, Tensor] = {}
         self.optimiser = torch.optim.Adam(
-            model.parameters(),
+            self.parameters,
             lr=self.learning_rate,
             weight_decay=training.weight_decay,
             fused=True,
@@ -87,6 +89,14 @@ class TrainingStep:
         )
         self.graph: torch.cuda.CUDAGraph | None = None
         self.steps_to_capture = STEPS_BEFORE_CAPTURE if on_cuda and training.cuda_graph else -1
+
+    @abstractmethod
+    def loss(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute what to minimise, and the terms of the bound in nats per cell."""
+
+    @abstractmethod
+    def clip(self, largest_norm: float) -> None:
+        """Scale gradients down to a norm."""
 
     def __call__(self, positions: Tensor, step: int) -> dict[str, Tensor]:
         """Take one step.
@@ -117,15 +127,13 @@ class TrainingStep:
         return self.terms
 
     def _move(self) -> None:
-        objective = OBJECTIVES[self.training.objective]
-        batch = self.cells.batch(self.positions)
-        bound = objective(self.model, batch, self.training.particles, self.training.mask_kl)
+        loss, terms = self.loss()
         self.optimiser.zero_grad(set_to_none=True)
-        bound.loss.backward()
+        loss.backward()
         if self.training.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.gradient_clip)
+            self.clip(self.training.gradient_clip)
         self.optimiser.step()
-        self.terms = {name: term.detach() for name, term in bound.terms_per_cell.items()}
+        self.terms = {name: term.detach() for name, term in terms.items()}
 
     def _move_beside(self) -> None:
         """Take a step on another stream than the default one, which cannot be recorded."""
@@ -145,6 +153,41 @@ class TrainingStep:
             return
         self.graph = graph
         logger.info("from here on, the step is replayed as a CUDA graph")
+
+
+class TrainingStep(RepeatedStep):
+    """The bound of a model at a batch of cells.
+
+    Parameters
+    ----------
+    model
+        Model and guide.
+    cells
+        The training cells.
+    training
+        How to fit.
+    """
+
+    def __init__(self, model: PerturbationModel, cells: Cells, training: Training) -> None:
+        size = min(training.batch_size, len(cells))
+        positions = torch.zeros(size, dtype=torch.long, device=cells.counts.device)
+        super().__init__(model.parameters(), positions, training)
+        self.model, self.cells = model, cells
+
+    def loss(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Minus the bound, and its terms."""
+        bound = training_bound(self.model, self.cells.batch(self.positions), self.training)
+        return bound.loss, bound.terms_per_cell
+
+    def clip(self, largest_norm: float) -> None:
+        """Scale the gradient down to a norm."""
+        torch.nn.utils.clip_grad_norm_(self.parameters, largest_norm)
+
+
+def training_bound(model: PerturbationModel, batch: Batch, training: Training) -> BoundTerms:
+    """Estimate the bound that is being raised."""
+    objective = OBJECTIVES[training.objective]
+    return objective(model, batch, training.particles, training.mask_kl)
 
 
 @contextmanager

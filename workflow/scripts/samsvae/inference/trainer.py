@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,14 +102,13 @@ def fit(
         while not fitting.finished:
             fitted = fitting.advance()
             validated = validation_bound(model, validation, training, n_train=len(train))
-            check_validated(validated, fitting.step, training)
-            fitting.judge(fitted, validated)
+            fitting.course.judge(fitting.step, fitted, validated, model.state_dict())
             progress.report(fitting.step, fitted["elbo"], validated["elbo"])
             if state_file is not None:
                 fitting.keep(state_file)
     last_weights = copy.deepcopy(model.state_dict())
-    model.load_state_dict(fitting.best_weights)
-    return Fitted(model.eval(), last_weights, pd.DataFrame(fitting.rows))
+    model.load_state_dict(fitting.course.best_weights)
+    return Fitted(model.eval(), last_weights, fitting.course.history())
 
 
 class Fitting:
@@ -134,23 +133,12 @@ class Fitting:
         self.batches = cells.random_batches(training.batch_size, seed)
         self.take = TrainingStep(model, cells, training)
         self.step = 0
-        self.rows: list[dict[str, Any]] = []
-        self.best, self.best_step = -float("inf"), 0
-        self.best_weights = copy.deepcopy(model.state_dict())
+        self.course = Course(training, model.state_dict())
 
     @property
     def finished(self) -> bool:
         """Whether all steps are done, or the validation bound has long ceased to rise."""
-        patience = self.training.patience
-        if patience is not None and self.step - self.best_step >= patience * self.every:
-            logger.info("stopped at step %d, the best being step %d", self.step, self.best_step)
-            return True
-        return self.step >= self.training.max_steps
-
-    @property
-    def every(self) -> int:
-        """Steps between evaluations."""
-        return self.training.validate_every
+        return self.step >= self.training.max_steps or self.course.exhausted(self.step)
 
     def take_step(self) -> dict[str, Tensor]:
         """Move the parameters once, and return the bound's terms."""
@@ -161,38 +149,28 @@ class Fitting:
     def advance(self) -> dict[str, float]:
         """Go on to the next evaluation; the mean bound and its terms on the way."""
         first_step = self.step + 1
-        until = min(self.step + self.every, self.training.max_steps)
+        until = min(self.step + self.training.validate_every, self.training.max_steps)
         record: list[Tensor] = []
         while self.step < until:
             terms = self.take_step()
             record.append(torch.stack(list(terms.values())))
-        values = torch.stack(record).cpu().double().numpy()
-        check_finite(values, list(terms), first_step, self.training)
-        means = dict(zip(terms, values.mean(axis=0).tolist(), strict=True))
-        return {"elbo": signed_sum(means), **means}
-
-    def judge(self, fitted: dict[str, float], validated: dict[str, float]) -> None:
-        """Note an evaluation, and keep the weights if they are the best so far."""
-        self.rows.append({"step": self.step, "cells": "train", **fitted})
-        self.rows.append({"step": self.step, "cells": "val", **validated})
-        if validated["elbo"] > self.best:
-            self.best, self.best_step = validated["elbo"], self.step
-            self.best_weights = copy.deepcopy(self.model.state_dict())
+        return mean_bound(torch.stack(record), list(terms), first_step, self.training)
 
     def keep(self, state_file: StateFile) -> None:
         """Write everything down."""
         device = self.model.standardise.mean.device
+        course = self.course
         tensors = {
             **named("model", self.model.state_dict()),
-            **named("best", self.best_weights),
+            **named("best", course.best_weights),
             **named("batches", self.batches.state()),
             **optimiser_tensors(self.take.optimiser),
             **random_states(device),
         }
         # the order of an epoch may be a view that another tensor shares
         content = {name: tensor.clone() for name, tensor in tensors.items()}
-        values = {name: getattr(self, name) for name in ("step", "best", "best_step", "rows")}
-        state_file.save(content, values)
+        values = {"best": course.best, "best_step": course.best_step, "rows": course.rows}
+        state_file.save(content, {"step": self.step, **values})
 
     def take_up(self, state_file: StateFile) -> None:
         """Go on from what was written down, if anything was."""
@@ -202,13 +180,85 @@ class Fitting:
         tensors, values = kept
         device = self.model.standardise.mean.device
         self.model.load_state_dict(unnamed("model", tensors))
-        self.best_weights = unnamed("best", tensors)
+        self.course.best_weights = unnamed("best", tensors)
         self.batches.set_state(unnamed("batches", tensors))
         set_optimiser_tensors(self.take.optimiser, tensors)
         set_random_states(tensors, device)
-        for name, value in values.items():
-            setattr(self, name, value)
+        self.step, self.course.rows = values["step"], values["rows"]
+        self.course.best, self.course.best_step = values["best"], values["best_step"]
         logger.info("going on from step %d", self.step)
+
+
+class Course:
+    """What the evaluations of a training have shown.
+
+    Parameters
+    ----------
+    training
+        How the model is fitted.
+    weights
+        Weights at the start.
+    """
+
+    def __init__(self, training: Training, weights: Mapping[str, Tensor]) -> None:
+        self.training = training
+        self.rows: list[dict[str, Any]] = []
+        self.best, self.best_step = -float("inf"), 0
+        self.best_weights = copy.deepcopy(dict(weights))
+
+    def judge(
+        self,
+        step: int,
+        fitted: dict[str, float],
+        validated: dict[str, float],
+        weights: Mapping[str, Tensor],
+    ) -> None:
+        """Note an evaluation, and keep the weights if they are the best so far."""
+        check_validated(validated, step, self.training)
+        self.rows.append({"step": step, "cells": "train", **fitted})
+        self.rows.append({"step": step, "cells": "val", **validated})
+        if validated["elbo"] > self.best:
+            self.best, self.best_step = validated["elbo"], step
+            self.best_weights = copy.deepcopy(dict(weights))
+
+    def exhausted(self, step: int) -> bool:
+        """Whether the validation bound has not risen for as long as patience lasts."""
+        patience = self.training.patience
+        if patience is None or step - self.best_step < patience * self.training.validate_every:
+            return False
+        logger.info("stopped at step %d, the best being step %d", step, self.best_step)
+        return True
+
+    def history(self) -> pd.DataFrame:
+        """One row per evaluation and set of cells."""
+        return pd.DataFrame(self.rows)
+
+
+def mean_bound(
+    terms: Tensor, names: Sequence[str], first_step: int, training: Training
+) -> dict[str, float]:
+    """Average the bound and its terms over steps, all of which must be finite.
+
+    Parameters
+    ----------
+    terms
+        Steps x terms, nats per cell.
+    names
+        Names of the terms.
+    first_step
+        Number of the first of these steps, from 1.
+    training
+        How the model is fitted.
+
+    Returns
+    -------
+    dict of float
+        elbo and its terms, nats per cell.
+    """
+    values = terms.cpu().double().numpy()
+    check_finite(values, names, first_step, training)
+    means = dict(zip(names, values.mean(axis=0).tolist(), strict=True))
+    return {"elbo": signed_sum(means), **means}
 
 
 @torch.no_grad()

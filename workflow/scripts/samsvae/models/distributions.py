@@ -27,8 +27,13 @@ class StraightThroughBernoulli(Bernoulli):
     def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         """Draw 0 or 1 with the gradient of the relaxed sample."""
         shape = self._extended_shape(sample_shape)
-        tiny = torch.finfo(self.logits.dtype).tiny
-        uniform = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
+        return self.of_uniform(
+            torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
+        )
+
+    def of_uniform(self, uniform: Tensor) -> Tensor:
+        """Turn numbers that are uniform between 0 and 1 into samples."""
+        tiny = torch.finfo(uniform.dtype).tiny
         uniform = uniform.clamp(tiny, 1 - torch.finfo(uniform.dtype).eps)
         noise = torch.log(uniform) - torch.log1p(-uniform)
         relaxed = torch.sigmoid((self.logits + noise) / self.temperature)
