@@ -99,7 +99,7 @@ class Cells:
         total = torch.zeros(self.counts.shape[1], dtype=torch.float64)
         squares = torch.zeros_like(total)
         for part in self.counts.split(4096):
-            logs = torch.log1p(part.double().cpu())
+            logs = torch.log1p(part.cpu().double())
             total += logs.sum(0)
             squares += (logs**2).sum(0)
         mean = total / len(self)

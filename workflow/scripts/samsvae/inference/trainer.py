@@ -87,9 +87,7 @@ def fit(
     FloatingPointError
         If the loss is not finite.
     """
-    for name, cells in (("training", train), ("validation", validation)):
-        if not len(cells):
-            raise InputError(f"There is no {name} cell. More cells are needed.")
+    check_cells(train, validation)
     pyro.enable_validation(False)
     pyro.set_rng_seed(seed)
     model = build().to(train.counts.device)
@@ -109,6 +107,19 @@ def fit(
     last_weights = copy.deepcopy(model.state_dict())
     model.load_state_dict(fitting.course.best_weights)
     return Fitted(model.eval(), last_weights, fitting.course.history())
+
+
+def check_cells(train: Cells, validation: Cells) -> None:
+    """Refuse to train on nothing.
+
+    Raises
+    ------
+    InputError
+        If there is no cell to train on or to validate on.
+    """
+    for name, cells in (("training", train), ("validation", validation)):
+        if not len(cells):
+            raise InputError(f"There is no {name} cell. More cells are needed.")
 
 
 class Fitting:

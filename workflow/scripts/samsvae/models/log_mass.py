@@ -4,8 +4,8 @@ With c the inverse dispersion of a gene and m its mean, the log-mass of a count 
 
     [lgamma(x + c) - lgamma(c) - x log c - lgamma(x + 1)]  +  [x log m - (x + c) log(1 + m / c)].
 
-The first bracket depends on counts and c alone, :func:`counts_term`; the second on the decoder,
-:func:`decoder_term`. Neither is a difference of large numbers, however large c.
+The first bracket depends on counts and c alone, the second on the decoder, too. Neither is a
+difference of large numbers, however large c.
 """
 
 import math
@@ -60,10 +60,10 @@ def _log_rising(x: Tensor, c: Tensor) -> Tensor:
     return torch.where(c > LARGE_SHAPE, series, direct)
 
 
-def decoder_term(
+def log_mass(
     counts: Tensor, library_size: Tensor, c: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor
 ) -> Tensor:
-    """Sum x log m - (x + c) log(1 + m / c) over genes, m = l softmax(W h + b) + 1e-4.
+    """Log-mass of cells, summed over genes; means are m = l softmax(W h + b) + 1e-4.
 
     Parameters
     ----------
@@ -85,45 +85,85 @@ def decoder_term(
     """
     particles = hidden.reshape(-1, *hidden.shape[-2:])
     inputs = (counts, library_size, c, particles, weight, bias)
-    needs_gradient = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
-    term = _DecoderTerm.apply(*inputs) if needs_gradient else _by_blocks(*inputs)[0]
-    return term.reshape(hidden.shape[:-1])
+    if torch.is_grad_enabled():
+        mass = _LogMass.apply(*inputs, [])
+    else:
+        mass = _by_blocks(*inputs)[0] + counts_term(counts, c)
+    return mass.reshape(hidden.shape[:-1])
 
 
-class _DecoderTerm(torch.autograd.Function):
-    """The decoder's term and its derivatives, computed together block by block of cells.
+class _LogMass(torch.autograd.Function):
+    """The log-mass and its derivatives, computed together block by block of cells.
 
     In an evidence bound every cell and particle has the same weight. So the derivatives of the
     plain sum are taken while a block is still in the cache, and only multiplied by that weight in
     the backward pass; no tensor of particles x cells x genes is ever stored. Where weights differ,
     as in an importance-weighted bound, the backward pass goes through the blocks again.
+
+    The last argument is an empty list, which takes the derivatives from the forward pass to the
+    backward pass.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
         counts: Tensor,
         library_size: Tensor,
         c: Tensor,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor,
+        derivatives: list[Tensor],
     ) -> Tensor:
         inputs = (counts, library_size, c, hidden, weight, bias)
-        term, *derivatives = _by_blocks(*inputs, torch.ones_like(hidden[..., 0]))
-        ctx.save_for_backward(*inputs, *derivatives)
-        return term
+        mass, *found = _with_derivatives(*inputs, torch.ones_like(hidden[..., 0]))
+        derivatives.extend(found)
+        return mass
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.derivatives = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        counts, library_size, c, hidden, weight, bias, *derivatives = ctx.saved_tensors
+        counts, library_size, c, hidden, weight, bias = ctx.saved_tensors
         if any(gradient.stride()):
-            again = _by_blocks(counts, library_size, c, hidden, weight, bias, gradient)
-            return None, None, *again[1:]
+            inputs = (counts, library_size, c, hidden, weight, bias)
+            return None, None, *_with_derivatives(*inputs, gradient)[1:], None
         common = gradient[0, 0]  # one number, expanded: known from its strides, without a look
-        return None, None, *(common * derivative for derivative in derivatives)
+        return None, None, *(common * derivative for derivative in ctx.derivatives), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        """Models trained together have their likelihoods evaluated one by one."""
+        *tensors, _ = zip(inputs, in_dims, strict=True)
+
+        def of(index: int) -> Tensor:
+            own = [x if dim is None else x.select(dim, index) for x, dim in tensors]
+            return _LogMass.apply(*own, [])
+
+        return torch.stack([of(index) for index in range(info.batch_size)]), 0
+
+
+def _with_derivatives(
+    counts: Tensor,
+    library_size: Tensor,
+    c: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    cell_weight: Tensor,
+) -> tuple[Tensor, ...]:
+    """Compute the log-mass, and the derivatives of its weighted sum by c, h, W and b."""
+    inputs = (counts, library_size, c, hidden, weight, bias)
+    term, by_c, *others = _by_blocks(*inputs, cell_weight)
+    with torch.enable_grad():
+        shape = c.detach().requires_grad_()
+        own = counts_term(counts, shape)
+        (own_by_c,) = torch.autograd.grad(own, shape, cell_weight.sum(0))
+    return term + own.detach(), by_c + own_by_c, *others
 
 
 def _by_blocks(
@@ -135,7 +175,7 @@ def _by_blocks(
     bias: Tensor,
     cell_weight: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """Compute the term, particles x cells, and the derivatives of its weighted sum if asked for."""
+    """Compute the decoder's term, and the derivatives of its weighted sum if asked for."""
     particles, cells, width = hidden.shape
     term = hidden.new_empty(particles, cells)
     by_c, by_bias = torch.zeros_like(c), torch.zeros_like(bias)

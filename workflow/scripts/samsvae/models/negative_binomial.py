@@ -7,7 +7,7 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor, nn
 from torch.distributions import constraints
 
-from samsvae.models.log_mass import SMALLEST_MEAN, counts_term, decoder_term
+from samsvae.models.log_mass import SMALLEST_MEAN, log_mass
 
 
 def mean_counts(logits: Tensor, library_size: Tensor) -> Tensor:
@@ -90,5 +90,4 @@ class NegativeBinomialCounts(TorchDistribution):
         """
         c, head = self.inverse_dispersion, self.head
         library_size = self.library_size.expand(value.shape[:-1])
-        decoded = decoder_term(value, library_size, c, self.hidden, head.weight, head.bias)
-        return decoded + counts_term(value, c)
+        return log_mass(value, library_size, c, self.hidden, head.weight, head.bias)

@@ -1,0 +1,89 @@
+"""Seeds trained as one batched program end as they would alone."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from samsvae.errors import InputError
+from samsvae.inference.cells import Cells
+from samsvae.inference.encoding import Encoding
+from samsvae.inference.step import Training
+from samsvae.inference.together import fit_together
+from samsvae.inference.trainer import fit
+from samsvae.models.registry import MODELS, build_model
+
+SMALL = {"n_latent": 4, "n_hidden": 8}
+SEEDS = (3, 1, 4)
+
+
+@pytest.fixture
+def cells(tiny_screen):
+    encoding = Encoding.of(tiny_screen.obs["perturbation"], "additive")
+    keep = np.arange(tiny_screen.n_obs) % 3 > 0
+    return [Cells.of(tiny_screen, part, encoding, torch.device("cpu")) for part in (keep, ~keep)]
+
+
+def alone_and_together(cells, settings, **training):
+    def build():
+        return build_model(settings, cells[0].counts.shape[1], cells[0].dosage.shape[1])
+
+    quick = {"max_steps": 30, "batch_size": 32, "particles": 2, "validate_every": 10}
+    how = Training(**{**quick, "learning_rate": 3e-3, "gradient_clip": 1.0, **training})
+    alone = [fit(build, *cells, how, seed) for seed in SEEDS]
+    return alone, fit_together(build, *cells, how, SEEDS)
+
+
+def assert_alike(alone, together):
+    for one, other in zip(alone, together, strict=True):
+        pd.testing.assert_frame_equal(one.history, other.history, rtol=1e-4)
+        for name, weights in one.last_weights.items():
+            torch.testing.assert_close(other.last_weights[name], weights, rtol=1e-3, atol=1e-5)
+        for name, weights in one.model.state_dict().items():
+            torch.testing.assert_close(
+                other.model.state_dict()[name], weights, rtol=1e-3, atol=1e-5
+            )
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_every_model_ends_as_it_would_alone(kind, cells):
+    alone, together = alone_and_together(cells, {"kind": kind, **SMALL})
+    assert_alike(alone, together)
+    first, second = (fitted.last_weights for fitted in together[:2])
+    assert any((first[name] != second[name]).any() for name in first)
+
+
+@pytest.mark.parametrize(
+    ("settings", "training"),
+    [
+        ({"embedding": "mean_field", "basal_encoder": "mean_field"}, {}),
+        ({"likelihood": "poisson"}, {"objective": "iwae"}),
+        ({"likelihood": "normal", "n_layers": 2}, {"mask_kl": "exact", "warm_up_steps": 5}),
+        ({}, {"objective": "iwae", "learning_rate_schedule": "cosine", "gradient_clip": None}),
+    ],
+)
+def test_options_make_no_difference(settings, training, cells):
+    assert_alike(*alone_and_together(cells, {"kind": "sams_vae", **SMALL, **settings}, **training))
+
+
+def test_each_seed_stops_when_its_own_validation_bound_has_ceased_to_rise(cells):
+    def build():
+        return build_model({"kind": "cpa_vae", **SMALL}, *shape)
+
+    shape = (cells[0].counts.shape[1], cells[0].dosage.shape[1])
+    how = Training(max_steps=60, batch_size=32, learning_rate=0.2, validate_every=2, patience=2)
+    for fitted in fit_together(build, *cells, how, SEEDS):
+        validated = fitted.history[fitted.history["cells"] == "val"].set_index("step")["elbo"]
+        best = validated.idxmax()
+        assert validated.index[-1] == min(best + 4, 60)
+        # no earlier evaluation had already waited in vain
+        assert all(
+            validated.loc[: step + 4].idxmax() > step for step in validated.loc[: best - 1].index
+        )
+
+
+def test_what_cannot_be_trained_together_is_refused(cells):
+    settings = {"kind": "sams_vae_beta_bernoulli", "rate_guide": "beta", **SMALL}
+    model = build_model(settings, cells[0].counts.shape[1], cells[0].dosage.shape[1])
+    with pytest.raises(InputError, match="Beta"):
+        fit_together(lambda: model, *cells, Training(max_steps=2), SEEDS)
