@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pyro
 import pytest
 import torch
 
@@ -9,7 +10,7 @@ from samsvae.errors import InputError
 from samsvae.inference.cells import Cells
 from samsvae.inference.encoding import Encoding
 from samsvae.inference.step import Training
-from samsvae.inference.together import fit_together
+from samsvae.inference.together import JointStep, fit_together
 from samsvae.inference.trainer import fit
 from samsvae.models.registry import MODELS, build_model
 
@@ -87,3 +88,24 @@ def test_what_cannot_be_trained_together_is_refused(cells):
     model = build_model(settings, cells[0].counts.shape[1], cells[0].dosage.shape[1])
     with pytest.raises(InputError, match="Beta"):
         fit_together(lambda: model, *cells, Training(max_steps=2), SEEDS)
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_a_joint_step_waits_for_no_device_and_stays_on_it(kind, monkeypatch):
+    """On a device that holds no values, reading one or mixing devices would be an error."""
+    pyro.enable_validation(False)
+    monkeypatch.setattr(torch.optim, "Adam", lambda *_, **__: None)  # looks at its step size once
+    with torch.device("meta"):
+        models = [build_model({"kind": kind, **SMALL}, 20, 5) for _ in SEEDS]
+        nobody = Cells(
+            torch.zeros(100, 20, dtype=torch.uint8),
+            torch.zeros(100),
+            torch.zeros(6, 5),
+            torch.zeros(100, dtype=torch.long),
+        )
+        step = JointStep(models, nobody, Training(batch_size=10))
+    loss, terms = step.loss()
+    loss.backward()
+    step.clip(1.0)
+    assert {term.device.type for term in [loss, *terms.values()]} == {"meta"}
+    assert {len(term) for term in terms.values()} == {len(SEEDS)}
