@@ -92,7 +92,7 @@ def fit(
     pyro.enable_validation(False)
     pyro.set_rng_seed(seed)
     model = build().to(train.counts.device)
-    model.standardise.fit(*train.log_moments())
+    model.standardise.fit(*train.moments(model.standardise.rescale))
     fitting = Fitting(model, train.random_batches(training.batch_size, seed), training)
     if state_file is not None:
         fitting.take_up(state_file)

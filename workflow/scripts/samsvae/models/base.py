@@ -72,7 +72,7 @@ class PerturbationModel(nn.Module, ABC):
         super().__init__()
         self.n_perturbations = n_perturbations
         self.n_latent = n_latent
-        self.standardise = Standardise(n_genes)
+        self.standardise = Standardise(n_genes, logarithm=likelihood != "normal")
         self.likelihood = LIKELIHOODS[likelihood](n_decoded, n_genes, n_hidden, n_layers)
 
     @abstractmethod

@@ -70,22 +70,29 @@ class Standardise(nn.Module):
     Parameters
     ----------
     n_genes
-        Number of genes; until :meth:`fit` the transform is log(1 + x) alone.
+        Number of genes; until :meth:`fit` nothing is centred or scaled.
+    logarithm
+        Whether to take log(1 + x), as counts need; else x itself.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, n_genes: int) -> None:
+    def __init__(self, n_genes: int, logarithm: bool = True) -> None:
         super().__init__()
+        self.logarithm = logarithm
         self.register_buffer("mean", torch.zeros(n_genes))
         self.register_buffer("deviation", torch.ones(n_genes))
 
     def fit(self, mean: Tensor, deviation: Tensor) -> None:
-        """Set the moments of log(1 + x); a gene that never varies keeps the deviation 1."""
+        """Set the moments of :meth:`rescale`; a gene that never varies keeps the deviation 1."""
         self.mean.copy_(mean)
         self.deviation.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
 
+    def rescale(self, counts: Tensor) -> Tensor:
+        """Compute log(1 + x), or x, before it is centred and scaled."""
+        return torch.log1p(counts) if self.logarithm else counts
+
     def forward(self, counts: Tensor) -> Tensor:
         """Transform counts [..., G]."""
-        return (torch.log1p(counts) - self.mean) / self.deviation
+        return (self.rescale(counts) - self.mean) / self.deviation
