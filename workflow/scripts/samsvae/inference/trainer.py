@@ -14,6 +14,7 @@ import torch
 
 from samsvae.errors import InputError
 from samsvae.inference.cells import Cells, RandomBatches
+from samsvae.inference.mask_schedule import MaskSchedule
 from samsvae.inference.objective import BoundTerms, elbo, iwae, signed_sum
 from samsvae.inference.resume import (
     StateFile,
@@ -42,6 +43,8 @@ class Training:
     validate_every: int = 500
     objective: str = "elbo"
     mask_kl: str = "sampled"
+    open_masks: float = 0.2
+    mask_kl_per_cell: float = 0.02
 
 
 OBJECTIVES = {"elbo": elbo, "iwae": iwae}
@@ -129,6 +132,13 @@ class Fitting:
         self.optimiser = torch.optim.Adam(
             model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
         )
+        cells_per_perturbation = len(batches.cells) / model.n_perturbations
+        self.masks = MaskSchedule(
+            model,
+            open_steps=round(training.open_masks * training.max_steps),
+            max_steps=training.max_steps,
+            weight=max(1.0, training.mask_kl_per_cell * cells_per_perturbation),
+        )
         self.step = 0
         self.rows: list[dict[str, Any]] = []
         self.best = -float("inf")
@@ -137,10 +147,11 @@ class Fitting:
     def take_step(self) -> BoundTerms:
         """Move the parameters once, and return the bound's terms."""
         objective = OBJECTIVES[self.training.objective]
+        self.masks.prepare(self.step, self.optimiser)
         batch, particles = next(self.batches), self.training.particles
         bound = objective(self.model, batch, particles, self.training.mask_kl)
         self.optimiser.zero_grad(set_to_none=True)
-        bound.loss.backward()
+        bound.loss_at(self.masks.weight).backward()
         if self.training.gradient_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.gradient_clip)
         self.optimiser.step()
@@ -159,7 +170,7 @@ class Fitting:
         """Note an evaluation, and keep the weights if they are the best so far."""
         self.rows.append({"step": self.step, "cells": "train", **fitted})
         self.rows.append({"step": self.step, "cells": "val", **validated})
-        if validated["elbo"] > self.best:
+        if self.masks.are_decided(self.step) and validated["elbo"] > self.best:
             self.best = validated["elbo"]
             self.best_weights = copy.deepcopy(self.model.state_dict())
 

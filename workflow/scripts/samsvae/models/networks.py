@@ -1,6 +1,7 @@
 """Networks shared by all models."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,19 @@ class HiddenLayers(nn.Module):
             hidden = hidden + self.activation(layer(hidden))
         return hidden
 
+    @torch.no_grad()
+    def turn_input(self, index: int, rotation: Tensor) -> None:
+        """Take x R where x was taken as an input, with the same result."""
+        weight = cast(nn.Linear, self.first[index]).weight
+        weight.copy_(weight @ rotation)
+
+    @torch.no_grad()
+    def take_ones_for_granted(self, index: int) -> None:
+        """Move what an input of ones contributes to the bias, and forget the input's weights."""
+        weight = cast(nn.Linear, self.first[index]).weight
+        cast(nn.Linear, self.first[0]).bias.add_(weight.sum(1))
+        weight.zero_()
+
 
 class GaussianNetwork(nn.Module):
     """Hidden layers, then heads for the location and the scale of a Normal.
@@ -62,6 +76,13 @@ class GaussianNetwork(nn.Module):
         hidden = self.hidden(*inputs)
         scale = nn.functional.softplus(self.scale(hidden)) + SMALLEST_SCALE
         return self.location(hidden), scale
+
+    @torch.no_grad()
+    def turn_output(self, rotation: Tensor) -> None:
+        """Turn the Normal: its location exactly, its scales, being along axes, on average."""
+        for head, turn in ((self.location, rotation), (self.scale, rotation**2)):
+            head.weight.copy_(turn.T @ head.weight)
+            head.bias.copy_(head.bias @ turn)
 
 
 class Standardise(nn.Module):

@@ -93,7 +93,8 @@ class SvaePlus(PerturbationModel):
         """q(a) q(m | a)."""
         with self.perturbations():
             rate = pyro.sample("rate", Delta(self.mask_probability()).to_event(1))
-            pyro.sample("mask", StraightThroughBernoulli(probs=rate).to_event(1))
+            logits = torch.logit(rate) + self.mask_opening
+            pyro.sample("mask", StraightThroughBernoulli(logits=logits).to_event(1))
 
     def effects_from(self, shared: Mapping[str, Tensor]) -> Tensor:
         """M * mu, [S, T, K]."""
@@ -102,6 +103,17 @@ class SvaePlus(PerturbationModel):
     def decoded(self, state: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
         """State + sum_t d_t m_t * mu_t."""
         return state + dosage @ self.effects_from(shared)
+
+    def unmasked_effects(self) -> Tensor:
+        """mu, T x K."""
+        return self.embedding
+
+    @torch.no_grad()
+    def turn_axes(self, rotation: Tensor) -> None:
+        """Turn z and mu; see :meth:`PerturbationModel.turn_axes`."""
+        self.likelihood.hidden.turn_input(0, rotation)
+        self.encoder.turn_output(rotation)
+        self.embedding.copy_(self.embedding @ rotation)
 
     def mask_probability(self) -> Tensor:
         """sigmoid(phi), T x K, kept away from 0 and 1."""
