@@ -9,11 +9,16 @@ from sklearn.metrics import r2_score
 
 from samsvae.metrics.de_comparison import compare_with_de
 from samsvae.metrics.effects import METRICS, effect_metrics, pearson, r_squared, rmse, top_genes
+from samsvae.metrics.factors import (
+    latent_effect_scores,
+    mask_scores,
+    match_factors,
+    match_factors_by_effects,
+)
 from samsvae.metrics.iwelbo import intervals_over_runs, summarise_iwelbo
 from samsvae.metrics.truth import (
     effect_recovery,
     mask_recovery,
-    match_factors,
     matched_masks,
     true_effects,
 )
@@ -192,3 +197,26 @@ def test_intervals_over_runs_are_students_and_missing_for_one_run():
     assert table.loc["a", "iwelbo_high"] == pytest.approx(-11 + 4.3027 / 3**0.5, abs=1e-3)
     assert (table.loc["a", "difference_low"], table.loc["a", "difference_high"]) == (0, 0)
     assert table.loc["b", ["iwelbo_low", "difference_high"]].isna().all()
+
+
+def test_factors_are_matched_by_effects_whatever_their_order_and_sign():
+    rng = np.random.default_rng(2)
+    true = rng.normal(size=(9, 3)) * (rng.random((9, 3)) < 0.7)
+    order, sign = rng.permutation(3), np.array([1.0, -1.0, -1.0])
+    inferred = np.hstack([0.01 * rng.normal(size=(9, 2)), (true * sign)[:, order]])
+    factor, dimension = match_factors_by_effects(true, inferred)
+    assert dimension.tolist() == [2 + order.tolist().index(f) for f in factor]
+    assert latent_effect_scores(true, inferred) == pytest.approx(
+        {"mean_correlation": 1, "effect_r_squared": 1}
+    )
+    scores = mask_scores(true != 0, inferred != 0, (factor, dimension))
+    assert scores["recall"] == 1
+    assert scores["precision"] == pytest.approx((true != 0).sum() / (inferred != 0).sum())
+
+
+def test_a_factor_without_a_dimension_or_without_effect_counts_nothing():
+    true = np.random.default_rng(3).normal(size=(9, 2))
+    scores = latent_effect_scores(true, true[:, :1])
+    assert scores["mean_correlation"] == pytest.approx(0.5)
+    assert scores["effect_r_squared"] < 1
+    assert latent_effect_scores(true, np.zeros((9, 4)))["mean_correlation"] == 0

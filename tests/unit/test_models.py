@@ -178,6 +178,16 @@ def test_standardise_guards_genes_that_never_vary():
     assert torch.isfinite(transform(torch.tensor([[3.0, 0.0], [0.0, 5.0]]))).all()
 
 
+def test_values_that_are_no_counts_are_standardised_as_they_are():
+    values = torch.randn(50, 3) - 4
+    cells = Cells(values, torch.ones(50), torch.zeros(1, 2), torch.zeros(50, dtype=torch.long))
+    model = build_model(MODELS["normal"], 3, 2)
+    model.standardise.fit(*cells.moments(model.standardise.rescale))
+    standardised = model.standardise(values)
+    torch.testing.assert_close(standardised.mean(0), torch.zeros(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(standardised.std(0, correction=0), torch.ones(3))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_guide_and_model_have_the_same_latent_variables(name, cells):
     model, batch = model_for(name, cells), cells.batch(torch.arange(10))

@@ -1,6 +1,6 @@
 """A screen's cells on the device, handed out in batches by index."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import anndata
@@ -96,12 +96,16 @@ class Cells:
 
     def log_moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation over cells of log(1 + count), each of length G."""
+        return self.moments(torch.log1p)
+
+    def moments(self, rescale: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation over cells of rescaled counts, each of length G."""
         total = torch.zeros(self.counts.shape[1], dtype=torch.float64)
         squares = torch.zeros_like(total)
         for part in self.counts.split(4096):
-            logs = torch.log1p(part.cpu().double())
-            total += logs.sum(0)
-            squares += (logs**2).sum(0)
+            rescaled = rescale(part.cpu().double())
+            total += rescaled.sum(0)
+            squares += (rescaled**2).sum(0)
         mean = total / len(self)
         variance = (squares / len(self) - mean**2).clamp(min=0)
         return mean.float(), variance.sqrt().float()

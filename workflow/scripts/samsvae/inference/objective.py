@@ -18,6 +18,7 @@ from torch.nn.functional import softplus
 from samsvae.models.base import CELLS, COUNTS, Batch, PerturbationModel
 
 RECONSTRUCTION = "reconstruction"
+MASK_SITES = ("mask", "rate")  # what decides which perturbation moves which latent dimension
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -57,6 +58,11 @@ class BoundTerms:
     def loss(self) -> Tensor:
         """Minus the bound, in nats per cell."""
         return -signed_sum(self.terms_per_cell)
+
+    def loss_at(self, mask_weight: Tensor) -> Tensor:
+        """Minus the bound with the KL of masks, and of their rates, weighted; nats per cell."""
+        kl_mask = sum(self.kl_global[site] for site in MASK_SITES if site in self.kl_global)
+        return self.loss + (mask_weight - 1) * kl_mask / self.n_cells
 
 
 def signed_sum(terms: Mapping[str, Number]) -> Number:

@@ -3,14 +3,21 @@
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from samsvae.inference.cells import Cells
+from samsvae.inference.mask_schedule import (
+    DECIDED,
+    MaskSchedule,
+    has_masks,
+    turn_to_sparsest_axes,
+)
 from samsvae.inference.objective import BoundTerms, elbo, iwae
 from samsvae.models.base import Batch, PerturbationModel
 
@@ -40,6 +47,8 @@ class Training:
     patience: int | None = None
     objective: str = "elbo"
     mask_kl: str = "sampled"
+    open_masks: float = 0.2
+    mask_kl_per_cell: float = 0.02
     matmul_precision: str = "float32"
     cuda_graph: bool = True
 
@@ -51,6 +60,11 @@ class Training:
         if self.learning_rate_schedule == "cosine":
             rate *= 0.5 * (1 + math.cos(math.pi * step / self.max_steps))
         return rate
+
+    @property
+    def open_steps(self) -> int:
+        """Steps at the start during which masks are held open."""
+        return round(self.open_masks * self.max_steps)
 
 
 class RepeatedStep(ABC):
@@ -91,6 +105,10 @@ class RepeatedStep(ABC):
         self.steps_to_capture = STEPS_BEFORE_CAPTURE if on_cuda and training.cuda_graph else -1
 
     @abstractmethod
+    def prepare(self, step: int) -> None:
+        """Set what changes from step to step, in place."""
+
+    @abstractmethod
     def loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute what to minimise, and the terms of the bound in nats per cell."""
 
@@ -115,6 +133,7 @@ class RepeatedStep(ABC):
         """
         self.positions.copy_(positions)
         self.learning_rate.fill_(self.training.learning_rate_at(step))
+        self.prepare(step)
         if self.steps_to_capture == 0:
             self._capture()
         self.steps_to_capture -= 1
@@ -173,11 +192,18 @@ class TrainingStep(RepeatedStep):
         positions = torch.zeros(size, dtype=torch.long, device=cells.counts.device)
         super().__init__(model.parameters(), positions, training)
         self.model, self.cells = model, cells
+        self.masks = mask_schedule(
+            model, len(cells), training, model.mask_opening, partial(turn_to_sparsest_axes, model)
+        )
+
+    def prepare(self, step: int) -> None:
+        """Hold masks open or have them learnt."""
+        self.masks.prepare(step, self.optimiser)
 
     def loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Minus the bound, and its terms."""
+        """Minus the bound with weighted masks, and the terms of the bound."""
         bound = training_bound(self.model, self.cells.batch(self.positions), self.training)
-        return bound.loss, bound.terms_per_cell
+        return bound.loss_at(self.masks.weight), bound.terms_per_cell
 
     def clip(self, largest_norm: float) -> None:
         """Scale the gradient down to a norm."""
@@ -188,6 +214,27 @@ def training_bound(model: PerturbationModel, batch: Batch, training: Training) -
     """Estimate the bound that is being raised."""
     objective = OBJECTIVES[training.objective]
     return objective(model, batch, training.particles, training.mask_kl)
+
+
+def first_decided(model: PerturbationModel, training: Training) -> float:
+    """Step from which on masks, once held open, have had the time to settle."""
+    return DECIDED * training.max_steps if training.open_steps and has_masks(model) else 0.0
+
+
+def mask_schedule(
+    model: PerturbationModel,
+    n_cells: int,
+    training: Training,
+    opening: Tensor,
+    turn: Callable[[], None],
+) -> MaskSchedule:
+    """Plan what becomes of a model's masks in the course of training."""
+    return MaskSchedule(
+        opening,
+        turn,
+        open_steps=training.open_steps if has_masks(model) else 0,
+        weight=max(1.0, training.mask_kl_per_cell * n_cells / model.n_perturbations),
+    )
 
 
 @contextmanager

@@ -17,9 +17,16 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from samsvae.inference.cells import Cells
+from samsvae.inference.mask_schedule import turn_to_sparsest_axes
 from samsvae.inference.noise import Draw, GivenNoise, RandomStream
 from samsvae.inference.progress import Progress
-from samsvae.inference.step import RepeatedStep, Training, matmul_precision, training_bound
+from samsvae.inference.step import (
+    RepeatedStep,
+    Training,
+    mask_schedule,
+    matmul_precision,
+    training_bound,
+)
 from samsvae.inference.trainer import Course, Fitted, check_cells, mean_bound, validation_bound
 from samsvae.models.base import PerturbationModel
 
@@ -108,11 +115,11 @@ class Member:
     ) -> None:
         pyro.set_rng_seed(seed)
         self.model = build().to(cells.counts.device)
-        self.model.standardise.fit(*cells.log_moments())
+        self.model.standardise.fit(*cells.moments(self.model.standardise.rescale))
         self.stream = RandomStream(cells.counts.device)
         self.batches = cells.random_batches(training.batch_size, seed)
         self.training = training
-        self.course = Course(training, self.model.state_dict())
+        self.course = Course(self.model, training)
         self.fitted: Fitted | None = None
 
     def evaluate(
@@ -156,7 +163,11 @@ class JointStep(RepeatedStep):
         positions = torch.zeros(len(models), size, dtype=torch.long, device=device)
         super().__init__(self.parameters_by_name.values(), positions, training)
         self.cells = cells
-        self.bound = _Bound(copy.deepcopy(models[0]), cells, training)
+        self.one = copy.deepcopy(models[0])  # takes the weights of each in turn
+        self.masks = mask_schedule(
+            self.one, len(cells), training, self.buffers["mask_opening"], self._turn_axes
+        )
+        self.bound = _Bound(self.one, cells, training, self.masks.weight)
         self.asked = self._noise_asked_for()
         self.noise = {
             name: torch.zeros(len(models), *draw.shape, device=device)
@@ -169,6 +180,18 @@ class JointStep(RepeatedStep):
             self.bound.terms(self.positions[0])
         return seen.asked
 
+    @torch.no_grad()
+    def _turn_axes(self) -> None:
+        for index in range(len(self.positions)):
+            self.one.load_state_dict(self.weights_of(index))
+            turn_to_sparsest_axes(self.one)
+            for name, stacked in self.parameters_by_name.items():
+                stacked[index].copy_(self.one.get_parameter(name))
+
+    def prepare(self, step: int) -> None:
+        """Hold masks open or have them learnt."""
+        self.masks.prepare(step, self.optimiser)
+
     def draw(self, streams: Iterable[RandomStream]) -> None:
         """Draw the random numbers of the next step, each model's from its own stream."""
         for index, stream in enumerate(streams):
@@ -177,7 +200,7 @@ class JointStep(RepeatedStep):
                     self.noise[name][index] = draw(self.positions.device)
 
     def loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Minus the sum of the bounds, and the terms of each."""
+        """Minus the sum of the bounds with weighted masks, and the terms of each bound."""
 
         def of_one(
             parameters: Mapping[str, Tensor],
@@ -204,16 +227,19 @@ class JointStep(RepeatedStep):
     def weights_of(self, index: int) -> dict[str, Tensor]:
         """One model's weights."""
         stacked = {**self.parameters_by_name, **self.buffers}
-        kept = self.bound.model.state_dict()
+        kept = self.one.state_dict()
         return {name: stacked[name].detach()[index].clone() for name in kept}
 
 
 class _Bound(nn.Module):
     """A model's loss as a function of its weights, a batch and noise."""
 
-    def __init__(self, model: PerturbationModel, cells: Cells, training: Training) -> None:
+    def __init__(
+        self, model: PerturbationModel, cells: Cells, training: Training, mask_weight: Tensor
+    ) -> None:
         super().__init__()
         self.model, self.cells, self.how = model, cells, training
+        self.mask_weight = mask_weight
 
     def forward(
         self, positions: Tensor, noise: Mapping[str, Tensor]
@@ -223,7 +249,7 @@ class _Bound(nn.Module):
 
     def terms(self, positions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         bound = training_bound(self.model, self.cells.batch(positions), self.how)
-        return bound.loss, bound.terms_per_cell
+        return bound.loss_at(self.mask_weight), bound.terms_per_cell
 
 
 def _mean_elbo(rows: Sequence[Mapping[str, Any]], cells: str) -> float:

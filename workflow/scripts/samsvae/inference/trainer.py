@@ -25,7 +25,7 @@ from samsvae.inference.resume import (
     set_random_states,
     unnamed,
 )
-from samsvae.inference.step import Training, TrainingStep, matmul_precision
+from samsvae.inference.step import Training, TrainingStep, first_decided, matmul_precision
 from samsvae.models.base import PerturbationModel
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,8 @@ class Fitted:
     Attributes
     ----------
     model
-        In evaluation mode, with the weights of the step with the highest validation bound.
+        In evaluation mode, with the weights of the step with the highest validation bound, among
+        the steps at which masks are decided.
     last_weights
         The weights of the last step.
     history
@@ -91,7 +92,7 @@ def fit(
     pyro.enable_validation(False)
     pyro.set_rng_seed(seed)
     model = build().to(train.counts.device)
-    model.standardise.fit(*train.log_moments())
+    model.standardise.fit(*train.moments(model.standardise.rescale))
     fitting = Fitting(model, train, training, seed)
     if state_file is not None:
         fitting.take_up(state_file)
@@ -144,7 +145,7 @@ class Fitting:
         self.batches = cells.random_batches(training.batch_size, seed)
         self.take = TrainingStep(model, cells, training)
         self.step = 0
-        self.course = Course(training, model.state_dict())
+        self.course = Course(model, training)
 
     @property
     def finished(self) -> bool:
@@ -205,17 +206,18 @@ class Course:
 
     Parameters
     ----------
+    model
+        With its weights at the start.
     training
         How the model is fitted.
-    weights
-        Weights at the start.
     """
 
-    def __init__(self, training: Training, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: PerturbationModel, training: Training) -> None:
         self.training = training
+        self.first_decided = first_decided(model, training)
         self.rows: list[dict[str, Any]] = []
         self.best, self.best_step = -float("inf"), 0
-        self.best_weights = copy.deepcopy(dict(weights))
+        self.best_weights = copy.deepcopy(model.state_dict())
 
     def judge(
         self,
@@ -224,18 +226,20 @@ class Course:
         validated: dict[str, float],
         weights: Mapping[str, Tensor],
     ) -> None:
-        """Note an evaluation, and keep the weights if they are the best so far."""
+        """Note an evaluation, and keep the weights if masks are decided and they are the best."""
         check_validated(validated, step, self.training)
         self.rows.append({"step": step, "cells": "train", **fitted})
         self.rows.append({"step": step, "cells": "val", **validated})
-        if validated["elbo"] > self.best:
+        if step >= self.first_decided and validated["elbo"] > self.best:
             self.best, self.best_step = validated["elbo"], step
             self.best_weights = copy.deepcopy(dict(weights))
 
     def exhausted(self, step: int) -> bool:
         """Whether the validation bound has not risen for as long as patience lasts."""
         patience = self.training.patience
-        if patience is None or step - self.best_step < patience * self.training.validate_every:
+        if patience is None or not self.best_step:
+            return False
+        if step - self.best_step < patience * self.training.validate_every:
             return False
         logger.info("stopped at step %d, the best being step %d", step, self.best_step)
         return True

@@ -6,16 +6,15 @@ import anndata
 import numpy as np
 import pandas as pd
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from samsvae.effects.expectation import ExpectedLogCounts
 from samsvae.effects.predicted import LIBRARY_SIZE
 from samsvae.metrics.effects import pearson, rmse
+from samsvae.metrics.factors import MASK_THRESHOLD, mask_scores, match_factors
 from samsvae.screen import doses
 
 N_BASAL_STATES = 1000
 SMALLEST_MEAN = 1e-6
-MASK_THRESHOLD = 0.5
 
 
 def true_effects(screen: anndata.AnnData, perturbations: Sequence[str], seed: int) -> np.ndarray:
@@ -65,31 +64,10 @@ def effect_recovery(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]
     return {"effect_pearson": pearson(true, predicted), "effect_rmse": rmse(true, predicted)}
 
 
-def match_factors(true_mask: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Match true factors with latent dimensions one to one, by true positives.
-
-    Parameters
-    ----------
-    true_mask
-        Targets x factors, 0 or 1.
-    mask
-        Targets x latent dimensions, 0 or 1.
-
-    Returns
-    -------
-    factor, dimension : ndarray
-        Matched pairs; as many as the smaller of the two numbers.
-    """
-    return linear_sum_assignment(-(true_mask.T @ mask))
-
-
 def mask_recovery(
     screen: anndata.AnnData, probability: np.ndarray, perturbations: Sequence[str]
 ) -> dict[str, float]:
     """Score a posterior mask, cut at one half, after the best matching.
-
-    Every entry of every latent dimension counts: a dimension that matches no factor adds false
-    positives.
 
     Parameters
     ----------
@@ -103,17 +81,14 @@ def mask_recovery(
     Returns
     -------
     dict of float
-        mask_precision, mask_recall, mask_f1, and mask_density, the share of entries above one
-        half.
+        mask_precision, mask_recall, mask_f1 as of :func:`samsvae.metrics.factors.mask_scores`,
+        and mask_density, the share of entries above one half.
     """
     true_mask = screen.uns["truth"]["mask"]
     mask = _in_order_of_truth(screen, probability, perturbations) > MASK_THRESHOLD
-    factor, dimension = match_factors(true_mask, mask.astype(float))
-    hits = float(np.sum(true_mask[:, factor] * mask[:, dimension]))
+    scores = mask_scores(true_mask, mask, match_factors(true_mask, mask.astype(float)))
     return {
-        "mask_precision": hits / mask.sum() if mask.sum() else float("nan"),
-        "mask_recall": hits / true_mask.sum(),
-        "mask_f1": 2 * hits / (mask.sum() + true_mask.sum()),
+        **{f"mask_{name}": value for name, value in scores.items()},
         "mask_density": float(mask.mean()),
     }
 

@@ -59,6 +59,8 @@ class PerturbationModel(nn.Module, ABC):
         A name in :data:`samsvae.models.likelihoods.LIKELIHOODS`.
     """
 
+    mask_opening: Tensor
+
     def __init__(
         self,
         n_genes: int,
@@ -72,7 +74,9 @@ class PerturbationModel(nn.Module, ABC):
         super().__init__()
         self.n_perturbations = n_perturbations
         self.n_latent = n_latent
-        self.standardise = Standardise(n_genes)
+        self.standardise = Standardise(n_genes, logarithm=likelihood != "normal")
+        # added to the logits of the guide's masks while training holds them open
+        self.register_buffer("mask_opening", torch.zeros(()), persistent=False)
         self.likelihood = LIKELIHOODS[likelihood](n_decoded, n_genes, n_hidden, n_layers)
 
     @abstractmethod
@@ -136,6 +140,22 @@ class PerturbationModel(nn.Module, ABC):
     def mask_probability(self) -> Tensor | None:
         """Posterior probability that a perturbation moves a latent dimension, T x K, if any."""
         return None
+
+    def unmasked_effects(self) -> Tensor | None:
+        """Mean effects that the guide would have if every mask were 1, T x K, if it has masks."""
+        return None
+
+    def turn_axes(self, rotation: Tensor) -> None:
+        """Turn the axes of latent space, z to z R, where a model has masks that refer to them.
+
+        The priors are the same along all axes, and encoder and decoder are turned along, so that
+        what is decoded stays as it was. Masks are not turned: they are meant to be open.
+
+        Parameters
+        ----------
+        rotation
+            R, orthogonal, K x K.
+        """
 
     def standard_normal(self, like: Tensor) -> Normal:
         """N(0, I) over K dimensions, of the device and type of `like`."""

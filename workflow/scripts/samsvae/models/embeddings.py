@@ -24,6 +24,12 @@ class MeanFieldEmbedding(nn.Module):
         """Location and scale, T x K."""
         return self.location, self.log_scale.exp()
 
+    @torch.no_grad()
+    def turn_axes(self, rotation: Tensor) -> None:
+        """Turn e to e R: its location exactly, its scales, being along axes, on average."""
+        self.location.copy_(self.location @ rotation)
+        self.log_scale.copy_(self.log_scale @ rotation**2)
+
 
 class CorrelatedEmbedding(nn.Module):
     """q(e_t | m_t) = N(NN([m_t, onehot_t])).
@@ -46,3 +52,12 @@ class CorrelatedEmbedding(nn.Module):
     def forward(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Location and scale [..., T, K] for masks [..., T, K]."""
         return self.network(mask, self.one_hot)
+
+    def turn_axes(self, rotation: Tensor) -> None:
+        """Turn e to e R, as :meth:`MeanFieldEmbedding.turn_axes`.
+
+        The mask of the new axes has no meaning yet: what the open mask contributed stays, as part
+        of the bias, and how e depends on it is to be learnt anew.
+        """
+        self.network.hidden.take_ones_for_granted(0)
+        self.network.turn_output(rotation)

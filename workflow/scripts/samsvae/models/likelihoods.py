@@ -17,6 +17,8 @@ SMALLEST_VARIANCE = 1e-4
 class Likelihood(nn.Module, ABC):
     """p(x | z, l): a decoder and the distribution that it parameterises."""
 
+    hidden: HiddenLayers
+
     @abstractmethod
     def mean(self, latent: Tensor, library_size: Tensor) -> Tensor:
         """Compute expected counts [..., G] of latent states [..., K] at library sizes [...]."""

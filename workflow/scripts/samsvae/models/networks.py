@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Sequence
 from functools import reduce
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,19 @@ class HiddenLayers(nn.Module):
             hidden = hidden + self.activation(layer(hidden))
         return hidden
 
+    @torch.no_grad()
+    def turn_input(self, index: int, rotation: Tensor) -> None:
+        """Take x R where x was taken as an input, with the same result."""
+        weight = cast(nn.Linear, self.first[index]).weight
+        weight.copy_(weight @ rotation)
+
+    @torch.no_grad()
+    def take_ones_for_granted(self, index: int) -> None:
+        """Move what an input of ones contributes to the bias, and forget the input's weights."""
+        weight = cast(nn.Linear, self.first[index]).weight
+        cast(nn.Linear, self.first[0]).bias.add_(weight.sum(1))
+        weight.zero_()
+
 
 class GaussianNetwork(nn.Module):
     """Hidden layers, then a head for the location and the scale of a Normal.
@@ -63,6 +77,13 @@ class GaussianNetwork(nn.Module):
         location, scale = self.head(self.hidden(*inputs)).chunk(2, dim=-1)
         return location, nn.functional.softplus(scale) + SMALLEST_SCALE
 
+    @torch.no_grad()
+    def turn_output(self, rotation: Tensor) -> None:
+        """Turn the Normal: its location exactly, its scales, being along axes, on average."""
+        turn = torch.block_diag(rotation, rotation**2)
+        self.head.weight.copy_(turn.T @ self.head.weight)
+        self.head.bias.copy_(self.head.bias @ turn)
+
 
 class Standardise(nn.Module):
     """log(1 + x), centred and scaled by the training cells' mean and deviation of each gene.
@@ -70,22 +91,29 @@ class Standardise(nn.Module):
     Parameters
     ----------
     n_genes
-        Number of genes; until :meth:`fit` the transform is log(1 + x) alone.
+        Number of genes; until :meth:`fit` nothing is centred or scaled.
+    logarithm
+        Whether to take log(1 + x), as counts need; else x itself.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, n_genes: int) -> None:
+    def __init__(self, n_genes: int, logarithm: bool = True) -> None:
         super().__init__()
+        self.logarithm = logarithm
         self.register_buffer("mean", torch.zeros(n_genes))
         self.register_buffer("deviation", torch.ones(n_genes))
 
     def fit(self, mean: Tensor, deviation: Tensor) -> None:
-        """Set the moments of log(1 + x); a gene that never varies keeps the deviation 1."""
+        """Set the moments of :meth:`rescale`; a gene that never varies keeps the deviation 1."""
         self.mean.copy_(mean)
         self.deviation.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
 
+    def rescale(self, counts: Tensor) -> Tensor:
+        """Compute log(1 + x), or x, before it is centred and scaled."""
+        return torch.log1p(counts) if self.logarithm else counts
+
     def forward(self, counts: Tensor) -> Tensor:
         """Transform counts [..., G]."""
-        return (torch.log1p(counts) - self.mean) / self.deviation
+        return (self.rescale(counts) - self.mean) / self.deviation

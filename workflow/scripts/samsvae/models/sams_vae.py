@@ -107,11 +107,25 @@ class SamsVae(AdditiveShiftModel):
 
     def mask_guide(self) -> Tensor:
         """Sample m from its guide."""
-        return pyro.sample("mask", StraightThroughBernoulli(logits=self.mask_logits).to_event(1))
+        logits = self.mask_logits + self.mask_opening
+        return pyro.sample("mask", StraightThroughBernoulli(logits=logits).to_event(1))
 
     def mask_probability(self) -> Tensor:
         """sigmoid(phi), T x K."""
         return torch.sigmoid(self.mask_logits)
+
+    def unmasked_effects(self) -> Tensor:
+        """Location of q(e | m = 1), T x K."""
+        opened = torch.ones(self.n_perturbations, self.n_latent, device=self.mask_opening.device)
+        return self.embedding_guide(opened)[0]
+
+    def turn_axes(self, rotation: Tensor) -> None:
+        """Turn z, z^b and e; see :meth:`PerturbationModel.turn_axes`."""
+        self.likelihood.hidden.turn_input(0, rotation)
+        self.encoder.turn_output(rotation)
+        if self.basal_encoder == "correlated":
+            self.encoder.hidden.turn_input(1, rotation)
+        self.embedding_guide.turn_axes(rotation)
 
 
 class BetaBernoulliSamsVae(SamsVae):
@@ -195,7 +209,8 @@ class BetaBernoulliSamsVae(SamsVae):
         else:
             rate_guide = Delta(inside_unit_interval(self.mask_probability()))
         rate = inside_unit_interval(pyro.sample("rate", rate_guide.to_event(1)))
-        return pyro.sample("mask", StraightThroughBernoulli(probs=rate).to_event(1))
+        logits = torch.logit(rate) + self.mask_opening
+        return pyro.sample("mask", StraightThroughBernoulli(logits=logits).to_event(1))
 
     def mask_probability(self) -> Tensor:
         """Posterior mean of the rate, T x K."""

@@ -93,7 +93,8 @@ class SvaePlus(PerturbationModel):
         """q(a) q(m | a)."""
         with self.perturbations():
             rate = pyro.sample("rate", Delta(self.mask_probability()).to_event(1))
-            pyro.sample("mask", StraightThroughBernoulli(probs=rate).to_event(1))
+            logits = torch.logit(rate) + self.mask_opening
+            pyro.sample("mask", StraightThroughBernoulli(logits=logits).to_event(1))
 
     def shared_prior(self) -> None:
         """p(a) p(m | a)."""
@@ -110,6 +111,17 @@ class SvaePlus(PerturbationModel):
     def undosed(self, latent: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
         """Latent - sum_t d_t m_t * mu_t, N(0, I) before the counts are seen."""
         return latent - dosage @ self.effects_from(shared)
+
+    def unmasked_effects(self) -> Tensor:
+        """mu, T x K."""
+        return self.embedding
+
+    @torch.no_grad()
+    def turn_axes(self, rotation: Tensor) -> None:
+        """Turn z and mu; see :meth:`PerturbationModel.turn_axes`."""
+        self.likelihood.hidden.turn_input(0, rotation)
+        self.encoder.turn_output(rotation)
+        self.embedding.copy_(self.embedding @ rotation)
 
     def mask_probability(self) -> Tensor:
         """sigmoid(phi), T x K, kept away from 0 and 1."""

@@ -1,0 +1,243 @@
+"""How well a model recovers the masks and effects of a simulation whose truth is known.
+
+``python -m benchmarks.truth_recovery --simulator additive --model sams_vae --seeds 0 1 2`` prints
+one JSON object a line: every training seed, then their mean. The settings start from the
+documented defaults of the simulator; ``--simulation``, ``--settings`` and ``--training`` change
+them, for instance ``--training max_steps=4000 mask_kl_weight=1``.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import torch
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
+
+from samsvae.effects.predicted import predicted_effects
+from samsvae.experiments import Split
+from samsvae.inference.cells import Cells, choose_device
+from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Encoding
+from samsvae.inference.iwelbo import draw_globals, iwelbo
+from samsvae.inference.memory import keep_freed_memory
+from samsvae.inference.step import Training
+from samsvae.inference.trainer import fit
+from samsvae.metrics.factors import (
+    MASK_THRESHOLD,
+    latent_effect_scores,
+    mask_scores,
+    match_factors,
+    match_factors_by_effects,
+)
+from samsvae.metrics.truth import effect_recovery, true_effects
+from samsvae.models.base import PerturbationModel
+from samsvae.models.registry import MODELS, build_model
+from samsvae.screen import CONTROL
+from samsvae.sources.latent_truth import TEST, TRAIN, VAL, LatentSimulation
+from samsvae.sources.simulated import Simulation, simulate
+from samsvae.sources.simulated_additive import AdditiveSimulation, simulate_additive
+from samsvae.sources.simulated_svae_plus import SvaePlusSimulation, simulate_svae_plus
+from samsvae.splits import split_cells
+
+SIMULATORS = ("additive", "svae_plus", "programmes")
+# the documented defaults for the simulators with Gaussian and with Poisson measurements
+NETWORKS = {"n_latent": 15, "n_hidden": 128, "n_layers": 2}
+OF_KIND: dict[str, dict[str, Any]] = {
+    "sams_vae": {"embedding": "mean_field", "mask_prior": 0.001},
+    "sams_vae_beta_bernoulli": {"embedding": "mean_field"},
+}
+TRAINING = {
+    "max_steps": 8000,
+    "batch_size": 512,
+    "particles": 1,
+    "learning_rate": 0.003,
+    "validate_every": 500,
+}
+EFFECT_DRAWS = 100
+IWELBO_PARTICLES = 100
+
+
+@dataclass(frozen=True)
+class Case:
+    """Cells to fit and to hold out, with the truth.
+
+    Attributes
+    ----------
+    cells
+        By part: train, val and test.
+    encoding
+        Names of the model's perturbations.
+    targets
+        Names of the rows of the truth.
+    mask, effects
+        The true ones, targets x factors.
+    screen
+        The whole screen, of the simulator ``programmes``.
+    """
+
+    cells: dict[str, Cells]
+    encoding: Encoding
+    targets: list[str]
+    mask: np.ndarray
+    effects: np.ndarray
+    screen: anndata.AnnData | None = None
+
+    def rows(self, values: torch.Tensor) -> np.ndarray:
+        """Rows of the targets, of values of the model's perturbations."""
+        chosen = [self.encoding.names.index(target) for target in self.targets]
+        return values.double().cpu().numpy()[chosen]
+
+
+def make_case(
+    simulator: str, changes: dict[str, Any], combinations: str, device: torch.device
+) -> Case:
+    """Simulate."""
+    if simulator == "additive":
+        return _latent_case(simulate_additive(AdditiveSimulation(**changes)), device)
+    if simulator == "svae_plus":
+        return _latent_case(simulate_svae_plus(SvaePlusSimulation(**changes)), device)
+    screen, _ = simulate(Simulation(**changes))
+    labels = screen.obs["perturbation"]
+    parts = split_cells(labels, Split("random", 0))
+    encoding = Encoding.of(labels, combinations)
+    cells = {part: Cells.of(screen, parts == part, encoding, device) for part in (TRAIN, VAL, TEST)}
+    truth = screen.uns["truth"]
+    effects = truth["mask"] * truth["embedding"]
+    return Case(cells, encoding, list(truth["targets"]), truth["mask"], effects, screen)
+
+
+def _latent_case(simulation: LatentSimulation, device: torch.device) -> Case:
+    n_perturbations = simulation.dosage.shape[1]
+    names = [f"TARGET{index:03d}" for index in range(n_perturbations)]
+    design = torch.cat([torch.zeros(1, n_perturbations), torch.eye(n_perturbations)])
+    condition = torch.from_numpy(simulation.dosage @ np.arange(1, n_perturbations + 1)).long()
+    cells = {}
+    for part in (TRAIN, VAL, TEST):
+        of_part = simulation.part == part
+        values = torch.from_numpy(simulation.values[of_part]).to(device)
+        total = values.sum(1).float()
+        cells[part] = Cells(values, total, design.to(device), condition[of_part].to(device))
+    return Case(cells, Encoding(tuple(names)), names, simulation.mask, simulation.effects)
+
+
+def recover(case: Case, settings: dict[str, Any], training: Training, seed: int) -> dict[str, Any]:
+    """Train once, and compare with the truth."""
+    train, validation = case.cells[TRAIN], case.cells[VAL]
+    sizes = train.counts.shape[1], train.dosage.shape[1]
+    started = time.perf_counter()
+    fitted = fit(lambda: build_model(settings, *sizes), train, validation, training, seed)
+    seconds = time.perf_counter() - started
+    model = fitted.model
+    bound, _ = iwelbo(model, validation, IWELBO_PARTICLES, seed=0)
+    return {
+        "seed": seed,
+        **latent_scores(model, case),
+        **expression_scores(model, settings, case),
+        "validation_iwelbo": float(bound.mean()),
+        "steps": int(fitted.history["step"].max()),
+        "seconds": seconds,
+    }
+
+
+@torch.no_grad()
+def latent_scores(model: PerturbationModel, case: Case) -> dict[str, float]:
+    """Compare masks, matched in either way, and latent effects with the truth."""
+    drawn = model.effects_from(draw_globals(model, EFFECT_DRAWS))
+    if drawn is None:
+        return {}
+    effects = case.rows(drawn.mean(0))
+    scores = latent_effect_scores(case.effects, effects)
+    probability = model.mask_probability()
+    if probability is None:
+        return scores
+    mask = (case.rows(probability) > MASK_THRESHOLD).astype(float)
+    by_hits = mask_scores(case.mask, mask, match_factors(case.mask, mask))
+    by_effects = mask_scores(case.mask, mask, match_factors_by_effects(case.effects, effects))
+    return {
+        **{f"mask_{name}": value for name, value in by_hits.items()},
+        **{f"mask_{name}_matched_by_effects": value for name, value in by_effects.items()},
+        **scores,
+    }
+
+
+def expression_scores(
+    model: PerturbationModel, settings: dict[str, Any], case: Case
+) -> dict[str, float]:
+    """Compare predicted with true effects on expression, for the simulator ``programmes``."""
+    if case.screen is None:
+        return {}
+    labels = case.screen.obs["perturbation"]
+    trained = TrainedModel(model, settings, list(case.screen.var_names), case.encoding)
+    names = [name for name in labels.cat.categories if name != CONTROL]
+    predicted, _ = predicted_effects(trained, names, EFFECT_DRAWS, seed=0)
+    return effect_recovery(true_effects(case.screen, names, seed=0), predicted)
+
+
+def default_settings(simulator: str, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the documented settings of a model and of its training."""
+    if simulator == "programmes":
+        config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+        of_kind = [model for model in config["models"].values() if model["kind"] == kind]
+        shared = {"kind": kind, "n_latent": 20, "n_hidden": 128}
+        return (of_kind or [shared])[0], config["training"]
+    likelihood = "normal" if simulator == "additive" else "negative_binomial"
+    settings = {"kind": kind, "likelihood": likelihood, **NETWORKS}
+    return settings | OF_KIND.get(kind, {}), TRAINING
+
+
+def key_values(entries: Sequence[str]) -> dict[str, Any]:
+    """Read ``key=value``, the value as YAML."""
+    pairs = (entry.split("=", 1) for entry in entries)
+    return {key: yaml.safe_load(value) for key, value in pairs}
+
+
+def mean_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Average over seeds."""
+    means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+    return {**means, "seed": "mean"}
+
+
+def main() -> None:
+    """Read the options, train, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--simulator", choices=SIMULATORS, default="additive")
+    parser.add_argument("--model", choices=list(MODELS), default="sams_vae")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training")
+    parser.add_argument("--threads", type=int, default=1)
+    for name, what in (
+        ("simulation", "the simulator's sizes"),
+        ("settings", "the model's hyperparameters"),
+        ("training", "how to fit"),
+    ):
+        parser.add_argument(f"--{name}", nargs="*", default=[], metavar="key=value", help=what)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
+    settings, how_to_fit = default_settings(arguments.simulator, arguments.model)
+    settings = settings | key_values(arguments.settings)
+    training = Training(**how_to_fit | key_values(arguments.training))
+    case = make_case(
+        arguments.simulator,
+        key_values(arguments.simulation),
+        settings.get("combinations", "unique" if arguments.model == "svae_plus" else "additive"),
+        choose_device(),
+    )
+    rows = []
+    for seed in arguments.seeds:
+        rows.append(recover(case, settings, training, seed))
+        print(json.dumps(rows[-1]), flush=True)
+    print(json.dumps(mean_of(rows)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
