@@ -77,7 +77,8 @@ def fit(
     Returns
     -------
     model : PerturbationModel
-        With the weights of the step with the highest validation bound.
+        With the weights of the step with the highest validation bound, among the steps at which
+        masks are decided.
     history : DataFrame
         One row per evaluation and set of cells: step, cells (``train`` or ``val``), elbo and its
         terms in nats per cell.
@@ -167,7 +168,7 @@ class Fitting:
         return terms.mean()
 
     def judge(self, fitted: dict[str, float], validated: dict[str, float]) -> None:
-        """Note an evaluation, and keep the weights if they are the best so far."""
+        """Note an evaluation, and keep the weights if masks are decided and they are the best."""
         self.rows.append({"step": self.step, "cells": "train", **fitted})
         self.rows.append({"step": self.step, "cells": "val", **validated})
         if self.masks.are_decided(self.step) and validated["elbo"] > self.best:
