@@ -116,4 +116,4 @@ class Standardise(nn.Module):
 
     def forward(self, counts: Tensor) -> Tensor:
         """Transform counts [..., G]."""
-        return (self.rescale(counts) - self.mean) / self.deviation
+        return (self.rescale(counts) - self.mean).div_(self.deviation)
