@@ -40,15 +40,16 @@ def counts_term(counts: Tensor, c: Tensor) -> Tensor:
     if counts.device.type != "cpu":
         return (_log_rising(counts, c) - torch.lgamma(counts + 1)).sum(-1)
     flat = counts.reshape(-1, counts.shape[-1])
-    below = torch.arange(LARGEST_TABULATED + 1, dtype=c.dtype)[:, None]
+    largest = int(flat.max()) if flat.numel() else 0
+    below = torch.arange(min(largest, LARGEST_TABULATED) + 1, dtype=c.dtype)[:, None]
     rising = torch.log1p(below[:-1] / c).cumsum(0)
     table = torch.cat([torch.zeros_like(c)[None], rising]) - torch.lgamma(below + 1)
-    index = flat.clamp(max=LARGEST_TABULATED).long()
-    total = table.gather(0, index).sum(-1)
-    cell, gene = (flat > LARGEST_TABULATED).nonzero(as_tuple=True)
-    large = flat[cell, gene]
-    exact = _log_rising(large, c[gene]) - torch.lgamma(large + 1)
-    total = total.index_add(0, cell, exact - table[LARGEST_TABULATED, gene])
+    total = table.gather(0, flat.clamp(max=LARGEST_TABULATED).long()).sum(-1)
+    if largest > LARGEST_TABULATED:
+        cell, gene = (flat > LARGEST_TABULATED).nonzero(as_tuple=True)
+        large = flat[cell, gene]
+        exact = _log_rising(large, c[gene]) - torch.lgamma(large + 1)
+        total = total.index_add(0, cell, exact - table[LARGEST_TABULATED, gene])
     return total.reshape(counts.shape[:-1])
 
 
