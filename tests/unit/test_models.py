@@ -14,7 +14,7 @@ from samsvae.inference.cells import Cells
 from samsvae.inference.encoding import Encoding
 from samsvae.inference.iwelbo import draw_globals
 from samsvae.inference.objective import elbo, iwae, latent_sites, local_log_weights, traces
-from samsvae.models import log_mass
+from samsvae.models import log_mass, log_mass_compiled
 from samsvae.models.base import Batch, shift_of_cells
 from samsvae.models.distributions import StraightThroughBernoulli
 from samsvae.models.log_mass import SMALLEST_MEAN
@@ -136,6 +136,48 @@ def test_negative_binomial_derivatives_are_those_of_autograd(rows, monkeypatch):
     # one weight for all cells, as in an evidence bound, and weights of their own
     assert torch.autograd.gradcheck(lambda *each: cells_mass(*each).sum(), inputs)
     assert torch.autograd.gradcheck(cells_mass, inputs)
+
+
+def block(dtype, logits=None):
+    """Cells with common and rare genes, up to the Poisson limit, and weights of either sign."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.poisson(torch.full((6, 300), 2.0), generator=generator)
+    x[0, :5] = 5000
+    logits = 3 * torch.randn(2, 6, 300, generator=generator) if logits is None else logits
+    c = torch.logspace(-3, 6, 300)
+    weight = torch.randn(2, 6, generator=generator)
+    inputs = [each.to(dtype) for each in (x, x.sum(1), c, weight, logits.clone())]
+    return [*inputs, torch.zeros(300, dtype=dtype), torch.zeros(300, dtype=dtype), SMALLEST_MEAN]
+
+
+def test_the_compiled_block_is_as_accurate_as_single_precision_allows():
+    ours, exact = block(torch.float), block(torch.double)
+    terms = log_mass_compiled.score(*ours), log_mass._score(*exact)
+    torch.testing.assert_close(terms[0].double(), terms[1], rtol=2e-6, atol=0)
+    for derivative, expected in zip(ours[4:7], exact[4:7], strict=True):
+        error = (derivative.double() - expected).abs()
+        assert error.max() < 2e-6 * expected.abs().max()
+
+
+def test_the_compiled_block_hands_on_what_is_no_number():
+    logits = torch.zeros(2, 6, 300)
+    logits[0, 1, 7], logits[1, 2, 0] = torch.nan, torch.inf
+    inputs = block(torch.float, logits)
+    finite = log_mass_compiled.score(*inputs).isfinite()
+    assert finite.logical_not().nonzero().tolist() == [[0, 1], [1, 2]]
+    assert torch.equal(inputs[4].isfinite().all(-1), finite)
+
+
+def test_the_compiled_exponential_and_logarithm_are_numpys():
+    y = np.exp(np.linspace(-30, 15, 2000)).astype(np.float32)
+    zero, one = np.float32(0), np.float32(1)
+    logs = [log_mass_compiled._log_of_sum(zero, each) for each in y]
+    np.testing.assert_allclose(logs, np.log(y, dtype=np.float64), rtol=3e-7, atol=1e-7)
+    shifted = [log_mass_compiled._log_of_sum(one, each) for each in y]
+    np.testing.assert_allclose(shifted, np.log1p(y, dtype=np.float64), rtol=3e-7, atol=0)
+    negative = -y[y < 80]
+    powers = [log_mass_compiled._exp(each) for each in negative]
+    np.testing.assert_allclose(powers, np.exp(negative, dtype=np.float64), rtol=2e-7, atol=0)
 
 
 def test_negative_binomial_samples_have_its_moments():

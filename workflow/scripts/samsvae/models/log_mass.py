@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from samsvae.models import log_mass_compiled
+
 SMALLEST_MEAN = 1e-4
 LARGEST_TABULATED = 63  # few counts of a cell are larger
 LARGE_SHAPE = 16.0  # from here Stirling's series is exact to rounding
@@ -177,35 +179,55 @@ def _by_blocks(
     cell_weight: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Compute the decoder's term, and the derivatives of its weighted sum if asked for."""
-    particles, cells, width = hidden.shape
-    term = hidden.new_empty(particles, cells)
-    by_c, by_bias = torch.zeros_like(c), torch.zeros_like(bias)
-    by_hidden, by_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-    dispersion = 1 / c
+    term, by_hidden = hidden.new_empty(hidden.shape[:-1]), torch.empty_like(hidden)
+    by_c, by_weight, by_bias = (torch.zeros_like(each) for each in (c, weight, bias))
+    compiled = log_mass_compiled.is_compiled_for(hidden)
+    score = log_mass_compiled.score if compiled else _score
     for here, group in _blocks(hidden):
-        x, size = counts[here], library_size[here, None]
-        h = hidden[group, here].view(-1, width)
-        logits = torch.addmm(bias, h, weight.T).view(-1, len(x), len(bias))
-        proportion = torch.softmax(logits, -1)
-        mean = torch.mul(proportion, size, out=logits).add_(SMALLEST_MEAN)
-        log_ratio = torch.mul(mean, dispersion).log1p_()
-        summands = torch.log(mean).sub_(log_ratio).mul_(x).addcmul_(c, log_ratio, value=-1)
-        term[group, here] = summands.sum(-1)
-        if cell_weight is None:
-            continue
-        scale = cell_weight[group, here]
-        residual = torch.sub(x, mean, out=summands).div_(torch.add(mean, c))
-        by_c += (scale.sum(0) @ x) * dispersion
-        by_c -= scale.reshape(-1) @ log_ratio.add_(residual).view(-1, len(bias))
-        # by the log of the proportion, then through the softmax, up to a factor of each cell
-        by_log = residual.mul_(proportion).div_(mean).mul_(c)
-        by_log.addcmul_(proportion, by_log.sum(-1, keepdim=True), value=-1)
-        by_logits = by_log.view(-1, len(bias))
-        factor = (scale * library_size[here]).view(-1, 1)
-        by_bias += factor[:, 0] @ by_logits
-        torch.addmm(by_weight, by_logits.T, factor * h, out=by_weight)
-        torch.mm(by_logits, weight, out=by_hidden[group, here].view(-1, width)).mul_(factor)
+        h = hidden[group, here].view(-1, hidden.shape[-1])
+        logits = torch.addmm(bias, h, weight.T).view(-1, len(counts[here]), len(bias))
+        scale = None if cell_weight is None else cell_weight[group, here]
+        given = (counts[here], library_size[here], c.detach(), scale)
+        term[group, here] = score(*given, logits, by_c, by_bias, SMALLEST_MEAN)
+        if cell_weight is not None:
+            by_logits = logits.view(-1, len(bias))
+            torch.addmm(by_weight, by_logits.T, h, out=by_weight)
+            torch.mm(by_logits, weight, out=by_hidden[group, here].view_as(h))
     return term, by_c, by_hidden, by_weight, by_bias
+
+
+def _score(
+    x: Tensor,
+    library_size: Tensor,
+    c: Tensor,
+    cell_weight: Tensor | None,
+    logits: Tensor,
+    by_c: Tensor,
+    by_bias: Tensor,
+    smallest_mean: float,
+) -> Tensor:
+    """Compute the term of a block of cells from its logits, particles x cells x genes.
+
+    If cells have weights, the derivatives of the weighted sum by the logits take the logits'
+    place, and those by c and b are added to `by_c` and `by_bias`.
+    """
+    dispersion, size = 1 / c, library_size[:, None]
+    proportion = torch.softmax(logits, -1)
+    mean = torch.mul(proportion, size, out=logits).add_(smallest_mean)
+    log_ratio = torch.mul(mean, dispersion).log1p_()
+    summands = torch.log(mean).sub_(log_ratio).mul_(x).addcmul_(c, log_ratio, value=-1)
+    term = summands.sum(-1)
+    if cell_weight is None:
+        return term
+    residual = torch.sub(x, mean, out=summands).div_(torch.add(mean, c))
+    by_c += (cell_weight.sum(0) @ x) * dispersion
+    by_c -= cell_weight.reshape(-1) @ log_ratio.add_(residual).view(-1, len(c))
+    # by the log of the proportion, then through the softmax, up to a factor of each cell
+    by_log = residual.mul_(proportion).div_(mean).mul_(c)
+    by_log.addcmul_(proportion, by_log.sum(-1, keepdim=True), value=-1)
+    torch.mul(by_log, (cell_weight * library_size)[..., None], out=logits)
+    by_bias += logits.sum((0, 1))
+    return term
 
 
 def _blocks(hidden: Tensor) -> Iterator[tuple[slice, slice]]:

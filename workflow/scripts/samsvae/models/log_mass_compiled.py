@@ -1,0 +1,140 @@
+"""The decoder's term of a block of cells and its derivatives, compiled for the CPU.
+
+What takes PyTorch some twenty passes over cells x genes is done here cell by cell, while a cell's
+genes lie in the fastest cache. Exponential and logarithm are spelt out so that the compiler can
+take several genes at once; they are accurate to within 2e-7 of the result.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+# ln 2 as a sum, the first part of so few bits that its product with an exponent is exact
+LN_2 = np.float32(0.693359375), np.float32(math.log(2) - 0.693359375)
+PER_LN_2 = np.float32(1 / math.log(2))
+SMALLEST_ARGUMENT = np.float32(-87)  # of the exponential: below, results are not normal numbers
+MANTISSA_BITS, EXPONENT_OF_ONE = np.int32(23), np.int32(127)
+BITS_OF_ROOT_HALF = np.float32(math.sqrt(0.5)).view(np.int32)
+ZERO, HALF, ONE, TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
+# coefficients of t^7 to 1, and of the powers r^9 to r^3 of 2 artanh r
+EXP_SERIES = tuple(np.float32(1 / math.factorial(power)) for power in range(7, -1, -1))
+LOG_SERIES = tuple(np.float32(2 / power) for power in (9, 7, 5, 3))
+
+# divisions by zero are infinite; a product and a sum may be rounded once instead of twice
+function = njit(error_model="numpy", fastmath={"contract"})
+# sums over genes, moreover, may be taken in any order
+over_genes = njit(error_model="numpy", fastmath={"contract", "reassoc", "nsz"}, nogil=True)
+
+
+def is_compiled_for(tensor: Tensor) -> bool:
+    """Whether :func:`score` takes tensors such as this one."""
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
+
+
+def score(
+    x: Tensor,
+    library_size: Tensor,
+    c: Tensor,
+    cell_weight: Tensor | None,
+    logits: Tensor,
+    by_c: Tensor,
+    by_bias: Tensor,
+    smallest_mean: float,
+) -> Tensor:
+    """Compute what :func:`samsvae.models.log_mass._score` does, for float32 on a CPU."""
+    term = torch.empty(logits.shape[:-1])
+    weight = torch.zeros_like(term) if cell_weight is None else cell_weight
+    inputs = (x, library_size, c, 1 / c, logits.amax(-1), weight)
+    arrays = [each.contiguous().numpy() for each in (*inputs, logits, term, by_c, by_bias)]
+    _score(np.float32(smallest_mean), *arrays)
+    return term
+
+
+@function
+def _exp(x: Any) -> Any:
+    """e^x for x <= 0: 2^k e^t with |t| <= ln 2 / 2."""
+    x = max(x, SMALLEST_ARGUMENT)
+    k = np.floor(x * PER_LN_2 + HALF)
+    t = x - k * LN_2[0] - k * LN_2[1]
+    series = ZERO
+    for coefficient in EXP_SERIES:
+        series = series * t + coefficient
+    power = np.int32((np.int32(k) + EXPONENT_OF_ONE) << MANTISSA_BITS)
+    return series * power.view(np.float32)
+
+
+@function
+def _log_of_sum(start: Any, y: Any) -> Any:
+    """log(start + y), start being 0 or 1: k ln 2 + 2 artanh(t / (2 + t)), 1 + t near 1."""
+    bits = np.float32(start + y).view(np.int32)
+    k = np.int32((bits - BITS_OF_ROOT_HALF) >> MANTISSA_BITS)
+    scale = np.int32((EXPONENT_OF_ONE - k) << MANTISSA_BITS).view(np.float32)
+    t = y * scale + (start * scale - ONE)
+    ratio = t / (TWO + t)
+    square = ratio * ratio
+    series = ZERO
+    for coefficient in LOG_SERIES:
+        series = series * square + coefficient
+    exponent = np.float32(k)
+    return exponent * LN_2[0] + (TWO * ratio + (ratio * square * series + exponent * LN_2[1]))
+
+
+@over_genes
+def _score(
+    smallest_mean: Any,
+    x: Any,
+    library_size: Any,
+    c: Any,
+    dispersion: Any,
+    largest: Any,
+    cell_weight: Any,
+    logits: Any,
+    term: Any,
+    by_c: Any,
+    by_bias: Any,
+) -> None:
+    """Go through particles and cells."""
+    proportion = np.empty_like(c)
+    for particle, cell in np.ndindex(term.shape):
+        row, size, weight = logits[particle, cell], library_size[cell], cell_weight[particle, cell]
+        total = ZERO
+        for gene in range(len(c)):
+            proportion[gene] = _exp(row[gene] - largest[particle, cell])
+            total += proportion[gene]
+        term[particle, cell], by_log_total = _score_cell(
+            smallest_mean, x[cell], size, c, dispersion, weight, ONE / total, proportion, row, by_c
+        )
+        for gene in range(len(c)):
+            row[gene] = weight * size * (row[gene] - proportion[gene] * by_log_total)
+            by_bias[gene] += row[gene]
+
+
+@over_genes
+def _score_cell(
+    smallest_mean: Any,
+    x: Any,
+    size: Any,
+    c: Any,
+    dispersion: Any,
+    weight: Any,
+    norm: Any,
+    proportion: Any,
+    by_log: Any,
+    by_c: Any,
+) -> Any:
+    """Sum a cell's term; set its derivative by the log of the proportion, up to the size."""
+    term, by_log_total = ZERO, ZERO
+    for gene in range(len(c)):
+        proportion[gene] *= norm
+        mean = size * proportion[gene] + smallest_mean
+        log_ratio = _log_of_sum(ONE, mean * dispersion[gene])
+        term += x[gene] * (_log_of_sum(ZERO, mean) - log_ratio) - c[gene] * log_ratio
+        residual = (x[gene] - mean) / (mean + c[gene])
+        by_c[gene] += weight * (x[gene] * dispersion[gene] - log_ratio - residual)
+        by_log[gene] = residual * proportion[gene] / mean * c[gene]
+        by_log_total += by_log[gene]
+    return term, by_log_total
