@@ -228,7 +228,8 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     interrupted_at, parts_of, tmp_path, monkeypatch
 ):
     """Broken off at any step, within an epoch too: weights and history to the last bit."""
-    training = {"max_steps": 60, "validate_every": 7, "batch_size": 50}
+    training = {"max_steps": 60, "validate_every": 7, "batch_size": 50, "warm_up_steps": 20}
+    training |= {"learning_rate_schedule": "cosine", "open_masks": 0.3}
     whole, history = fitted(parts_of, **training)
     state_file = StateFile(tmp_path / "state.safetensors", "this training")
     take_step = Fitting.take_step

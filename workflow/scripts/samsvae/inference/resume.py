@@ -92,7 +92,11 @@ def set_optimiser_tensors(optimiser: torch.optim.Optimizer, tensors: dict[str, T
         if name.startswith("optimiser."):
             _, parameter, key = name.split(".")
             content["state"].setdefault(int(parameter), {})[key] = value
+    learning_rates = [group["lr"] for group in optimiser.param_groups]
     optimiser.load_state_dict(content)
+    # what is loaded is a copy, which would no longer follow the schedule of the learning rate
+    for group, learning_rate in zip(optimiser.param_groups, learning_rates, strict=True):
+        group["lr"] = learning_rate
 
 
 def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
