@@ -83,7 +83,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         "n_layers": arguments.layers,
     }
     model = build_model(settings, arguments.genes, arguments.perturbations).to(device)
-    model.standardise.fit(*cells.log_moments())
+    model.standardise.fit(*cells.moments(model.standardise.rescale))
     training = Training(batch_size=arguments.batch, particles=arguments.particles)
     fitting = Fitting(model, cells, training, seed=0)
     with FlopCounterMode(display=False) as counter:

@@ -94,10 +94,6 @@ class Cells:
         for index in torch.arange(len(self), device=self.counts.device).split(size):
             yield self.batch(index)
 
-    def log_moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation over cells of log(1 + count), each of length G."""
-        return self.moments(torch.log1p)
-
     def moments(self, rescale: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation over cells of rescaled counts, each of length G."""
         total = torch.zeros(self.counts.shape[1], dtype=torch.float64)

@@ -82,7 +82,14 @@ class RepeatedStep(ABC):
         Cells of a batch, as the step will be given them.
     training
         How to fit.
+
+    Attributes
+    ----------
+    masks
+        What becomes of masks at each step; for a subclass to set.
     """
+
+    masks: MaskSchedule
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], positions: Tensor, training: Training
@@ -103,10 +110,6 @@ class RepeatedStep(ABC):
         )
         self.graph: torch.cuda.CUDAGraph | None = None
         self.steps_to_capture = STEPS_BEFORE_CAPTURE if on_cuda and training.cuda_graph else -1
-
-    @abstractmethod
-    def prepare(self, step: int) -> None:
-        """Set what changes from step to step, in place."""
 
     @abstractmethod
     def loss(self) -> tuple[Tensor, dict[str, Tensor]]:
@@ -133,7 +136,7 @@ class RepeatedStep(ABC):
         """
         self.positions.copy_(positions)
         self.learning_rate.fill_(self.training.learning_rate_at(step))
-        self.prepare(step)
+        self.masks.prepare(step, self.optimiser)
         if self.steps_to_capture == 0:
             self._capture()
         self.steps_to_capture -= 1
@@ -195,10 +198,6 @@ class TrainingStep(RepeatedStep):
         self.masks = mask_schedule(
             model, len(cells), training, model.mask_opening, partial(turn_to_sparsest_axes, model)
         )
-
-    def prepare(self, step: int) -> None:
-        """Hold masks open or have them learnt."""
-        self.masks.prepare(step, self.optimiser)
 
     def loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Minus the bound with weighted masks, and the terms of the bound."""

@@ -188,10 +188,6 @@ class JointStep(RepeatedStep):
             for name, stacked in self.parameters_by_name.items():
                 stacked[index].copy_(self.one.get_parameter(name))
 
-    def prepare(self, step: int) -> None:
-        """Hold masks open or have them learnt."""
-        self.masks.prepare(step, self.optimiser)
-
     def draw(self, streams: Iterable[RandomStream]) -> None:
         """Draw the random numbers of the next step, each model's from its own stream."""
         for index, stream in enumerate(streams):
