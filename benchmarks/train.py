@@ -9,11 +9,12 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyro
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scripts"))
@@ -26,6 +27,8 @@ from samsvae.models.registry import MODELS, build_model
 
 N_CELLS = 8192
 MEAN_COUNT = 0.7
+WARM_UP = 3  # calls
+SECONDS_A_TURN = 1.0
 
 
 def simulate_cells(n_genes: int, n_perturbations: int, device: torch.device) -> Cells:
@@ -42,17 +45,39 @@ def simulate_cells(n_genes: int, n_perturbations: int, device: torch.device) -> 
     )
 
 
-def seconds_per_call(call: Callable[[], object], seconds: float, device: torch.device) -> float:
-    """Time a call over about that many seconds, after a warm-up."""
-    for _ in range(3):
-        call()
-    _wait(device)
-    started, calls = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        call()
-        calls += 1
-    _wait(device)
-    return (time.perf_counter() - started) / calls
+def seconds_per_call(
+    calls: Sequence[Callable[[], object]], seconds: float, device: torch.device
+) -> list[float]:
+    """Time calls by turns, so that a machine's changing speed is the same for all of them.
+
+    Parameters
+    ----------
+    calls
+        What to time.
+    seconds
+        About how long to spend on each of them.
+    device
+        Where they run.
+
+    Returns
+    -------
+    list of float
+        Mean seconds of each.
+    """
+    spent, done = [0.0] * len(calls), [0] * len(calls)
+    for call in calls:
+        for _ in range(WARM_UP):
+            call()
+    while min(spent) < seconds:
+        for index, call in enumerate(calls):
+            _wait(device)
+            started = time.perf_counter()
+            while time.perf_counter() - started < SECONDS_A_TURN:
+                call()
+                done[index] += 1
+            _wait(device)
+            spent[index] += time.perf_counter() - started
+    return [total / count for total, count in zip(spent, done, strict=True)]
 
 
 def _wait(device: torch.device) -> None:
@@ -60,11 +85,12 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def sgemm_gflops(batch: int, inner: int, outer: int, device: torch.device) -> float:
-    """Rate of a float32 matrix multiplication of the decoder's size, GFLOP/s."""
+def multiplication(
+    batch: int, inner: int, outer: int, device: torch.device
+) -> tuple[Callable[[], Tensor], float]:
+    """Make a float32 matrix multiplication of the decoder's size, and count its GFLOP."""
     left, right = torch.randn(batch, inner, device=device), torch.randn(inner, outer, device=device)
-    seconds = seconds_per_call(lambda: left @ right, 2.0, device)
-    return 2e-9 * batch * inner * outer / seconds
+    return lambda: left @ right, 2e-9 * batch * inner * outer
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
@@ -90,18 +116,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         fitting.take_step()
     gflop = 1e-9 * counter.get_total_flops()
     before = _peak_mib(device)
-    seconds = seconds_per_call(fitting.take_step, arguments.seconds, device)
-    sgemm = sgemm_gflops(
+    multiply, multiply_gflop = multiplication(
         arguments.batch * arguments.particles, arguments.hidden, arguments.genes, device
     )
+    step_seconds, multiply_seconds = seconds_per_call(
+        [fitting.take_step, multiply], arguments.seconds, device
+    )
+    rate, sgemm = gflop / step_seconds, multiply_gflop / multiply_seconds
     return {
         "model": arguments.model,
         "device": str(device),
         "threads": torch.get_num_threads(),
-        "steps_per_second": round(1 / seconds, 3),
+        "steps_per_second": round(1 / step_seconds, 3),
         "gflop_per_step": round(gflop, 3),
         "sgemm_gflops": round(sgemm, 1),
-        "fraction_of_sgemm": round(gflop / seconds / sgemm, 3),
+        "fraction_of_sgemm": round(rate / sgemm, 3),
         "peak_mib": round(_peak_mib(device)),
         "peak_mib_after_first_step": round(before),
     }

@@ -49,8 +49,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         take.draw(each.stream for each in members)
         take(torch.stack([next(each.batches) for each in members]), 0)
 
-    one = seconds_per_call(alone.take_step, arguments.seconds, device)
-    joint = seconds_per_call(joint_step, arguments.seconds, device)
+    one, joint = seconds_per_call([alone.take_step, joint_step], arguments.seconds, device)
     return {
         "model": arguments.model,
         "device": str(device),

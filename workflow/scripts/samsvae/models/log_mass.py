@@ -17,50 +17,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from samsvae.models import log_mass_compiled
+from samsvae.models.counts_term import counts_term
 
 SMALLEST_MEAN = 1e-4
-LARGEST_TABULATED = 63  # few counts of a cell are larger
-LARGE_SHAPE = 16.0  # from here Stirling's series is exact to rounding
-ROWS_AT_A_TIME = 192  # on a CPU, so that intermediate results stay in its cache
-
-
-def counts_term(counts: Tensor, c: Tensor) -> Tensor:
-    """Sum lgamma(x + c) - lgamma(c) - x log c - lgamma(x + 1) over genes.
-
-    Parameters
-    ----------
-    counts
-        x, [..., G].
-    c
-        Inverse dispersions, length G.
-
-    Returns
-    -------
-    Tensor
-        Nats, [...].
-    """
-    if counts.device.type != "cpu":
-        return (_log_rising(counts, c) - torch.lgamma(counts + 1)).sum(-1)
-    flat = counts.reshape(-1, counts.shape[-1])
-    largest = int(flat.max()) if flat.numel() else 0
-    below = torch.arange(min(largest, LARGEST_TABULATED) + 1, dtype=c.dtype)[:, None]
-    rising = torch.log1p(below[:-1] / c).cumsum(0)
-    table = torch.cat([torch.zeros_like(c)[None], rising]) - torch.lgamma(below + 1)
-    total = table.gather(0, flat.clamp(max=LARGEST_TABULATED).long()).sum(-1)
-    if largest > LARGEST_TABULATED:
-        cell, gene = (flat > LARGEST_TABULATED).nonzero(as_tuple=True)
-        large = flat[cell, gene]
-        exact = _log_rising(large, c[gene]) - torch.lgamma(large + 1)
-        total = total.index_add(0, cell, exact - table[LARGEST_TABULATED, gene])
-    return total.reshape(counts.shape[:-1])
-
-
-def _log_rising(x: Tensor, c: Tensor) -> Tensor:
-    """sum_{j < x} log(1 + j / c) = lgamma(x + c) - lgamma(c) - x log c."""
-    direct = torch.lgamma(x + c) - torch.lgamma(c) - x * torch.log(c)
-    large = c.clamp(min=LARGE_SHAPE)
-    series = (x + large - 0.5) * torch.log1p(x / large) - x - x / (12 * large * (x + large))
-    return torch.where(c > LARGE_SHAPE, series, direct)
+ROWS_AT_A_TIME = 512  # on a CPU, so that intermediate results stay in its cache
 
 
 def log_mass(
@@ -91,7 +51,7 @@ def log_mass(
     if torch.is_grad_enabled():
         mass = _LogMass.apply(*inputs, [])
     else:
-        mass = _by_blocks(*inputs)[0] + counts_term(counts, c)
+        mass = _by_blocks(*inputs)[0] + counts_term(counts, c, torch.ones_like(library_size))[0]
     return mass.reshape(hidden.shape[:-1])
 
 
@@ -162,11 +122,8 @@ def _with_derivatives(
     """Compute the log-mass, and the derivatives of its weighted sum by c, h, W and b."""
     inputs = (counts, library_size, c, hidden, weight, bias)
     term, by_c, *others = _by_blocks(*inputs, cell_weight)
-    with torch.enable_grad():
-        shape = c.detach().requires_grad_()
-        own = counts_term(counts, shape)
-        (own_by_c,) = torch.autograd.grad(own, shape, cell_weight.sum(0))
-    return term + own.detach(), by_c + own_by_c, *others
+    own, own_by_c = counts_term(counts, c, cell_weight.sum(0))
+    return term + own, by_c + own_by_c, *others
 
 
 def _by_blocks(
@@ -185,9 +142,9 @@ def _by_blocks(
     score = log_mass_compiled.score if compiled else _score
     for here, group in _blocks(hidden):
         h = hidden[group, here].view(-1, hidden.shape[-1])
-        logits = torch.addmm(bias, h, weight.T).view(-1, len(counts[here]), len(bias))
+        logits = torch.mm(h, weight.T).view(-1, len(counts[here]), len(bias))
         scale = None if cell_weight is None else cell_weight[group, here]
-        given = (counts[here], library_size[here], c.detach(), scale)
+        given = (counts[here], library_size[here], c.detach(), bias, scale)
         term[group, here] = score(*given, logits, by_c, by_bias, SMALLEST_MEAN)
         if cell_weight is not None:
             by_logits = logits.view(-1, len(bias))
@@ -200,6 +157,7 @@ def _score(
     x: Tensor,
     library_size: Tensor,
     c: Tensor,
+    bias: Tensor,
     cell_weight: Tensor | None,
     logits: Tensor,
     by_c: Tensor,
@@ -212,7 +170,7 @@ def _score(
     place, and those by c and b are added to `by_c` and `by_bias`.
     """
     dispersion, size = 1 / c, library_size[:, None]
-    proportion = torch.softmax(logits, -1)
+    proportion = torch.softmax(logits.add_(bias), -1)
     mean = torch.mul(proportion, size, out=logits).add_(smallest_mean)
     log_ratio = torch.mul(mean, dispersion).log1p_()
     summands = torch.log(mean).sub_(log_ratio).mul_(x).addcmul_(c, log_ratio, value=-1)

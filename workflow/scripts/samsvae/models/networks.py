@@ -116,4 +116,5 @@ class Standardise(nn.Module):
 
     def forward(self, counts: Tensor) -> Tensor:
         """Transform counts [..., G]."""
-        return (self.rescale(counts) - self.mean).div_(self.deviation)
+        scale = 1 / self.deviation
+        return torch.addcmul(-self.mean * scale, self.rescale(counts), scale)
