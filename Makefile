@@ -19,7 +19,7 @@ run: .venv/run.installed ## run the workflow (CONFIG=file.yaml, CORES=n) and say
 	@echo "The report: results/report.html"
 
 test: .venv/test.installed lint ## run every check and test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/test.installed ## check style, types and the workflow
 	$(BIN)/ruff check .

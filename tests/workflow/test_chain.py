@@ -15,8 +15,8 @@ import pytest
 from samsvae.inference.checkpoint import load_model
 from tests.workflow.conftest import TINY_CONFIG, Project, copy_project
 
-# one worker, so that the chain runs once for all of them
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("chain")]
+# tests of one file share a worker (see the Makefile), so the chain runs once for all of them
+pytestmark = pytest.mark.workflow
 
 LIBRARY = "workflow/scripts/samsvae"
 FIGURES = {

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import real_file
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("real")]
+pytestmark = pytest.mark.workflow
 
 SAMS = {"kind": "sams_vae", "n_latent": 50, "n_hidden": 200}
 TRAINING = {"max_steps": 4000, "batch_size": 512, "learning_rate": 0.001, "validate_every": 500}

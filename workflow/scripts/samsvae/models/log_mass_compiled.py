@@ -6,6 +6,7 @@ take several genes at once; they are accurate to within 2e-7 of the result.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,11 @@ ZERO, HALF, ONE, TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
 EXP_SERIES = tuple(np.float32(1 / math.factorial(power)) for power in range(7, -1, -1))
 LOG_SERIES = tuple(np.float32(2 / power) for power in (9, 7, 5, 3))
 
-# divisions by zero are infinite; a product and a sum may be rounded once instead of twice
-function = njit(error_model="numpy", fastmath={"contract"})
-# sums over genes, moreover, may be taken in any order
-over_genes = njit(error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+# Inlined, since code from the cache would otherwise be optimised in another way than code compiled
+# anew, and results differ in their last digits.
+inlined = partial(njit, error_model="numpy", forceinline=True)
+function = inlined(fastmath={"contract"})  # a product and a sum may be rounded once
+over_genes = inlined(fastmath={"contract", "reassoc", "nsz"})  # and sums taken in any order
 
 
 def is_compiled_for(tensor: Tensor) -> bool:
