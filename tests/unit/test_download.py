@@ -294,7 +294,7 @@ def test_a_page_instead_of_a_file(server, path):
 def test_a_disk_without_room_is_seen_before_anything_is_written(server, path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 5, 999_999))
-    with pytest.raises(InputError, match="no room for screen.h5ad; 1,000,000 bytes"):
+    with pytest.raises(InputError, match=r"no room for screen\.h5ad; 1,000,000 bytes"):
         download(published(server), path, HURRIED)
     assert list(path.parent.iterdir()) == []
 

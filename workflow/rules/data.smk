@@ -45,6 +45,7 @@ rule split_cells:
         screen=screen_of,
     output:
         split=f"{SPLIT}/split.tsv",
+        provenance=f"{SPLIT}/split.json",
     log:
         "results/logs/split_cells/{experiment}/{split}.log",
     conda:
