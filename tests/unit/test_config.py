@@ -69,7 +69,7 @@ def test_another_source_replaces_the_default_screen_whole():
         ({"screens": {"own": {"source": "h5ad", "path": "x"}}}, ["screens.own", "'perturbation_column', 'control'"]),
         ({"trainig": {}}, ["'trainig'", "Did you mean 'training'"]),
         ({"experiments": {}}, ["experiments"]),
-        ({"models": {"../evil": {"kind": "additive"}}}, ["'../evil'", "letters, digits"]),
+        ({"models": {"../evil": {"kind": "additive"}}}, ["'../evil'", "Letters, digits"]),
         ({"training": {"max_steps": "many"}}, ["training.max_steps", "'many'"]),
         ({"training": 3}, ["training", "3"]),
         ({"enrichment": {"min_size": 50, "max_size": 10}}, ["enrichment.min_size", "50", "10"]),

@@ -28,6 +28,14 @@ from samsvae.experiments import is_trained, runs, splits
 from samsvae.models.registry import MODELS
 from samsvae.preflight import check_inputs
 from samsvae.provenance import code_digest
+from samsvae.sources.registry import (
+    DOWNLOADS_FOLDER,
+    GAUSSIAN,
+    PUBLISHED,
+    SIMULATORS,
+    WITH_PROGRAMMES,
+    download_of,
+)
 
 try:
     user_config = workflow.config_settings.overwrite_config
@@ -43,9 +51,8 @@ except InputError as error:
 EXPERIMENTS = config["experiments"]
 TRAINED = [name for name, model in config["models"].items() if is_trained(model)]
 BASELINES = [name for name in config["models"] if name not in TRAINED]
-SIMULATED = [
-    name for name, s in config["screens"].items() if s["source"] == "simulated"
-]
+SCREENS = config["screens"]
+SIMULATED = [name for name, s in SCREENS.items() if s["source"] in SIMULATORS]
 
 SCREEN = "results/screens/{screen}/screen.h5ad"
 PROGRAMMES = "results/screens/{screen}/programmes.gmt"
@@ -68,6 +75,11 @@ wildcard_constraints:
     seed=r"\d+",
 
 
+def from_source(*sources):
+    """Match the screens of some sources."""
+    return one_of([name for name, s in SCREENS.items() if s["source"] in sources])
+
+
 @functools.cache
 def uses(script, *modules):
     """Digest the library modules behind a script, so that editing one reruns its rules alone."""
@@ -84,6 +96,23 @@ def uses_model(script):
     return digest
 
 
+def uses_source(script):
+    """The same with the module of the simulator of the job's screen."""
+
+    def digest(wildcards):
+        return uses(script, SIMULATORS[SCREENS[wildcards.screen]["source"]][0])
+
+    return digest
+
+
+def receipt_of(wildcards):
+    """Where it stands that the published file of a screen is whole, and where it is."""
+    screen = SCREENS[wildcards.screen]
+    if screen["path"] is not None:
+        return f"results/screens/{wildcards.screen}/verified.json"
+    return f"results/downloads/{download_of(screen)}.json"
+
+
 def screen_of(wildcards):
     """The screen of an experiment."""
     return SCREEN.format(screen=EXPERIMENTS[wildcards.experiment]["screen"])
@@ -92,6 +121,11 @@ def screen_of(wildcards):
 def is_simulated(experiment):
     """Whether the truth of an experiment's screen is known."""
     return EXPERIMENTS[experiment]["screen"] in SIMULATED
+
+
+def source_of(experiment):
+    """The source of an experiment's screen."""
+    return SCREENS[EXPERIMENTS[experiment]["screen"]]["source"]
 
 
 def runs_of(experiment, split=None, models=None, reference=False):

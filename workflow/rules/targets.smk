@@ -16,6 +16,7 @@ FIGURE_TABLES = {
     "enrichment": f"{TABLES}/enrichment.tsv",
 }
 OF_TRAINED_MODELS = {"training", "iwelbo", "latent_effects", "truth"}
+OF_MEASUREMENTS = {"split", *OF_TRAINED_MODELS}  # the others are of counts
 
 
 def figure_names(experiment):
@@ -25,6 +26,7 @@ def figure_names(experiment):
         name
         for name in FIGURE_TABLES
         if (has_trained or name not in OF_TRAINED_MODELS)
+        and (source_of(experiment) != GAUSSIAN or name in OF_MEASUREMENTS)
         and (name != "enrichment" or gene_set_names(config, experiment))
         and (name != "truth" or (is_simulated(experiment) and has_trained))
     ]
@@ -78,25 +80,22 @@ def gene_sets_of(wildcards):
 
 
 def recovery_input(wildcards):
-    """Predicted effects, and the model itself if there is one."""
+    """The model if there is one, and predicted effects where the true ones are known."""
     folder = RUN.format(**wildcards)
-    model = (
-        {"model": f"{folder}/model.safetensors"} if wildcards.model in TRAINED else {}
-    )
-    return {
-        "screen": screen_of(wildcards),
-        "predicted": f"{folder}/predicted_effects.h5ad",
-        **model,
-    }
+    files = {"screen": screen_of(wildcards)}
+    if source_of(wildcards.experiment) == WITH_PROGRAMMES:
+        files["predicted"] = f"{folder}/predicted_effects.h5ad"
+    if wildcards.model in TRAINED:
+        files["model"] = f"{folder}/model.safetensors"
+    return files
 
 
 def metric_tables(wildcards):
     """Tables of metrics of an experiment: per split, and of the truth where it is known."""
     chosen = EXPERIMENTS[wildcards.experiment]
-    tables = [
-        f"{SPLIT}/metrics.tsv".format(experiment=wildcards.experiment, split=split)
-        for split in splits(chosen)
-    ]
+    tables = []
+    if source_of(wildcards.experiment) != GAUSSIAN:
+        tables += splits_files("metrics.tsv")(wildcards)
     if any(model in TRAINED for model in chosen["models"]):
         tables.append(
             f"{TABLES}/iwelbo_metrics.tsv".format(experiment=wildcards.experiment)
@@ -121,6 +120,7 @@ def all_runs():
         file
         for experiment in EXPERIMENTS
         for name in ["predicted_effects.h5ad", *trained]
+        if name in trained or source_of(experiment) != GAUSSIAN
         for file in files_of(
             experiment, name, models=TRAINED if name in trained else None
         )

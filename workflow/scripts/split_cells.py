@@ -12,11 +12,11 @@ def main(snakemake: Any) -> None:
     from samsvae.files import write_text, write_tsv
     from samsvae.provenance import provenance
     from samsvae.screen import digest_of_screen, read_screen
-    from samsvae.splits import check_trained, split_cells, split_table
+    from samsvae.splits import check_trained, split_screen, split_table
 
     screen = read_screen(snakemake.input.screen)
     labels = screen.obs["perturbation"].astype(str)
-    parts = split_cells(labels, Split(**snakemake.params.split))
+    parts = split_screen(screen, Split(**snakemake.params.split))
     untrained = check_trained(labels, parts, snakemake.params.untrained_perturbations)
     if untrained:
         logging.info("without a training cell, left at their prior: %s", ", ".join(untrained))

@@ -24,6 +24,13 @@ TEST_PAIRS_FRACTION = 0.25
 FEWEST_CELLS = 10
 
 
+def split_screen(screen: anndata.AnnData, split: Split) -> np.ndarray:
+    """Divide the cells of a screen, as :func:`split_cells`, or as its simulator made them."""
+    if split.kind == "as_simulated":
+        return screen.obs["part"].to_numpy(dtype=object)
+    return split_cells(screen.obs["perturbation"].astype(str), split)
+
+
 def split_cells(perturbation: Sequence[str], split: Split) -> np.ndarray:
     """Divide cells.
 

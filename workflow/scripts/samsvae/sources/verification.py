@@ -1,13 +1,17 @@
 """Published files, and whether a file is one of them: its size first, then its checksums."""
 
 import hashlib
+import json
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from samsvae.errors import InputError
+from samsvae.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +29,11 @@ class PublishedFile:
     size: int
     md5: str | None = None
     sha256: str | None = None
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "PublishedFile":
+        """Read an entry of the configuration's downloads."""
+        return cls(**{**settings, "urls": tuple(settings["urls"])})
 
     @property
     def checksums(self) -> dict[str, str]:
@@ -161,3 +170,40 @@ def _not_the_file(path: str | Path, published: PublishedFile, difference: str) -
         f"{path}: not the published {published.file}: {difference}. It was cut short, or it is "
         "another file. Remove it and let it be downloaded, or set 'path' to the right one."
     )
+
+
+def write_receipt(path: str | Path, published: PublishedFile, receipt: str | Path) -> None:
+    """Write down where a verified file is, and what it was compared with, as JSON."""
+    text = json.dumps({"path": str(path), "published": asdict(published)}, indent=2)
+    write_text(text + "\n", receipt)
+
+
+def read_receipt(receipt: str | Path) -> tuple[str, PublishedFile]:
+    """Read where a verified file is, and which one it is.
+
+    Parameters
+    ----------
+    receipt
+        What :func:`write_receipt` wrote.
+
+    Returns
+    -------
+    path : str
+        The file.
+    published : PublishedFile
+        What it was compared with.
+
+    Raises
+    ------
+    InputError
+        If the file has gone since, or has another size.
+    """
+    written = json.loads(Path(receipt).read_text(encoding="utf-8"))
+    published = PublishedFile.of(written["published"])
+    path = Path(written["path"])
+    if not path.is_file() or path.stat().st_size != published.size:
+        raise InputError(
+            f"{path}: verified before, but gone or changed since. Remove {receipt}, so that the "
+            "file is fetched or verified again."
+        )
+    return str(path), published
