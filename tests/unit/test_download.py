@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 from samsvae.errors import InputError
 from samsvae.sources import download as module
 from samsvae.sources.download import Patience, download
-from samsvae.sources.verification import PublishedFile, check_size, verify
+from samsvae.sources.verification import (
+    PublishedFile,
+    check_size,
+    read_receipt,
+    verify,
+    write_receipt,
+)
 from tests.loopback import (
     answer,
     cut_after,
@@ -357,3 +363,13 @@ def test_whatever_breaks_the_file_is_whole(cuts, left):
             patient = Patience(tries=9, first_wait=0.001, stall=1.0)
             download(published(server, "/first", content=content), folder / "f", patient)
             assert (folder / "f").read_bytes() == content
+
+
+def test_a_receipt_leads_to_the_file_as_long_as_it_is_there(server, tmp_path):
+    own, receipt = tmp_path / "own.h5ad", tmp_path / "deep" / "receipt.json"
+    own.write_bytes(CONTENT)
+    write_receipt(own, published(server), receipt)
+    assert read_receipt(receipt) == (str(own), published(server))
+    own.write_bytes(CONTENT[:9])
+    with pytest.raises(InputError, match=r"gone or changed since.*receipt\.json"):
+        read_receipt(receipt)

@@ -9,7 +9,6 @@ from typing import Any
 
 from samsvae.biology.gene_sets import measured_sets, read_gmt
 from samsvae.config import gene_set_names
-from samsvae.sources.h5ad import H5adSource, check_header
 from samsvae.sources.registry import DOWNLOADS_FOLDER, download_of, own_settings
 from samsvae.sources.verification import PublishedFile, check_size
 
@@ -35,6 +34,9 @@ def check_inputs(config: Mapping[str, Any]) -> None:
     for name, experiment in config["experiments"].items():
         screen = config["screens"][experiment["screen"]]
         if screen["source"] == "h5ad" and experiment["screen"] not in genes:
+            # anndata takes as long to import as a small configuration to plan
+            from samsvae.sources.h5ad import H5adSource, check_header
+
             genes[experiment["screen"]] = check_header(H5adSource(**own_settings(screen)))
         download = download_of(screen)
         if download is not None:
