@@ -1,14 +1,12 @@
 """The paper's experiments: planned in full, and run in small from a server on loopback."""
 
 import resource
-import subprocess
-import sys
+from itertools import product
 
 import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.workflow.conftest import Project, copy_project
 
 pytestmark = pytest.mark.workflow
 
@@ -42,3 +40,55 @@ def test_the_papers_grid_is_planned_in_full_and_soon_without_file_or_network(nam
     assert planned["predict_baseline"] == splits * baselines
     assert planned["download"] == planned[f"build_{name}"] == 1
     assert seconds < MOST_PLANNING_SECONDS
+
+
+def test_the_grid_of_norman_is_the_papers():
+    """As the specification and the published table have it; a name says what a model is."""
+    config = configuration("norman")
+    trained = config["models"]
+    assert {len(e["models"]) for e in config["experiments"].values()} == {len(trained) + 2}
+    for name, model in trained.items():
+        assert (model["n_latent"], model["n_hidden"]) == (200, 400)
+        layers = next((n for n in (2, 4) if name.endswith(f"_{n}_layers")), 1)
+        unique = "_unique" in name or model["kind"] == "svae_plus"
+        assert (model["n_layers"], model["combinations"] == "unique") == (layers, unique)
+        assert name.startswith(model["kind"])
+        if model["kind"] == "sams_vae":
+            assert model["embedding"] in name
+            assert model["mask_prior"] == 0.01
+            assert (model["embedding_n_layers"], model["embedding_n_hidden"]) == (4, 400)
+        if model["kind"] in ("sams_vae", "cpa_vae"):
+            assert (model["basal_encoder"], model["embedding_prior_scale"]) == ("correlated", 1)
+        if model["kind"] == "svae_plus":
+            assert model["beta"] == 2
+    training = config["training"]
+    assert (training["max_steps"], training["gradient_clip"]) == (30_000, 100)
+    assert training["open_masks"] == training["mask_kl_per_cell"] == 0
+
+
+def test_the_grid_of_replogle_is_the_papers():
+    config = configuration("replogle")
+    trained = config["models"]
+    assert config["experiments"]["replogle"]["models"][:-2] == sorted(
+        trained, key=config["experiments"]["replogle"]["models"].index
+    )
+    grid = set()
+    for name, model in trained.items():
+        assert (model["n_hidden"], model["n_layers"]) == (400, 1)
+        last = model.get("mask_prior", model.get("beta"))
+        grid.add((model["kind"], model.get("embedding"), model["n_latent"], last))
+        said = [model["kind"], model.get("embedding"), f"k{model['n_latent']}"]
+        if model["kind"] == "sams_vae":
+            said.append(f"p{model['mask_prior']}".replace("0.", ""))
+            assert (model["embedding_n_layers"], model["embedding_n_hidden"]) == (2, 200)
+        if model["kind"] == "svae_plus":
+            said.append(f"b{model['beta']}")
+        assert name == "_".join(word for word in said if word)
+    assert grid == {
+        *product(["sams_vae"], ["correlated", "mean_field"], [100, 200], [0.1, 0.01, 0.001]),
+        *product(["svae_plus"], [None], [100, 200], [2, 5, 10]),
+        *product(["cpa_vae", "conditional_vae"], [None], [100, 200], [None]),
+    }
+    training = config["training"]
+    assert (training["max_steps"], training["gradient_clip"]) == (150_000, None)
+    assert training["open_masks"] == training["mask_kl_per_cell"] == 0
