@@ -52,7 +52,6 @@ EXPERIMENTS = config["experiments"]
 TRAINED = [name for name, model in config["models"].items() if is_trained(model)]
 BASELINES = [name for name in config["models"] if name not in TRAINED]
 SCREENS = config["screens"]
-SIMULATED = [name for name, s in SCREENS.items() if s["source"] in SIMULATORS]
 
 SCREEN = "results/screens/{screen}/screen.h5ad"
 PROGRAMMES = "results/screens/{screen}/programmes.gmt"
@@ -105,14 +104,6 @@ def uses_source(script):
     return digest
 
 
-def receipt_of(wildcards):
-    """Where it stands that the published file of a screen is whole, and where it is."""
-    screen = SCREENS[wildcards.screen]
-    if screen["path"] is not None:
-        return f"results/screens/{wildcards.screen}/verified.json"
-    return f"results/downloads/{download_of(screen)}.json"
-
-
 def screen_of(wildcards):
     """The screen of an experiment."""
     return SCREEN.format(screen=EXPERIMENTS[wildcards.experiment]["screen"])
@@ -120,7 +111,7 @@ def screen_of(wildcards):
 
 def is_simulated(experiment):
     """Whether the truth of an experiment's screen is known."""
-    return EXPERIMENTS[experiment]["screen"] in SIMULATED
+    return source_of(experiment) in SIMULATORS
 
 
 def source_of(experiment):

@@ -79,6 +79,14 @@ def gene_sets_of(wildcards):
     return files
 
 
+def receipt_of(wildcards):
+    """Where it stands that the published file of a screen is whole, and where it is."""
+    screen = SCREENS[wildcards.screen]
+    if screen["path"] is not None:
+        return f"results/screens/{wildcards.screen}/verified.json"
+    return f"results/downloads/{download_of(screen)}.json"
+
+
 def recovery_input(wildcards):
     """The model if there is one, and predicted effects where the true ones are known."""
     folder = RUN.format(**wildcards)
