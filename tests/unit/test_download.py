@@ -291,10 +291,18 @@ def test_a_body_without_length_that_ends_early_is_resumed(server, path):
     assert server.sent["/first"] == 1_000_000
 
 
-def test_a_page_instead_of_a_file(server, path):
-    server.behaviours["/first"] = [instead(b"<html>sign in</html>")]
-    download(published(server), path, HURRIED)
-    assert_whole(path)
+def test_a_page_instead_of_a_file_leaves_nothing_behind(server, path):
+    """Whether its length is announced or not."""
+
+    def sign_in(request):
+        request.head(200, Content_Type="text/html; charset=utf-8")
+        request.send(b"<html>sign in</html>")
+
+    for behaviour in (instead(b"<html>sign in</html>"), sign_in):
+        server.behaviours["/first"] = [behaviour]
+        with pytest.raises(InputError, match=r"20 bytes|a web page in place of the file"):
+            download(published(server, "/first"), path, HURRIED)
+        assert list(path.parent.iterdir()) == []
 
 
 def test_a_disk_without_room_is_seen_before_anything_is_written(server, path, monkeypatch):

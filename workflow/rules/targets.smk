@@ -26,7 +26,7 @@ def figure_names(experiment):
         name
         for name in FIGURE_TABLES
         if (has_trained or name not in OF_TRAINED_MODELS)
-        and (source_of(experiment) != GAUSSIAN or name in OF_MEASUREMENTS)
+        and (has_counts(experiment) or name in OF_MEASUREMENTS)
         and (name != "enrichment" or gene_set_names(config, experiment))
         and (name != "truth" or (is_simulated(experiment) and has_trained))
     ]
@@ -102,7 +102,7 @@ def metric_tables(wildcards):
     """Tables of metrics of an experiment: per split, and of the truth where it is known."""
     chosen = EXPERIMENTS[wildcards.experiment]
     tables = []
-    if source_of(wildcards.experiment) != GAUSSIAN:
+    if has_counts(wildcards.experiment):
         tables += splits_files("metrics.tsv")(wildcards)
     if any(model in TRAINED for model in chosen["models"]):
         tables.append(
@@ -128,7 +128,7 @@ def all_runs():
         file
         for experiment in EXPERIMENTS
         for name in ["predicted_effects.h5ad", *trained]
-        if name in trained or source_of(experiment) != GAUSSIAN
+        if name in trained or has_counts(experiment)
         for file in files_of(
             experiment, name, models=TRAINED if name in trained else None
         )

@@ -205,6 +205,8 @@ class _Transfer:
             total = None if match[2] == "*" else match[2]
         else:
             raise _UnusableAddressError(said)
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            raise _UnusableAddressError(f"{said} with a web page in place of the file")
         if total is not None and int(total) != self.published.size:
             raise _UnusableAddressError(
                 f"the file there has {int(total):,} bytes, not the published "
