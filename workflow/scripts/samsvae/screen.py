@@ -13,7 +13,7 @@ An AnnData object with
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,75 +22,19 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from samsvae.errors import InputError
+from samsvae.checks import check_counts, check_labels, check_names, refuse_empty_cells
 from samsvae.files import whole_file
 from samsvae.labels import CONTROL, components, doses
-
-
-def check_names(names: Iterable[str], what: str, where: str) -> None:
-    """Refuse duplicate names.
-
-    Raises
-    ------
-    InputError
-        Naming the first few duplicates.
-    """
-    index = pd.Index(names)
-    twice = index[index.duplicated()].unique()
-    if len(twice):
-        raise InputError(
-            f"{where}: {len(twice)} {what} name(s) occur more than once, for instance "
-            f"{', '.join(map(str, twice[:5]))}. Make them unique in the file "
-            f"(anndata: {'obs' if what == 'cell' else 'var'}_names_make_unique)."
-        )
-
-
-def check_counts(counts: sparse.csr_matrix, where: str) -> None:
-    """Refuse anything but finite, non-negative integers, and cells without a count.
-
-    Parameters
-    ----------
-    counts
-        Cells x genes.
-    where
-        File and layer, for messages.
-
-    Raises
-    ------
-    InputError
-        Naming the first offending cell, gene and value.
-    """
-    values = counts.data
-    faults = {
-        "is not a finite number": ~np.isfinite(values),
-        "is negative": values < 0,
-        "is not an integer": values != np.floor(values),
-    }
-    for fault, wrong in faults.items():
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            cell = int(np.searchsorted(counts.indptr, at, side="right")) - 1
-            raise InputError(
-                f"{where}: the value {values[at]:g} of cell {cell}, gene {counts.indices[at]} "
-                f"(counting from 0) {fault}; {int(wrong.sum())} such value(s). Raw UMI counts are "
-                "needed: set 'counts_layer' to the layer that has them."
-            )
-    empty = np.flatnonzero(np.asarray(counts.sum(axis=1)).ravel() == 0)
-    if len(empty):
-        raise InputError(
-            f"{where}: {len(empty)} cell(s) have no count at all, the first at position "
-            f"{empty[0]} (counting from 0). Remove empty cells from the file."
-        )
 
 
 def build_screen(
     counts: Any,
     perturbation: Sequence[str],
-    cell_names: Sequence[str],
+    cell_names: Sequence[str] | pd.Index,
     gene_names: Sequence[str],
     where: str = "the screen",
 ) -> anndata.AnnData:
-    """Assemble and check a canonical screen.
+    """Assemble and check a canonical screen in memory.
 
     Parameters
     ----------
@@ -118,21 +62,55 @@ def build_screen(
     matrix.eliminate_zeros()
     check_names(cell_names, "cell", where)
     check_names(gene_names, "gene", where)
-    check_counts(matrix, where)
+    checked = check_counts(matrix, where)
+    library_size = library_sizes(checked)
+    refuse_empty_cells(np.flatnonzero(library_size == 0), where)
     labels = pd.Categorical(perturbation)
-    present = list(labels.categories)
-    if CONTROL not in present:
-        raise InputError(f"{where}: there is no control cell.")
-    if len(present) == 1:
-        raise InputError(f"{where}: every cell is a control cell; there is nothing to model.")
-    singles = sorted(set(itertools.chain.from_iterable(map(components, present))))
+    check_labels(labels, where)
+    screen = describe_cells(labels, library_size, cell_names, gene_names)
+    screen.X = checked
+    return screen
+
+
+def library_sizes(counts: sparse.csr_matrix) -> np.ndarray:
+    """Sum the counts of each cell, int64."""
+    return np.asarray(counts.sum(axis=1, dtype=np.int64)).ravel()
+
+
+def describe_cells(
+    labels: pd.Categorical,
+    library_size: np.ndarray,
+    cell_names: Sequence[str] | pd.Index,
+    gene_names: Sequence[str],
+    covariates: pd.DataFrame | None = None,
+) -> anndata.AnnData:
+    """Assemble all of a canonical screen but its counts.
+
+    Parameters
+    ----------
+    labels
+        Canonical label of each cell.
+    library_size
+        Counts of each cell.
+    cell_names, gene_names
+        Unique names.
+    covariates
+        More columns of ``obs``, in the order of the cells.
+
+    Returns
+    -------
+    AnnData
+        Without X.
+    """
+    singles = sorted(set(itertools.chain.from_iterable(map(components, labels.categories))))
+    obs = pd.DataFrame(
+        {"perturbation": labels, "library_size": library_size},
+        index=pd.Index(cell_names, name="cell").astype(str),
+    )
+    if covariates is not None:
+        obs = obs.join(covariates.set_axis(obs.index))
     screen = anndata.AnnData(
-        X=matrix.astype(np.int32),
-        obs=pd.DataFrame(
-            {"perturbation": labels, "library_size": np.asarray(matrix.sum(axis=1)).ravel()},
-            index=pd.Index(cell_names, name="cell").astype(str),
-        ),
-        var=pd.DataFrame(index=pd.Index(gene_names, name="gene").astype(str)),
+        obs=obs, var=pd.DataFrame(index=pd.Index(gene_names, name="gene").astype(str))
     )
     screen.obsm["dosage"] = dosages(labels, singles)
     screen.uns["perturbations"] = np.array(singles, dtype=object)
@@ -163,15 +141,39 @@ def dosages(perturbation: Sequence[str] | pd.Categorical, singles: Sequence[str]
     return rows.tocsr()[labels.codes]
 
 
+class ContentDigest:
+    """Digest of what a screen says, whatever the file looks like: counts, genes, labels.
+
+    The counts may be given in blocks of cells, of any sizes.
+    """
+
+    def __init__(self) -> None:
+        self._counts, self._genes, self._cells = (hashlib.sha256() for _ in range(3))
+
+    def add(self, counts: sparse.csr_matrix) -> None:
+        """Take in the next cells."""
+        for digest, array in (
+            (self._counts, counts.data),
+            (self._genes, counts.indices.astype(np.int32, copy=False)),
+            (self._cells, np.diff(counts.indptr).astype(np.int64)),
+        ):
+            digest.update(np.ascontiguousarray(array).data)
+
+    def of(self, screen: anndata.AnnData) -> str:
+        """Digest the counts so far together with a screen's names and labels."""
+        digest = hashlib.sha256()
+        for part in (self._counts, self._genes, self._cells):
+            digest.update(part.digest())
+        for names in (screen.obs_names, screen.var_names, screen.obs["perturbation"]):
+            digest.update("\n".join(names).encode())
+        return digest.hexdigest()
+
+
 def content_digest(screen: anndata.AnnData) -> str:
-    """Digest what the screen says, whatever the file looks like: counts, genes, labels."""
-    digest = hashlib.sha256()
-    matrix = screen.X
-    for array in (matrix.data, matrix.indices, matrix.indptr):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    for names in (screen.obs_names, screen.var_names, screen.obs["perturbation"]):
-        digest.update("\n".join(map(str, names)).encode())
-    return digest.hexdigest()
+    """Digest a screen in memory."""
+    digest = ContentDigest()
+    digest.add(screen.X)
+    return digest.of(screen)
 
 
 def perturbations(screen: anndata.AnnData) -> list[str]:
