@@ -18,17 +18,10 @@ from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.encoding import Encoding
 from samsvae.inference.iwelbo import draw_globals
 from samsvae.inference.trainer import Training, fit
+from samsvae.labels import canonical_labels, components, doses, label_of
 from samsvae.models.base import shift_of_cells
 from samsvae.models.registry import build_model
-from samsvae.screen import (
-    build_screen,
-    canonical_labels,
-    components,
-    dosages,
-    doses,
-    label_of,
-    perturbations,
-)
+from samsvae.screen import build_screen, dosages, perturbations
 from samsvae.sources.h5ad import H5adSource, check_header, read_h5ad_screen
 from samsvae.splits import TEST, TRAIN, VAL, check_trained, split_cells
 

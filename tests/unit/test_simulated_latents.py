@@ -7,7 +7,8 @@ import torch
 from samsvae.experiments import Split
 from samsvae.inference.cells import Cells
 from samsvae.inference.encoding import Encoding
-from samsvae.screen import CONTROL, read_screen, write_source_screen
+from samsvae.labels import CONTROL
+from samsvae.screen import read_screen, write_source_screen
 from samsvae.sources.latent_truth import decode, latent_screen, orthogonal_layers
 from samsvae.sources.registry import SIMULATORS, simulated_screen
 from samsvae.sources.simulated_additive import AdditiveSimulation, simulate_additive

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from samsvae.errors import InputError
 from samsvae.experiments import Split
-from samsvae.screen import components
+from samsvae.labels import components
 from samsvae.splits import (
     check_trained,
     chosen_pairs,

@@ -15,7 +15,7 @@ import pandas as pd
 from samsvae.errors import InputError
 from samsvae.experiments import Split
 from samsvae.files import read_table
-from samsvae.screen import CONTROL, components
+from samsvae.labels import CONTROL, components
 
 TRAIN, VAL, TEST, UNUSED = "train", "val", "test", "unused"
 TEST_FRACTION = 0.2

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from samsvae.screen import CONTROL, build_screen
+from samsvae.labels import CONTROL
+from samsvae.screen import build_screen, describe_cells
 
 TRAIN, VAL, TEST = "train", "val", "test"
 LEAKY_SLOPE = 0.2
@@ -69,18 +70,14 @@ def latent_screen(simulation: LatentSimulation) -> anndata.AnnData:
     n_targets, n_factors = simulation.mask.shape
     targets = np.array([f"TARGET{index:03d}" for index in range(1, n_targets + 1)], dtype=object)
     names = np.array([CONTROL, *targets], dtype=object)
-    labels = names[(simulation.dosage @ np.arange(1, n_targets + 1)).astype(int)]
-    has_counts = np.issubdtype(simulation.values.dtype, np.integer)
-    screen = build_screen(
-        simulation.values if has_counts else np.ones_like(simulation.values, dtype=np.int32),
-        perturbation=list(labels),
-        cell_names=[f"cell{index}" for index in range(len(labels))],
-        gene_names=[f"GENE{index:03d}" for index in range(1, simulation.values.shape[1] + 1)],
-        where="the simulated screen",
-    )
-    if not has_counts:
+    labels = pd.Categorical(names[(simulation.dosage @ np.arange(1, n_targets + 1)).astype(int)])
+    cells = [f"cell{index}" for index in range(len(labels))]
+    genes = [f"GENE{index:03d}" for index in range(1, simulation.values.shape[1] + 1)]
+    if np.issubdtype(simulation.values.dtype, np.integer):
+        screen = build_screen(simulation.values, labels, cells, genes, "the simulated screen")
+    else:
+        screen = describe_cells(labels, np.ones(len(labels)), cells, genes)
         screen.X = sparse.csr_matrix(simulation.values)
-        screen.obs["library_size"] = 1.0
     screen.obs["part"] = pd.Categorical(simulation.part)
     screen.obsm["true_basal"] = simulation.basal.astype(np.float32)
     screen.uns["truth"] = {
