@@ -12,6 +12,8 @@ from samsvae.experiments import runs, splits
 from samsvae.inference.step import Training
 from samsvae.models.registry import MODELS, NOT_OF_THE_MODEL, model_class
 from samsvae.sources.h5ad import H5adSource
+from samsvae.sources.norman import NormanSource
+from samsvae.sources.replogle import ReplogleSource
 from samsvae.sources.simulated import Simulation
 from samsvae.sources.simulated_additive import AdditiveSimulation
 from samsvae.sources.simulated_svae_plus import SvaePlusSimulation
@@ -156,6 +158,20 @@ def test_other_defaults_in_schema_and_code_are_the_same(definition, settings):
     assert schema_defaults(definition) == in_code
 
 
+@pytest.mark.parametrize(
+    ("definition", "source", "not_settings"),
+    [
+        ("norman_screen", NormanSource, set()),
+        ("replogle_screen", ReplogleSource, {"perturbations", "response_genes"}),
+    ],
+)
+def test_defaults_of_published_screens_in_schema_and_code_are_the_same(
+    definition, source, not_settings
+):
+    in_code = {f.name: f.default for f in dataclasses.fields(source) if f.name not in not_settings}
+    assert schema_defaults(definition) == {**in_code, "path": None}
+
+
 def test_the_published_files_are_those_of_the_specification():
     downloads = {name: PublishedFile.of(entry) for name, entry in validated()["downloads"].items()}
     assert {name: one.size for name, one in downloads.items()} == {
@@ -196,6 +212,9 @@ def test_a_published_screen_needs_its_download():
     }
     with pytest.raises(InputError, match=r"screens\.own: downloads\.norman_scperturb is missing"):
         validate(merge(bare, user), SCHEMA)
+    own_genes = {"source": "norman", "genes": "genes.txt"}
+    with pytest.raises(InputError, match=r"screens\.own\.genes: 'genes\.txt' has no meaning"):
+        validated(screens={"own": own_genes})
     with pytest.raises(InputError, match=r"screens\.own\.copy: 'scprturb'.*Did you mean"):
         validated(screens={"own": {"source": "norman", "copy": "scprturb"}})
 

@@ -10,10 +10,10 @@ SCHEMA = read_schema(ROOT / "workflow/schemas/config.schema.yaml")
 DEFAULTS = yaml.safe_load((ROOT / "config.yaml").read_text())
 
 
-def check(size=5, **screen):
+def check(size=5, copy="original", **screen):
     user = {
-        "screens": {"own": {"source": "norman", **screen}},
-        "downloads": {"norman_original": {"size": size}},
+        "screens": {"own": {"source": "norman", "copy": copy, **screen}},
+        "downloads": {f"norman_{copy}": {"size": size}},
         "experiments": {
             "own": {"screen": "own", "split": {"kind": "random"}, "models": ["additive"]}
         },
@@ -34,6 +34,12 @@ def test_a_users_own_file_must_be_there_and_of_the_published_size(tmp_path):
     with pytest.raises(InputError, match="it has 4 bytes, not the published 5"):
         check(path=str(own))
     check(path=str(own), size=4)
+
+
+def test_a_list_of_genes_must_be_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"genes\.txt: no such file"):
+        check(copy="scperturb", genes="genes.txt")
 
 
 def test_a_cut_file_among_the_downloads_is_named_before_anything_starts(tmp_path, monkeypatch):

@@ -87,7 +87,7 @@ rule verify_file:
 # Memory does not grow with the number of cells read.
 rule build_norman:
     input:
-        receipt=receipt_of,
+        unpack(norman_input),
     output:
         screen=SCREEN,
     log:
@@ -111,6 +111,8 @@ rule build_norman:
 rule build_replogle:
     input:
         receipt=receipt_of,
+        perturbations=HERE / "data/reference/replogle_perturbations.tsv",
+        response_genes=HERE / "data/reference/replogle_response_genes.tsv",
     output:
         screen=SCREEN,
     log:

@@ -87,6 +87,15 @@ def receipt_of(wildcards):
     return f"results/downloads/{download_of(screen)}.json"
 
 
+def norman_input(wildcards):
+    """Where it stands where the file is, and the list of genes if there is one."""
+    genes = SCREENS[wildcards.screen]["genes"]
+    return {
+        "receipt": receipt_of(wildcards),
+        **({} if genes is None else {"genes": genes}),
+    }
+
+
 def recovery_input(wildcards):
     """The model if there is one, and predicted effects where the true ones are known."""
     folder = RUN.format(**wildcards)

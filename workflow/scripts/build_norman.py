@@ -14,9 +14,9 @@ def main(snakemake: Any) -> None:
     from samsvae.sources.verification import read_receipt
 
     path, published = read_receipt(snakemake.input.receipt)
-    settings = own_settings(snakemake.params.settings, "path")
+    source = NormanSource(path=path, **own_settings(snakemake.params.settings, "path"))
     made_by = provenance(snakemake.params.settings, snakemake.params.code, **published.checksums)
-    write_norman_screen(NormanSource(path=path, **settings), made_by, snakemake.output.screen)
+    write_norman_screen(source, made_by, snakemake.output.screen)
 
 
 if "snakemake" in globals():

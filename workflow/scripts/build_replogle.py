@@ -14,9 +14,14 @@ def main(snakemake: Any) -> None:
     from samsvae.sources.verification import read_receipt
 
     path, published = read_receipt(snakemake.input.receipt)
-    settings = own_settings(snakemake.params.settings, "path")
+    source = ReplogleSource(
+        path=path,
+        perturbations=snakemake.input.perturbations,
+        response_genes=snakemake.input.response_genes,
+        **own_settings(snakemake.params.settings, "path"),
+    )
     made_by = provenance(snakemake.params.settings, snakemake.params.code, **published.checksums)
-    write_replogle_screen(ReplogleSource(path=path, **settings), made_by, snakemake.output.screen)
+    write_replogle_screen(source, made_by, snakemake.output.screen)
 
 
 if "snakemake" in globals():

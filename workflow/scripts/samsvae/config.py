@@ -199,6 +199,11 @@ def _download_mismatches(config: Config) -> list[str]:
             problems.append(
                 f"- screens.{name}: downloads.{download} is missing, the file that it is made of"
             )
+        if screen["source"] == "norman" and screen["copy"] == "original" and screen["genes"]:
+            problems.append(
+                f"- screens.{name}.genes: {screen['genes']!r} has no meaning for the copy "
+                "'original', which marks its genes; allowed for: scperturb"
+            )
     return problems
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from samsvae.biology.gene_sets import measured_sets, read_gmt
 from samsvae.config import gene_set_names
+from samsvae.errors import InputError
 from samsvae.sources.registry import DOWNLOADS_FOLDER, download_of, own_settings
 from samsvae.sources.verification import PublishedFile, check_size
 
@@ -41,6 +42,9 @@ def check_inputs(config: Mapping[str, Any]) -> None:
         download = download_of(screen)
         if download is not None:
             _check_published(screen["path"], PublishedFile.of(config["downloads"][download]))
+            listed = screen.get("genes")
+            if listed is not None and not Path(listed).is_file():
+                raise InputError(f"{listed}: no such file. Set 'genes' to a list, or to null.")
         for gene_sets in gene_set_names(config, name):
             path = config["gene_sets"].get(gene_sets)
             if path is None:
