@@ -11,7 +11,7 @@ import pandas as pd
 from anndata.io import write_elem
 from scipy import sparse
 
-from samsvae.checks import check_counts, check_labels, check_names, refuse_empty_cells
+from samsvae.contract import check_counts, check_labels, check_names, refuse_empty_cells
 from samsvae.files import whole_file
 from samsvae.screen import ContentDigest, describe_cells, library_sizes
 
