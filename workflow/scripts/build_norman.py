@@ -7,9 +7,8 @@ from samsvae.job import run_job
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.sources.norman import NormanSource, write_norman_screen
-
     from samsvae.provenance import provenance
+    from samsvae.sources.norman import NormanSource, write_norman_screen
     from samsvae.sources.registry import own_settings
     from samsvae.sources.verification import read_receipt
 
