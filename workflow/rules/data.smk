@@ -77,9 +77,7 @@ rule verify_file:
         mem_mb=500,
         runtime=120,
     params:
-        published=lambda wildcards: config["downloads"][
-            download_of(SCREENS[wildcards.screen])
-        ],
+        published=published_file,
     script:
         "../scripts/verify_file.py"
 
@@ -103,6 +101,7 @@ rule build_norman:
         runtime=120,
     params:
         settings=lambda wildcards: SCREENS[wildcards.screen],
+        checksums=checksums_of,
         code=uses("build_norman"),
     script:
         "../scripts/build_norman.py"
@@ -128,6 +127,7 @@ rule build_replogle:
         runtime=120,
     params:
         settings=lambda wildcards: SCREENS[wildcards.screen],
+        checksums=checksums_of,
         code=uses("build_replogle"),
     script:
         "../scripts/build_replogle.py"

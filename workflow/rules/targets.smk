@@ -80,11 +80,24 @@ def gene_sets_of(wildcards):
 
 
 def receipt_of(wildcards):
-    """Where it stands that the published file of a screen is whole, and where it is."""
+    """Where it stands that the published file of a screen is whole, and where it is.
+
+    Its age is no matter: the same file, verified again, gives the same screen.
+    """
     screen = SCREENS[wildcards.screen]
     if screen["path"] is not None:
-        return f"results/screens/{wildcards.screen}/verified.json"
-    return f"results/downloads/{download_of(screen)}.json"
+        return ancient(f"results/screens/{wildcards.screen}/verified.json")
+    return ancient(f"results/downloads/{download_of(screen)}.json")
+
+
+def published_file(wildcards):
+    """The download that a screen is made of, as configured."""
+    return config["downloads"][download_of(SCREENS[wildcards.screen])]
+
+
+def checksums_of(wildcards):
+    """What makes another file of it: other checksums, not other addresses."""
+    return {name: published_file(wildcards)[name] for name in ("size", "md5", "sha256")}
 
 
 def norman_input(wildcards):
