@@ -1,12 +1,22 @@
 """The paper's experiments: planned in full, and run in small from a server on loopback."""
 
+import hashlib
 import resource
 from itertools import product
 
+import anndata
+import pandas as pd
 import pytest
 import yaml
+from benchmarks.official_layouts import (
+    ReplogleLayout,
+    simulate_norman,
+    write_norman,
+    write_replogle,
+)
 
 from tests.conftest import ROOT
+from tests.loopback import answer, cut_after, serving
 
 pytestmark = pytest.mark.workflow
 
@@ -92,3 +102,75 @@ def test_the_grid_of_replogle_is_the_papers():
     training = config["training"]
     assert (training["max_steps"], training["gradient_clip"]) == (150_000, None)
     assert training["open_masks"] == training["mask_kl_per_cell"] == 0
+
+
+def official_file(name, copy, path):
+    """A small file of the layout of a published one, as bytes."""
+    if name == "norman":
+        write_norman(path, copy, simulate_norman(n_cells=600, n_genes=150, n_variable=60))
+    else:
+        layout = {"n_cells": 1500, "n_genes": 400, "n_targets": 5, "targeted": 0.6, "controls": 0.2}
+        write_replogle(path, ReplogleLayout(copy, depth=2000, **layout))
+    return path.read_bytes()
+
+
+COPIES = ("original", "scperturb")
+SMOKE = {
+    # experiment whose table is made, and its split
+    "norman": ("unseen_combinations", "unseen_combinations-f0.5-seed0"),
+    "replogle": ("replogle", "random-seed0"),
+}
+
+
+@pytest.mark.parametrize("name", SMOKE)
+def test_the_smoke_variant_goes_from_the_first_byte_to_a_table(name, project):
+    experiment, split = SMOKE[name]
+    config = project.config = configuration(f"{name}_smoke")
+    files = {copy: official_file(name, copy, project.folder / f"{copy}.h5ad") for copy in COPIES}
+    with serving(**files) as server:
+        config["downloads"] = {
+            f"{name}_{copy}": {
+                "urls": [server.url("/gone"), server.url(f"/{copy}")],
+                "size": len(content),
+                "md5": hashlib.md5(content).hexdigest(),
+                "sha256": None,
+            }
+            for copy, content in files.items()
+        }
+        server.behaviours["/original"] = [cut_after(150_000), answer(503)]
+        copied = {**config["screens"][name], "copy": "scperturb"}
+        if name == "norman":
+            copied["genes"] = str(project.folder / "original.h5ad")
+        config["screens"]["copied"] = copied
+        planned = project.planned()
+        assert planned["download"] == 1
+        assert planned["train"] > 4
+
+        config["experiments"][experiment] |= {"models": ["sams_vae_correlated"], "seeds": [0]}
+        table = f"results/{experiment}/tables/iwelbo.tsv"
+        done = project.snakemake(table, "results/screens/copied/screen.h5ad")
+    assert done.returncode == 0, done.stdout[-6000:]
+    results = project.folder / "results"
+    bounds = pd.read_csv(project.folder / table, sep="\t")
+    assert bounds["iwelbo"].lt(0).all()
+    assert set(bounds["scope"]) == {"val", "test"}
+    assert (results / experiment / split / "split.json").is_file()
+    asked = [path for path, _ in server.requests]
+    assert asked.count("/original") == 3
+
+    original, copied = (
+        anndata.read_h5ad(results / "screens" / one / "screen.h5ad") for one in (name, "copied")
+    )
+    shared = original.obs_names.intersection(copied.obs_names)
+    assert len(shared) > 500
+    assert original.obs.loc[shared, "perturbation"].equals(copied.obs.loc[shared, "perturbation"])
+    assert (original[shared].X != copied[shared].X).nnz == 0
+    provenance = original.uns["provenance"]
+    assert hashlib.md5(files["original"]).hexdigest() in provenance
+
+    # other addresses of the same file change nothing, another file does
+    entry = config["downloads"][f"{name}_original"]
+    entry["urls"].append("http://127.0.0.1:9/another")
+    assert project.planned(table) == {}
+    entry["md5"] = "0" * 32
+    assert project.planned(table)[f"build_{name}"] == 1

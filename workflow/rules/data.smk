@@ -38,7 +38,8 @@ use rule simulate_screen as simulate_latents with:
 
 # Compute nodes of a cluster seldom reach the network, so this runs where Snakemake does. The file
 # itself is no output, which Snakemake would remove before it makes it again: what was verified
-# once is verified again, not fetched again, and a transfer that broke off goes on.
+# once is verified again, not fetched again, and a transfer that broke off goes on. Addresses are
+# read from the configuration and are no parameter: with others, all stays as it is.
 localrules:
     download,
 
@@ -56,7 +57,7 @@ rule download:
         mem_mb=500,
         runtime=24 * 60,
     params:
-        published=lambda wildcards: config["downloads"][wildcards.download],
+        content=lambda wildcards: content_of(wildcards.download),
         folder=DOWNLOADS_FOLDER,
     script:
         "../scripts/download.py"
@@ -77,7 +78,7 @@ rule verify_file:
         mem_mb=500,
         runtime=120,
     params:
-        published=published_file,
+        content=lambda wildcards: content_of(download_of(SCREENS[wildcards.screen])),
     script:
         "../scripts/verify_file.py"
 
@@ -101,7 +102,6 @@ rule build_norman:
         runtime=120,
     params:
         settings=lambda wildcards: SCREENS[wildcards.screen],
-        checksums=checksums_of,
         code=uses("build_norman"),
     script:
         "../scripts/build_norman.py"
@@ -127,7 +127,6 @@ rule build_replogle:
         runtime=120,
     params:
         settings=lambda wildcards: SCREENS[wildcards.screen],
-        checksums=checksums_of,
         code=uses("build_replogle"),
     script:
         "../scripts/build_replogle.py"

@@ -80,24 +80,16 @@ def gene_sets_of(wildcards):
 
 
 def receipt_of(wildcards):
-    """Where it stands that the published file of a screen is whole, and where it is.
-
-    Its age is no matter: the same file, verified again, gives the same screen.
-    """
+    """Where it stands that the published file of a screen is whole, and where it is."""
     screen = SCREENS[wildcards.screen]
     if screen["path"] is not None:
-        return ancient(f"results/screens/{wildcards.screen}/verified.json")
-    return ancient(f"results/downloads/{download_of(screen)}.json")
+        return f"results/screens/{wildcards.screen}/verified.json"
+    return f"results/downloads/{download_of(screen)}.json"
 
 
-def published_file(wildcards):
-    """The download that a screen is made of, as configured."""
-    return config["downloads"][download_of(SCREENS[wildcards.screen])]
-
-
-def checksums_of(wildcards):
-    """What makes another file of it: other checksums, not other addresses."""
-    return {name: published_file(wildcards)[name] for name in ("size", "md5", "sha256")}
+def content_of(download):
+    """What makes another file of a download: all but its addresses."""
+    return {k: v for k, v in config["downloads"][download].items() if k != "urls"}
 
 
 def norman_input(wildcards):

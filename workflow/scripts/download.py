@@ -12,7 +12,8 @@ def main(snakemake: Any) -> None:
     from samsvae.sources.download import download
     from samsvae.sources.verification import PublishedFile, write_receipt
 
-    published = PublishedFile.of(snakemake.params.published)
+    urls = snakemake.config["downloads"][snakemake.wildcards.download]["urls"]
+    published = PublishedFile.of({**snakemake.params.content, "urls": urls})
     path = Path(snakemake.params.folder) / published.file
     download(published, path)
     write_receipt(path, published, snakemake.output.receipt)

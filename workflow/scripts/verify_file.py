@@ -9,7 +9,7 @@ def main(snakemake: Any) -> None:
     """Run the rule."""
     from samsvae.sources.verification import PublishedFile, verify, write_receipt
 
-    published = PublishedFile.of(snakemake.params.published)
+    published = PublishedFile.of({**snakemake.params.content, "urls": ()})
     verify(snakemake.input.file, published)
     write_receipt(snakemake.input.file, published, snakemake.output.receipt)
 
