@@ -32,6 +32,7 @@ from samsvae.inference.iwelbo import draw_globals, iwelbo
 from samsvae.inference.memory import keep_freed_memory
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
+from samsvae.labels import CONTROL
 from samsvae.metrics.factors import (
     MASK_THRESHOLD,
     latent_effect_scores,
@@ -42,7 +43,6 @@ from samsvae.metrics.factors import (
 from samsvae.metrics.truth import effect_recovery, true_effects
 from samsvae.models.base import PerturbationModel
 from samsvae.models.registry import MODELS, build_model
-from samsvae.screen import CONTROL
 from samsvae.sources.latent_truth import TEST, TRAIN, VAL, LatentSimulation
 from samsvae.sources.simulated import Simulation, simulate
 from samsvae.sources.simulated_additive import AdditiveSimulation, simulate_additive

@@ -12,7 +12,12 @@ from samsvae.experiments import runs, splits
 from samsvae.inference.step import Training
 from samsvae.models.registry import MODELS, NOT_OF_THE_MODEL, model_class
 from samsvae.sources.h5ad import H5adSource
+from samsvae.sources.norman import NormanSource
+from samsvae.sources.replogle import ReplogleSource
 from samsvae.sources.simulated import Simulation
+from samsvae.sources.simulated_additive import AdditiveSimulation
+from samsvae.sources.simulated_svae_plus import SvaePlusSimulation
+from samsvae.sources.verification import PublishedFile
 from tests.conftest import ROOT
 
 SCHEMA = read_schema(ROOT / "workflow/schemas/config.schema.yaml")
@@ -69,7 +74,7 @@ def test_another_source_replaces_the_default_screen_whole():
         ({"screens": {"own": {"source": "h5ad", "path": "x"}}}, ["screens.own", "'perturbation_column', 'control'"]),
         ({"trainig": {}}, ["'trainig'", "Did you mean 'training'"]),
         ({"experiments": {}}, ["experiments"]),
-        ({"models": {"../evil": {"kind": "additive"}}}, ["'../evil'", "letters, digits"]),
+        ({"models": {"../evil": {"kind": "additive"}}}, ["'../evil'", "Letters, digits"]),
         ({"training": {"max_steps": "many"}}, ["training.max_steps", "'many'"]),
         ({"training": 3}, ["training", "3"]),
         ({"enrichment": {"min_size": 50, "max_size": 10}}, ["enrichment.min_size", "50", "10"]),
@@ -138,7 +143,10 @@ def test_model_defaults_in_schema_and_code_are_the_same(kind):
         ("training", Training),
         ("enrichment", Enrichment),
         ("simulated_screen", Simulation),
+        ("simulated_additive_screen", AdditiveSimulation),
+        ("simulated_svae_plus_screen", SvaePlusSimulation),
         ("h5ad_screen", H5adSource),
+        ("download", PublishedFile),
     ],
 )
 def test_other_defaults_in_schema_and_code_are_the_same(definition, settings):
@@ -148,6 +156,88 @@ def test_other_defaults_in_schema_and_code_are_the_same(definition, settings):
         if field.default is not dataclasses.MISSING
     }
     assert schema_defaults(definition) == in_code
+
+
+@pytest.mark.parametrize(
+    ("definition", "source", "not_settings"),
+    [
+        ("norman_screen", NormanSource, set()),
+        ("replogle_screen", ReplogleSource, {"perturbations", "response_genes"}),
+    ],
+)
+def test_defaults_of_published_screens_in_schema_and_code_are_the_same(
+    definition, source, not_settings
+):
+    in_code = {f.name: f.default for f in dataclasses.fields(source) if f.name not in not_settings}
+    assert schema_defaults(definition) == {**in_code, "path": None}
+
+
+def test_the_published_files_are_those_of_the_specification():
+    downloads = {name: PublishedFile.of(entry) for name, entry in validated()["downloads"].items()}
+    assert {name: one.size for name, one in downloads.items()} == {
+        "norman_original": 1_703_064_678,
+        "norman_scperturb": 698_680_199,
+        "replogle_original": 65_830_941_948,
+        "replogle_scperturb": 8_805_466_154,
+    }
+    for one in downloads.values():
+        assert len(one.urls) > 1
+        assert one.checksums
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"urls": ["ftp://a"]}, ["downloads.norman_original.urls.0", "'ftp://a'", "http://"]),
+        ({"urls": []}, ["downloads.norman_original.urls", "[]"]),
+        ({"md5": "1234"}, ["downloads.norman_original.md5", "'1234'", "32 hexadecimal digits"]),
+        ({"file": "../a.h5ad"}, ["downloads.norman_original.file", "without folders"]),
+        ({"size": 0}, ["downloads.norman_original.size", "0"]),
+        ({"sha256": None}, ["downloads.norman_original", "'md5' or 'sha256' is missing"]),
+    ],
+)
+def test_faults_of_downloads_are_named(change, said):
+    with pytest.raises(InputError) as error:
+        validated(downloads={"norman_original": change})
+    for words in said:
+        assert words in str(error.value)
+
+
+def test_a_published_screen_needs_its_download():
+    bare = {key: value for key, value in DEFAULTS.items() if key != "downloads"}
+    own = {"screen": "own", "split": {"kind": "random"}, "models": ["additive"]}
+    user = {
+        "screens": {"own": {"source": "norman", "copy": "scperturb"}},
+        "experiments": {"own": own},
+    }
+    with pytest.raises(InputError, match=r"screens\.own: downloads\.norman_scperturb is missing"):
+        validate(merge(bare, user), SCHEMA)
+    own_genes = {"source": "norman", "genes": "genes.txt"}
+    with pytest.raises(InputError, match=r"screens\.own\.genes: 'genes\.txt' has no meaning"):
+        validated(screens={"own": own_genes})
+    with pytest.raises(InputError, match=r"screens\.own\.copy: 'scprturb'.*Did you mean"):
+        validated(screens={"own": {"source": "norman", "copy": "scprturb"}})
+
+
+@pytest.mark.parametrize(
+    ("source", "split", "model", "said"),
+    [
+        ("simulated_additive", "random", "cpa_vae", "models: 'cpa_vae' cannot be used.*'likelihood' is 'normal'"),
+        ("simulated_additive", "random", "additive", "models: 'additive' cannot be used"),
+        ("simulated", "as_simulated", "additive", "split.kind: 'as_simulated' has no meaning"),
+        ("simulated_svae_plus", "as_simulated", "additive", None),
+    ],
+)  # fmt: skip
+def test_split_and_models_must_fit_the_source(source, split, model, said):
+    user = {
+        "screens": {"own": {"source": source}},
+        "experiments": {"own": {"screen": "own", "split": {"kind": split}, "models": [model]}},
+    }
+    if said is None:
+        assert gene_set_names(validated(**user), "own") == []
+        return
+    with pytest.raises(InputError, match=said):
+        validated(**user)
 
 
 def test_every_key_of_the_schema_is_described():

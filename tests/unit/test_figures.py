@@ -160,5 +160,5 @@ def test_report_says_in_words_what_was_run_and_found():
     said = " ".join(summarise(metrics_table(), config, "e"))
     assert "SAMS-VAE: Pearson r = 0.85" in said
     assert "F1 = 0.70 (precision 0.60, recall 0.90)" in said
-    assert "never seen in training" in describe(config, "e")
+    assert "none of the tested ones" in describe(config, "e")
     assert "fractions 0.5" in describe(config, "e")

@@ -14,6 +14,7 @@ from samsvae.files import read_table, whole_file, write_parquet, write_tsv
 from samsvae.job import run_job
 from samsvae.models.registry import MODELS, model_class
 from samsvae.provenance import code_digest, digest_of, provenance
+from samsvae.sources.registry import SIMULATORS
 from tests.conftest import ROOT
 
 SCRIPTS = ROOT / "workflow/scripts"
@@ -111,6 +112,20 @@ def test_a_model_depends_on_the_module_of_its_own_kind_alone(script, tmp_path, m
     assert changed_by_editing("models/sams_vae.py") == sams
     assert changed_by_editing("models/additive.py") == {*sams, "cpa_vae"}
     assert changed_by_editing("models/base.py") == set(MODELS)
+
+
+def test_a_simulated_screen_depends_on_its_own_simulator_alone(tmp_path, monkeypatch):
+    copy = tmp_path / "samsvae"
+    shutil.copytree(SCRIPTS / "samsvae", copy)
+    monkeypatch.setattr("samsvae.provenance.LIBRARY", copy)
+
+    def digests():
+        path = SCRIPTS / "simulate_screen.py"
+        return {name: code_digest(path, module) for name, (module, *_) in SIMULATORS.items()}
+
+    before = digests()
+    (copy / "sources/simulated_additive.py").write_text("# changed\n")
+    assert {n for n, digest in digests().items() if digest != before[n]} == {"simulated_additive"}
 
 
 def test_a_module_that_is_imported_by_name_exists():

@@ -4,16 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from samsvae.contract import check_names
 from samsvae.errors import InputError
-from samsvae.screen import (
-    build_screen,
-    canonical_labels,
-    check_names,
-    components,
-    content_digest,
-    dosages,
-    perturbations,
-)
+from samsvae.labels import canonical_labels, components
+from samsvae.screen import build_screen, content_digest, dosages, perturbations
 
 GENES = st.text("ABCDEFGH123-.", min_size=1, max_size=6).filter(lambda s: s.strip("-."))
 

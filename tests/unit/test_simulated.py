@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from samsvae.errors import InputError
-from samsvae.screen import components, content_digest
+from samsvae.labels import components
+from samsvae.screen import content_digest
 from samsvae.sources.simulated import Simulation, simulate, truth_table
 from tests.conftest import TINY
 

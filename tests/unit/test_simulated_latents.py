@@ -2,10 +2,18 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
-from samsvae.sources.latent_truth import decode, orthogonal_layers
+from samsvae.experiments import Split
+from samsvae.inference.cells import Cells
+from samsvae.inference.encoding import Encoding
+from samsvae.labels import CONTROL
+from samsvae.screen import read_screen, write_source_screen
+from samsvae.sources.latent_truth import decode, latent_screen, orthogonal_layers
+from samsvae.sources.registry import SIMULATORS, simulated_screen
 from samsvae.sources.simulated_additive import AdditiveSimulation, simulate_additive
 from samsvae.sources.simulated_svae_plus import SvaePlusSimulation, simulate_svae_plus
+from samsvae.splits import split_screen
 
 FEW = {"n_train": 20, "n_validation": 5, "n_test": 5}
 SIMULATIONS = {
@@ -116,3 +124,42 @@ def test_perturbed_cells_differ_from_control_and_unmoved_ones_do_not(name):
     moved = made.mask.sum(1)
     assert min(distance(t) for t in np.flatnonzero(moved)[:10]) > 8
     assert all(distance(t) < 7 for t in np.flatnonzero(moved == 0)[:5])
+
+
+@pytest.mark.parametrize("name", SIMULATIONS)
+def test_a_screen_keeps_cells_and_truth_and_comes_back_from_its_file(name, tmp_path):
+    simulate, settings = SIMULATIONS[name]
+    made = simulate(settings)
+    write_source_screen(latent_screen(made), "{}", tmp_path / "screen.h5ad")
+    screen = read_screen(tmp_path / "screen.h5ad")
+    assert (screen.X.toarray() == made.values).all()
+    truth = screen.uns["truth"]
+    assert (truth["mask"] == made.mask).all()
+    assert (truth["embedding"] == made.embedding).all()
+    np.testing.assert_allclose(screen.obsm["true_basal"], made.basal, rtol=1e-6)
+    assert list(truth["targets"]) == list(screen.uns["perturbations"])
+    assert (screen.obsm["dosage"].toarray() == made.dosage).all()
+    assert ((screen.obs["perturbation"] == CONTROL) == (made.dosage.sum(1) == 0)).all()
+    total = made.values.sum(1) if name == "svae_plus" else np.ones(len(made.values))
+    assert (screen.obs["library_size"] == total).all()
+    assert (split_screen(screen, Split("as_simulated", 0)) == made.part).all()
+
+
+@pytest.mark.parametrize("name", SIMULATIONS)
+def test_models_are_given_the_very_values(name):
+    simulate, settings = SIMULATIONS[name]
+    made = simulate(settings)
+    screen = latent_screen(made)
+    encoding = Encoding.of(screen.obs["perturbation"], "additive")
+    cells = Cells.of(screen, made.part == "val", encoding, torch.device("cpu"))
+    assert (
+        cells.batch(torch.arange(7)).counts.numpy() == made.values[made.part == "val"][:7]
+    ).all()
+
+
+@pytest.mark.parametrize("source", SIMULATORS)
+def test_every_simulator_is_reached_by_its_name(source):
+    few = {"n_perturbations": 3} | ({"n_pairs": 0} if source == "simulated" else {})
+    screen, gene_sets = simulated_screen({"source": source, "seed": 1, **few})
+    assert len(screen.uns["truth"]["targets"]) == 3
+    assert bool(gene_sets) == (source == "simulated")

@@ -8,8 +8,15 @@ from hypothesis import strategies as st
 
 from samsvae.errors import InputError
 from samsvae.experiments import Split
-from samsvae.screen import components
-from samsvae.splits import check_trained, held_out_cells, read_split, split_cells, split_table
+from samsvae.labels import components
+from samsvae.splits import (
+    check_trained,
+    chosen_pairs,
+    held_out_cells,
+    read_split,
+    split_cells,
+    split_table,
+)
 
 FRACTIONS = [0, 0.25, 0.5, 0.75, 1]
 LABELS = np.array(
@@ -30,32 +37,92 @@ def test_random_is_64_16_20(n_cells, seed):
     assert "unused" not in share
 
 
+def cells_of(parts, part):
+    return set(np.flatnonzero(parts == part))
+
+
 @given(st.integers(0, 10**6))
-def test_unseen_combinations_hold_the_same_quarter_out_and_nest(seed):
-    made = [split_cells(LABELS, Split("unseen_combinations", seed, f)) for f in FRACTIONS]
-    tested = {frozenset(LABELS[parts == "test"]) for parts in made}
-    assert len(tested) == 1
-    held_out = next(iter(tested))
-    assert len(held_out) == 2
-    trained = [set(np.flatnonzero(parts == "train")) for parts in made]
-    for fewer, more in pairwise(trained):
-        assert fewer <= more
-    for parts in made:
-        assert not held_out & set(LABELS[(parts == "train") | (parts == "val")])
+def test_unseen_combinations_are_those_of_the_definition(seed):
+    pairs = sorted(set(LABELS[IS_PAIR]))
+    np.random.default_rng(seed).shuffle(pairs)
+    for fraction in FRACTIONS:
+        parts = split_cells(LABELS, Split("unseen_combinations", seed, fraction))
+        assert set(LABELS[parts == "test"]) == set(pairs[-2:])
+        for part in ("train", "val"):
+            assert set(LABELS[(parts == part) & IS_PAIR]) == set(pairs[: round(8 * fraction)])
         assert set(parts[~IS_PAIR]) == {"train", "val"}
-    assert not set(LABELS[made[0] == "train"]) & set(LABELS[IS_PAIR])
-    assert set(LABELS[made[-1] == "train"]) | held_out == set(LABELS)
+
+
+@given(st.integers(0, 10**6))
+def test_up_to_three_quarters_no_tested_pair_is_trained_on_and_with_all_each_is(seed):
+    for fraction in FRACTIONS:
+        parts = split_cells(LABELS, Split("unseen_combinations", seed, fraction))
+        tested = set(LABELS[parts == "test"])
+        seen = set(LABELS[np.isin(parts, ["train", "val"])])
+        assert tested <= seen if fraction == 1 else not tested & seen
+
+
+@given(st.integers(1, 200), st.integers(0, 2**32 - 1))
+def test_chosen_pairs_nest_and_keep_the_tested_apart(n_pairs, seed):
+    pairs = [f"A+B{index}" for index in range(n_pairs)]
+    made = [chosen_pairs(pairs, fraction, seed) for fraction in FRACTIONS]
+    assert len({frozenset(tested) for _, tested in made}) == 1
+    for (fewer, _), (more, _) in pairwise(made):
+        assert fewer <= more
+    for fraction, (trained, tested) in zip(FRACTIONS, made, strict=True):
+        assert len(tested) == max(1, n_pairs - round(0.75 * n_pairs))
+        assert trained | tested <= set(pairs)
+        assert fraction == 1 or not trained & tested
+    assert made[0][0] == set()
+    assert made[-1][0] == set(pairs)
+
+
+@given(
+    st.sampled_from(["unseen_combinations", "data_efficiency"]),
+    st.lists(st.integers(1, 30), min_size=1, max_size=12),
+    st.integers(20, 60),
+    st.integers(0, 2**32 - 1),
+    st.randoms(use_true_random=False),
+)
+def test_splits_of_pairs_nest_whatever_the_screen(kind, cells_per_pair, others, seed, shuffler):
+    """More may be trained on as the fraction grows, and the cells of a test never change."""
+    labels = ["control"] * others + ["A"] * others
+    labels += [f"A+B{pair}" for pair, n in enumerate(cells_per_pair) for _ in range(n)]
+    shuffler.shuffle(labels)
+    labels = np.array(labels, dtype=object)
+    is_pair = np.char.find(labels.astype(str), "+") >= 0
+    made = [split_cells(labels, Split(kind, seed, fraction)) for fraction in FRACTIONS]
+    for fewer, more in pairwise(made):
+        for part in ("train", "val"):
+            assert cells_of(fewer, part) <= cells_of(more, part)
+        assert cells_of(fewer, "test") == cells_of(more, "test")
+        assert (fewer[~is_pair] == more[~is_pair]).all()
+    assert not (is_pair & (made[0] == "train")).any()
+    assert not (~is_pair & np.isin(made[0], ["test", "unused"])).any()
+    n_val = int(np.sum(~is_pair & (made[0] == "val")))
+    assert n_val == round(0.2 * 2 * others)
 
 
 @given(st.integers(0, 10**6))
 def test_data_efficiency_uses_a_growing_part_of_the_same_training_cells(seed):
     made = [split_cells(LABELS, Split("data_efficiency", seed, f)) for f in FRACTIONS]
-    for parts in made:
-        assert (parts == "test").tolist() == (made[0] == "test").tolist()
     numbers = [int(np.sum(IS_PAIR & (parts == "train"))) for parts in made]
+    n_pair_cells = int(IS_PAIR.sum())
+    assert numbers[-1] == n_pair_cells - round(0.2 * n_pair_cells) - round(0.16 * n_pair_cells)
     assert numbers == [round(f * numbers[-1]) for f in FRACTIONS]
-    for fewer, more in pairwise(made):
-        assert set(np.flatnonzero(fewer == "train")) <= set(np.flatnonzero(more == "train"))
+    for parts in made:
+        assert cells_of(parts, "test") == cells_of(made[0], "test")
+        assert cells_of(parts, "val") == cells_of(made[0], "val")
+
+
+@given(st.integers(0, 10**6))
+def test_both_kinds_train_on_the_same_cells_where_everything_may_be_trained_on(seed):
+    """As in the paper's table, whose validation bounds of the two tasks agree at fraction 1."""
+    unseen = split_cells(LABELS, Split("unseen_combinations", seed, 1))
+    efficiency = split_cells(LABELS, Split("data_efficiency", seed, 1))
+    for part in ("train", "val"):
+        assert cells_of(unseen, part) == cells_of(efficiency, part)
+    assert cells_of(unseen, "test") < cells_of(efficiency, "test")
 
 
 def test_seeds_differ_and_repeat():

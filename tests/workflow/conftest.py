@@ -15,7 +15,7 @@ import yaml
 
 from tests.conftest import ROOT, TINY
 
-COPIED = ("Snakefile", "config.yaml", "workflow", "envs", "profiles")
+COPIED = ("Snakefile", "config.yaml", "workflow", "envs", "profiles", "data/reference")
 SMALL_NETWORK = {"n_latent": 4, "n_hidden": 16}
 TINY_CONFIG: dict[str, Any] = {
     "screens": {"tiny": {"source": "simulated", **vars(TINY)}},

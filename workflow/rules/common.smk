@@ -28,6 +28,14 @@ from samsvae.experiments import is_trained, runs, splits
 from samsvae.models.registry import MODELS
 from samsvae.preflight import check_inputs
 from samsvae.provenance import code_digest
+from samsvae.sources.registry import (
+    DOWNLOADS_FOLDER,
+    GAUSSIAN,
+    PUBLISHED,
+    SIMULATORS,
+    WITH_PROGRAMMES,
+    download_of,
+)
 
 try:
     user_config = workflow.config_settings.overwrite_config
@@ -43,9 +51,7 @@ except InputError as error:
 EXPERIMENTS = config["experiments"]
 TRAINED = [name for name, model in config["models"].items() if is_trained(model)]
 BASELINES = [name for name in config["models"] if name not in TRAINED]
-SIMULATED = [
-    name for name, s in config["screens"].items() if s["source"] == "simulated"
-]
+SCREENS = config["screens"]
 
 SCREEN = "results/screens/{screen}/screen.h5ad"
 PROGRAMMES = "results/screens/{screen}/programmes.gmt"
@@ -66,6 +72,11 @@ wildcard_constraints:
     split=one_of(sorted({name for e in EXPERIMENTS.values() for name in splits(e)})),
     model=one_of(config["models"]),
     seed=r"\d+",
+
+
+def from_source(*sources):
+    """Match the screens of some sources."""
+    return one_of([name for name, s in SCREENS.items() if s["source"] in sources])
 
 
 @functools.cache
@@ -89,9 +100,19 @@ def screen_of(wildcards):
     return SCREEN.format(screen=EXPERIMENTS[wildcards.experiment]["screen"])
 
 
+def has_counts(experiment):
+    """Whether an experiment's screen has counts, and so effects on expression."""
+    return source_of(experiment) != GAUSSIAN
+
+
 def is_simulated(experiment):
     """Whether the truth of an experiment's screen is known."""
-    return EXPERIMENTS[experiment]["screen"] in SIMULATED
+    return source_of(experiment) in SIMULATORS
+
+
+def source_of(experiment):
+    """The source of an experiment's screen."""
+    return SCREENS[EXPERIMENTS[experiment]["screen"]]["source"]
 
 
 def runs_of(experiment, split=None, models=None, reference=False):

@@ -1,6 +1,15 @@
 # Where cells come from, and which of them train.
 
 
+def uses_source(script):
+    """Digest a script and its library with the module of the simulator of the job's screen."""
+
+    def digest(wildcards):
+        return uses(script, SIMULATORS[SCREENS[wildcards.screen]["source"]][0])
+
+    return digest
+
+
 rule simulate_screen:
     output:
         screen=SCREEN,
@@ -10,19 +19,122 @@ rule simulate_screen:
     benchmark:
         "results/benchmarks/simulate_screen/{screen}.tsv"
     wildcard_constraints:
-        screen=one_of(SIMULATED),
+        screen=from_source(WITH_PROGRAMMES),
     conda:
         "../../envs/samsvae.yaml"
     params:
-        settings=lambda wildcards: config["screens"][wildcards.screen],
-        code=uses("simulate_screen"),
+        settings=lambda wildcards: SCREENS[wildcards.screen],
+        code=uses_source("simulate_screen"),
     script:
         "../scripts/simulate_screen.py"
 
 
+use rule simulate_screen as simulate_latents with:
+    output:
+        screen=SCREEN,
+    wildcard_constraints:
+        screen=from_source(*set(SIMULATORS) - {WITH_PROGRAMMES}),
+
+
+# Compute nodes of a cluster seldom reach the network, so this runs where Snakemake does. The file
+# itself is no output, which Snakemake would remove before it makes it again: what was verified
+# once is verified again, not fetched again, and a transfer that broke off goes on. Addresses are
+# read from the configuration and are no parameter: with others, all stays as it is.
+localrules:
+    download,
+
+
+rule download:
+    output:
+        receipt="results/downloads/{download}.json",
+    log:
+        "results/logs/download/{download}.log",
+    wildcard_constraints:
+        download=one_of(config["downloads"]),
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=500,
+        runtime=24 * 60,
+    params:
+        content=lambda wildcards: content_of(wildcards.download),
+        folder=DOWNLOADS_FOLDER,
+    script:
+        "../scripts/download.py"
+
+
+rule verify_file:
+    input:
+        file=lambda wildcards: SCREENS[wildcards.screen]["path"],
+    output:
+        receipt="results/screens/{screen}/verified.json",
+    log:
+        "results/logs/verify_file/{screen}.log",
+    wildcard_constraints:
+        screen=from_source(*PUBLISHED),
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=500,
+        runtime=120,
+    params:
+        content=lambda wildcards: content_of(download_of(SCREENS[wildcards.screen])),
+    script:
+        "../scripts/verify_file.py"
+
+
+# Memory does not grow with the number of cells read.
+rule build_norman:
+    input:
+        unpack(norman_input),
+    output:
+        screen=SCREEN,
+    log:
+        "results/logs/build_norman/{screen}.log",
+    benchmark:
+        "results/benchmarks/build_norman/{screen}.tsv"
+    wildcard_constraints:
+        screen=from_source("norman"),
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        settings=lambda wildcards: SCREENS[wildcards.screen],
+        code=uses("build_norman"),
+    script:
+        "../scripts/build_norman.py"
+
+
+rule build_replogle:
+    input:
+        receipt=receipt_of,
+        perturbations=HERE / "data/reference/replogle_perturbations.tsv",
+        response_genes=HERE / "data/reference/replogle_response_genes.tsv",
+    output:
+        screen=SCREEN,
+    log:
+        "results/logs/build_replogle/{screen}.log",
+    benchmark:
+        "results/benchmarks/build_replogle/{screen}.tsv"
+    wildcard_constraints:
+        screen=from_source("replogle"),
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        settings=lambda wildcards: SCREENS[wildcards.screen],
+        code=uses("build_replogle"),
+    script:
+        "../scripts/build_replogle.py"
+
+
 rule read_screen:
     input:
-        lambda wildcards: config["screens"][wildcards.screen]["path"],
+        lambda wildcards: SCREENS[wildcards.screen]["path"],
     output:
         screen=SCREEN,
     log:
@@ -30,11 +142,11 @@ rule read_screen:
     benchmark:
         "results/benchmarks/read_screen/{screen}.tsv"
     wildcard_constraints:
-        screen=one_of([name for name in config["screens"] if name not in SIMULATED]),
+        screen=from_source("h5ad"),
     conda:
         "../../envs/samsvae.yaml"
     params:
-        settings=lambda wildcards: config["screens"][wildcards.screen],
+        settings=lambda wildcards: SCREENS[wildcards.screen],
         code=uses("read_screen"),
     script:
         "../scripts/read_screen.py"
@@ -45,6 +157,7 @@ rule split_cells:
         screen=screen_of,
     output:
         split=f"{SPLIT}/split.tsv",
+        provenance=f"{SPLIT}/split.json",
     log:
         "results/logs/split_cells/{experiment}/{split}.log",
     conda:

@@ -34,6 +34,7 @@ rule predict_effects:
     log:
         "results/logs/predict_effects/{experiment}/{split}/{model}-seed{seed}.log",
     wildcard_constraints:
+        experiment=one_of(filter(has_counts, EXPERIMENTS)),
         model=one_of(TRAINED),
     conda:
         "../../envs/samsvae.yaml"
@@ -143,7 +144,7 @@ rule recover_truth:
     log:
         "results/logs/recover_truth/{experiment}/{split}/{model}-seed{seed}.log",
     wildcard_constraints:
-        experiment=one_of([name for name in EXPERIMENTS if is_simulated(name)]),
+        experiment=one_of(filter(is_simulated, EXPERIMENTS)),
     conda:
         "../../envs/samsvae.yaml"
     params:

@@ -11,6 +11,8 @@ rule observe_effects:
         "results/logs/observe_effects/{experiment}/{split}.log",
     benchmark:
         "results/benchmarks/observe_effects/{experiment}/{split}.tsv"
+    wildcard_constraints:
+        experiment=one_of(filter(has_counts, EXPERIMENTS)),
     conda:
         "../../envs/samsvae.yaml"
     params:

@@ -16,6 +16,7 @@ FIGURE_TABLES = {
     "enrichment": f"{TABLES}/enrichment.tsv",
 }
 OF_TRAINED_MODELS = {"training", "iwelbo", "latent_effects", "truth"}
+OF_MEASUREMENTS = {"split", *OF_TRAINED_MODELS}  # the others are of counts
 
 
 def figure_names(experiment):
@@ -25,6 +26,7 @@ def figure_names(experiment):
         name
         for name in FIGURE_TABLES
         if (has_trained or name not in OF_TRAINED_MODELS)
+        and (has_counts(experiment) or name in OF_MEASUREMENTS)
         and (name != "enrichment" or gene_set_names(config, experiment))
         and (name != "truth" or (is_simulated(experiment) and has_trained))
     ]
@@ -77,26 +79,45 @@ def gene_sets_of(wildcards):
     return files
 
 
-def recovery_input(wildcards):
-    """Predicted effects, and the model itself if there is one."""
-    folder = RUN.format(**wildcards)
-    model = (
-        {"model": f"{folder}/model.safetensors"} if wildcards.model in TRAINED else {}
-    )
+def receipt_of(wildcards):
+    """Where it stands that the published file of a screen is whole, and where it is."""
+    screen = SCREENS[wildcards.screen]
+    if screen["path"] is not None:
+        return f"results/screens/{wildcards.screen}/verified.json"
+    return f"results/downloads/{download_of(screen)}.json"
+
+
+def content_of(download):
+    """What makes another file of a download: all but its addresses."""
+    return {k: v for k, v in config["downloads"][download].items() if k != "urls"}
+
+
+def norman_input(wildcards):
+    """Where it stands where the file is, and the list of genes if there is one."""
+    genes = SCREENS[wildcards.screen]["genes"]
     return {
-        "screen": screen_of(wildcards),
-        "predicted": f"{folder}/predicted_effects.h5ad",
-        **model,
+        "receipt": receipt_of(wildcards),
+        **({} if genes is None else {"genes": genes}),
     }
+
+
+def recovery_input(wildcards):
+    """The model if there is one, and predicted effects where the true ones are known."""
+    folder = RUN.format(**wildcards)
+    files = {"screen": screen_of(wildcards)}
+    if source_of(wildcards.experiment) == WITH_PROGRAMMES:
+        files["predicted"] = f"{folder}/predicted_effects.h5ad"
+    if wildcards.model in TRAINED:
+        files["model"] = f"{folder}/model.safetensors"
+    return files
 
 
 def metric_tables(wildcards):
     """Tables of metrics of an experiment: per split, and of the truth where it is known."""
     chosen = EXPERIMENTS[wildcards.experiment]
-    tables = [
-        f"{SPLIT}/metrics.tsv".format(experiment=wildcards.experiment, split=split)
-        for split in splits(chosen)
-    ]
+    tables = []
+    if has_counts(wildcards.experiment):
+        tables += splits_files("metrics.tsv")(wildcards)
     if any(model in TRAINED for model in chosen["models"]):
         tables.append(
             f"{TABLES}/iwelbo_metrics.tsv".format(experiment=wildcards.experiment)
@@ -121,6 +142,7 @@ def all_runs():
         file
         for experiment in EXPERIMENTS
         for name in ["predicted_effects.h5ad", *trained]
+        if name in trained or has_counts(experiment)
         for file in files_of(
             experiment, name, models=TRAINED if name in trained else None
         )

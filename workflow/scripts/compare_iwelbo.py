@@ -11,7 +11,7 @@ def main(snakemake: Any) -> None:
     from samsvae.metrics.iwelbo import intervals_over_runs, summarise_iwelbo
 
     runs = zip(snakemake.params.runs, snakemake.input.iwelbo, strict=True)
-    table = summarise_iwelbo([(run, read_table(path)) for run, path in runs])
+    table = summarise_iwelbo((run, read_table(path)) for run, path in runs)
     write_tsv(table, snakemake.output.table)
     write_tsv(intervals_over_runs(table), snakemake.output.intervals)
     metrics = table.rename(columns={"iwelbo": "value"}).assign(metric="iwelbo")

@@ -13,8 +13,9 @@ def main(snakemake: Any) -> None:
     from samsvae.files import whole_file
     from samsvae.inference.cells import choose_device
     from samsvae.inference.checkpoint import load_model
+    from samsvae.labels import CONTROL
     from samsvae.provenance import provenance
-    from samsvae.screen import CONTROL, digest_of_screen, perturbations, read_screen
+    from samsvae.screen import digest_of_screen, perturbations, read_screen
 
     torch.set_num_threads(snakemake.threads)
     trained = load_model(snakemake.input.model, choose_device())

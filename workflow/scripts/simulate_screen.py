@@ -10,14 +10,13 @@ def main(snakemake: Any) -> None:
     from samsvae.biology.gene_sets import write_gmt
     from samsvae.provenance import provenance
     from samsvae.screen import write_source_screen
-    from samsvae.sources.simulated import Simulation, simulate
+    from samsvae.sources.registry import simulated_screen
 
     settings = snakemake.params.settings
-    screen, gene_sets = simulate(
-        Simulation(**{key: value for key, value in settings.items() if key != "source"})
-    )
+    screen, gene_sets = simulated_screen(settings)
     made_by = provenance(settings, snakemake.params.code)
-    write_gmt(gene_sets, snakemake.output.gene_sets, description="simulated")
+    if gene_sets:
+        write_gmt(gene_sets, snakemake.output.gene_sets, description="simulated")
     write_source_screen(screen, made_by, snakemake.output.screen)
 
 

@@ -14,10 +14,14 @@ import yaml
 from jsonschema.protocols import Validator
 
 from samsvae.errors import InputError
+from samsvae.experiments import is_trained
+from samsvae.sources.registry import GAUSSIAN, SIMULATORS, WITH_PROGRAMMES, download_of
 
 Config = dict[str, Any]
 
 SIMULATED_GENE_SETS = "programmes"
+# sources that make cells of each part of a split
+DIVIDED_BY_SOURCE = ("simulated_additive", "simulated_svae_plus")
 
 
 def merge(defaults: Mapping[str, Any], user: Mapping[str, Any]) -> Config:
@@ -135,10 +139,7 @@ def _explain(error: jsonschema.ValidationError) -> str:
             missing = [key for key in error.validator_value if key not in error.instance]
             return f"- {where}: {', '.join(map(repr, missing))} is missing"
         case "pattern":
-            return (
-                f"- {where}: the name {error.instance!r} is not allowed; "
-                "allowed: letters, digits, '_' and '-', beginning with a letter or digit"
-            )
+            return f"- {where}: {error.instance!r} is not allowed: {error.schema['description']}"
         case _:
             return f"- {where}: the value {error.instance!r} is not allowed: {error.message}"
 
@@ -150,7 +151,7 @@ def _closest(word: object, allowed: Iterable[str]) -> str:
 
 def _mismatches(config: Config) -> list[str]:
     """Check what a schema cannot: that names refer to something, and that splits make sense."""
-    problems = []
+    problems = _download_mismatches(config)
     for name, experiment in config["experiments"].items():
         for key in ("screen", "models", "gene_sets"):
             section = "screens" if key == "screen" else key
@@ -165,16 +166,18 @@ def _mismatches(config: Config) -> list[str]:
                 if one not in known
             ]
         kind, fractions = experiment["split"]["kind"], experiment["split"].get("fractions")
-        if kind == "random" and fractions is not None:
+        of_pairs = kind in ("unseen_combinations", "data_efficiency")
+        if not of_pairs and fractions is not None:
             problems.append(
                 f"- experiments.{name}.split.fractions: {fractions!r} has no meaning for the "
-                "kind 'random'; allowed for: unseen_combinations, data_efficiency"
+                f"kind {kind!r}; allowed for: unseen_combinations, data_efficiency"
             )
-        if kind != "random" and fractions is None:
+        if of_pairs and fractions is None:
             problems.append(
                 f"- experiments.{name}.split: 'fractions' is missing; the kind {kind!r} needs it, "
                 "for instance [0.5]"
             )
+        problems += _source_mismatches(config, name)
     sizes = config["enrichment"]
     if sizes["min_size"] > sizes["max_size"]:
         problems.append(
@@ -184,9 +187,53 @@ def _mismatches(config: Config) -> list[str]:
     return problems
 
 
+def _download_mismatches(config: Config) -> list[str]:
+    problems = [
+        f"- downloads.{name}: 'md5' or 'sha256' is missing; one of them at least is needed"
+        for name, published in config["downloads"].items()
+        if published["md5"] is None and published["sha256"] is None
+    ]
+    for name, screen in config["screens"].items():
+        download = download_of(screen)
+        if download is not None and download not in config["downloads"]:
+            problems.append(
+                f"- screens.{name}: downloads.{download} is missing, the file that it is made of"
+            )
+        if screen["source"] == "norman" and screen["copy"] == "original" and screen["genes"]:
+            problems.append(
+                f"- screens.{name}.genes: {screen['genes']!r} has no meaning for the copy "
+                "'original', which marks its genes; allowed for: scperturb"
+            )
+    return problems
+
+
+def _source_mismatches(config: Config, name: str) -> list[str]:
+    """Check that split and models of an experiment fit the source of its screen."""
+    experiment = config["experiments"][name]
+    source = _source(config, experiment)
+    problems = []
+    if experiment["split"]["kind"] == "as_simulated" and source not in DIVIDED_BY_SOURCE:
+        problems.append(
+            f"- experiments.{name}.split.kind: 'as_simulated' has no meaning for a screen of the "
+            f"source {source!r}; allowed for: {', '.join(DIVIDED_BY_SOURCE)}"
+        )
+    if source == GAUSSIAN:
+        models = {one: config["models"].get(one) for one in experiment["models"]}
+        problems += [
+            f"- experiments.{name}.models: {one!r} cannot be used, since the source {GAUSSIAN!r} "
+            "has no counts; allowed: trained models whose 'likelihood' is 'normal'"
+            for one, model in models.items()
+            if model and not (is_trained(model) and model["likelihood"] == "normal")
+        ]
+    return problems
+
+
+def _source(config: Mapping[str, Any], experiment: Mapping[str, Any]) -> str | None:
+    return config["screens"].get(experiment["screen"], {}).get("source")
+
+
 def _is_simulated(config: Mapping[str, Any], experiment: Mapping[str, Any]) -> bool:
-    screen = config["screens"].get(experiment["screen"], {})
-    return screen.get("source") == "simulated"
+    return _source(config, experiment) == WITH_PROGRAMMES
 
 
 def gene_set_names(config: Mapping[str, Any], experiment: str) -> list[str]:
@@ -203,11 +250,11 @@ def gene_set_names(config: Mapping[str, Any], experiment: str) -> list[str]:
     -------
     list of str
         Those that it names; by default all of the configuration, or for a simulated screen the
-        programmes that it brings.
+        programmes that it brings, if any.
     """
     chosen = config["experiments"][experiment]
     if chosen["gene_sets"] is not None:
         return list(chosen["gene_sets"])
     if _is_simulated(config, chosen):
         return [SIMULATED_GENE_SETS]
-    return list(config["gene_sets"])
+    return [] if _source(config, chosen) in SIMULATORS else list(config["gene_sets"])

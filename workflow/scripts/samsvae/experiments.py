@@ -14,12 +14,12 @@ class Split:
     Attributes
     ----------
     kind
-        ``random``, ``unseen_combinations`` or ``data_efficiency``.
+        ``random``, ``unseen_combinations``, ``data_efficiency`` or ``as_simulated``.
     seed
         Seed of the division.
     fraction
-        Fraction of pairs, or of the pairs' training cells, that may be trained on; None for
-        ``random``.
+        Fraction of pairs, or of the pairs' training cells, that may be trained on; None for the
+        other kinds.
     """
 
     kind: str

@@ -64,6 +64,12 @@ def write_tsv(table: pd.DataFrame, path: str | Path, first: Sequence[str] = ()) 
         ordered.to_csv(temporary, sep="\t", index=False)
 
 
+def write_text(text: str, path: str | Path) -> None:
+    """Write text, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_parquet(table: pd.DataFrame, provenance: str, path: str | Path) -> None:
     """Write a table as parquet with its provenance in the metadata, whole or not at all."""
     content = pyarrow.Table.from_pandas(table, preserve_index=False)

@@ -1,6 +1,7 @@
 """What made a file: digests of code, configuration and data, and versions."""
 
 import ast
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -53,14 +54,19 @@ def code_digest(script: str | Path, *modules: str) -> str:
 
 
 def _imported_modules(path: Path) -> list[Path]:
+    return [file for name in _imported_names(path.read_bytes()) for file in _files_of(name)]
+
+
+@functools.cache  # most modules are behind many scripts
+def _imported_names(source: bytes) -> frozenset[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return [file for name in names for file in _files_of(name)]
+    return frozenset(names)
 
 
 def _files_of(module: str) -> list[Path]:

@@ -82,8 +82,9 @@ def describe(config: Mapping[str, Any], name: str) -> str:
     split = experiment["split"]
     kinds = {
         "random": "64 % of cells train, 16 % validate and 20 % test the models",
-        "unseen_combinations": "a quarter of the combinations is never seen in training and tests "
-        "whether their effects can be predicted from others",
+        "unseen_combinations": "a quarter of the combinations tests models that were trained on a "
+        "fraction of all combinations, which up to 0.75 holds none of the tested ones",
+        "as_simulated": "each part has the cells that the simulator made for it",
         "data_efficiency": "only a fraction of the combinations' training cells is used",
     }
     fractions = split.get("fractions")

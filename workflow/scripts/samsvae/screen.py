@@ -13,7 +13,7 @@ An AnnData object with
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,179 +22,19 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from samsvae.doses import check_undosed, split_dose, with_dose
-from samsvae.errors import InputError
+from samsvae.contract import check_counts, check_labels, check_names, refuse_empty_cells
 from samsvae.files import whole_file
-
-CONTROL = "control"
-JOIN = "+"
-
-# no gene symbol contains these, so a label that does was meant as a combination
-FOREIGN_DELIMITERS = "+|,;&"
-# gene symbols may contain these, so only a label whose every part is a label itself is suspect
-POSSIBLE_DELIMITERS = "_/:-. "
-
-
-def doses(perturbation: str) -> dict[str, float]:
-    """Read the doses of a canonical label's single perturbations (none for control)."""
-    return {} if perturbation == CONTROL else dict(map(split_dose, perturbation.split(JOIN)))
-
-
-def components(perturbation: str) -> list[str]:
-    """Name a canonical label's single perturbations, without doses (none for control)."""
-    return list(doses(perturbation))
-
-
-def label_of(parts: Mapping[str, float]) -> str:
-    """Write the canonical label of single perturbations at their doses."""
-    return JOIN.join(with_dose(name, parts[name]) for name in sorted(parts)) or CONTROL
-
-
-def canonical_labels(
-    labels: Sequence[str], control: str, delimiter: str | None, where: str
-) -> list[str]:
-    """Bring perturbation labels into canonical form.
-
-    Parameters
-    ----------
-    labels
-        Distinct labels of the source.
-    control
-        The source's label of control cells.
-    delimiter
-        What joins the genes of a combination in the source; None if nothing does.
-    where
-        File and column, for messages.
-
-    Returns
-    -------
-    list of str
-        For each label its canonical form: ``control``, or the genes sorted and joined by ``+``.
-        A control label within a combination, as in ``KLF1+control``, is dropped.
-
-    Raises
-    ------
-    InputError
-        If there is no control label, a label has an empty part or one that reads as a dose, or
-        a label looks like a combination written with another delimiter.
-    """
-    if control not in labels:
-        some = ", ".join(sorted(map(str, labels))[:8])
-        raise InputError(
-            f"{where}: no cell has the control label {control!r} (labels there: {some}, ...). "
-            "Set 'control' to the label of the unperturbed cells."
-        )
-    singles = {label for label in labels if not delimiter or delimiter not in label}
-    return [_canonical_label(label, control, delimiter, singles, where) for label in labels]
-
-
-def _canonical_label(
-    label: str, control: str, delimiter: str | None, singles: set[str], where: str
-) -> str:
-    if label == control:
-        return CONTROL
-    if delimiter is None:
-        if JOIN in label or label == CONTROL:
-            raise InputError(
-                f"{where}: the label {label!r} cannot be kept as it is, since {JOIN!r} joins "
-                f"combinations and {CONTROL!r} means control. Rename it in the file."
-            )
-        check_undosed(label, label, where)
-        return label
-    parts = label.split(delimiter)
-    if not all(part.strip() for part in parts):
-        raise InputError(
-            f"{where}: the label {label!r} has an empty part between the delimiters "
-            f"{delimiter!r}. Correct the label, or set 'delimiter'."
-        )
-    genes = sorted({part.strip() for part in parts} - {control})
-    for gene in genes:
-        check_undosed(label, gene, where)
-        found = _foreign_delimiter(gene, delimiter, singles)
-        if found:
-            raise InputError(
-                f"{where}: the label {label!r} seems to be a combination joined by {found!r}, "
-                f"but the delimiter is {delimiter!r}. Set 'delimiter' to {found!r}, or to null "
-                "if labels are never combinations."
-            )
-    return label_of(dict.fromkeys(genes, 1.0))
-
-
-def _foreign_delimiter(gene: str, delimiter: str, singles: set[str]) -> str | None:
-    for character in FOREIGN_DELIMITERS:
-        if character != delimiter and character in gene:
-            return character
-    for character in POSSIBLE_DELIMITERS:
-        parts = gene.split(character)
-        if character != delimiter and len(parts) > 1 and singles.issuperset(parts):
-            return character
-    return None
-
-
-def check_names(names: Iterable[str], what: str, where: str) -> None:
-    """Refuse duplicate names.
-
-    Raises
-    ------
-    InputError
-        Naming the first few duplicates.
-    """
-    index = pd.Index(names)
-    twice = index[index.duplicated()].unique()
-    if len(twice):
-        raise InputError(
-            f"{where}: {len(twice)} {what} name(s) occur more than once, for instance "
-            f"{', '.join(map(str, twice[:5]))}. Make them unique in the file "
-            f"(anndata: {'obs' if what == 'cell' else 'var'}_names_make_unique)."
-        )
-
-
-def check_counts(counts: sparse.csr_matrix, where: str) -> None:
-    """Refuse anything but finite, non-negative integers, and cells without a count.
-
-    Parameters
-    ----------
-    counts
-        Cells x genes.
-    where
-        File and layer, for messages.
-
-    Raises
-    ------
-    InputError
-        Naming the first offending cell, gene and value.
-    """
-    values = counts.data
-    faults = {
-        "is not a finite number": ~np.isfinite(values),
-        "is negative": values < 0,
-        "is not an integer": values != np.floor(values),
-    }
-    for fault, wrong in faults.items():
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            cell = int(np.searchsorted(counts.indptr, at, side="right")) - 1
-            raise InputError(
-                f"{where}: the value {values[at]:g} of cell {cell}, gene {counts.indices[at]} "
-                f"(counting from 0) {fault}; {int(wrong.sum())} such value(s). Raw UMI counts are "
-                "needed: set 'counts_layer' to the layer that has them."
-            )
-    empty = np.flatnonzero(np.asarray(counts.sum(axis=1)).ravel() == 0)
-    if len(empty):
-        raise InputError(
-            f"{where}: {len(empty)} cell(s) have no count at all, the first at position "
-            f"{empty[0]} (counting from 0). Remove empty cells from the file."
-        )
+from samsvae.labels import CONTROL, components, doses
 
 
 def build_screen(
     counts: Any,
     perturbation: Sequence[str],
-    cell_names: Sequence[str],
+    cell_names: Sequence[str] | pd.Index,
     gene_names: Sequence[str],
     where: str = "the screen",
 ) -> anndata.AnnData:
-    """Assemble and check a canonical screen.
+    """Assemble and check a canonical screen in memory.
 
     Parameters
     ----------
@@ -222,21 +62,55 @@ def build_screen(
     matrix.eliminate_zeros()
     check_names(cell_names, "cell", where)
     check_names(gene_names, "gene", where)
-    check_counts(matrix, where)
+    checked = check_counts(matrix, where)
+    library_size = library_sizes(checked)
+    refuse_empty_cells(np.flatnonzero(library_size == 0), where)
     labels = pd.Categorical(perturbation)
-    present = list(labels.categories)
-    if CONTROL not in present:
-        raise InputError(f"{where}: there is no control cell.")
-    if len(present) == 1:
-        raise InputError(f"{where}: every cell is a control cell; there is nothing to model.")
-    singles = sorted(set(itertools.chain.from_iterable(map(components, present))))
+    check_labels(labels, where)
+    screen = describe_cells(labels, library_size, cell_names, gene_names)
+    screen.X = checked
+    return screen
+
+
+def library_sizes(counts: sparse.csr_matrix) -> np.ndarray:
+    """Sum the counts of each cell, int64."""
+    return np.asarray(counts.sum(axis=1, dtype=np.int64)).ravel()
+
+
+def describe_cells(
+    labels: pd.Categorical,
+    library_size: np.ndarray,
+    cell_names: Sequence[str] | pd.Index,
+    gene_names: Sequence[str],
+    covariates: pd.DataFrame | None = None,
+) -> anndata.AnnData:
+    """Assemble all of a canonical screen but its counts.
+
+    Parameters
+    ----------
+    labels
+        Canonical label of each cell.
+    library_size
+        Counts of each cell.
+    cell_names, gene_names
+        Unique names.
+    covariates
+        More columns of ``obs``, in the order of the cells.
+
+    Returns
+    -------
+    AnnData
+        Without X.
+    """
+    singles = sorted(set(itertools.chain.from_iterable(map(components, labels.categories))))
+    obs = pd.DataFrame(
+        {"perturbation": labels, "library_size": library_size},
+        index=pd.Index(cell_names, name="cell").astype(str),
+    )
+    if covariates is not None:
+        obs = obs.join(covariates.set_axis(obs.index))
     screen = anndata.AnnData(
-        X=matrix.astype(np.int32),
-        obs=pd.DataFrame(
-            {"perturbation": labels, "library_size": np.asarray(matrix.sum(axis=1)).ravel()},
-            index=pd.Index(cell_names, name="cell").astype(str),
-        ),
-        var=pd.DataFrame(index=pd.Index(gene_names, name="gene").astype(str)),
+        obs=obs, var=pd.DataFrame(index=pd.Index(gene_names, name="gene").astype(str))
     )
     screen.obsm["dosage"] = dosages(labels, singles)
     screen.uns["perturbations"] = np.array(singles, dtype=object)
@@ -267,15 +141,39 @@ def dosages(perturbation: Sequence[str] | pd.Categorical, singles: Sequence[str]
     return rows.tocsr()[labels.codes]
 
 
+class ContentDigest:
+    """Digest of what a screen says, whatever the file looks like: counts, genes, labels.
+
+    The counts may be given in blocks of cells, of any sizes.
+    """
+
+    def __init__(self) -> None:
+        self._counts, self._genes, self._cells = (hashlib.sha256() for _ in range(3))
+
+    def add(self, counts: sparse.csr_matrix) -> None:
+        """Take in the next cells."""
+        for digest, array in (
+            (self._counts, counts.data),
+            (self._genes, counts.indices.astype(np.int32, copy=False)),
+            (self._cells, np.diff(counts.indptr).astype(np.int64)),
+        ):
+            digest.update(np.ascontiguousarray(array).data)
+
+    def of(self, screen: anndata.AnnData) -> str:
+        """Digest the counts so far together with a screen's names and labels."""
+        digest = hashlib.sha256()
+        for part in (self._counts, self._genes, self._cells):
+            digest.update(part.digest())
+        for names in (screen.obs_names, screen.var_names, screen.obs["perturbation"]):
+            digest.update("\n".join(names).encode())
+        return digest.hexdigest()
+
+
 def content_digest(screen: anndata.AnnData) -> str:
-    """Digest what the screen says, whatever the file looks like: counts, genes, labels."""
-    digest = hashlib.sha256()
-    matrix = screen.X
-    for array in (matrix.data, matrix.indices, matrix.indptr):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    for names in (screen.obs_names, screen.var_names, screen.obs["perturbation"]):
-        digest.update("\n".join(map(str, names)).encode())
-    return digest.hexdigest()
+    """Digest a screen in memory."""
+    digest = ContentDigest()
+    digest.add(screen.X)
+    return digest.of(screen)
 
 
 def perturbations(screen: anndata.AnnData) -> list[str]:

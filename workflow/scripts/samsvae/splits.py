@@ -15,13 +15,20 @@ import pandas as pd
 from samsvae.errors import InputError
 from samsvae.experiments import Split
 from samsvae.files import read_table
-from samsvae.screen import CONTROL, components
+from samsvae.labels import CONTROL, components
 
 TRAIN, VAL, TEST, UNUSED = "train", "val", "test", "unused"
 TEST_FRACTION = 0.2
 VAL_FRACTION = 0.2  # of what is left after the test cells, so 16 % of all
 TEST_PAIRS_FRACTION = 0.25
 FEWEST_CELLS = 10
+
+
+def split_screen(screen: anndata.AnnData, split: Split) -> np.ndarray:
+    """Divide the cells of a screen, as :func:`split_cells`, or as its simulator made them."""
+    if split.kind == "as_simulated":
+        return screen.obs["part"].to_numpy(dtype=object)
+    return split_cells(screen.obs["perturbation"].astype(str), split)
 
 
 def split_cells(perturbation: Sequence[str], split: Split) -> np.ndarray:
@@ -50,8 +57,11 @@ def split_cells(perturbation: Sequence[str], split: Split) -> np.ndarray:
             f"{len(labels)} cells cannot be split; at least {FEWEST_CELLS} are needed."
         )
     rng = np.random.default_rng(split.seed)
+    parts = np.full(len(labels), UNUSED, dtype=object)
     if split.kind == "random":
-        return _train_val_test(len(labels), rng)
+        for part, cells in _train_val_test(np.arange(len(labels)), rng).items():
+            parts[cells] = part
+        return parts
     if split.fraction is None:
         raise InputError(f"A split of the kind {split.kind!r} needs a fraction.")
     is_pair = np.array([len(components(label)) > 1 for label in labels])
@@ -60,50 +70,69 @@ def split_cells(perturbation: Sequence[str], split: Split) -> np.ndarray:
             f"The split {split.kind!r} needs cells with combinations, and the screen has none. "
             "Use the split 'random', or set the screen's 'delimiter'."
         )
-    divide = {"unseen_combinations": _unseen_combinations, "data_efficiency": _data_efficiency}
-    parts = np.full(len(labels), UNUSED, dtype=object)
-    parts[is_pair] = divide[split.kind](labels[is_pair], split.fraction, rng)
-    parts[~is_pair] = _train_val((~is_pair).sum(), rng)
+    # drawn alike for both kinds, which so agree where every pair may be trained on
+    of_pairs = _train_val_test(np.flatnonzero(is_pair), rng)
+    others = rng.permutation(np.flatnonzero(~is_pair))
+    n_val = round(VAL_FRACTION * len(others))
+    if split.kind == "unseen_combinations":
+        of_pairs = _of_chosen_pairs(of_pairs, labels, split.fraction, split.seed)
+    else:
+        of_pairs[TRAIN] = of_pairs[TRAIN][: round(split.fraction * len(of_pairs[TRAIN]))]
+    for part, cells in [*of_pairs.items(), (VAL, others[:n_val]), (TRAIN, others[n_val:])]:
+        parts[cells] = part
     return parts
 
 
-def _train_val_test(n_cells: int, rng: np.random.Generator) -> np.ndarray:
-    order = rng.permutation(n_cells)
-    n_test = round(TEST_FRACTION * n_cells)
-    n_val = round(VAL_FRACTION * (n_cells - n_test))
-    parts = np.full(n_cells, TRAIN, dtype=object)
-    parts[order[:n_test]] = TEST
-    parts[order[n_test : n_test + n_val]] = VAL
-    return parts
+def _train_val_test(cells: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Divide cells: test first, then validation of what is left; each in the order drawn."""
+    order = rng.permutation(cells)
+    n_test = round(TEST_FRACTION * len(cells))
+    n_val = round(VAL_FRACTION * (len(cells) - n_test))
+    return {
+        TEST: order[:n_test],
+        VAL: order[n_test : n_test + n_val],
+        TRAIN: order[n_test + n_val :],
+    }
 
 
-def _train_val(n_cells: int, rng: np.random.Generator) -> np.ndarray:
-    parts = np.full(n_cells, TRAIN, dtype=object)
-    parts[rng.permutation(n_cells)[: round(VAL_FRACTION * n_cells)]] = VAL
-    return parts
+def _of_chosen_pairs(
+    of_pairs: dict[str, np.ndarray], labels: np.ndarray, fraction: float, seed: int
+) -> dict[str, np.ndarray]:
+    """Keep test cells of the last quarter of pairs, others of the first fraction of pairs."""
+    pairs = sorted({labels[cell] for cells in of_pairs.values() for cell in cells})
+    trained, tested = chosen_pairs(pairs, fraction, seed)
+    kept = {TEST: tested, VAL: trained, TRAIN: trained}
+    return {
+        part: np.array([cell for cell in cells if labels[cell] in kept[part]], dtype=int)
+        for part, cells in of_pairs.items()
+    }
 
 
-def _unseen_combinations(
-    pairs: np.ndarray, fraction: float, rng: np.random.Generator
-) -> np.ndarray:
-    """Hold whole pairs out: the last quarter, in an order drawn by the seed, is for the test."""
-    distinct = np.array(sorted(set(pairs)), dtype=object)
-    rng.shuffle(distinct)
-    n_test = max(1, round(TEST_PAIRS_FRACTION * len(distinct)))
-    n_trained = round(fraction * (len(distinct) - n_test))
-    trained = np.isin(pairs.astype(str), distinct[:n_trained].astype(str))
-    tested = np.isin(pairs.astype(str), distinct[-n_test:].astype(str))
-    parts = _train_val_test(len(pairs), rng)
-    kept = (tested & (parts == TEST)) | (trained & (parts != TEST))
-    return np.where(kept, parts, UNUSED)
+def chosen_pairs(pairs: Sequence[str], fraction: float, seed: int) -> tuple[set[str], set[str]]:
+    """Choose the pairs that may be trained on, and those that are tested.
 
+    Parameters
+    ----------
+    pairs
+        Distinct labels.
+    fraction
+        Share of all pairs that may be trained on. Up to 0.75 none of them is tested; with 1 the
+        tested ones are trained on, too, by cells of their own.
+    seed
+        Seed of the order; as the fraction grows, pairs are added.
 
-def _data_efficiency(pairs: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """Use only the first of the pairs' training cells, in an order drawn by the seed."""
-    parts = _train_val_test(len(pairs), rng)
-    train = rng.permutation(np.flatnonzero(parts == TRAIN))
-    parts[train[round(fraction * len(train)) :]] = UNUSED
-    return parts
+    Returns
+    -------
+    trained, tested : set of str
+        The first of them, and the last quarter, at least one.
+    """
+    order = np.array(sorted(pairs), dtype=object)
+    np.random.default_rng(seed).shuffle(order)
+    n_untested = min(round((1 - TEST_PAIRS_FRACTION) * len(order)), len(order) - 1)
+    n_trained = round(fraction * len(order))
+    if fraction <= 1 - TEST_PAIRS_FRACTION:
+        n_trained = min(n_trained, n_untested)
+    return set(order[:n_trained]), set(order[n_untested:])
 
 
 def check_trained(

@@ -6,7 +6,8 @@ import anndata
 import numpy as np
 
 from samsvae.effects.observed import group_means, log_expression
-from samsvae.screen import components, doses, perturbations
+from samsvae.labels import components, doses
+from samsvae.screen import perturbations
 
 
 def no_change(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -> np.ndarray:

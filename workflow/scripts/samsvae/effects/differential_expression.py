@@ -8,7 +8,7 @@ from loguru import logger
 from scipy import sparse
 from scipy.stats import false_discovery_control
 
-from samsvae.screen import CONTROL
+from samsvae.labels import CONTROL
 
 FEWEST_CELLS = 2
 

@@ -9,7 +9,8 @@ from scipy import sparse
 
 from samsvae.effects.differential_expression import rank_sum_tests
 from samsvae.effects.table import effects_table
-from samsvae.screen import CONTROL, perturbations
+from samsvae.labels import CONTROL
+from samsvae.screen import perturbations
 from samsvae.splits import TEST, TRAIN, UNUSED, VAL, held_out_cells
 
 CP10K = 1e4

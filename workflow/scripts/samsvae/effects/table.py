@@ -83,8 +83,13 @@ def long_table(observed: anndata.AnnData, predicted: Mapping[str, anndata.AnnDat
     """
     shape = observed.shape
     names = {
-        "perturbation": np.repeat(observed.obs_names.to_numpy(dtype=object), shape[1]),
-        "gene": np.tile(observed.var_names.to_numpy(dtype=object), shape[0]),
+        # codes from the start, since names of millions of rows would fill the memory
+        "perturbation": pd.Categorical.from_codes(
+            np.repeat(np.arange(shape[0]), shape[1]), observed.obs_names
+        ),
+        "gene": pd.Categorical.from_codes(
+            np.tile(np.arange(shape[1]), shape[0]), observed.var_names
+        ),
         "observed": np.asarray(observed.layers["ate"]).ravel(),
         "fdr": np.asarray(observed.layers["fdr"]).ravel(),
         "trained": np.repeat(observed.obs["n_train"].to_numpy() > 0, shape[1]),
@@ -92,8 +97,8 @@ def long_table(observed: anndata.AnnData, predicted: Mapping[str, anndata.AnnDat
     parts = []
     for model, effects in predicted.items():
         aligned = effects[observed.obs_names, observed.var_names]
+        own = pd.Categorical([model], categories=list(predicted)).repeat(observed.X.size)
         parts.append(
-            pd.DataFrame({"model": model, **names, "predicted": np.asarray(aligned.X).ravel()})
+            pd.DataFrame({"model": own, **names, "predicted": np.asarray(aligned.X).ravel()})
         )
-    table = pd.concat(parts, ignore_index=True)
-    return table.astype({"model": "category", "perturbation": "category", "gene": "category"})
+    return pd.concat(parts, ignore_index=True)

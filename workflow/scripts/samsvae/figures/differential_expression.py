@@ -13,6 +13,7 @@ from samsvae.figures.style import model_colours, nothing_to_show, panels
 from samsvae.wording import readable
 
 FEWEST_GENES = 3
+MOST_DRAWN_POINTS = 5000  # more are pixels, lest the file be of many megabytes
 
 
 def draw(
@@ -42,6 +43,7 @@ def draw(
             alpha=0.7,
             color=colours[model],
             zorder=3,
+            rasterized=len(table) > MOST_DRAWN_POINTS,
         )
     spread.axvline(0.5, color="0.5", linestyle="--", zorder=0)
     spread.set_yticks(range(len(shown)), [readable(model) for model in shown])
@@ -49,6 +51,7 @@ def draw(
     sns.scatterplot(
         table, x="n_de", y="auroc", hue="model", hue_order=shown, legend=False, ax=by_number,
         palette=[colours[model] for model in shown], s=10, alpha=0.7,
+        rasterized=len(table) > MOST_DRAWN_POINTS,
     )  # fmt: skip
     by_number.axhline(0.5, color="0.5", linestyle="--", zorder=0)
     by_number.set_xscale("log")

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from samsvae.figures.style import COLUMN_WIDTH
-from samsvae.screen import components
+from samsvae.labels import components
 from samsvae.splits import TEST, TRAIN, UNUSED, VAL
 
 KINDS = {0: "control", 1: "single", 2: "combination"}

@@ -27,7 +27,7 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
             ]
             for value in ("true_mask", "probability")
         )
-        matched = [factor.removeprefix("PROGRAMME_") for factor, _ in columns]
+        matched = [factor.rpartition("_")[2] for factor, _ in columns]
         for axis, matrix, title in zip(
             axes[2 * index : 2 * index + 2],
             (true, inferred),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import anndata
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from samsvae.inference.encoding import Encoding
@@ -23,7 +24,7 @@ def choose_device() -> torch.device:
 
 @dataclass(frozen=True)
 class Cells:
-    """Cells in the smallest integer type that holds their counts.
+    """Cells in the smallest integer type that holds their counts, or in float32 if they have none.
 
     Attributes
     ----------
@@ -64,10 +65,8 @@ class Cells:
         """
         kept = screen[keep]
         labels = kept.obs["perturbation"].cat.remove_unused_categories().cat
-        largest = int(kept.X.max()) if kept.n_obs else 0
-        integer = next(t for t in (np.uint8, np.int16, np.int32) if largest <= np.iinfo(t).max)
         return cls(
-            counts=torch.from_numpy(kept.X.astype(integer).toarray()).to(device),
+            counts=torch.from_numpy(kept.X.astype(_smallest_type(kept.X)).toarray()).to(device),
             library_size=torch.tensor(
                 kept.obs["library_size"].to_numpy(), dtype=torch.float32, device=device
             ),
@@ -105,6 +104,14 @@ class Cells:
         mean = total / len(self)
         variance = (squares / len(self) - mean**2).clamp(min=0)
         return mean.float(), variance.sqrt().float()
+
+
+def _smallest_type(matrix: sparse.csr_matrix) -> type[np.number]:
+    """Choose the type that holds counts in the fewest bytes; float32 if they are no counts."""
+    if np.issubdtype(matrix.dtype, np.floating):
+        return np.float32
+    largest = int(matrix.max()) if matrix.shape[0] else 0
+    return next(t for t in (np.uint8, np.int16, np.int32) if largest <= np.iinfo(t).max)
 
 
 class RandomBatches:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from samsvae.screen import CONTROL, components, dosages, doses
+from samsvae.labels import CONTROL, components, doses
+from samsvae.screen import dosages
 
 
 @dataclass(frozen=True)

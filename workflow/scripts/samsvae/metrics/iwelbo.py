@@ -1,6 +1,6 @@
 """Importance-weighted bounds of runs, and their differences paired by cell."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,14 @@ from scipy import stats
 CONFIDENCE = 0.95
 
 
-def summarise_iwelbo(runs: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -> pd.DataFrame:
+def summarise_iwelbo(runs: Iterable[tuple[Mapping[str, Any], pd.DataFrame]]) -> pd.DataFrame:
     """Average the cells' bounds by run.
 
     Parameters
     ----------
     runs
         Each with split, model and seed, and its table of cells: cell, split and iwelbo (nats).
+        Taken one by one, so that thousands need not be in memory.
 
     Returns
     -------

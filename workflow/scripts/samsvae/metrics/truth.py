@@ -9,9 +9,9 @@ import torch
 
 from samsvae.effects.expectation import ExpectedLogCounts
 from samsvae.effects.predicted import LIBRARY_SIZE
+from samsvae.labels import doses
 from samsvae.metrics.effects import pearson, rmse
 from samsvae.metrics.factors import MASK_THRESHOLD, mask_scores, match_factors
-from samsvae.screen import doses
 
 N_BASAL_STATES = 1000
 SMALLEST_MEAN = 1e-6

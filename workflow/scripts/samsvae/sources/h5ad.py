@@ -11,7 +11,8 @@ import pandas as pd
 
 from samsvae.doses import read_doses
 from samsvae.errors import InputError
-from samsvae.screen import CONTROL, build_screen, canonical_labels, label_of
+from samsvae.labels import CONTROL, canonical_labels, label_of
+from samsvae.screen import build_screen
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,19 @@
-"""What the simulators of latent shifts share: the record of a simulation, and its decoder."""
+"""What the simulators of latent shifts share: the record of a simulation, and its decoder.
+
+As a screen, a simulation of counts is canonical. Gaussian measurements are float32 in place of
+counts, each cell with a library size of 1, which models with the likelihood ``normal`` leave aside.
+"""
 
 from dataclasses import dataclass
 from itertools import pairwise
 
+import anndata
 import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from samsvae.labels import CONTROL
+from samsvae.screen import build_screen, describe_cells
 
 TRAIN, VAL, TEST = "train", "val", "test"
 LEAKY_SLOPE = 0.2
@@ -40,6 +50,43 @@ class LatentSimulation:
     def effects(self) -> np.ndarray:
         """M * e, perturbations x latent dimensions."""
         return self.mask * self.embedding
+
+
+def latent_screen(simulation: LatentSimulation) -> anndata.AnnData:
+    """Lay out a simulation as a screen.
+
+    Parameters
+    ----------
+    simulation
+        Cells and their truth.
+
+    Returns
+    -------
+    AnnData
+        With ``uns["truth"]``, the mask and the embedding (targets x factors) and their names,
+        ``obsm["true_basal"]``, the basal states, and ``obs["part"]``, the part of a split that
+        each cell was made for.
+    """
+    n_targets, n_factors = simulation.mask.shape
+    targets = np.array([f"TARGET{index:03d}" for index in range(1, n_targets + 1)], dtype=object)
+    names = np.array([CONTROL, *targets], dtype=object)
+    labels = pd.Categorical(names[(simulation.dosage @ np.arange(1, n_targets + 1)).astype(int)])
+    cells = [f"cell{index}" for index in range(len(labels))]
+    genes = [f"GENE{index:03d}" for index in range(1, simulation.values.shape[1] + 1)]
+    if np.issubdtype(simulation.values.dtype, np.integer):
+        screen = build_screen(simulation.values, labels, cells, genes, "the simulated screen")
+    else:
+        screen = describe_cells(labels, np.ones(len(labels)), cells, genes)
+        screen.X = sparse.csr_matrix(simulation.values)
+    screen.obs["part"] = pd.Categorical(simulation.part)
+    screen.obsm["true_basal"] = simulation.basal.astype(np.float32)
+    screen.uns["truth"] = {
+        "targets": targets,
+        "factors": np.array([f"FACTOR_{index:02d}" for index in range(1, n_factors + 1)], object),
+        "mask": simulation.mask,
+        "embedding": simulation.embedding,
+    }
+    return screen
 
 
 def single_perturbations(

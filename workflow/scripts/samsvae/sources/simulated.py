@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from samsvae.errors import InputError
-from samsvae.screen import CONTROL, JOIN, build_screen
+from samsvae.labels import CONTROL, JOIN
+from samsvae.screen import build_screen
 
 N_DECOYS_PER_PROGRAMME = 4
 N_NUISANCE_FACTORS = 2  # basal variation that no target moves, such as the cell cycle

@@ -14,6 +14,7 @@ each perturbation), and whose variance the noise is 20 % of (here each gene's, n
 
 from dataclasses import dataclass
 
+import anndata
 import numpy as np
 
 from samsvae.sources.latent_truth import (
@@ -22,6 +23,7 @@ from samsvae.sources.latent_truth import (
     VAL,
     LatentSimulation,
     decode,
+    latent_screen,
     orthogonal_layers,
     signed_effects,
     single_perturbations,
@@ -81,3 +83,8 @@ def simulate_additive(settings: AdditiveSimulation) -> LatentSimulation:
     deviation = np.sqrt(odds * mean.var(axis=0))
     values = (mean + deviation * rng.normal(size=mean.shape)).astype(np.float32)
     return LatentSimulation(values, dosage, part, mask, embedding, basal)
+
+
+def simulate_screen(settings: AdditiveSimulation) -> tuple[anndata.AnnData, dict[str, list[str]]]:
+    """Simulate, as a screen with its truth; there are no gene sets."""
+    return latent_screen(simulate_additive(settings)), {}

@@ -13,6 +13,7 @@ apart; library sizes are log-normal.
 
 from dataclasses import dataclass
 
+import anndata
 import numpy as np
 
 from samsvae.sources.latent_truth import (
@@ -21,6 +22,7 @@ from samsvae.sources.latent_truth import (
     VAL,
     LatentSimulation,
     decode,
+    latent_screen,
     orthogonal_layers,
     signed_effects,
     single_perturbations,
@@ -84,3 +86,8 @@ def simulate_svae_plus(settings: SvaePlusSimulation) -> LatentSimulation:
     )
     mean = library_size[:, None] * rate / rate.sum(axis=1, keepdims=True)
     return LatentSimulation(rng.poisson(mean), dosage, part, mask, embedding, basal)
+
+
+def simulate_screen(settings: SvaePlusSimulation) -> tuple[anndata.AnnData, dict[str, list[str]]]:
+    """Simulate, as a screen with its truth; there are no gene sets."""
+    return latent_screen(simulate_svae_plus(settings)), {}

@@ -1,0 +1,176 @@
+"""The paper's experiments: planned in full, and run in small from a server on loopback."""
+
+import hashlib
+import resource
+from itertools import product
+
+import anndata
+import pandas as pd
+import pytest
+import yaml
+from benchmarks.official_layouts import (
+    ReplogleLayout,
+    simulate_norman,
+    write_norman,
+    write_replogle,
+)
+
+from tests.conftest import ROOT
+from tests.loopback import answer, cut_after, serving
+
+pytestmark = pytest.mark.workflow
+
+MOST_PLANNING_SECONDS = 15
+PAPER = {
+    # splits, trained models, their seeds, baselines
+    "norman": (2 * 5 * 5, 9 * 3, 1, 2),
+    "replogle": (1, 12 + 2 + 6 + 2, 5, 2),
+}
+
+
+def configuration(name):
+    return yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())
+
+
+def used_seconds():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_grid_is_planned_in_full_and_soon_without_file_or_network(name, project):
+    splits, trained, seeds, baselines = PAPER[name]
+    project.config = configuration(name)
+    before = used_seconds()
+    planned = project.planned()
+    seconds = used_seconds() - before
+    print(f"{sum(planned.values())} jobs planned in {seconds:.1f} s")
+    assert planned["split_cells"] == splits
+    assert planned["train"] == planned["estimate_iwelbo"] == splits * trained * seeds
+    assert planned["predict_baseline"] == splits * baselines
+    assert planned["download"] == planned[f"build_{name}"] == 1
+    assert seconds < MOST_PLANNING_SECONDS
+
+
+def test_the_grid_of_norman_is_the_papers():
+    """As the specification and the published table have it; a name says what a model is."""
+    config = configuration("norman")
+    trained = config["models"]
+    assert {len(e["models"]) for e in config["experiments"].values()} == {len(trained) + 2}
+    for name, model in trained.items():
+        assert (model["n_latent"], model["n_hidden"]) == (200, 400)
+        layers = next((n for n in (2, 4) if name.endswith(f"_{n}_layers")), 1)
+        unique = "_unique" in name or model["kind"] == "svae_plus"
+        assert (model["n_layers"], model["combinations"] == "unique") == (layers, unique)
+        assert name.startswith(model["kind"])
+        if model["kind"] == "sams_vae":
+            assert model["embedding"] in name
+            assert model["mask_prior"] == 0.01
+            assert (model["embedding_n_layers"], model["embedding_n_hidden"]) == (4, 400)
+        if model["kind"] in ("sams_vae", "cpa_vae"):
+            assert (model["basal_encoder"], model["embedding_prior_scale"]) == ("correlated", 1)
+        if model["kind"] == "svae_plus":
+            assert model["beta"] == 2
+    training = config["training"]
+    assert (training["max_steps"], training["gradient_clip"]) == (30_000, 100)
+    assert training["open_masks"] == training["mask_kl_per_cell"] == 0
+
+
+def test_the_grid_of_replogle_is_the_papers():
+    config = configuration("replogle")
+    trained = config["models"]
+    assert config["experiments"]["replogle"]["models"][:-2] == sorted(
+        trained, key=config["experiments"]["replogle"]["models"].index
+    )
+    grid = set()
+    for name, model in trained.items():
+        assert (model["n_hidden"], model["n_layers"]) == (400, 1)
+        last = model.get("mask_prior", model.get("beta"))
+        grid.add((model["kind"], model.get("embedding"), model["n_latent"], last))
+        said = [model["kind"], model.get("embedding"), f"k{model['n_latent']}"]
+        if model["kind"] == "sams_vae":
+            said.append(f"p{model['mask_prior']}".replace("0.", ""))
+            assert (model["embedding_n_layers"], model["embedding_n_hidden"]) == (2, 200)
+        if model["kind"] == "svae_plus":
+            said.append(f"b{model['beta']}")
+        assert name == "_".join(word for word in said if word)
+    assert grid == {
+        *product(["sams_vae"], ["correlated", "mean_field"], [100, 200], [0.1, 0.01, 0.001]),
+        *product(["svae_plus"], [None], [100, 200], [2, 5, 10]),
+        *product(["cpa_vae", "conditional_vae"], [None], [100, 200], [None]),
+    }
+    training = config["training"]
+    assert (training["max_steps"], training["gradient_clip"]) == (150_000, None)
+    assert training["open_masks"] == training["mask_kl_per_cell"] == 0
+
+
+def official_file(name, copy, path):
+    """A small file of the layout of a published one, as bytes."""
+    if name == "norman":
+        write_norman(path, copy, simulate_norman(n_cells=600, n_genes=150, n_variable=60))
+    else:
+        layout = {"n_cells": 1500, "n_genes": 400, "n_targets": 5, "targeted": 0.6, "controls": 0.2}
+        write_replogle(path, ReplogleLayout(copy, depth=2000, **layout))
+    return path.read_bytes()
+
+
+COPIES = ("original", "scperturb")
+SMOKE = {
+    # experiment whose table is made, and its split
+    "norman": ("unseen_combinations", "unseen_combinations-f0.5-seed0"),
+    "replogle": ("replogle", "random-seed0"),
+}
+
+
+@pytest.mark.parametrize("name", SMOKE)
+def test_the_smoke_variant_goes_from_the_first_byte_to_a_table(name, project):
+    experiment, split = SMOKE[name]
+    config = project.config = configuration(f"{name}_smoke")
+    files = {copy: official_file(name, copy, project.folder / f"{copy}.h5ad") for copy in COPIES}
+    with serving(**files) as server:
+        config["downloads"] = {
+            f"{name}_{copy}": {
+                "urls": [server.url("/gone"), server.url(f"/{copy}")],
+                "size": len(content),
+                "md5": hashlib.md5(content).hexdigest(),
+                "sha256": None,
+            }
+            for copy, content in files.items()
+        }
+        server.behaviours["/original"] = [cut_after(150_000), answer(503)]
+        copied = {**config["screens"][name], "copy": "scperturb"}
+        if name == "norman":
+            copied["genes"] = str(project.folder / "original.h5ad")
+        config["screens"]["copied"] = copied
+        planned = project.planned()
+        assert planned["download"] == 1
+        assert planned["train"] > 4
+
+        config["experiments"][experiment] |= {"models": ["sams_vae_correlated"], "seeds": [0]}
+        table = f"results/{experiment}/tables/iwelbo.tsv"
+        done = project.snakemake(table, "results/screens/copied/screen.h5ad")
+    assert done.returncode == 0, done.stdout[-6000:]
+    results = project.folder / "results"
+    bounds = pd.read_csv(project.folder / table, sep="\t")
+    assert bounds["iwelbo"].lt(0).all()
+    assert set(bounds["scope"]) == {"val", "test"}
+    assert (results / experiment / split / "split.json").is_file()
+    asked = [path for path, _ in server.requests]
+    assert asked.count("/original") == 3
+
+    original, copied = (
+        anndata.read_h5ad(results / "screens" / one / "screen.h5ad") for one in (name, "copied")
+    )
+    shared = original.obs_names.intersection(copied.obs_names)
+    assert len(shared) > 500
+    assert original.obs.loc[shared, "perturbation"].equals(copied.obs.loc[shared, "perturbation"])
+    assert (original[shared].X != copied[shared].X).nnz == 0
+    provenance = original.uns["provenance"]
+    assert hashlib.md5(files["original"]).hexdigest() in provenance
+
+    # other addresses of the same file change nothing, another file does
+    entry = config["downloads"][f"{name}_original"]
+    entry["urls"].append("http://127.0.0.1:9/another")
+    assert project.planned(table) == {}
+    entry["md5"] = "0" * 32
+    assert project.planned(table)[f"build_{name}"] == 1

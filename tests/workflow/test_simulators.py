@@ -1,0 +1,42 @@
+"""Simulators of latent shifts, from the configuration to the table of recovered truth."""
+
+import pandas as pd
+import pytest
+
+from tests.workflow.conftest import SMALL_NETWORK, TINY_CONFIG
+
+pytestmark = pytest.mark.workflow
+
+FEW = {"n_latent": 3, "n_perturbations": 8, "n_genes": 20, "n_train": 30, "n_validation": 10, "n_test": 10}  # fmt: skip
+SCREENS = {
+    "gaussian": ("simulated_additive", "normal", {"iwelbo", "mask_f1"}),
+    "poisson": ("simulated_svae_plus", "negative_binomial", {"iwelbo", "mask_f1", "pearson"}),
+}
+
+
+def test_truth_is_compared_with_what_a_model_recovers(project):
+    project.config = {
+        "screens": {name: {"source": source, **FEW} for name, (source, _, _) in SCREENS.items()},
+        "models": {
+            f"sams_{name}": {"kind": "sams_vae", "likelihood": likelihood, **SMALL_NETWORK}
+            for name, (_, likelihood, _) in SCREENS.items()
+        },
+        "training": TINY_CONFIG["training"],
+        "evaluation": TINY_CONFIG["evaluation"],
+        "experiments": {
+            name: {"screen": name, "split": {"kind": "as_simulated"}, "models": [f"sams_{name}"]}
+            for name in SCREENS
+        },
+    }
+    done = project.snakemake(*(f"results/{name}/tables/metrics.tsv" for name in SCREENS))
+    assert done.returncode == 0, done.stdout[-4000:]
+    for name, (_, _, expected) in SCREENS.items():
+        results = project.folder / "results" / name
+        table = pd.read_csv(results / "tables" / "metrics.tsv", sep="\t")
+        assert expected <= set(table["metric"])
+        assert table.loc[table["metric"] == "mask_recall", "value"].between(0, 1).all()
+        parts = pd.read_csv(results / "as_simulated-seed0" / "split.tsv", sep="\t")["split"]
+        assert parts.value_counts().to_dict() == {"train": 270, "val": 90, "test": 90}
+    # effects on expression have no meaning where there are no counts
+    assert project.planned("results/poisson/figures/effects.svg")["figure"] == 1
+    assert project.planned("figures")["figure"] == 5 + 10

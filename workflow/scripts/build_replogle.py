@@ -1,0 +1,27 @@
+"""Read the screen of Replogle et al. 2022 into the canonical form, block by block."""
+
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    from samsvae.provenance import provenance
+    from samsvae.sources.registry import own_settings
+    from samsvae.sources.replogle import ReplogleSource, write_replogle_screen
+    from samsvae.sources.verification import read_receipt
+
+    path, published = read_receipt(snakemake.input.receipt)
+    source = ReplogleSource(
+        path=path,
+        perturbations=snakemake.input.perturbations,
+        response_genes=snakemake.input.response_genes,
+        **own_settings(snakemake.params.settings, "path"),
+    )
+    made_by = provenance(snakemake.params.settings, snakemake.params.code, **published.checksums)
+    write_replogle_screen(source, made_by, snakemake.output.screen)
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])

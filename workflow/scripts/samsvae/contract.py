@@ -1,0 +1,130 @@
+"""What every canonical screen has passed: checks, with messages that say what to mend."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from samsvae.errors import InputError
+from samsvae.labels import CONTROL
+
+MOST_COUNTS = np.iinfo(np.int32).max
+
+
+def check_names(names: Iterable[str], what: str, where: str) -> None:
+    """Refuse duplicate names.
+
+    Raises
+    ------
+    InputError
+        Naming the first few duplicates.
+    """
+    index = pd.Index(names)
+    twice = index[index.duplicated()].unique()
+    if len(twice):
+        raise InputError(
+            f"{where}: {len(twice)} {what} name(s) occur more than once, for instance "
+            f"{', '.join(map(str, twice[:5]))}. Make them unique in the file "
+            f"(anndata: {'obs' if what == 'cell' else 'var'}_names_make_unique)."
+        )
+
+
+def check_counts(
+    values: sparse.csr_matrix,
+    where: str,
+    cells: np.ndarray | None = None,
+    genes: np.ndarray | None = None,
+) -> sparse.csr_matrix:
+    """Refuse anything but non-negative integers that int32 can hold.
+
+    Parameters
+    ----------
+    values
+        Cells x genes.
+    where
+        File and layer, for messages.
+    cells, genes
+        Positions of the rows and columns in the file, for messages; None if they are the file's.
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix
+        The same, int32.
+
+    Raises
+    ------
+    InputError
+        Naming the first offending cell, gene and value.
+    """
+    with np.errstate(invalid="ignore"):
+        counts = values.data.astype(np.int32)
+    if (counts != values.data).any() or (counts < 0).any():
+        _refuse_values(values, where, cells, genes)
+    return sparse.csr_matrix((counts, values.indices, values.indptr), shape=values.shape)
+
+
+def _refuse_values(
+    matrix: sparse.csr_matrix, where: str, cells: np.ndarray | None, genes: np.ndarray | None
+) -> None:
+    values = matrix.data
+    faults = {
+        "is not a finite number": ~np.isfinite(values),
+        "is negative": values < 0,
+        "is not an integer": values != np.floor(values),
+        f"is above {MOST_COUNTS}": values > MOST_COUNTS,
+    }
+    fault, wrong = next((fault, wrong) for fault, wrong in faults.items() if wrong.any())
+    at = int(np.argmax(wrong))
+    row = int(np.searchsorted(matrix.indptr, at, side="right")) - 1
+    column = int(matrix.indices[at])
+    raise InputError(
+        f"{where}: the value {values[at]:g} of cell {row if cells is None else cells[row]}, gene "
+        f"{column if genes is None else genes[column]} (counting from 0) {fault}; "
+        f"{int(wrong.sum())} such value(s) among {len(values)}. Raw UMI counts are needed: set "
+        "'counts_layer' to the layer that has them."
+    )
+
+
+def refuse_empty_cells(empty: Sequence[int] | np.ndarray, where: str) -> None:
+    """Refuse cells without a count.
+
+    Parameters
+    ----------
+    empty
+        Positions of such cells in the file.
+    where
+        File and layer, for messages.
+
+    Raises
+    ------
+    InputError
+        If there are any, naming the first.
+    """
+    if len(empty):
+        raise InputError(
+            f"{where}: {len(empty)} cell(s) have no count at all, the first at position "
+            f"{empty[0]} (counting from 0). Remove empty cells from the file."
+        )
+
+
+def check_labels(perturbation: pd.Categorical, where: str) -> None:
+    """Refuse a screen without control cells, or with nothing else.
+
+    Parameters
+    ----------
+    perturbation
+        Canonical label of each cell; every category has a cell.
+    where
+        Where the data come from, for messages.
+
+    Raises
+    ------
+    InputError
+        Saying which is missing.
+    """
+    present = list(perturbation.categories)
+    if CONTROL not in present:
+        raise InputError(f"{where}: there is no control cell.")
+    if len(present) == 1:
+        raise InputError(f"{where}: every cell is a control cell; there is nothing to model.")

@@ -1,0 +1,166 @@
+"""Writes a canonical screen whose counts come in blocks, for screens that exceed memory."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+from anndata.io import write_elem
+from scipy import sparse
+
+from samsvae.contract import check_counts, check_labels, check_names, refuse_empty_cells
+from samsvae.files import whole_file
+from samsvae.screen import ContentDigest, describe_cells, library_sizes
+
+CHUNK = 2**17  # entries, half a MiB
+
+logger = logging.getLogger(__name__)
+
+
+def write_screen_in_blocks(
+    blocks: Iterable[tuple[np.ndarray, sparse.csr_matrix]],
+    perturbation: Sequence[str] | pd.Categorical,
+    cell_names: Sequence[str] | pd.Index,
+    gene_names: Sequence[str],
+    provenance: str,
+    path: str | Path,
+    *,
+    where: str = "the screen",
+    genes: np.ndarray | None = None,
+    covariates: pd.DataFrame | None = None,
+    drop_empty: bool = False,
+) -> tuple[int, int]:
+    """Write a canonical screen, whole or not at all, from counts that come in blocks.
+
+    The file says the same as one of :func:`samsvae.screen.write_source_screen`, and has the same
+    digest. Memory holds one block, and of every cell its name, label and covariates.
+
+    Parameters
+    ----------
+    blocks
+        Cells in order: their positions in the source, for messages, and their counts, canonical
+        CSR, cells x genes.
+    perturbation
+        Canonical label of each cell.
+    cell_names, gene_names
+        Unique names.
+    provenance
+        What made it, as JSON.
+    path
+        The file.
+    where
+        Where the counts come from, for messages.
+    genes
+        Positions of the genes in the source, for messages; None if all are kept.
+    covariates
+        More columns of ``obs``, in the order of the cells.
+    drop_empty
+        Leave out cells without a count, and log how many, instead of refusing them: a cell whose
+        genes were filtered may have lost all its counts through no fault of the file.
+
+    Returns
+    -------
+    tuple of int
+        Cells and genes written.
+
+    Raises
+    ------
+    InputError
+        If counts, names or labels break the contract.
+    """
+    check_names(cell_names, "cell", where)
+    check_names(gene_names, "gene", where)
+    labels = pd.Categorical(perturbation).remove_unused_categories()
+    check_labels(labels, where)
+    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+        counts = _Counts(file, len(gene_names))
+        for positions, values in blocks:
+            counts.append(check_counts(values, where, positions, genes), positions)
+        library_size = np.concatenate(counts.library_sizes)
+        kept = np.flatnonzero(library_size)
+        if not drop_empty:
+            refuse_empty_cells(np.concatenate(counts.empty), where)
+        elif len(kept) < len(labels):
+            logger.warning(
+                "%s: %d of %d cells have no count in the %d genes kept, and are left out",
+                where, len(labels) - len(kept), len(labels), len(gene_names),
+            )  # fmt: skip
+            labels = labels[kept].remove_unused_categories()
+            check_labels(labels, where)
+        screen = describe_cells(
+            labels,
+            library_size[kept],
+            pd.Index(cell_names)[kept],
+            gene_names,
+            None if covariates is None else covariates.iloc[kept],
+        )
+        screen.uns["provenance"] = provenance
+        screen.uns["content_digest"] = counts.digest.of(screen)
+        counts.finish()
+        _write_rest(file, screen)
+    return screen.n_obs, screen.n_vars
+
+
+class _Counts:
+    """The element X of a file, which grows at its end.
+
+    Parameters
+    ----------
+    file
+        The file, empty.
+    n_genes
+        Number of columns.
+    """
+
+    def __init__(self, file: h5py.File, n_genes: int) -> None:
+        self.group = file.create_group("X")
+        self.n_genes = n_genes
+        self.digest = ContentDigest()
+        self.library_sizes: list[np.ndarray] = []
+        self.empty: list[np.ndarray] = []
+        self.sizes: list[np.ndarray] = []
+        self.written = 0
+        for name in ("data", "indices"):
+            # counts are small, so their bytes compress best side by side
+            self.group.create_dataset(
+                name, (0,), np.int32, maxshape=(None,), chunks=(CHUNK,),
+                compression="lzf", shuffle=True,
+            )  # fmt: skip
+
+    def append(self, counts: sparse.csr_matrix, positions: np.ndarray) -> None:
+        """Write the next cells, but for empty ones, whose positions are kept."""
+        self.library_sizes.append(library_sizes(counts))
+        empty = self.library_sizes[-1] == 0
+        if empty.any():
+            counts = counts[~empty]
+        self.empty.append(positions[empty])
+        self.digest.add(counts)
+        self.sizes.append(np.diff(counts.indptr))
+        end = self.written + counts.nnz
+        for name, values in (("data", counts.data), ("indices", counts.indices)):
+            dataset = self.group[name]
+            dataset.resize((end,))
+            dataset[self.written : end] = values
+        self.written = end
+
+    def finish(self) -> None:
+        """Write where cells begin, and what makes it an element of AnnData."""
+        indptr = np.concatenate([[0], *self.sizes]).cumsum()
+        small = self.written <= np.iinfo(np.int32).max
+        self.group["indptr"] = indptr.astype(np.int32 if small else np.int64)
+        self.group.attrs["encoding-type"] = "csr_matrix"
+        self.group.attrs["encoding-version"] = "0.1.0"
+        self.group.attrs["shape"] = np.array([len(indptr) - 1, self.n_genes])
+
+
+def _write_rest(file: h5py.File, screen: anndata.AnnData) -> None:
+    file.attrs["encoding-type"] = "anndata"
+    file.attrs["encoding-version"] = "0.1.0"
+    screen.strings_to_categoricals()
+    for name in ("obs", "var"):
+        write_elem(file, name, getattr(screen, name))
+    for name in ("obsm", "uns", "varm", "obsp", "varp", "layers"):
+        write_elem(file, name, dict(getattr(screen, name)), dataset_kwargs={"compression": "lzf"})

@@ -1,0 +1,282 @@
+"""Counts in an open h5ad file, read in blocks of cells, so that the file may exceed memory.
+
+The element is a dense data set, or a group of AnnData's sparse format: CSR (cell by cell) or CSC
+(gene by gene). A block holds the chosen cells and genes alone. Beyond a block, memory holds 8
+bytes for each cell of a CSR element (where its entries begin) and about 32 for each cell of a CSC
+element.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import h5py
+import numpy as np
+from scipy import sparse
+
+from samsvae.errors import InputError
+from samsvae.sources.transposition import transposed
+
+BLOCK_BYTES = 2**24
+SKIPPED_ENTRIES = 2**16  # a shorter gap costs less to read than to skip
+SCATTERED = 0.25  # where fewer of the cells are wanted, rows are best read one by one
+
+SPARSE_FORMATS = {"csr_matrix": "csr", "csr": "csr", "csc_matrix": "csc", "csc": "csc"}
+
+Block = tuple[np.ndarray, sparse.csr_matrix]
+Rows = slice | np.ndarray
+
+
+class CountMatrix:
+    """A matrix of counts in an open file, cells x genes.
+
+    Parameters
+    ----------
+    element
+        Data set or group, as AnnData writes it now or did formerly.
+    where
+        File and layer, for messages.
+    block_bytes
+        About how much of the file is read at once. A cell that is larger is read as a whole.
+
+    Attributes
+    ----------
+    layout
+        ``dense``, ``csr`` or ``csc``.
+    shape
+        Numbers of cells and genes.
+
+    Raises
+    ------
+    InputError
+        If the element is no matrix.
+    """
+
+    def __init__(
+        self, element: h5py.Dataset | h5py.Group, where: str, block_bytes: int = BLOCK_BYTES
+    ) -> None:
+        self.element = element
+        self.where = where
+        self.block_bytes = block_bytes
+        if isinstance(element, h5py.Dataset):
+            self.layout, shape = "dense", element.shape
+        else:
+            name = element.attrs.get("encoding-type", element.attrs.get("h5sparse_format"))
+            self.layout = SPARSE_FORMATS.get(str(name), "")
+            shape = element.attrs.get("shape", element.attrs.get("h5sparse_shape", ()))
+            whole = {"data", "indices", "indptr"} <= set(element)
+            self.layout = self.layout if whole else ""
+        if not self.layout or len(shape) != 2:
+            raise InputError(
+                f"{where}: not a matrix (dense, CSR or CSC) as AnnData writes it. Write the file "
+                "anew with anndata."
+            )
+        self.shape = (int(shape[0]), int(shape[1]))
+
+    def blocks(
+        self, cells: np.ndarray | None = None, genes: np.ndarray | None = None
+    ) -> Iterator[Block]:
+        """Read cells in the order of the file, a block at a time.
+
+        Stretches of the file without a chosen cell are not read. A CSC element is read twice, and
+        its chosen entries pass through a temporary file, 12 or 16 bytes each.
+
+        Parameters
+        ----------
+        cells
+            Positions of the cells, ascending; None for all.
+        genes
+            Positions of the genes, in the order wanted; None for all.
+
+        Yields
+        ------
+        positions : ndarray
+            Positions of the block's cells in the file.
+        values : scipy.sparse.csr_matrix
+            Block x genes, with the file's values: indices ascend, duplicates are summed, zeros
+            left out.
+
+        Raises
+        ------
+        InputError
+            If the file is damaged.
+        """
+        chosen = np.arange(self.shape[0]) if cells is None else np.asarray(cells, dtype=np.int64)
+        if (np.diff(chosen) <= 0).any():
+            raise ValueError("positions of cells must ascend")
+        if self.layout == "dense":
+            return self._dense_blocks(chosen, genes)
+        if self.layout == "csr":
+            return self._csr_blocks(chosen, genes)
+        return self._csc_blocks(chosen, genes)
+
+    def reads(self, chosen: np.ndarray) -> list[Rows]:
+        """Plan what is read at once.
+
+        Parameters
+        ----------
+        chosen
+            Positions of cells, or for CSC of genes, ascending.
+
+        Returns
+        -------
+        list
+            Each a slice of positions, or scattered positions.
+        """
+        if self.layout != "dense":
+            return list(self._sparse_reads(chosen))
+        n_rows = max(self.block_bytes // max(self.shape[1] * self.element.dtype.itemsize, 1), 1)
+        chunks = self.element.chunks
+        if chunks is None and len(chosen) < SCATTERED * self.shape[0]:
+            return [chosen[first : first + n_rows] for first in range(0, len(chosen), n_rows)]
+        chunk = 1 if chunks is None else chunks[0]
+        grid = max(n_rows // chunk, 1) * chunk
+        return list(_slices(chosen, chosen // grid, np.diff(chosen) > max(chunk, n_rows // 4)))
+
+    def _sparse_reads(self, chosen: np.ndarray) -> list[slice]:
+        starts = self._starts
+        values, indices = self.element["data"], self.element["indices"]
+        chunk = 1 if values.chunks is None else values.chunks[0]
+        n_entries = self.block_bytes // (values.dtype.itemsize + indices.dtype.itemsize)
+        grid = max(n_entries // chunk, 1) * chunk
+        gap = starts[chosen[1:]] - starts[chosen[:-1] + 1]
+        return _slices(chosen, starts[chosen] // grid, gap > max(chunk, SKIPPED_ENTRIES))
+
+    def _dense_blocks(self, cells: np.ndarray, genes: np.ndarray | None) -> Iterator[Block]:
+        reads = self.reads(cells)
+        most = max(map(_length, reads), default=0)
+        buffer = np.empty((most, self.shape[1]), self.element.dtype)
+        for rows in reads:
+            block = buffer[: _length(rows)]
+            self._read(self.element, (rows, slice(None)), block)
+            positions = _within(cells, rows)
+            local = positions - rows.start if isinstance(rows, slice) else np.arange(len(rows))
+            kept = block[local] if genes is None else block[local[:, None], genes]
+            yield positions, _compressed(kept)
+
+    def _csr_blocks(self, cells: np.ndarray, genes: np.ndarray | None) -> Iterator[Block]:
+        if genes is None:
+            genes = np.arange(self.shape[1])
+        column = _places(genes, self.shape[1])
+        for positions, values in self._stored_rows(cells):
+            yield positions, _canonical(_with_columns(values, column, len(genes)))
+
+    def _csc_blocks(self, cells: np.ndarray, genes: np.ndarray | None) -> Iterator[Block]:
+        wanted = np.arange(self.shape[1]) if genes is None else np.asarray(genes, dtype=np.int64)
+        row = _places(cells, self.shape[0])
+        column = _places(wanted, self.shape[1])
+
+        def by_gene() -> Iterator[Block]:
+            for positions, values in self._stored_rows(np.sort(wanted)):
+                yield column[positions], _with_columns(values, row, len(cells))
+
+        shape = (len(cells), len(wanted))
+        for local, values in transposed(by_gene, shape, self.block_bytes):
+            yield cells[local], _canonical(values)
+
+    def _stored_rows(self, chosen: np.ndarray) -> Iterator[Block]:
+        """Read chosen cells of a CSR element, or chosen genes of a CSC one."""
+        starts = self._starts
+        n_columns = self.shape[0] if self.layout == "csc" else self.shape[1]
+        reads = self._sparse_reads(chosen)
+        most = max((starts[rows.stop] - starts[rows.start] for rows in reads), default=0)
+        parts = [self.element[name] for name in ("data", "indices")]
+        buffers = [np.empty(most, part.dtype) for part in parts]
+        for rows in reads:
+            first, last = starts[rows.start], starts[rows.stop]
+            values, indices = (buffer[: last - first] for buffer in buffers)
+            for part, buffer in zip(parts, (values, indices), strict=True):
+                self._read(part, slice(first, last), buffer)
+            positions = _within(chosen, rows)
+            # gathering makes the copy that outlives the buffers, and spares what is not wanted
+            taken, edges = _entries(starts, positions)
+            indices = indices[taken - first]
+            if indices.size and not 0 <= indices.min() <= indices.max() < n_columns:
+                raise self._damage("an index is out of bounds")
+            shape = (len(positions), n_columns)
+            yield positions, sparse.csr_matrix((values[taken - first], indices, edges), shape)
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        starts = np.asarray(self.element["indptr"][:], dtype=np.int64)
+        n_rows = self.shape[1] if self.layout == "csc" else self.shape[0]
+        n_entries = min(self.element["data"].shape[0], self.element["indices"].shape[0])
+        if len(starts) != n_rows + 1 or (np.diff(starts) < 0).any() or starts[-1] > n_entries:
+            raise self._damage("'indptr' does not fit the matrix")
+        return starts
+
+    def _read(
+        self, dataset: h5py.Dataset, place: Rows | tuple[Rows, Rows], into: np.ndarray
+    ) -> None:
+        if not into.size:
+            return
+        try:
+            dataset.read_direct(into, place)
+        except (OSError, RuntimeError) as error:
+            raise self._damage(str(error)) from error
+
+    def _damage(self, what: str) -> InputError:
+        return InputError(
+            f"{self.where}: cannot be read: {what}. The file is damaged or was cut short; get it "
+            "again."
+        )
+
+
+def _slices(chosen: np.ndarray, cell_of_grid: np.ndarray, apart: np.ndarray) -> list[slice]:
+    """Cut positions where the grid says so, and where neighbours lie far apart."""
+    if not len(chosen):
+        return []
+    cuts = np.flatnonzero((np.diff(cell_of_grid) != 0) | apart) + 1
+    firsts = chosen[np.concatenate([[0], cuts])]
+    lasts = chosen[np.concatenate([cuts - 1, [len(chosen) - 1]])]
+    return [slice(int(a), int(b) + 1) for a, b in zip(firsts, lasts, strict=True)]
+
+
+def _entries(starts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tell where the entries of rows are stored, and where each row begins among these."""
+    sizes = starts[rows + 1] - starts[rows]
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    return np.arange(edges[-1]) + np.repeat(starts[rows] - edges[:-1], sizes), edges
+
+
+def _length(rows: Rows) -> int:
+    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+
+
+def _within(chosen: np.ndarray, rows: Rows) -> np.ndarray:
+    if not isinstance(rows, slice):
+        return rows
+    first, last = np.searchsorted(chosen, [rows.start, rows.stop])
+    return chosen[first:last]
+
+
+def _places(chosen: np.ndarray, n: int) -> np.ndarray:
+    """Tell for each of n positions its place among those chosen, -1 if it is not."""
+    places = np.full(n, -1, dtype=np.int32)
+    places[chosen] = np.arange(len(chosen), dtype=np.int32)
+    return places
+
+
+def _with_columns(matrix: sparse.csr_matrix, place: np.ndarray, n: int) -> sparse.csr_matrix:
+    moved = place[matrix.indices]
+    kept = moved >= 0
+    before = np.concatenate([[0], np.cumsum(kept)])
+    return sparse.csr_matrix(
+        (matrix.data[kept], moved[kept], before[matrix.indptr]), shape=(matrix.shape[0], n)
+    )
+
+
+def _canonical(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    return matrix
+
+
+def _compressed(dense: np.ndarray) -> sparse.csr_matrix:
+    """Make CSR of a dense block, in half the time that scipy takes."""
+    stored = dense != 0
+    sizes = np.count_nonzero(stored, axis=1)
+    flat = np.flatnonzero(stored)
+    starts = np.arange(len(dense)) * dense.shape[1]
+    indices = (flat - np.repeat(starts, sizes)).astype(np.int32)
+    indptr = np.concatenate([[0], np.cumsum(sizes)])
+    return sparse.csr_matrix((dense.ravel()[flat], indices, indptr), shape=dense.shape)

@@ -1,0 +1,292 @@
+"""Fetches published files: whole, verified, and from where an earlier try broke off.
+
+Bytes arrive in ``<name>.part`` beside the final name. The final name appears only when size and
+checksums are the published ones.
+"""
+
+import email.utils
+import errno
+import logging
+import os
+import random
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from samsvae.errors import InputError
+from samsvae.sources.verification import (
+    ByteProgress,
+    PublishedFile,
+    RunningChecksums,
+    checksums_of,
+    verify,
+)
+
+logger = logging.getLogger(__name__)
+
+BLOCK_BYTES = 1 << 16  # what a cut may lose at most
+# answers after which the same address may serve the file a little later
+PASSING_TROUBLE = {408, 425, 429, 500, 502, 503, 504}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to try.
+
+    Attributes
+    ----------
+    tries
+        Tries of one address in a row that bring the file no further.
+    first_wait, longest_wait
+        Seconds before the second try, doubled for each further one, and their limit. A server
+        that asks for a longer wait is left for the next address.
+    stall
+        Seconds without a byte after which a connection counts as broken.
+    """
+
+    tries: int = 6
+    first_wait: float = 1.0
+    longest_wait: float = 120.0
+    stall: float = 60.0
+
+
+class _BrokenOffError(Exception):
+    """The transfer broke off; another try may bring the rest."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+class _UnusableAddressError(Exception):
+    """Another try of this address would not help."""
+
+
+def download(published: PublishedFile, path: str | Path, patience: Patience | None = None) -> None:
+    """Fetch a published file, unless it is there already.
+
+    Parameters
+    ----------
+    published
+        Addresses in order of preference, size and checksums.
+    path
+        Where to; bytes are collected in a file of this name with ``.part`` at its end, from which
+        a later call goes on.
+    patience
+        How long to try.
+
+    Raises
+    ------
+    InputError
+        If no address gives the file, the disk is full, or another file has its name; the message
+        says what each address answered.
+    """
+    final = Path(path)
+    if final.exists():
+        verify(final, published)
+        logger.info("%s is there already, and whole", final)
+        return
+    final.parent.mkdir(parents=True, exist_ok=True)
+    transfer = _Transfer(published, final, patience or Patience())
+    faults = []
+    for url in published.urls:
+        try:
+            transfer.fetch(url)
+        except _UnusableAddressError as fault:
+            logger.warning("%s: %s", url, fault)
+            faults.append(f"- {url}: {fault}")
+        else:
+            os.replace(transfer.part, final)
+            logger.info("%s is whole", final)
+            return
+    raise InputError(
+        "\n".join(
+            [
+                f"{published.file} could not be downloaded:",
+                *faults,
+                "Look at the network and start again, which goes on from what has arrived; or "
+                "fetch the file by other means and set the screen's 'path' to it.",
+            ]
+        )
+    )
+
+
+class _Transfer:
+    """One file on its way from one or more addresses to its ``.part``."""
+
+    def __init__(self, published: PublishedFile, final: Path, patience: Patience) -> None:
+        self.published = published
+        self.part = final.with_name(final.name + ".part")
+        self.patience = patience
+        self.checksums = RunningChecksums(published)
+        self.entity_tag: str | None = None
+        self.url: str | None = None  # where the first byte of the part comes from, if known
+
+    def fetch(self, url: str) -> None:
+        """Complete and verify the part from one address."""
+        if self.part.exists() and self.part.stat().st_size > self.published.size:
+            logger.warning("%s is longer than the file; starting over", self.part)
+            self._discard()
+        self._complete(url)
+        difference = self.checksums.difference()
+        if difference and self.url != url:
+            logger.warning("with what was there before, %s; starting over", difference)
+            self._discard()
+            self._complete(url)
+            difference = self.checksums.difference()
+        if difference:
+            self._discard()
+            raise _UnusableAddressError(f"what it sends is not the file: {difference}")
+
+    def _complete(self, url: str) -> None:
+        """Ask again and again until the part has all its bytes."""
+        self._take_in_what_is_there()
+        waits, furthest = 0, self._size()
+        while self._size() < self.published.size:
+            try:
+                self._transfer(url)
+            except _BrokenOffError as fault:
+                waits = 1 if self._size() > furthest else waits + 1
+                furthest = max(furthest, self._size())
+                if waits >= self.patience.tries:
+                    raise _UnusableAddressError(f"given up after {waits} tries: {fault}") from None
+                seconds = self._wait(waits) if fault.wait is None else fault.wait
+                if seconds > self.patience.longest_wait:
+                    raise _UnusableAddressError(f"{fault}, for {seconds:.0f} s") from None
+                logger.warning("%s: %s; next try in %.0f s", url, fault, seconds)
+                time.sleep(seconds)
+
+    def _wait(self, waits: int) -> float:
+        longest = min(self.patience.first_wait * 2 ** (waits - 1), self.patience.longest_wait)
+        return random.uniform(longest / 2, longest)  # so that clients do not all come back at once
+
+    def _transfer(self, url: str) -> None:
+        """Ask once for the rest."""
+        self._take_in_what_is_there()
+        have = self._size()
+        headers = {"Accept-Encoding": "identity"}  # ranges count the file's own bytes
+        if have:
+            headers["Range"] = f"bytes={have}-"
+            if self.url == url and self.entity_tag:
+                headers["If-Range"] = self.entity_tag
+        try:
+            with requests.get(
+                url, headers=headers, stream=True, timeout=self.patience.stall
+            ) as response:
+                self._check_answer(response, url, have)
+                self._write(response, url)
+        except requests.exceptions.InvalidURL as fault:
+            raise _UnusableAddressError(str(fault)) from None
+        except requests.exceptions.RequestException as fault:
+            raise _BrokenOffError(_in_short(fault)) from None
+        if self._size() < self.published.size:
+            raise _BrokenOffError("the connection was closed early")
+
+    def _check_answer(self, response: requests.Response, url: str, have: int) -> None:
+        """See that the answer is the file, or the asked range of it."""
+        status = response.status_code
+        said = f"the server answers {status} {response.reason or ''}".rstrip()
+        if status in PASSING_TROUBLE:
+            raise _BrokenOffError(said, _retry_after(response))
+        if status == 416 or (status == 206 and self._is_another_version(response, url)):
+            self._discard()
+            raise _BrokenOffError(f"{said}, and cannot go on from byte {have:,}")
+        if status == 200:
+            total = response.headers.get("Content-Length")
+        elif status == 206:
+            header = response.headers.get("Content-Range", "")
+            match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", header)
+            if match is None or int(match[1]) != have:
+                raise _UnusableAddressError(f"{said} with the range {header!r}")
+            total = None if match[2] == "*" else match[2]
+        else:
+            raise _UnusableAddressError(said)
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            raise _UnusableAddressError(f"{said} with a web page in place of the file")
+        if total is not None and int(total) != self.published.size:
+            raise _UnusableAddressError(
+                f"the file there has {int(total):,} bytes, not the published "
+                f"{self.published.size:,}"
+            )
+
+    def _is_another_version(self, response: requests.Response, url: str) -> bool:
+        tag = response.headers.get("ETag")
+        return self.url == url and None not in (self.entity_tag, tag) and tag != self.entity_tag
+
+    def _write(self, response: requests.Response, url: str) -> None:
+        """Write what comes, from the start or at the end."""
+        if response.status_code == 200:
+            if self._size():
+                logger.warning("%s sends the whole file again; starting over", url)
+            self._discard()
+        if not self._size():
+            self.url = url
+        tag = response.headers.get("ETag")
+        self.entity_tag = tag if tag and not tag.startswith("W/") else None
+        self._check_space()
+        progress = ByteProgress(self.published.file, self.published.size, self._size())
+        try:
+            with self.part.open("ab") as file:
+                for block in response.iter_content(BLOCK_BYTES):
+                    if self.checksums.size + len(block) > self.published.size:
+                        raise _UnusableAddressError("it sends more bytes than the file has")
+                    file.write(block)
+                    self.checksums.update(block)
+                    progress.advance(len(block))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as fault:
+            if fault.errno != errno.ENOSPC:
+                raise
+            raise InputError(self._no_space()) from None
+
+    def _check_space(self) -> None:
+        if shutil.disk_usage(self.part.parent).free < self.published.size - self._size():
+            raise InputError(self._no_space())
+
+    def _no_space(self) -> str:
+        missing = self.published.size - self._size()
+        return (
+            f"{self.part.parent}: no room for {self.published.file}; {missing:,} bytes are still "
+            "to come. Make room there, or let the folder be a link to a larger disk, and start "
+            "again; what has arrived is kept."
+        )
+
+    def _take_in_what_is_there(self) -> None:
+        """Have the checksums of exactly the bytes in the part."""
+        if self.checksums.size != self._size():
+            self.checksums = checksums_of(self.part, self.published)
+
+    def _size(self) -> int:
+        return self.part.stat().st_size if self.part.exists() else 0
+
+    def _discard(self) -> None:
+        self.part.unlink(missing_ok=True)
+        self.checksums = RunningChecksums(self.published)
+        self.url = self.entity_tag = None
+
+
+def _in_short(fault: requests.exceptions.RequestException) -> str:
+    """Say what happened in the words of a person, not of a stack of libraries."""
+    if isinstance(fault, requests.exceptions.Timeout) or "timed out" in str(fault):
+        return "the server has gone silent"
+    if isinstance(fault, requests.exceptions.ChunkedEncodingError):
+        return "the connection was cut"
+    if isinstance(fault, requests.exceptions.SSLError):
+        return f"the connection is not secure: {fault}"
+    return f"no connection: {fault}"
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    """Read for how long the server asks to be left alone, in seconds."""
+    said = response.headers.get("Retry-After", "")
+    if said.isdigit():
+        return float(said)
+    try:
+        return max(email.utils.parsedate_to_datetime(said).timestamp() - time.time(), 0.0)
+    except ValueError:
+        return None

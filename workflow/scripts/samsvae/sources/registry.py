@@ -1,0 +1,63 @@
+"""Sources of screens by the name that the configuration calls them.
+
+Imports no source, so that the Snakefile need not wait for any of them, and a rule's digest of code
+holds its own source alone.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+ADDITIVE = "samsvae.sources.simulated_additive"
+SVAE_PLUS = "samsvae.sources.simulated_svae_plus"
+
+# module of each simulator, its class of settings, and the function that makes a screen of them
+SIMULATORS = {
+    "simulated": ("samsvae.sources.simulated", "Simulation", "simulate"),
+    "simulated_additive": (ADDITIVE, "AdditiveSimulation", "simulate_screen"),
+    "simulated_svae_plus": (SVAE_PLUS, "SvaePlusSimulation", "simulate_screen"),
+}
+# the one that names programmes of genes, and so brings gene sets
+WITH_PROGRAMMES = "simulated"
+# the one whose cells have Gaussian measurements in place of counts
+GAUSSIAN = "simulated_additive"
+
+# published screens, each kept in two copies
+PUBLISHED = ("norman", "replogle")
+
+DOWNLOADS_FOLDER = "data/downloads"
+
+
+def own_settings(screen: Mapping[str, Any], *others: str) -> dict[str, Any]:
+    """Leave out of a screen's entry what is not the source's own: its name, and `others`."""
+    return {key: value for key, value in screen.items() if key not in ("source", *others)}
+
+
+def simulated_screen(screen: Mapping[str, Any]) -> tuple["AnnData", dict[str, list[str]]]:
+    """Simulate what an entry of the configuration's screens asks for.
+
+    Parameters
+    ----------
+    screen
+        A validated entry whose source is a simulator.
+
+    Returns
+    -------
+    screen : AnnData
+        With the truth in ``uns["truth"]``.
+    gene_sets : dict of list of str
+        Gene sets that the simulation brings, if any.
+    """
+    name, settings, simulate = SIMULATORS[screen["source"]]
+    module = importlib.import_module(name)
+    return getattr(module, simulate)(getattr(module, settings)(**own_settings(screen)))
+
+
+def download_of(screen: Mapping[str, Any]) -> str | None:
+    """Name the download that a screen's entry is made of, if any."""
+    if screen["source"] in PUBLISHED:
+        return f"{screen['source']}_{screen['copy']}"
+    return None

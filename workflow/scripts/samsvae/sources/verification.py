@@ -1,0 +1,209 @@
+"""Published files, and whether a file is one of them: its size first, then its checksums."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from samsvae.errors import InputError
+from samsvae.files import write_text
+
+logger = logging.getLogger(__name__)
+
+BLOCK_BYTES = 1 << 20
+SECONDS_BETWEEN_REPORTS = 10.0
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file that somebody publishes; see the configuration's schema for each field."""
+
+    file: str
+    urls: tuple[str, ...]
+    size: int
+    md5: str | None = None
+    sha256: str | None = None
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "PublishedFile":
+        """Read an entry of the configuration's downloads."""
+        return cls(**{**settings, "urls": tuple(settings["urls"])})
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """The published checksums by name of the algorithm, in lower case."""
+        given = {"md5": self.md5, "sha256": self.sha256}
+        return {name: value.lower() for name, value in given.items() if value is not None}
+
+
+class ByteProgress:
+    """Says how far something is with a file, how fast, and how long it will take.
+
+    Parameters
+    ----------
+    what
+        What is done, with the file's name.
+    total
+        Bytes of the whole file.
+    done
+        Bytes that were done before.
+    """
+
+    def __init__(self, what: str, total: int, done: int = 0) -> None:
+        self.what = what
+        self.total = total
+        self.first = self.done = done
+        self.started = self.reported = time.monotonic()
+
+    def advance(self, n_bytes: int) -> None:
+        """Count more bytes; a line is logged every few seconds, and at the end."""
+        self.done += n_bytes
+        now = time.monotonic()
+        if now - self.reported < SECONDS_BETWEEN_REPORTS and self.done < self.total:
+            return
+        self.reported = now
+        speed = (self.done - self.first) / max(now - self.started, 1e-9)
+        left = timedelta(seconds=round(max(self.total - self.done, 0) / max(speed, 1e-9)))
+        logger.info(
+            "%s: %.0f of %.0f MiB (%d %%)  %.1f MiB/s  %s left",
+            self.what,
+            self.done / MIB,
+            self.total / MIB,
+            100 * self.done // max(self.total, 1),
+            speed / MIB,
+            left,
+        )
+
+
+class RunningChecksums:
+    """Checksums of bytes as they come.
+
+    Parameters
+    ----------
+    published
+        Says which checksums are of use.
+    """
+
+    def __init__(self, published: PublishedFile) -> None:
+        self.published = published
+        self.size = 0
+        self._running = {
+            name: hashlib.new(name, usedforsecurity=False) for name in published.checksums
+        }
+
+    def update(self, block: bytes) -> None:
+        """Take more bytes in."""
+        self.size += len(block)
+        for running in self._running.values():
+            running.update(block)
+
+    def difference(self) -> str | None:
+        """Say how the bytes so far differ from the published file; None if they are the same."""
+        if self.size != self.published.size:
+            return f"it has {self.size:,} bytes, not the published {self.published.size:,}"
+        for name, expected in self.published.checksums.items():
+            found = self._running[name].hexdigest()
+            if found != expected:
+                return f"its {name} is {found}, not the published {expected}"
+        return None
+
+
+def checksums_of(path: Path, published: PublishedFile) -> RunningChecksums:
+    """Read a file through and take the checksums of what is there."""
+    checksums = RunningChecksums(published)
+    progress = ByteProgress(f"checking {path.name}", path.stat().st_size)
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            checksums.update(block)
+            progress.advance(len(block))
+    return checksums
+
+
+def verify(path: str | Path, published: PublishedFile) -> None:
+    """Refuse a file that is not the published one.
+
+    Parameters
+    ----------
+    path
+        The file.
+    published
+        What it should be.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, has another size, which is seen at once, or another checksum.
+    """
+    check_size(path, published)
+    difference = checksums_of(Path(path), published).difference()
+    if difference:
+        raise InputError(_not_the_file(path, published, difference))
+
+
+def check_size(path: str | Path, published: PublishedFile) -> None:
+    """Refuse a file that is missing or whose size is not the published one, without reading it.
+
+    Raises
+    ------
+    InputError
+        Naming the sizes.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file. Set 'path' to the file, or to null to download it."
+        )
+    size = path.stat().st_size
+    if size != published.size:
+        difference = f"it has {size:,} bytes, not the published {published.size:,}"
+        raise InputError(_not_the_file(path, published, difference))
+
+
+def _not_the_file(path: str | Path, published: PublishedFile, difference: str) -> str:
+    return (
+        f"{path}: not the published {published.file}: {difference}. It was cut short, or it is "
+        "another file. Remove it and let it be downloaded, or set 'path' to the right one."
+    )
+
+
+def write_receipt(path: str | Path, published: PublishedFile, receipt: str | Path) -> None:
+    """Write down where a verified file is, and what it was compared with, as JSON."""
+    text = json.dumps({"path": str(path), "published": asdict(published)}, indent=2)
+    write_text(text + "\n", receipt)
+
+
+def read_receipt(receipt: str | Path) -> tuple[str, PublishedFile]:
+    """Read where a verified file is, and which one it is.
+
+    Parameters
+    ----------
+    receipt
+        What :func:`write_receipt` wrote.
+
+    Returns
+    -------
+    path : str
+        The file.
+    published : PublishedFile
+        What it was compared with.
+
+    Raises
+    ------
+    InputError
+        If the file has gone since, or has another size.
+    """
+    written = json.loads(Path(receipt).read_text(encoding="utf-8"))
+    published = PublishedFile.of(written["published"])
+    path = Path(written["path"])
+    if not path.is_file() or path.stat().st_size != published.size:
+        raise InputError(
+            f"{path}: verified before, but gone or changed since. Remove {receipt}, so that the "
+            "file is fetched or verified again."
+        )
+    return str(path), published

@@ -1,0 +1,18 @@
+"""Compare the user's own copy of a published file with the published checksums."""
+
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    from samsvae.sources.verification import PublishedFile, verify, write_receipt
+
+    published = PublishedFile.of({**snakemake.params.content, "urls": ()})
+    verify(snakemake.input.file, published)
+    write_receipt(snakemake.input.file, published, snakemake.output.receipt)
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])
