@@ -11,7 +11,7 @@ from samsvae.errors import InputError
 from samsvae.experiments import runs, splits
 from samsvae.inference.step import Training
 from samsvae.models.registry import MODELS, NOT_OF_THE_MODEL, model_class
-from samsvae.sources.h5ad import H5adSource
+from samsvae.sources.h5ad_source import H5adSource
 from samsvae.sources.simulated import Simulation
 from tests.conftest import ROOT
 
@@ -66,7 +66,9 @@ def test_another_source_replaces_the_default_screen_whole():
         ({"models": {"cpa_vae": {"likelihood": "zinb"}}}, ["likelihood", "'zinb'", "negative_binomial"]),
         ({"models": {"sams_vae_correlated": {"mask_prior": 1.5}}}, ["mask_prior", "1.5"]),
         ({"screens": {"simulated": {"source": "norman_2019"}}}, ["screens.simulated.source", "'norman_2019'", "h5ad"]),
-        ({"screens": {"own": {"source": "h5ad", "path": "x"}}}, ["screens.own", "'perturbation_column', 'control'"]),
+        ({"screens": {"own": {"source": "h5ad", "control": "x"}}}, ["screens.own", "'path' is missing"]),
+        ({"screens": {"own": {"source": "h5ad", "path": "x", "perturbation_columns": {"except": ["a"]}}}}, ["screens.own.perturbation_columns", "'prefix' is missing"]),
+        ({"screens": {"own": {"source": "h5ad", "path": "x", "min_cells": -1}}}, ["screens.own.min_cells", "-1"]),
         ({"trainig": {}}, ["'trainig'", "Did you mean 'training'"]),
         ({"experiments": {}}, ["experiments"]),
         ({"models": {"../evil": {"kind": "additive"}}}, ["'../evil'", "letters, digits"]),
@@ -143,7 +145,7 @@ def test_model_defaults_in_schema_and_code_are_the_same(kind):
 )
 def test_other_defaults_in_schema_and_code_are_the_same(definition, settings):
     in_code = {
-        field.name: field.default
+        field.name: list(field.default) if isinstance(field.default, tuple) else field.default
         for field in dataclasses.fields(settings)
         if field.default is not dataclasses.MISSING
     }

@@ -8,7 +8,8 @@ from typing import Any
 
 from samsvae.biology.gene_sets import measured_sets, read_gmt
 from samsvae.config import gene_set_names
-from samsvae.sources.h5ad import H5adSource, check_header
+from samsvae.sources.h5ad import check_header
+from samsvae.sources.h5ad_source import H5adSource
 
 
 def check_inputs(config: Mapping[str, Any]) -> None:
