@@ -35,7 +35,9 @@ try:
         merge(load_configfile(HERE / "config.yaml"), user_config),
         read_schema(HERE / "workflow" / "schemas" / "config.schema.yaml"),
     )
-    if workflow.is_main_process:
+    # the target check tells all that is wrong with a screen, not just the first; Snakemake does
+    # not say yet which targets it was given
+    if workflow.is_main_process and "check" not in sys.argv:
         check_inputs(config)
 except InputError as error:
     raise WorkflowError(str(error)) from None
