@@ -41,4 +41,5 @@ rule figures:
 
 
 onsuccess:
-    print("The report: results/report.html")
+    if not ONLY_CHECKED:
+        print("The report: results/report.html")

@@ -5,6 +5,7 @@ import pytest
 from scipy import sparse
 
 from samsvae.errors import InputError
+from samsvae.screen import content_digest
 from samsvae.sources.h5ad import check_header
 from samsvae.sources.h5ad_source import H5adSource
 from tests.conftest import canonical
@@ -43,6 +44,15 @@ def test_reads_counts_labels_and_symbols(tmp_path):
         "A+B": 3,
     }
     assert (screen.X != anndata.read_h5ad(path).X).nnz == 0
+
+
+@pytest.mark.parametrize("layout", [np.asarray, sparse.csr_matrix, sparse.csc_matrix])
+def test_the_layout_of_the_counts_makes_no_difference(tmp_path, layout):
+    expected = content_digest(canonical(source(make(tmp_path / "a.h5ad"))))
+    data = anndata.read_h5ad(tmp_path / "a.h5ad")
+    data.X = layout(data.X.toarray())
+    data.write_h5ad(tmp_path / "b.h5ad", compression="gzip")
+    assert content_digest(canonical(source(tmp_path / "b.h5ad"))) == expected
 
 
 def test_a_layer_of_counts_is_used_instead_of_x(tmp_path):

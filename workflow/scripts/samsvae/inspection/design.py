@@ -105,7 +105,7 @@ def _lone_pairs(cells: pd.Series, evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             SUSPICION,
             "pairs without their single genes",
-            f"of {len(lone)} of {len(pairs)} combinations, not every gene was "
+            f"in {len(lone)} of {len(pairs)} combinations, a gene was never "
             f"perturbed alone: {some(lone)}. The sum of single effects says little of them; in a "
             "split by combinations set 'untrained_perturbations'.",
         )
