@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from samsvae.checks import check_names
+from samsvae.contract import check_names
 from samsvae.errors import InputError
 from samsvae.labels import canonical_labels, components
 from samsvae.screen import build_screen, content_digest, dosages, perturbations

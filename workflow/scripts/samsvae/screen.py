@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from samsvae.checks import check_counts, check_labels, check_names, refuse_empty_cells
+from samsvae.contract import check_counts, check_labels, check_names, refuse_empty_cells
 from samsvae.files import whole_file
 from samsvae.labels import CONTROL, components, doses
 

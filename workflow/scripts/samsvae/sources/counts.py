@@ -186,15 +186,14 @@ class CountMatrix:
             values, indices = (buffer[: last - first] for buffer in buffers)
             for part, buffer in zip(parts, (values, indices), strict=True):
                 self._read(part, slice(first, last), buffer)
-            if last > first and not 0 <= indices.min() <= indices.max() < n_columns:
-                raise self._damage("an index is out of bounds")
-            stored = sparse.csr_matrix(
-                (values, indices, starts[rows.start : rows.stop + 1] - first),
-                shape=(rows.stop - rows.start, n_columns),
-            )
             positions = _within(chosen, rows)
-            # choosing rows makes the copy that outlives the buffers
-            yield positions, stored[positions - rows.start]
+            # gathering makes the copy that outlives the buffers, and spares what is not wanted
+            taken, edges = _entries(starts, positions)
+            indices = indices[taken - first]
+            if indices.size and not 0 <= indices.min() <= indices.max() < n_columns:
+                raise self._damage("an index is out of bounds")
+            shape = (len(positions), n_columns)
+            yield positions, sparse.csr_matrix((values[taken - first], indices, edges), shape)
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -230,6 +229,13 @@ def _slices(chosen: np.ndarray, cell_of_grid: np.ndarray, apart: np.ndarray) -> 
     firsts = chosen[np.concatenate([[0], cuts])]
     lasts = chosen[np.concatenate([cuts - 1, [len(chosen) - 1]])]
     return [slice(int(a), int(b) + 1) for a, b in zip(firsts, lasts, strict=True)]
+
+
+def _entries(starts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tell where the entries of rows are stored, and where each row begins among these."""
+    sizes = starts[rows + 1] - starts[rows]
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    return np.arange(edges[-1]) + np.repeat(starts[rows] - edges[:-1], sizes), edges
 
 
 def _length(rows: Rows) -> int:

@@ -1,4 +1,4 @@
-"""Checks that every canonical screen has passed, with messages that say what to mend."""
+"""What every canonical screen has passed: checks, with messages that say what to mend."""
 
 from collections.abc import Iterable, Sequence
 
