@@ -164,6 +164,22 @@ def test_every_key_of_the_schema_is_described():
     assert found == []
 
 
+def test_the_template_for_ones_own_screen_shows_every_option_with_its_default():
+    text = (ROOT / "config/own_screen.yaml").read_text()
+    own = yaml.safe_load(text)
+    properties = SCHEMA["$defs"]["h5ad_screen"]["properties"]
+    shown = {line.strip(" #").split(":")[0] for line in text.splitlines() if ":" in line}
+    assert set(properties) <= shown
+    chosen = own["screens"]["my_screen"]
+    needed = {"source", "path", "perturbation_column"}
+    assert {k: v for k, v in chosen.items() if k not in needed} == {
+        name: entry["default"]
+        for name, entry in properties.items()
+        if name in chosen and name not in needed
+    }
+    validated(**own)
+
+
 def test_a_simulated_screen_brings_its_gene_sets_and_another_uses_all():
     config = validated()
     assert gene_set_names(config, "simulated") == ["programmes"]
