@@ -135,6 +135,11 @@ def missing_control(data):
     pass
 
 
+@fault(ERROR, "no perturbation", "every cell is a control cell")
+def only_controls(data):
+    data.obs["label"] = "control"
+
+
 @fault(ERROR, "cannot be used", "layers has no 'counts'", counts_layer="counts")
 def missing_layer(data):
     pass

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from samsvae.inspection.evidence import Evidence
-from samsvae.inspection.finding import SUSPICION, Finding, some
+from samsvae.inspection.finding import ERROR, SUSPICION, Finding, some
 from samsvae.labels import CONTROL, components, doses
 
 FEW_CONTROLS = 200
@@ -42,6 +42,10 @@ def design_findings(evidence: Evidence) -> Iterator[Finding]:
         return
     cells = pd.Series(evidence.labels).value_counts()
     n_controls = int(cells.get(CONTROL, 0))
+    if n_controls == len(evidence.labels):
+        yield Finding(
+            ERROR, "no perturbation", "every cell is a control cell; there is nothing to model."
+        )
     if n_controls < FEW_CONTROLS:
         yield Finding(
             SUSPICION,

@@ -185,8 +185,9 @@ def _facts(evidence: Evidence) -> dict[str, str]:
         facts |= {
             "perturbations": f"{len(cells):,}: {', '.join(of_size)}",
             "control cells": f"{n_controls:,} ({100 * n_controls / len(evidence.labels):.1f} %)",
-            "cells per perturbation": _spread(cells),
         }
+        if len(cells):
+            facts["cells per perturbation"] = _spread(cells)
     survey = evidence.survey
     if survey is not None and not survey.faults:
         facts |= {

@@ -125,12 +125,12 @@ def with_enough_cells(labels: np.ndarray, min_cells: int, where: str) -> np.ndar
     """
     cells = pd.Series(labels).value_counts().drop(CONTROL, errors="ignore")
     few = cells[cells < min_cells].sort_index()
-    if len(few) == len(cells):
-        raise InputError(
-            f"{where}: no perturbation has {min_cells} cells or more (the largest has "
-            f"{cells.max() if len(cells) else 0}). Lower 'min_cells'."
-        )
     if len(few):
+        if len(few) == len(cells):
+            raise InputError(
+                f"{where}: no perturbation has {min_cells} cells or more (the largest has "
+                f"{cells.max()}). Lower 'min_cells'."
+            )
         logger.info(
             "min_cells %d: left out %d of %d perturbations with %d cells in all: %s",
             min_cells, len(few), len(cells), few.sum(),
