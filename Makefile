@@ -1,4 +1,5 @@
 # make run   the default configuration, end to end, and its report
+# make check look at the screens of a configuration before anything is trained
 # make test  every check: style, types, workflow, tests
 # make help  what else there is
 
@@ -9,7 +10,7 @@ BIN := .venv/bin
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint clean
+.PHONY: help run check test lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
@@ -17,6 +18,9 @@ help: ## list the targets
 run: .venv/run.installed ## run the workflow (CONFIG=file.yaml, CORES=n) and say where the report is
 	$(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG)
 	@echo "The report: results/report.html"
+
+check: .venv/run.installed ## print what the screens are like, before training (CONFIG=file.yaml)
+	$(BIN)/snakemake --cores $(CORES) check --configfile $(CONFIG)
 
 test: .venv/test.installed lint ## run every check and test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

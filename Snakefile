@@ -12,6 +12,7 @@ report: "workflow/report/workflow.rst"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/targets.smk"
+include: "workflow/rules/check.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
@@ -40,4 +41,5 @@ rule figures:
 
 
 onsuccess:
-    print("The report: results/report.html")
+    if not ONLY_CHECKED:
+        print("The report: results/report.html")

@@ -8,6 +8,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+from samsvae.screen import read_screen
+from samsvae.sources.h5ad import write_h5ad_screen
+from samsvae.sources.h5ad_source import H5adSource
 from samsvae.sources.simulated import Simulation, simulate
 
 # tests run side by side, so each keeps to one core
@@ -36,6 +39,13 @@ TINY = Simulation(
 @pytest.fixture(scope="session")
 def tiny_screen() -> anndata.AnnData:
     return simulate(TINY)[0]
+
+
+def canonical(source: H5adSource) -> anndata.AnnData:
+    """Bring a file into canonical form, beside it."""
+    path = Path(source.path).with_suffix(".screen.h5ad")
+    write_h5ad_screen(source, "{}", path)
+    return read_screen(path)
 
 
 def real_file(name: str) -> Path:

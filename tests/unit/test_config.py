@@ -11,7 +11,7 @@ from samsvae.errors import InputError
 from samsvae.experiments import runs, splits
 from samsvae.inference.step import Training
 from samsvae.models.registry import MODELS, NOT_OF_THE_MODEL, model_class
-from samsvae.sources.h5ad import H5adSource
+from samsvae.sources.h5ad_source import H5adSource
 from samsvae.sources.norman import NormanSource
 from samsvae.sources.replogle import ReplogleSource
 from samsvae.sources.simulated import Simulation
@@ -71,7 +71,9 @@ def test_another_source_replaces_the_default_screen_whole():
         ({"models": {"cpa_vae": {"likelihood": "zinb"}}}, ["likelihood", "'zinb'", "negative_binomial"]),
         ({"models": {"sams_vae_correlated": {"mask_prior": 1.5}}}, ["mask_prior", "1.5"]),
         ({"screens": {"simulated": {"source": "norman_2019"}}}, ["screens.simulated.source", "'norman_2019'", "h5ad"]),
-        ({"screens": {"own": {"source": "h5ad", "path": "x"}}}, ["screens.own", "'perturbation_column', 'control'"]),
+        ({"screens": {"own": {"source": "h5ad", "control": "x"}}}, ["screens.own", "'path' is missing"]),
+        ({"screens": {"own": {"source": "h5ad", "path": "x", "perturbation_columns": {"except": ["a"]}}}}, ["screens.own.perturbation_columns", "'prefix' is missing"]),
+        ({"screens": {"own": {"source": "h5ad", "path": "x", "min_cells": -1}}}, ["screens.own.min_cells", "-1"]),
         ({"trainig": {}}, ["'trainig'", "Did you mean 'training'"]),
         ({"experiments": {}}, ["experiments"]),
         ({"models": {"../evil": {"kind": "additive"}}}, ["'../evil'", "Letters, digits"]),
@@ -151,7 +153,7 @@ def test_model_defaults_in_schema_and_code_are_the_same(kind):
 )
 def test_other_defaults_in_schema_and_code_are_the_same(definition, settings):
     in_code = {
-        field.name: field.default
+        field.name: list(field.default) if isinstance(field.default, tuple) else field.default
         for field in dataclasses.fields(settings)
         if field.default is not dataclasses.MISSING
     }
@@ -250,6 +252,22 @@ def test_every_key_of_the_schema_is_described():
 
     found = [key for name, part in SCHEMA["$defs"].items() for key in undescribed(part, name)]
     assert found == []
+
+
+def test_the_template_for_ones_own_screen_shows_every_option_with_its_default():
+    text = (ROOT / "config/own_screen.yaml").read_text()
+    own = yaml.safe_load(text)
+    properties = SCHEMA["$defs"]["h5ad_screen"]["properties"]
+    shown = {line.strip(" #").split(":")[0] for line in text.splitlines() if ":" in line}
+    assert set(properties) <= shown
+    chosen = own["screens"]["my_screen"]
+    needed = {"source", "path", "perturbation_column"}
+    assert {k: v for k, v in chosen.items() if k not in needed} == {
+        name: entry["default"]
+        for name, entry in properties.items()
+        if name in chosen and name not in needed
+    }
+    validated(**own)
 
 
 def test_a_simulated_screen_brings_its_gene_sets_and_another_uses_all():

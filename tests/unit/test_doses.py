@@ -22,8 +22,10 @@ from samsvae.labels import canonical_labels, components, doses, label_of
 from samsvae.models.base import shift_of_cells
 from samsvae.models.registry import build_model
 from samsvae.screen import build_screen, dosages, perturbations
-from samsvae.sources.h5ad import H5adSource, check_header, read_h5ad_screen
+from samsvae.sources.h5ad import check_header
+from samsvae.sources.h5ad_source import H5adSource
 from samsvae.splits import TEST, TRAIN, VAL, check_trained, split_cells
+from tests.conftest import canonical
 
 NAMES = st.text("ABC1-.@", min_size=1, max_size=6).filter(lambda name: split_dose(name)[0] == name)
 DOSES = st.floats(2**-20, 2**20, width=32)
@@ -161,7 +163,7 @@ GIVEN = [None, "whatever", "0.5", "1", " 2.50 ", "3+1e-1", "4+0"]
 def test_doses_come_from_their_column(tmp_path):
     source = make(tmp_path / "a.h5ad", LABELS[:-1], pd.Categorical(GIVEN[:-1]))
     check_header(source)
-    screen = read_h5ad_screen(source)
+    screen = canonical(source)
     expected = ["control", "control", "A@0.5", "A", "A@2.5", "A@0.1+B@3"]
     assert list(screen.obs["perturbation"]) == expected
     np.testing.assert_array_equal(
@@ -174,7 +176,7 @@ def test_from_the_column_to_effects_at_every_dose(tmp_path):
     """A model trained for a few steps predicts what the file's labels and doses ask for."""
     labels = ["ctrl"] * 60 + ["A"] * 80 + ["B"] * 40 + ["A+B"] * 40
     given = [np.nan] * 60 + ["0.5"] * 40 + ["1"] * 40 + ["2"] * 40 + ["0.5+2"] * 40
-    screen = read_h5ad_screen(make(tmp_path / "a.h5ad", labels, given))
+    screen = canonical(make(tmp_path / "a.h5ad", labels, given))
     assert perturbations(screen) == ["A", "A@0.5", "A@0.5+B@2", "B@2"]
     parts = split_cells(screen.obs["perturbation"], Split("random", 0))
     encoding = Encoding.of(screen.obs["perturbation"], "additive")
@@ -195,7 +197,7 @@ def test_a_column_of_numbers_is_as_good_as_one_of_text(tmp_path, dtype):
     given = pd.Series([1, 1, 2, 2, 1], index=[f"cell{i}" for i in range(5)]).astype(dtype)
     source = make(tmp_path / "a.h5ad", ["ctrl", "A", "A", "B", "B"], given)
     check_header(source)
-    found = list(read_h5ad_screen(source).obs["perturbation"])
+    found = list(canonical(source).obs["perturbation"])
     assert found == ["control", "A", "A@2", "B@2", "B"]
 
 
@@ -203,7 +205,7 @@ def test_a_control_within_a_combination_takes_its_dose_along(tmp_path):
     source = make(
         tmp_path / "a.h5ad", ["ctrl", "A+ctrl", "ctrl+A", "A+A"], ["", "4+0", "none+2", "3+3"]
     )
-    found = list(read_h5ad_screen(source).obs["perturbation"])
+    found = list(canonical(source).obs["perturbation"])
     assert found == ["control", "A@4", "A@2", "A@3"]
 
 
@@ -229,7 +231,7 @@ def test_doses_that_cannot_be_meant(tmp_path, label, value, said):
     source = make(
         tmp_path / "bad.h5ad", ["ctrl", "B", label], pd.Series(["1", "1", value]).tolist()
     )
-    for check in (check_header, read_h5ad_screen):
+    for check in (check_header, canonical):
         with pytest.raises(InputError) as error:
             check(source)
         for words in ["bad.h5ad: obs['dose']", *said]:

@@ -5,7 +5,10 @@ import pytest
 from scipy import sparse
 
 from samsvae.errors import InputError
-from samsvae.sources.h5ad import H5adSource, check_header, read_h5ad_screen
+from samsvae.screen import content_digest
+from samsvae.sources.h5ad import check_header
+from samsvae.sources.h5ad_source import H5adSource
+from tests.conftest import canonical
 
 
 def make(path, *, labels=None, counts=None, cells=None, genes=None, **layers):
@@ -32,7 +35,7 @@ def source(path, **changes):
 
 def test_reads_counts_labels_and_symbols(tmp_path):
     path = make(tmp_path / "a.h5ad")
-    screen = read_h5ad_screen(source(path, gene_symbol_column="symbol"))
+    screen = canonical(source(path, gene_symbol_column="symbol"))
     assert list(screen.var_names) == [f"S{i}" for i in range(5)]
     assert dict(screen.obs["perturbation"].value_counts()) == {
         "control": 6,
@@ -43,13 +46,22 @@ def test_reads_counts_labels_and_symbols(tmp_path):
     assert (screen.X != anndata.read_h5ad(path).X).nnz == 0
 
 
+@pytest.mark.parametrize("layout", [np.asarray, sparse.csr_matrix, sparse.csc_matrix])
+def test_the_layout_of_the_counts_makes_no_difference(tmp_path, layout):
+    expected = content_digest(canonical(source(make(tmp_path / "a.h5ad"))))
+    data = anndata.read_h5ad(tmp_path / "a.h5ad")
+    data.X = layout(data.X.toarray())
+    data.write_h5ad(tmp_path / "b.h5ad", compression="gzip")
+    assert content_digest(canonical(source(tmp_path / "b.h5ad"))) == expected
+
+
 def test_a_layer_of_counts_is_used_instead_of_x(tmp_path):
     logs = np.full((15, 5), 0.7, dtype=np.float32)
     path = make(tmp_path / "a.h5ad", counts=logs, raw=np.full((15, 5), 2))
     with pytest.raises(InputError, match="not an integer") as error:
-        read_h5ad_screen(source(path))
+        canonical(source(path))
     assert "counts_layer" in str(error.value)
-    assert read_h5ad_screen(source(path, counts_layer="raw")).X.sum() == 150
+    assert canonical(source(path, counts_layer="raw")).X.sum() == 150
 
 
 @pytest.mark.filterwarnings("ignore:Observation names:UserWarning")
@@ -70,7 +82,7 @@ def test_a_layer_of_counts_is_used_instead_of_x(tmp_path):
 def test_faults_name_file_place_and_remedy(tmp_path, changes, settings, said):
     path = make(tmp_path / "bad.h5ad", **changes)
     with pytest.raises(InputError) as error:
-        read_h5ad_screen(source(path, **settings))
+        canonical(source(path, **settings))
     for words in ["bad.h5ad", *said]:
         assert words in str(error.value)
 
@@ -85,7 +97,7 @@ def test_files_that_are_no_h5ad(tmp_path):
     short = make(tmp_path / "short.h5ad")
     short.write_bytes(short.read_bytes()[: short.stat().st_size // 2])
     with pytest.raises(InputError, match="short"):
-        read_h5ad_screen(source(short))
+        canonical(source(short))
 
 
 def test_header_check_reads_gene_symbols_only(tmp_path):

@@ -37,13 +37,17 @@ from samsvae.sources.registry import (
     download_of,
 )
 
+# while it reads its rules, Snakemake does not say which targets it was given
+ONLY_CHECKED = "check" in sys.argv
+
 try:
     user_config = workflow.config_settings.overwrite_config
     config = validate(
         merge(load_configfile(HERE / "config.yaml"), user_config),
         read_schema(HERE / "workflow" / "schemas" / "config.schema.yaml"),
     )
-    if workflow.is_main_process:
+    # the check tells all that is wrong with a screen, not just the first
+    if workflow.is_main_process and not ONLY_CHECKED:
         check_inputs(config)
 except InputError as error:
     raise WorkflowError(str(error)) from None

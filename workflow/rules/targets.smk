@@ -18,6 +18,11 @@ FIGURE_TABLES = {
 OF_TRAINED_MODELS = {"training", "iwelbo", "latent_effects", "truth"}
 OF_MEASUREMENTS = {"split", *OF_TRAINED_MODELS}  # the others are of counts
 
+CHECK = "results/checks/{screen}"
+# where a canonical screen has its labels, so that it is read like any other file
+CANONICAL = {"perturbation_matrix": {"obsm": "dosage", "names": "perturbations"}}
+CHECKED = list(dict.fromkeys(entry["screen"] for entry in EXPERIMENTS.values()))
+
 
 def figure_names(experiment):
     """The figures that an experiment has, in the order of the chain."""
@@ -147,3 +152,30 @@ def all_runs():
             experiment, name, models=TRAINED if name in trained else None
         )
     ]
+
+
+def gene_sets_on(screen):
+    """GMT files that experiments test on a screen, by name."""
+    return {
+        name: config["gene_sets"].get(name, PROGRAMMES.format(screen=screen))
+        for experiment, entry in EXPERIMENTS.items()
+        if entry["screen"] == screen
+        for name in gene_set_names(config, experiment)
+    }
+
+
+def checked_settings(wildcards):
+    """Where a screen's file has what: the user's own file, or else the canonical screen."""
+    entry = config["screens"][wildcards.screen]
+    if entry["source"] == "h5ad":
+        return {key: value for key, value in entry.items() if key != "source"}
+    return {"path": SCREEN.format(screen=wildcards.screen), **CANONICAL}
+
+
+def checked_files(wildcards):
+    """The files that a check reads; one of the user's that is missing is for the check to tell."""
+    settings = checked_settings(wildcards)
+    made = [SCREEN.format(**wildcards), PROGRAMMES.format(**wildcards)]
+    named = [settings.get(key) for key in ("path", "genes", "guide_table")]
+    named += gene_sets_on(wildcards.screen).values()
+    return [path for path in named if path and (path in made or os.path.exists(path))]

@@ -8,15 +8,12 @@ from samsvae.job import run_job
 def main(snakemake: Any) -> None:
     """Run the rule."""
     from samsvae.provenance import provenance
-    from samsvae.screen import write_source_screen
-    from samsvae.sources.h5ad import H5adSource, read_h5ad_screen
+    from samsvae.sources.h5ad import write_h5ad_screen
+    from samsvae.sources.h5ad_source import H5adSource
 
     settings = snakemake.params.settings
-    screen = read_h5ad_screen(
-        H5adSource(**{key: value for key, value in settings.items() if key != "source"})
-    )
-    made_by = provenance(settings, snakemake.params.code)
-    write_source_screen(screen, made_by, snakemake.output.screen)
+    source = H5adSource(**{key: value for key, value in settings.items() if key != "source"})
+    write_h5ad_screen(source, provenance(settings, snakemake.params.code), snakemake.output.screen)
 
 
 if "snakemake" in globals():

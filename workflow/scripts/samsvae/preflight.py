@@ -36,7 +36,8 @@ def check_inputs(config: Mapping[str, Any]) -> None:
         screen = config["screens"][experiment["screen"]]
         if screen["source"] == "h5ad" and experiment["screen"] not in genes:
             # anndata takes as long to import as a small configuration to plan
-            from samsvae.sources.h5ad import H5adSource, check_header
+            from samsvae.sources.h5ad import check_header
+            from samsvae.sources.h5ad_source import H5adSource
 
             genes[experiment["screen"]] = check_header(H5adSource(**own_settings(screen)))
         download = download_of(screen)

@@ -1,0 +1,39 @@
+# What screens are like, before anything is trained: snakemake check.
+
+
+localrules:
+    check,
+
+
+# Without output, so that it prints each time.
+rule check:
+    input:
+        texts=expand(f"{CHECK}.txt", screen=CHECKED),
+        findings=expand(f"{CHECK}.tsv", screen=CHECKED),
+    log:
+        "results/logs/check.log",
+    conda:
+        "../../envs/samsvae.yaml"
+    params:
+        code=uses("show_checks"),
+    script:
+        "../scripts/show_checks.py"
+
+
+rule check_screen:
+    input:
+        checked_files,
+    output:
+        text=f"{CHECK}.txt",
+        findings=f"{CHECK}.tsv",
+    log:
+        "results/logs/check_screen/{screen}.log",
+    conda:
+        "../../envs/samsvae.yaml"
+    params:
+        settings=checked_settings,
+        gene_sets=lambda wildcards: gene_sets_on(wildcards.screen),
+        sizes={key: config["enrichment"][key] for key in ("min_size", "max_size")},
+        code=uses("check_screen"),
+    script:
+        "../scripts/check_screen.py"

@@ -1,0 +1,1 @@
+"""What can be known of a screen before anything is trained on it."""

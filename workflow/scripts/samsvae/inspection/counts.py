@@ -1,0 +1,205 @@
+"""Whether counts are raw counts, of enough molecules, of different cells and genes."""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from samsvae.inspection.evidence import Evidence
+from samsvae.inspection.finding import ERROR, SUSPICION, Finding, some
+from samsvae.inspection.survey import CountSurvey
+from samsvae.labels import CONTROL
+
+LOW_COUNTS = 500  # median counts per cell below which single cells say little
+SPARSE = 0.05
+CONSTANT_SPREAD = (
+    0.02  # coefficient of variation; that of raw library sizes is tens of times larger
+)
+EXTREME = 5.0  # robust standard deviations of the log library size
+DOMINANT = 0.3
+DIFFERENT_DEPTH = 1.5
+ENOUGH_TO_COMPARE = 20  # cells or genes with a count, below which equality may be chance
+SUBSET_RATIO = 2.0
+TOTALS = re.compile(r"n?_?(umis?|counts?)$|^total_counts$|^ncount_rna$", re.IGNORECASE)
+
+
+def count_findings(evidence: Evidence) -> Iterator[Finding]:
+    """Look at the values, cells and genes of the matrix.
+
+    Parameters
+    ----------
+    evidence
+        Of the screen.
+
+    Yields
+    ------
+    Finding
+        In order of weight.
+    """
+    if evidence.survey is None:
+        return
+    for look in (_values, _empty, _depth, _twins):
+        yield from look(evidence, evidence.survey)
+
+
+def _values(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
+    for name, fault in survey.faults.items():
+        message = (
+            f"{fault.number:,} value(s) of {evidence.matrix} are {name}, the first "
+            f"{fault.value:g} in cell {fault.cell}, gene {fault.gene} (counting from 0)."
+        )
+        if name == "not an integer":
+            message += _kind_of_transformation(survey)
+        yield Finding(ERROR, name, f"{message} Raw UMI counts are needed: {_remedy(evidence)}")
+    if survey.largest == 1 and not survey.faults:
+        yield Finding(
+            SUSPICION,
+            "binary counts",
+            "no value is larger than 1, as if only detection had been kept. Give raw counts.",
+        )
+    total = survey.total[survey.total > 0]
+    if len(total) > 1 and not survey.faults and total.std() < CONSTANT_SPREAD * total.mean():
+        yield Finding(
+            SUSPICION,
+            "constant library size",
+            f"counts add up to about {np.median(total):,.0f} in every cell, "
+            "which raw counts never do: they seem normalised or down-sampled. Give raw counts.",
+        )
+
+
+def _remedy(evidence: Evidence) -> str:
+    if evidence.integer_layers:
+        layers = " or ".join(map(repr, evidence.integer_layers))
+        return f"set 'counts_layer' to {layers}, which has integers."
+    return "set 'counts_layer' to the layer that has them."
+
+
+def _kind_of_transformation(survey: CountSurvey) -> str:
+    if "negative" in survey.faults:
+        return " Some are negative as well: the matrix seems to be scaled."
+    if survey.largest < np.log1p(1e6):
+        return f" The largest is {survey.largest:.3g}: they seem to be log-normalised."
+    return f" The largest is {survey.largest:,.0f}: they seem to be normalised."
+
+
+def _empty(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
+    empty = np.flatnonzero(survey.total == 0)
+    if len(empty):
+        yield Finding(
+            ERROR,
+            "cells without a count",
+            f"{len(empty):,} cell(s) have no count at all, the first at position "
+            f"{survey.cells[empty[0]]} (counting from 0). Remove empty cells from the file.",
+        )
+    silent = survey.gene_total == 0
+    if silent.any():
+        yield Finding(
+            SUSPICION,
+            "genes without a count",
+            f"{silent.sum():,} of {len(silent):,} genes have no count in any "
+            f"cell: {some(evidence.symbols[silent])}. Nothing can be learnt of them; 'min_mean' "
+            "leaves them out.",
+        )
+
+
+def _depth(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
+    total = survey.total[survey.total > 0]
+    if not len(total) or survey.faults:
+        return
+    median = float(np.median(total))
+    if median < LOW_COUNTS:
+        yield Finding(
+            SUSPICION,
+            "low counts per cell",
+            f"the median cell has {median:,.0f} counts. Effects of single genes "
+            "will be noisy, however many cells there are.",
+        )
+    if survey.filled < SPARSE:
+        yield Finding(
+            SUSPICION,
+            "sparse counts",
+            f"{100 * survey.filled:.1f} % of the entries are not 0. Keep the "
+            "genes that are expressed, by 'min_mean' or 'highly_variable'.",
+        )
+    yield from _subset(evidence, survey)
+    largest = int(np.argmax(survey.gene_total))
+    share = survey.gene_total[largest] / survey.gene_total.sum()
+    if share > DOMINANT and len(evidence.symbols) > ENOUGH_TO_COMPARE:
+        yield Finding(
+            SUSPICION,
+            "dominant gene",
+            f"the gene {evidence.symbols[largest]} alone has {100 * share:.0f} % of all "
+            "counts, so that a change in it seems to change every other gene.",
+        )
+    log_total = np.log(np.where(survey.total > 0, survey.total, np.nan))
+    spread = 1.4826 * np.nanmedian(np.abs(log_total - np.log(median)))
+    far = np.abs(log_total - np.log(median)) > EXTREME * max(spread, CONSTANT_SPREAD)
+    if far.any():
+        outliers = np.flatnonzero(far)[np.argsort(-np.abs(log_total[far] - np.log(median)))]
+        shown = [f"{evidence.cell_names[i]} {survey.total[i]:,.0f}" for i in outliers]
+        yield Finding(
+            SUSPICION,
+            "cells with extreme counts",
+            f"{far.sum():,} cell(s) have far more or fewer counts than "
+            f"the median of {median:,.0f}: {some(shown)}. They may be doublets or debris.",
+        )
+    yield from _depth_of_control(evidence, survey)
+
+
+def _depth_of_control(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
+    if evidence.labels is None:
+        return
+    control = evidence.labels == CONTROL
+    if not control.any() or control.all():
+        return
+    of_control = float(np.median(survey.total[control]))
+    of_others = float(np.median(survey.total[~control]))
+    low, high = sorted([of_control, of_others])
+    if high > DIFFERENT_DEPTH * low:
+        yield Finding(
+            SUSPICION,
+            "different depth of control cells",
+            f"the median control cell has {of_control:,.0f} counts, the median "
+            f"perturbed cell {of_others:,.0f}. If they were sequenced apart, every effect contains "
+            "the difference.",
+        )
+
+
+def _subset(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
+    total = survey.total
+    for name in evidence.obs:
+        column = evidence.obs[name]
+        if not TOTALS.search(str(name)) or not pd.api.types.is_numeric_dtype(column):
+            continue
+        noted = column.to_numpy(dtype=float, na_value=np.nan)
+        if np.mean(noted >= total) > 0.95 and np.nanmedian(noted) > SUBSET_RATIO * np.median(total):
+            yield Finding(
+                SUSPICION,
+                "part of the genes",
+                f"the column obs[{name!r}] has a median of {np.nanmedian(noted):,.0f}, but "
+                f"the counts of the {len(evidence.symbols):,} genes add up to "
+                f"{np.median(total):,.0f}. The library size is that of these genes alone.",
+            )
+            return
+
+
+def _twins(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
+    cells = pd.Series(survey.cell_sketch, index=evidence.cell_names)
+    cells = cells[survey.detected >= ENOUGH_TO_COMPARE]
+    yield from _same(cells, "cells", "duplicated cells", evidence)
+    genes = pd.Series(survey.gene_sketch, index=evidence.symbols)
+    genes = genes[survey.gene_detected >= ENOUGH_TO_COMPARE]
+    yield from _same(genes, "genes", "duplicated genes", evidence)
+
+
+def _same(sketch: pd.Series, what: str, name: str, evidence: Evidence) -> Iterator[Finding]:
+    twins = sketch[sketch.duplicated(keep=False)].sort_values(kind="stable")
+    if len(twins):
+        yield Finding(
+            SUSPICION,
+            name,
+            f"{len(twins):,} {what} have exactly the counts of another: "
+            f"{some(list(twins.index))}. Copies in training and test make a test easy; remove "
+            "them.",
+        )

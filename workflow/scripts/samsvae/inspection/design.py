@@ -1,0 +1,165 @@
+"""Whether there are cells enough, of every perturbation and in every batch."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from samsvae.inspection.evidence import Evidence
+from samsvae.inspection.finding import ERROR, SUSPICION, Finding, some
+from samsvae.labels import CONTROL, components, doses
+
+FEW_CONTROLS = 200
+FEW_CELLS = 20
+UNEQUAL = 10
+MANY_DOSES = 10
+MOST_BATCHES = 200
+BY_CHANCE = 1e-4  # probability below which an absence from a batch is no accident
+BATCH = re.compile(
+    r"(^|_)(batch|rep|replicate|lane|sample|donor|plate|gem_?group|library|channel|pool|run)"
+    r"s?(_?id)?($|_)",
+    re.IGNORECASE,
+)
+SUFFIX = re.compile(r".*-(\d{1,3})")
+
+
+def design_findings(evidence: Evidence) -> Iterator[Finding]:
+    """Look at which cells had what, and in which batch.
+
+    Parameters
+    ----------
+    evidence
+        Of the screen; without labels there is nothing to find.
+
+    Yields
+    ------
+    Finding
+        Controls first.
+    """
+    if evidence.labels is None:
+        return
+    cells = pd.Series(evidence.labels).value_counts()
+    n_controls = int(cells.get(CONTROL, 0))
+    if n_controls == len(evidence.labels):
+        yield Finding(
+            ERROR, "no perturbation", "every cell is a control cell; there is nothing to model."
+        )
+    if n_controls < FEW_CONTROLS:
+        yield Finding(
+            SUSPICION,
+            "few control cells",
+            f"there are {n_controls} control cells. Every effect is a difference "
+            "from their mean, so their noise is in all of them.",
+        )
+    yield from _sizes(cells.drop(CONTROL, errors="ignore"), evidence)
+    yield from _lone_pairs(cells, evidence)
+    yield from _doses_like_counts(cells, evidence)
+    for name, batch in batches(evidence).items():
+        yield from _unbalanced(name, batch, evidence)
+
+
+def batches(evidence: Evidence) -> dict[str, pd.Categorical]:
+    """Find what may be batches: covariates, columns named like one, suffixes of barcodes.
+
+    Returns
+    -------
+    dict of Categorical
+        Batch of each cell, for whatever has 2 to 200 of them.
+    """
+    found: dict[str, pd.Categorical] = {}
+    for name in evidence.obs:
+        column = evidence.obs[name]
+        chosen = name in evidence.covariates or BATCH.search(str(name))
+        if chosen and not pd.api.types.is_float_dtype(column) and not column.isna().any():
+            found[f"obs[{name!r}]"] = pd.Categorical(column.astype(str))
+    suffixes = [SUFFIX.fullmatch(name) for name in evidence.cell_names]
+    if all(suffixes):
+        found["the suffix of barcodes"] = pd.Categorical([s[1] for s in suffixes if s])
+    return {n: b for n, b in found.items() if 1 < len(b.categories) <= MOST_BATCHES}
+
+
+def _sizes(cells: pd.Series, evidence: Evidence) -> Iterator[Finding]:
+    few = cells[cells < FEW_CELLS].sort_values(kind="stable")
+    if len(few):
+        shown = [f"{name} {number}" for name, number in few.items()]
+        yield Finding(
+            SUSPICION,
+            "perturbations with few cells",
+            f"{len(few)} of {len(cells)} perturbations have fewer than "
+            f"{FEW_CELLS} cells: {some(shown)}. Some may be left without training or test cells; "
+            "'min_cells' leaves them out.",
+        )
+    if len(cells) > 1 and cells.max() > UNEQUAL * cells.min():
+        yield Finding(
+            SUSPICION,
+            "unequal cells per perturbation",
+            f"perturbations have between {cells.min():,} cells "
+            f"({cells.idxmin()}) and {cells.max():,} ({cells.idxmax()}). Effects of the small ones "
+            "are far noisier, and summaries over cells show the large ones.",
+        )
+
+
+def _lone_pairs(cells: pd.Series, evidence: Evidence) -> Iterator[Finding]:
+    alone = {components(label)[0] for label in cells.index if len(components(label)) == 1}
+    pairs = [label for label in cells.index if len(components(label)) > 1]
+    lone = sorted(pair for pair in pairs if not alone.issuperset(components(pair)))
+    if lone:
+        yield Finding(
+            SUSPICION,
+            "pairs without their single genes",
+            f"in {len(lone)} of {len(pairs)} combinations, a gene was never "
+            f"perturbed alone: {some(lone)}. The sum of single effects says little of them; in a "
+            "split by combinations set 'untrained_perturbations'.",
+        )
+
+
+def _doses_like_counts(cells: pd.Series, evidence: Evidence) -> Iterator[Finding]:
+    of_gene: dict[str, set[float]] = defaultdict(set)
+    for label in cells.index:
+        for gene, dose in doses(label).items():
+            of_gene[gene].add(dose)
+    many = sorted(
+        gene
+        for gene, seen in of_gene.items()
+        if len(seen) > MANY_DOSES and all(dose == int(dose) for dose in seen)
+    )
+    if many:
+        yield Finding(
+            SUSPICION,
+            "doses that look like counts",
+            f"the perturbations {some(many)} had more than {MANY_DOSES} doses, all of them "
+            "integers, as if they were UMI counts of guides. Each is a condition of its own: write "
+            "1 where a guide was found.",
+        )
+
+
+def _unbalanced(what: str, batch: pd.Categorical, evidence: Evidence) -> Iterator[Finding]:
+    table = pd.crosstab(np.asarray(evidence.labels), np.asarray(batch))
+    share = table.sum() / table.to_numpy().sum()
+    if CONTROL in table.index:
+        without = list(table.columns[table.loc[CONTROL] == 0])
+        if without:
+            yield Finding(
+                SUSPICION,
+                "batches without control cells",
+                f"by {what}, {len(without)} of {len(share)} batches have no "
+                f"control cell: {some(without)}. What sets the batch apart will be taken for an "
+                "effect.",
+            )
+    others = table.drop(CONTROL, errors="ignore")
+    absent = (others == 0).to_numpy() @ share.to_numpy()
+    # the chance that so many cells, drawn from all, would all fall into the other batches
+    confined = others[(1 - absent) ** others.sum(axis=1).to_numpy() < BY_CHANCE]
+    if len(confined):
+        shown = [
+            f"{label} in {', '.join(row.index[row > 0])}" for label, row in confined.iterrows()
+        ]
+        yield Finding(
+            SUSPICION,
+            "perturbations confined to batches",
+            f"by {what}, {len(confined)} of {len(others)} perturbations are "
+            f"missing from batches where they should be by chance: {some(shown)}. Batch and "
+            "effect cannot be told apart.",
+        )

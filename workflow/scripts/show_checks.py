@@ -1,0 +1,25 @@
+"""Print what checks found, and fail if a screen cannot be used."""
+
+from pathlib import Path
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    from samsvae.errors import InputError
+    from samsvae.files import read_table
+    from samsvae.inspection.finding import ERROR
+
+    unusable = []
+    for text, findings in zip(snakemake.input.texts, snakemake.input.findings, strict=True):
+        print(f"\n{Path(text).read_text(encoding='utf-8')}", flush=True)
+        if (read_table(findings)["severity"] == ERROR).any():
+            unusable.append(Path(text).stem)
+    if unusable:
+        raise InputError(f"Screens that cannot be used: {', '.join(unusable)}; see above.")
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])
