@@ -17,7 +17,7 @@ from samsvae.errors import InputError
 from samsvae.sources.transposition import transposed
 
 BLOCK_BYTES = 2**24
-SKIPPED_ENTRIES = 2**16  # a shorter gap costs less to read than to skip
+SKIPPED_BYTES = 2**18  # a shorter gap costs less to read than to skip
 SCATTERED = 0.25  # where fewer of the cells are wanted, rows are best read one by one
 
 SPARSE_FORMATS = {"csr_matrix": "csr", "csr": "csr", "csc_matrix": "csc", "csc": "csc"}
@@ -124,22 +124,25 @@ class CountMatrix:
         """
         if self.layout != "dense":
             return list(self._sparse_reads(chosen))
-        n_rows = max(self.block_bytes // max(self.shape[1] * self.element.dtype.itemsize, 1), 1)
+        row_bytes = max(self.shape[1] * self.element.dtype.itemsize, 1)
+        n_rows = max(self.block_bytes // row_bytes, 1)
         chunks = self.element.chunks
         if chunks is None and len(chosen) < SCATTERED * self.shape[0]:
             return [chosen[first : first + n_rows] for first in range(0, len(chosen), n_rows)]
         chunk = 1 if chunks is None else chunks[0]
-        grid = max(n_rows // chunk, 1) * chunk
-        return list(_slices(chosen, chosen // grid, np.diff(chosen) > max(chunk, n_rows // 4)))
+        apart = np.diff(chosen) > max(chunk, SKIPPED_BYTES // row_bytes)
+        return list(_slices(chosen, chosen // _grid(n_rows, chunk), apart))
 
     def _sparse_reads(self, chosen: np.ndarray) -> list[slice]:
         starts = self._starts
         values, indices = self.element["data"], self.element["indices"]
         chunk = 1 if values.chunks is None else values.chunks[0]
-        n_entries = self.block_bytes // (values.dtype.itemsize + indices.dtype.itemsize)
-        grid = max(n_entries // chunk, 1) * chunk
+        entry_bytes = values.dtype.itemsize + indices.dtype.itemsize
         gap = starts[chosen[1:]] - starts[chosen[:-1] + 1]
-        return _slices(chosen, starts[chosen] // grid, gap > max(chunk, SKIPPED_ENTRIES))
+        apart = gap > max(chunk, SKIPPED_BYTES // entry_bytes)
+        return _slices(
+            chosen, starts[chosen] // _grid(self.block_bytes // entry_bytes, chunk), apart
+        )
 
     def _dense_blocks(self, cells: np.ndarray, genes: np.ndarray | None) -> Iterator[Block]:
         reads = self.reads(cells)
@@ -219,6 +222,11 @@ class CountMatrix:
             f"{self.where}: cannot be read: {what}. The file is damaged or was cut short; get it "
             "again."
         )
+
+
+def _grid(size: int, chunk: int) -> int:
+    """Fill a size with whole chunks, so that few are read twice."""
+    return size // chunk * chunk or max(size, 1)
 
 
 def _slices(chosen: np.ndarray, cell_of_grid: np.ndarray, apart: np.ndarray) -> list[slice]:
