@@ -24,6 +24,7 @@ SPARSE_FORMATS = {"csr_matrix": "csr", "csr": "csr", "csc_matrix": "csc", "csc":
 
 Block = tuple[np.ndarray, sparse.csr_matrix]
 Rows = slice | np.ndarray
+Stored = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class CountMatrix:
@@ -160,8 +161,8 @@ class CountMatrix:
         if genes is None:
             genes = np.arange(self.shape[1])
         column = _places(genes, self.shape[1])
-        for positions, values in self._stored_rows(cells):
-            yield positions, _canonical(_with_columns(values, column, len(genes)))
+        for positions, stored in self._stored_rows(cells):
+            yield positions, _canonical(_with_columns(stored, column, len(genes)))
 
     def _csc_blocks(self, cells: np.ndarray, genes: np.ndarray | None) -> Iterator[Block]:
         wanted = np.arange(self.shape[1]) if genes is None else np.asarray(genes, dtype=np.int64)
@@ -169,15 +170,19 @@ class CountMatrix:
         column = _places(wanted, self.shape[1])
 
         def by_gene() -> Iterator[Block]:
-            for positions, values in self._stored_rows(np.sort(wanted)):
-                yield column[positions], _with_columns(values, row, len(cells))
+            for positions, stored in self._stored_rows(np.sort(wanted)):
+                yield column[positions], _with_columns(stored, row, len(cells))
 
         shape = (len(cells), len(wanted))
         for local, values in transposed(by_gene, shape, self.block_bytes):
             yield cells[local], _canonical(values)
 
-    def _stored_rows(self, chosen: np.ndarray) -> Iterator[Block]:
-        """Read chosen cells of a CSR element, or chosen genes of a CSC one."""
+    def _stored_rows(self, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, Stored]]:
+        """Read chosen cells of a CSR element, or chosen genes of a CSC one.
+
+        Gives positions, values, indices, and where each row begins among these, all of which the
+        next block overwrites.
+        """
         starts = self._starts
         n_columns = self.shape[0] if self.layout == "csc" else self.shape[1]
         reads = self._sparse_reads(chosen)
@@ -190,13 +195,14 @@ class CountMatrix:
             for part, buffer in zip(parts, (values, indices), strict=True):
                 self._read(part, slice(first, last), buffer)
             positions = _within(chosen, rows)
-            # gathering makes the copy that outlives the buffers, and spares what is not wanted
-            taken, edges = _entries(starts, positions)
-            indices = indices[taken - first]
-            if indices.size and not 0 <= indices.min() <= indices.max() < n_columns:
+            edges = starts[rows.start : rows.stop + 1] - first
+            if len(positions) < len(edges) - 1:
+                taken, edges = _entries(edges, positions - rows.start)
+                values, indices = values[taken], indices[taken]
+            # as unsigned numbers, negative ones are large
+            if indices.size and indices.view(f"u{indices.itemsize}").max() >= n_columns:
                 raise self._damage("an index is out of bounds")
-            shape = (len(positions), n_columns)
-            yield positions, sparse.csr_matrix((values[taken - first], indices, edges), shape)
+            yield positions, (values, indices, edges)
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -264,13 +270,13 @@ def _places(chosen: np.ndarray, n: int) -> np.ndarray:
     return places
 
 
-def _with_columns(matrix: sparse.csr_matrix, place: np.ndarray, n: int) -> sparse.csr_matrix:
-    moved = place[matrix.indices]
-    kept = moved >= 0
-    before = np.concatenate([[0], np.cumsum(kept)])
-    return sparse.csr_matrix(
-        (matrix.data[kept], moved[kept], before[matrix.indptr]), shape=(matrix.shape[0], n)
-    )
+def _with_columns(stored: Stored, place: np.ndarray, n: int) -> sparse.csr_matrix:
+    """Make a matrix of the chosen columns; it shares no memory with what it is made of."""
+    values, indices, edges = stored
+    moved = place[indices]
+    kept = np.flatnonzero(moved >= 0)
+    indptr = np.searchsorted(kept, edges)
+    return sparse.csr_matrix((values[kept], moved[kept], indptr), shape=(len(edges) - 1, n))
 
 
 def _canonical(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
