@@ -89,12 +89,12 @@ def write_replogle(path: str | Path, layout: ReplogleLayout) -> None:
     rng = np.random.default_rng(layout.seed)
     obs, var = _replogle_cells(rng, layout), _replogle_genes(rng, layout)
     n_simulated = min(SIMULATED_CELLS, layout.n_cells)
-    counts = _counts(rng, n_simulated, layout.n_genes, layout.depth)
+    counts = _in_whole_chunks(rng, _counts(rng, n_simulated, layout.n_genes, layout.depth))
     with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
         if layout.copy == "original":
-            _write_dense(file, counts, layout)
+            _write_dense(file, counts.toarray(), layout)
         else:
-            _write_sparse(file, _in_whole_chunks(rng, counts), layout)
+            _write_sparse(file, counts, layout)
             obs = obs.rename(
                 columns={"sgID_AB": "guide_id", "gem_group": "batch", "mitopercent": "percent_mito"}
             )
