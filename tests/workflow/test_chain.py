@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from samsvae.inference.checkpoint import load_model
+from samsvae.metrics.registry import METRICS, de_metrics
 from tests.workflow.conftest import TINY_CONFIG, Project, copy_project
 
 # one worker, so that the chain runs once for all of them
@@ -77,6 +78,8 @@ def test_metrics_are_tidy_and_cover_every_run(finished):
         assert {"pearson", "r_squared", "iwelbo", "effect_pearson", "mask_f1"} <= set(
             table["metric"]
         )
+        assert {f"{m.average}_{name}" for name, m in METRICS.items()} <= set(table["metric"])
+        assert {f"median_de_{name}" for name in de_metrics(10)} <= set(table["metric"])
 
 
 def test_the_report_shows_every_figure_and_asks_the_network_for_nothing(finished):

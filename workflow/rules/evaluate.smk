@@ -102,6 +102,7 @@ rule evaluate_effects:
     output:
         metrics=f"{SPLIT}/metrics.tsv",
         de_comparison=f"{SPLIT}/de_comparison.tsv",
+        perturbations=f"{SPLIT}/perturbation_metrics.parquet",
     log:
         "results/logs/evaluate_effects/{experiment}/{split}.log",
     conda:
