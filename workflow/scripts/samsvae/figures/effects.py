@@ -18,7 +18,7 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     low = float(min(table["observed"].min(), table["predicted"].min()))
     high = float(max(table["observed"].max(), table["predicted"].max()))
     for axis, model in zip(axes, models, strict=True):
-        one = table[table["model"] == model]
+        one = table[table["model"] == model].dropna(subset="observed")
         drawn = axis.hexbin(
             one["observed"], one["predicted"], gridsize=50, bins="log", mincnt=1,
             extent=(low, high, low, high), cmap=SEQUENTIAL, linewidths=0.1,

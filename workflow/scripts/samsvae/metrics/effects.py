@@ -7,6 +7,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
+from samsvae.effects.table import truth_of
 from samsvae.metrics.de_comparison import significant_effects
 from samsvae.metrics.registry import METRICS, Metric, de_metrics
 
@@ -93,11 +94,6 @@ def comparisons(
     significant = significant_effects(effects, fdr)
     every = np.ones(len(guess), dtype=bool)
     yield Comparison({DE + n: m for n, m in de_metrics(n_top).items()}, significant, guess, every)
-
-
-def truth_of(observed: anndata.AnnData, predicted: anndata.AnnData) -> anndata.AnnData:
-    """Choose what a prediction is compared with: what it brings itself, or what all cells show."""
-    return predicted if set(TRUTHS.values()) <= set(predicted.layers) else observed
 
 
 def top_genes(observed: Matrix, predicted: Matrix, n_top: int) -> tuple[Matrix, Matrix]:
