@@ -5,8 +5,10 @@ import inspect
 import pytest
 import yaml
 
+from samsvae import experiments
 from samsvae.biology.enrichment import Enrichment
 from samsvae.config import gene_set_names, merge, read_schema, validate
+from samsvae.effects.baselines import BASELINES
 from samsvae.errors import InputError
 from samsvae.experiments import runs, splits
 from samsvae.inference.step import Training
@@ -137,6 +139,19 @@ def test_model_defaults_in_schema_and_code_are_the_same(kind):
     in_code = {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY}
     in_schema = schema_defaults(kind)
     assert {k: v for k, v in in_schema.items() if k not in NOT_OF_THE_MODEL} == in_code
+
+
+@pytest.mark.parametrize("kind", BASELINES)
+def test_baseline_defaults_in_schema_and_code_are_the_same(kind):
+    parameters = inspect.signature(BASELINES[kind]).parameters.values()
+    assert schema_defaults(kind) == {
+        p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY
+    }
+
+
+def test_the_schema_knows_every_kind_of_model():
+    kinds = set(SCHEMA["$defs"]["model"]["properties"]["kind"]["enum"])
+    assert kinds == {*MODELS, *experiments.BASELINES, *experiments.CEILINGS}
 
 
 @pytest.mark.parametrize(
@@ -289,10 +304,12 @@ def test_a_simulated_screen_brings_its_gene_sets_and_another_uses_all():
 def test_runs_cover_splits_models_and_seeds_and_baselines_once():
     experiment = {
         "split": {"kind": "unseen_combinations", "seeds": [0, 1], "fractions": [0, 0.5]},
-        "models": ["m", "b"],
+        "models": ["m", "b", "c"],
         "seeds": [3, 4],
     }
-    made = runs(experiment, {"m": {"kind": "sams_vae"}, "b": {"kind": "additive"}})
+    kinds = {"m": "sams_vae", "b": "additive", "c": "split_half"}
+    made = runs(experiment, {name: {"kind": kind} for name, kind in kinds.items()})
     assert next(iter(splits(experiment))) == "unseen_combinations-f0-seed0"
-    assert len(made) == 4 * (2 + 1)
+    assert len(made) == 4 * (2 + 1 + 2)
     assert {run.seed for run in made if run.model == "b"} == {3}
+    assert {run.seed for run in made if run.model == "c"} == {3, 4}

@@ -6,8 +6,9 @@ import pytest
 import torch
 from scipy import stats
 
+from samsvae import experiments
 from samsvae.effects import predicted as predicted_module
-from samsvae.effects.baselines import BASELINES, additive, no_change
+from samsvae.effects.baselines import BASELINES, additive, mean_effect, no_change
 from samsvae.effects.differential_expression import rank_sum_tests
 from samsvae.effects.expectation import ExpectedLogCounts
 from samsvae.effects.observed import log_expression, observed_effects
@@ -172,7 +173,13 @@ def test_baselines(tiny_screen):
     assert (unknown[0] == 0).all()
     np.testing.assert_allclose(unknown[2], unknown[1])
     assert not no_change(tiny_screen, train, [pair]).any()
-    assert set(BASELINES) == {"additive", "no_change"}
+    assert set(BASELINES) == set(experiments.BASELINES)
+    average = mean_effect(tiny_screen, label != first, [first, second])
+    effects = [
+        logs[label == name].mean(0) - logs[label == "control"].mean(0)
+        for name in sorted(set(label) - {"control", first})
+    ]
+    np.testing.assert_allclose(average, [np.mean(effects, axis=0)] * 2, atol=1e-9)
 
 
 def test_effects_survive_their_file(observed, tmp_path):

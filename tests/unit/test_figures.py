@@ -144,10 +144,18 @@ def test_report_marks_the_best_and_says_what_is_undefined():
     assert with_spread(float("nan"), 0.1, 3) == "–"
 
 
+def test_the_ceiling_is_shown_but_never_the_best():
+    table = model_table(metrics_table(), MODELS, 5, ["no_change"])
+    whole = table["columns"].index("r, all cells")
+    rows = {row[0]["text"]: row for row in table["rows"]}
+    assert rows["no change"][whole] == {"text": "0.400", "best": False}
+
+
 def test_report_says_in_words_what_was_run_and_found():
     config = {
         "screens": {"x": {"source": "simulated"}},
         "training": {"max_steps": 3000},
+        "models": {"sams_vae": {"kind": "sams_vae"}, "no_change": {"kind": "no_change"}},
         "experiments": {
             "e": {
                 "screen": "x",

@@ -27,6 +27,8 @@ TINY_CONFIG: dict[str, Any] = {
         "cvae": {"kind": "conditional_vae", **SMALL_NETWORK},
         "additive": {"kind": "additive"},
         "no_change": {"kind": "no_change"},
+        "mean_effect": {"kind": "mean_effect"},
+        "ceiling": {"kind": "split_half"},
     },
     "training": {"max_steps": 60, "batch_size": 64, "validate_every": 20, "learning_rate": 0.003},
     "evaluation": {"iwelbo_particles": 10, "effect_draws": 20, "top_genes": 10},
@@ -35,7 +37,17 @@ TINY_CONFIG: dict[str, Any] = {
         "random": {
             "screen": "tiny",
             "split": {"kind": "random"},
-            "models": ["sams", "cpa", "beta", "svae", "cvae", "additive", "no_change"],
+            "models": [
+                "sams",
+                "cpa",
+                "beta",
+                "svae",
+                "cvae",
+                "additive",
+                "no_change",
+                "mean_effect",
+                "ceiling",
+            ],
         },
         "unseen": {
             "screen": "tiny",

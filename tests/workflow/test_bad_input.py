@@ -112,7 +112,7 @@ def test_bad_screens(project, case):
 def test_an_unknown_model_kind(project):
     project.config = own_config("absent.h5ad")
     project.config["models"]["sams"]["kind"] = "sams_vea"
-    said = ["models.sams.kind", "'sams_vea'", "allowed: sams_vae, ", "no_change, additive"]
+    said = ["models.sams.kind", "'sams_vea'", "allowed: sams_vae, ", "no_change, additive, "]
     assert_refused(project, said, "--dry-run")
 
 

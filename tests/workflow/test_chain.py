@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from samsvae.inference.checkpoint import load_model
+from samsvae.metrics.registry import METRICS, de_metrics
 from tests.workflow.conftest import TINY_CONFIG, Project, copy_project
 
 # tests of one file share a worker (see the Makefile), so the chain runs once for all of them
@@ -54,7 +55,7 @@ def test_files_keep_their_contract(finished):
     screen = anndata.read_h5ad(finished.folder / "results/screens/tiny/screen.h5ad")
     observed = anndata.read_h5ad(run / "observed_effects.h5ad")
     assert {"ate", "log2fc", "pvalue", "fdr"} <= set(observed.layers)
-    for model in ("sams", "cpa", "beta", "svae", "cvae", "additive", "no_change"):
+    for model in finished.config["experiments"]["random"]["models"]:
         predicted = anndata.read_h5ad(run / model / "seed0/predicted_effects.h5ad")
         assert list(predicted.obs_names) == list(observed.obs_names)
         assert list(predicted.var_names) == list(screen.var_names)
@@ -69,7 +70,7 @@ def test_files_keep_their_contract(finished):
 
 
 def test_metrics_are_tidy_and_cover_every_run(finished):
-    for experiment, runs in (("random", 7), ("unseen", 2 * 3)):
+    for experiment, runs in (("random", 9), ("unseen", 2 * 3)):
         table = pd.read_csv(finished.folder / f"results/{experiment}/tables/metrics.tsv", sep="\t")
         assert list(table.columns) == ["split", "model", "seed", "scope", "metric", "value"]
         assert not table.duplicated(["split", "model", "seed", "scope", "metric"]).any()
@@ -77,6 +78,8 @@ def test_metrics_are_tidy_and_cover_every_run(finished):
         assert {"pearson", "r_squared", "iwelbo", "effect_pearson", "mask_f1"} <= set(
             table["metric"]
         )
+        assert {f"{m.average}_{name}" for name, m in METRICS.items()} <= set(table["metric"])
+        assert {f"median_de_{name}" for name in de_metrics(10)} <= set(table["metric"])
 
 
 def test_the_report_shows_every_figure_and_asks_the_network_for_nothing(finished):

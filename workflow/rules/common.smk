@@ -24,7 +24,7 @@ from samsvae.config import (
     validate,
 )
 from samsvae.errors import InputError
-from samsvae.experiments import is_trained, runs, splits
+from samsvae.experiments import is_ceiling, is_trained, runs, splits
 from samsvae.models.registry import MODELS
 from samsvae.preflight import check_inputs
 from samsvae.provenance import code_digest
@@ -54,7 +54,8 @@ except InputError as error:
 
 EXPERIMENTS = config["experiments"]
 TRAINED = [name for name, model in config["models"].items() if is_trained(model)]
-BASELINES = [name for name in config["models"] if name not in TRAINED]
+CEILINGS = [name for name, model in config["models"].items() if is_ceiling(model)]
+BASELINES = [name for name in config["models"] if name not in TRAINED + CEILINGS]
 SCREENS = config["screens"]
 
 SCREEN = "results/screens/{screen}/screen.h5ad"

@@ -93,6 +93,26 @@ rule predict_baseline:
         "../scripts/predict_baseline.py"
 
 
+rule predict_ceiling:
+    input:
+        screen=screen_of,
+        split=f"{SPLIT}/split.tsv",
+    output:
+        effects=f"{RUN}/predicted_effects.h5ad",
+    log:
+        "results/logs/predict_ceiling/{experiment}/{split}/{model}-seed{seed}.log",
+    wildcard_constraints:
+        model=one_of(CEILINGS),
+    conda:
+        "../../envs/samsvae.yaml"
+    params:
+        settings=lambda wildcards: config["models"][wildcards.model],
+        seed=lambda wildcards: int(wildcards.seed),
+        code=uses("predict_ceiling"),
+    script:
+        "../scripts/predict_ceiling.py"
+
+
 rule evaluate_effects:
     input:
         observed=f"{SPLIT}/observed_effects.h5ad",
@@ -102,6 +122,7 @@ rule evaluate_effects:
     output:
         metrics=f"{SPLIT}/metrics.tsv",
         de_comparison=f"{SPLIT}/de_comparison.tsv",
+        perturbations=f"{SPLIT}/perturbation_metrics.parquet",
     log:
         "results/logs/evaluate_effects/{experiment}/{split}.log",
     conda:

@@ -10,22 +10,23 @@ def main(snakemake: Any) -> None:
     import pandas as pd
 
     from samsvae.effects.table import read_effects
-    from samsvae.files import write_tsv
-    from samsvae.metrics.de_comparison import compare_with_de
-    from samsvae.metrics.effects import effect_metrics
+    from samsvae.files import write_parquet, write_tsv
+    from samsvae.metrics.effects import effect_scores
+    from samsvae.provenance import provenance
 
+    output, params = snakemake.output, snakemake.params
     observed = read_effects(snakemake.input.observed)
-    metrics, comparisons = [], []
-    for run, path in zip(snakemake.params.runs, snakemake.input.predicted, strict=True):
-        predicted = read_effects(path)
-        metrics.append(
-            effect_metrics(observed, predicted, snakemake.params.top_genes).assign(**run)
-        )
-        comparisons.append(compare_with_de(observed, predicted, snakemake.params.fdr).assign(**run))
-    write_tsv(pd.concat(metrics), snakemake.output.metrics, first=["split", "model", "seed"])
-    write_tsv(
-        pd.concat(comparisons), snakemake.output.de_comparison, first=["split", "model", "seed"]
-    )
+    summaries, comparisons, perturbations = [], [], []
+    for run, path in zip(params.runs, snakemake.input.predicted, strict=True):
+        scores = effect_scores(observed, read_effects(path), params.top_genes, params.fdr)
+        summaries.append(scores.summary.assign(**run))
+        comparisons.append(scores.differential_expression.assign(**run))
+        perturbations.append(scores.long_table().assign(**run))
+    first = ["split", "model", "seed"]
+    write_tsv(pd.concat(summaries), output.metrics, first)
+    write_tsv(pd.concat(comparisons), output.de_comparison, first)
+    made_by = provenance({"runs": params.runs, "fdr": params.fdr}, params.code)
+    write_parquet(pd.concat(perturbations), made_by, output.perturbations)
 
 
 if "snakemake" in globals():

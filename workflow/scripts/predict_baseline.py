@@ -17,7 +17,9 @@ def main(snakemake: Any) -> None:
     screen = read_screen(snakemake.input.screen)
     train = (read_split(snakemake.input.split, screen) == TRAIN).to_numpy()
     names = perturbations(screen)
-    effects = BASELINES[settings["kind"]](screen, train, names)
+    effects = BASELINES[settings["kind"]](
+        screen, train, names, **{key: value for key, value in settings.items() if key != "kind"}
+    )
     made_by = provenance(settings, snakemake.params.code, screen=digest_of_screen(screen))
     table = effects_table(effects, names, list(screen.var_names), {}, made_by)
     write_effects(table, snakemake.output.effects)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-BASELINES = ("no_change", "additive")
+BASELINES = ("no_change", "mean_effect", "additive", "bilinear")
+CEILINGS = ("split_half",)
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,13 @@ def splits(experiment: Mapping[str, Any]) -> dict[str, Split]:
 
 
 def is_trained(model: Mapping[str, Any]) -> bool:
-    """Tell whether a model of the configuration is trained (a baseline is not)."""
-    return model["kind"] not in BASELINES
+    """Tell whether a model of the configuration is trained (a baseline or ceiling is not)."""
+    return model["kind"] not in (*BASELINES, *CEILINGS)
+
+
+def is_ceiling(model: Mapping[str, Any]) -> bool:
+    """Tell whether a model of the configuration is a measurement of held-out cells themselves."""
+    return model["kind"] in CEILINGS
 
 
 def runs(experiment: Mapping[str, Any], models: Mapping[str, Any]) -> list[Run]:
@@ -77,5 +83,5 @@ def runs(experiment: Mapping[str, Any], models: Mapping[str, Any]) -> list[Run]:
         Run(split, model, seed)
         for split in splits(experiment)
         for model in experiment["models"]
-        for seed in (experiment["seeds"] if is_trained(models[model]) else experiment["seeds"][:1])
+        for seed in experiment["seeds"][: 1 if models[model]["kind"] in BASELINES else None]
     ]

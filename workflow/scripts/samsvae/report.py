@@ -13,6 +13,7 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
+from samsvae.experiments import is_ceiling
 from samsvae.files import read_table, whole_file
 from samsvae.provenance import digest_of, versions
 from samsvae.wording import readable
@@ -50,7 +51,9 @@ def write_report(
             "name": name,
             "description": describe(config, name),
             "summary": summarise(metrics, config, name),
-            "table": model_table(metrics, config["experiments"][name]["models"], n_top(config)),
+            "table": model_table(
+                metrics, config["experiments"][name]["models"], n_top(config), ceilings(config)
+            ),
             "figures": [
                 figure(results / name / "figures" / f"{one}.svg", caption_of[one])
                 for one in shown["figures"]
@@ -76,6 +79,11 @@ def n_top(config: Mapping[str, Any]) -> int:
     return int(config["evaluation"]["top_genes"])
 
 
+def ceilings(config: Mapping[str, Any]) -> list[str]:
+    """Name the models that are measurements themselves, and so no rivals of the others."""
+    return [name for name, model in config["models"].items() if is_ceiling(model)]
+
+
 def describe(config: Mapping[str, Any], name: str) -> str:
     """Say in words what an experiment is."""
     experiment = config["experiments"][name]
@@ -99,7 +107,8 @@ def describe(config: Mapping[str, Any], name: str) -> str:
 
 def summarise(metrics: pd.DataFrame, config: Mapping[str, Any], name: str) -> list[str]:
     """Say in sentences what an experiment found."""
-    models = config["experiments"][name]["models"]
+    everything = config["experiments"][name]["models"]
+    models = [model for model in everything if model not in ceilings(config)]
     scope = best_scope(metrics)
     found = []
     correlation = mean_by_model(metrics, scope, "pearson_held_out", models)
@@ -114,6 +123,12 @@ def summarise(metrics: pd.DataFrame, config: Mapping[str, Any], name: str) -> li
             f"{readable(best)}: Pearson r = {correlation[best]:.2f} over all genes and the "
             f"perturbations{' with test cells' if scope == 'test' else ''}"
             + (f" (others: {', '.join(others)})." if others else ".")
+        )
+    for ceiling in set(everything) - set(models):
+        reached = mean_by_model(metrics, scope, "pearson_held_out", [ceiling])[ceiling]
+        found.append(
+            f"Half of these cells predict the other half ({readable(ceiling)}) with "
+            f"r = {reached:.2f}."
         )
     f1 = mean_by_model(metrics, "truth", "mask_f1", models).dropna()
     effect = mean_by_model(metrics, "truth", "effect_pearson", models).dropna()
@@ -150,8 +165,21 @@ def mean_by_model(
     return chosen.groupby("model")["value"].mean().reindex(models)
 
 
-def model_table(metrics: pd.DataFrame, models: Sequence[str], top: int) -> dict[str, Any]:
+def model_table(
+    metrics: pd.DataFrame, models: Sequence[str], top: int, unrivalled: Sequence[str] = ()
+) -> dict[str, Any]:
     """Lay out the main metrics, a row per model.
+
+    Parameters
+    ----------
+    metrics
+        The table metrics.tsv.
+    models
+        Rows.
+    top
+        Genes per perturbation in the top-gene metrics.
+    unrivalled
+        Models that are shown but never called the best.
 
     Returns
     -------
@@ -180,11 +208,13 @@ def model_table(metrics: pd.DataFrame, models: Sequence[str], top: int) -> dict[
         mean = values.groupby("model")["value"].mean().reindex(models)
         spread = values.groupby("model")["value"].std().reindex(models)
         digits = 1 if metric == "iwelbo" else 3
+        rivals = mean.drop([model for model in unrivalled if model in models])
+        best = rivals.max() if len(rivals) > 1 else float("nan")
         for model in models:
             cells[model].append(
                 {
                     "text": with_spread(mean[model], spread[model], digits),
-                    "best": bool(np.isclose(mean[model], mean.max())) if len(models) > 1 else False,
+                    "best": model in rivals and bool(np.isclose(mean[model], best)),
                 }
             )
     return {"columns": columns, "rows": list(cells.values())}

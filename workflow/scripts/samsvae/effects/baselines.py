@@ -1,10 +1,11 @@
-"""Baselines: predictions that take no model."""
+"""Baselines: predictions that take no training."""
 
 from collections.abc import Mapping, Sequence
 
 import anndata
 import numpy as np
 
+from samsvae.effects.bilinear import bilinear
 from samsvae.effects.observed import group_means, log_expression
 from samsvae.labels import components, doses
 from samsvae.screen import perturbations
@@ -13,6 +14,14 @@ from samsvae.screen import perturbations
 def no_change(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Predict that every perturbation leaves cells as control cells are: 0."""
     return np.zeros((len(names), screen.n_vars))
+
+
+def mean_effect(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Predict for every perturbation the mean effect of those with training cells, each as one."""
+    trained = screen[train]
+    seen = perturbations(trained)
+    means = group_means(log_expression(trained), trained.obs["perturbation"].astype(str), seen)
+    return np.tile(means.effects()[0].mean(axis=0), (len(names), 1))
 
 
 def additive(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -56,4 +65,9 @@ def _effect_at(dose: float, seen: Mapping[float, np.ndarray]) -> np.ndarray:
     return dose / nearest * seen[nearest]
 
 
-BASELINES = {"no_change": no_change, "additive": additive}
+BASELINES = {
+    "no_change": no_change,
+    "mean_effect": mean_effect,
+    "additive": additive,
+    "bilinear": bilinear,
+}

@@ -64,6 +64,25 @@ def read_effects(path: str | Path) -> anndata.AnnData:
     return anndata.read_h5ad(path)
 
 
+def truth_of(observed: anndata.AnnData, predicted: anndata.AnnData) -> anndata.AnnData:
+    """Choose what predicted effects are compared with.
+
+    Parameters
+    ----------
+    observed
+        Observed effects.
+    predicted
+        Predicted effects, in the same order.
+
+    Returns
+    -------
+    AnnData
+        `observed`; for predictions made of held-out cells, which bring the effects among the
+        other cells as layers, `predicted` itself.
+    """
+    return predicted if "ate" in predicted.layers else observed
+
+
 def long_table(observed: anndata.AnnData, predicted: Mapping[str, anndata.AnnData]) -> pd.DataFrame:
     """Put observed and predicted effects side by side.
 
@@ -90,15 +109,17 @@ def long_table(observed: anndata.AnnData, predicted: Mapping[str, anndata.AnnDat
         "gene": pd.Categorical.from_codes(
             np.tile(np.arange(shape[1]), shape[0]), observed.var_names
         ),
-        "observed": np.asarray(observed.layers["ate"]).ravel(),
-        "fdr": np.asarray(observed.layers["fdr"]).ravel(),
         "trained": np.repeat(observed.obs["n_train"].to_numpy() > 0, shape[1]),
     }
     parts = []
     for model, effects in predicted.items():
         aligned = effects[observed.obs_names, observed.var_names]
         own = pd.Categorical([model], categories=list(predicted)).repeat(observed.X.size)
-        parts.append(
-            pd.DataFrame({"model": own, **names, "predicted": np.asarray(aligned.X).ravel()})
-        )
+        truth = truth_of(observed, aligned)
+        values = {
+            "observed": np.asarray(truth.layers["ate"]).ravel(),
+            "fdr": np.asarray(truth.layers["fdr"]).ravel(),
+            "predicted": np.asarray(aligned.X).ravel(),
+        }
+        parts.append(pd.DataFrame({"model": own, **names, **values}))
     return pd.concat(parts, ignore_index=True)

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from samsvae.figures.style import EFFECT_UNITS, SEQUENTIAL, panels
-from samsvae.metrics.effects import pearson
+from samsvae.metrics.agreement import pearson
 from samsvae.wording import readable
 
 
@@ -18,13 +18,13 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     low = float(min(table["observed"].min(), table["predicted"].min()))
     high = float(max(table["observed"].max(), table["predicted"].max()))
     for axis, model in zip(axes, models, strict=True):
-        one = table[table["model"] == model]
+        one = table[table["model"] == model].dropna(subset="observed")
         drawn = axis.hexbin(
             one["observed"], one["predicted"], gridsize=50, bins="log", mincnt=1,
             extent=(low, high, low, high), cmap=SEQUENTIAL, linewidths=0.1,
         )  # fmt: skip
         axis.plot([low, high], [low, high], color="0.6", linewidth=0.6, zorder=0)
-        r = pearson(one["observed"].to_numpy(float), one["predicted"].to_numpy(float))
+        r = float(pearson(one["observed"].to_numpy(float), one["predicted"].to_numpy(float)))
         score = "r undefined: all the same" if np.isnan(r) else f"r = {r:.2f}"
         axis.set(title=f"{readable(model)}\n{score}", aspect="equal")
     figure.colorbar(drawn, ax=axes, shrink=0.5, label="perturbation–gene pairs")

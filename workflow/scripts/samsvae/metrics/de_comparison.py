@@ -1,66 +1,123 @@
-"""How well predicted effects find the genes that differential expression finds."""
+"""How well predicted effects find the genes that differential expression finds.
+
+Every function takes significant and predicted effects, perturbations x genes, and gives one number
+for each perturbation, NaN where undefined. Significant effects are the observed ones of
+differentially expressed genes, and NaN for the other genes. A gene is predicted by the absolute
+value of its effect; ties share their places, so that a constant prediction scores as chance does.
+"""
 
 import anndata
 import numpy as np
-import pandas as pd
-from scipy.stats import spearmanr
-from sklearn.metrics import average_precision_score, roc_auc_score
+from scipy.stats import rankdata
+
+from samsvae.metrics.agreement import pearson
+
+Matrix = np.ndarray
+FEWEST_RANKED = 3
 
 
-def compare_with_de(
-    observed: anndata.AnnData, predicted: anndata.AnnData, fdr: float
-) -> pd.DataFrame:
-    """Score the absolute predicted effect as a finder of differentially expressed genes.
+def significant_effects(effects: anndata.AnnData, fdr: float) -> Matrix:
+    """Keep the effects among held-out cells of differentially expressed genes.
 
     Parameters
     ----------
-    observed
+    effects
         Observed effects with the layers ``fdr`` and ``ate_held_out``.
-    predicted
-        Predicted effects of the same perturbations and genes, in any order.
     fdr
         False discovery rate below which a gene is differentially expressed.
 
     Returns
     -------
-    DataFrame
-        One row per perturbation: n_held_out (cells tested), n_de (genes found), auroc and auprc
-        of |predicted effect|, precision_at_k (share of DE genes among as many top predictions),
-        sign_agreement (share of DE genes whose predicted sign is right; no change predicted is
-        never right) and spearman (over DE genes). NaN where undefined.
+    ndarray
+        Perturbations x genes, NaN for the other genes.
     """
-    predicted = predicted[observed.obs_names, observed.var_names]
-    rows = []
-    for index, name in enumerate(observed.obs_names):
-        rates = np.asarray(observed.layers["fdr"][index])
-        effect = np.asarray(observed.layers["ate_held_out"][index])
-        rows.append(
-            {
-                "perturbation": name,
-                "n_held_out": int(observed.obs["n_held_out"].iloc[index]),
-                **_scores(rates < fdr, effect, np.asarray(predicted.X[index])),
-            }
-        )
-    return pd.DataFrame(rows)
+    held_out = np.asarray(effects.layers["ate_held_out"], dtype=np.float64)
+    return np.where(np.asarray(effects.layers["fdr"]) < fdr, held_out, np.nan)
 
 
-def _scores(is_de: np.ndarray, effect: np.ndarray, guess: np.ndarray) -> dict[str, float]:
-    n_de = int(is_de.sum())
-    scores: dict[str, float] = dict.fromkeys(
-        ("auroc", "auprc", "precision_at_k", "sign_agreement", "spearman"), float("nan")
-    )
-    if n_de:
-        strength = np.abs(guess)
-        scores["auprc"] = float(average_precision_score(is_de, strength))
-        # ties share their places, so that a constant prediction scores as chance does
-        order = np.argsort(-strength, kind="stable")
-        cut = strength[order[n_de - 1]]
-        above, tied = strength > cut, strength == cut
-        share = (n_de - above.sum()) / tied.sum()
-        scores["precision_at_k"] = float((is_de[above].sum() + share * is_de[tied].sum()) / n_de)
-        scores["sign_agreement"] = float(np.mean(np.sign(guess[is_de]) == np.sign(effect[is_de])))
-        if n_de < len(is_de):
-            scores["auroc"] = float(roc_auc_score(is_de, strength))
-        if n_de > 2 and np.ptp(guess[is_de]) > 0:
-            scores["spearman"] = float(spearmanr(guess[is_de], effect[is_de]).statistic)
-    return {"n_de": n_de, **scores}
+def auroc(significant: Matrix, predicted: Matrix) -> np.ndarray:
+    """Probability that a differentially expressed gene is predicted above another gene."""
+    is_de = ~np.isnan(significant)
+    n_de, n_other = is_de.sum(axis=1), (~is_de).sum(axis=1)
+    ranks = np.sum(rankdata(np.abs(predicted), axis=1), axis=1, where=is_de)
+    return _ratio(ranks - n_de * (n_de + 1) / 2, n_de * n_other)
+
+
+def auprc(significant: Matrix, predicted: Matrix) -> np.ndarray:
+    """Average precision: the mean over differentially expressed genes of the precision there."""
+    is_de, weakness = ~np.isnan(significant), -np.abs(predicted)
+    among_all = rankdata(weakness, method="max", axis=1)
+    # genes that are not differentially expressed come last, beyond every other
+    among_de = rankdata(np.where(is_de, weakness, np.inf), method="max", axis=1)
+    return _ratio(np.sum(among_de / among_all, axis=1, where=is_de), is_de.sum(axis=1))
+
+
+def precision_at_k(significant: Matrix, predicted: Matrix) -> np.ndarray:
+    """Share of differentially expressed genes among as many top predictions.
+
+    Precision and recall are the same there.
+    """
+    is_de = ~np.isnan(significant)
+    n_de = is_de.sum(axis=1)
+    return _ratio(np.sum(_leading(np.abs(predicted), n_de), axis=1, where=is_de), n_de)
+
+
+def precision_at(k: int, significant: Matrix, predicted: Matrix) -> np.ndarray:
+    """Share of differentially expressed genes among the k top predictions."""
+    return _found_at(k, significant, predicted) / min(k, predicted.shape[1])
+
+
+def recall_at(k: int, significant: Matrix, predicted: Matrix) -> np.ndarray:
+    """Share of differentially expressed genes that are among the k top predictions."""
+    return _ratio(_found_at(k, significant, predicted), np.sum(~np.isnan(significant), axis=1))
+
+
+def overlap_at(k: int, significant: Matrix, predicted: Matrix) -> np.ndarray:
+    """Share of the k differentially expressed genes of largest effect among as many predictions.
+
+    Where fewer are differentially expressed, k is their number.
+    """
+    number = np.minimum(k, np.sum(~np.isnan(significant), axis=1))
+    strength = np.nan_to_num(np.abs(significant), nan=-1.0)
+    shared = _leading(strength, number) * _leading(np.abs(predicted), number)
+    return _ratio(shared.sum(axis=1), number)
+
+
+def sign_agreement(significant: Matrix, predicted: Matrix) -> np.ndarray:
+    """Share of differentially expressed genes whose predicted sign is right.
+
+    No change predicted is never right.
+    """
+    is_de = ~np.isnan(significant)
+    right = np.sign(significant) == np.sign(predicted)
+    return _ratio(np.sum(right, axis=1, where=is_de), is_de.sum(axis=1))
+
+
+def spearman(significant: Matrix, predicted: Matrix) -> np.ndarray:
+    """Spearman correlation over differentially expressed genes, if there are three or more."""
+    found = np.full(len(significant), np.nan)
+    for row in np.flatnonzero(np.sum(~np.isnan(significant), axis=1) >= FEWEST_RANKED):
+        is_de = ~np.isnan(significant[row])
+        found[row] = pearson(rankdata(significant[row, is_de]), rankdata(predicted[row, is_de]))
+    return found
+
+
+def _found_at(k: int, significant: Matrix, predicted: Matrix) -> np.ndarray:
+    is_de = ~np.isnan(significant)
+    found = np.sum(_leading(np.abs(predicted), np.full(len(predicted), k)), axis=1, where=is_de)
+    return np.where(is_de.any(axis=1), found, np.nan)
+
+
+def _leading(strength: Matrix, number: np.ndarray) -> Matrix:
+    """Weigh each row's genes: 1 for the strongest, as many as told, and ties share what is left."""
+    number = np.minimum(number, strength.shape[1])
+    descending = -np.sort(-strength, axis=1)
+    cut = np.take_along_axis(descending, np.maximum(number, 1)[:, None] - 1, axis=1)
+    above, tied = strength > cut, strength == cut
+    left = number - above.sum(axis=1)
+    return above + tied * np.where(number > 0, left / tied.sum(axis=1), 0.0)[:, None]
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    quotient = np.full(len(whole), np.nan)
+    return np.divide(part, whole, out=quotient, where=whole > 0)

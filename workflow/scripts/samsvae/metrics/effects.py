@@ -1,74 +1,99 @@
-"""Metrics of predicted against observed effects: the registry, and the scopes they are taken over.
+"""Predicted against observed effects: by perturbation, and summed up over scopes."""
 
-A metric is one function of two matrices, perturbations x genes in log2(CP10k + 1), and one entry
-in :data:`METRICS`.
-"""
-
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import anndata
 import numpy as np
 import pandas as pd
 
+from samsvae.effects.table import truth_of
+from samsvae.metrics.de_comparison import significant_effects
+from samsvae.metrics.registry import METRICS, Metric, de_metrics
+
 Matrix = np.ndarray
+
+# what a metric's name ends in, by the layer of observed effects that is the truth
+TRUTHS = {"": "ate", "_held_out": "ate_held_out"}
+DE = "de_"
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A metric of predicted effects.
+class Comparison:
+    """Predictions beside one kind of truth, and the metrics that compare them.
 
     Attributes
     ----------
-    function
-        Takes observed and predicted effects.
-    description
-        What it says, in one line.
-    best
-        Its best value.
+    metrics
+        By the name they have here.
+    observed, predicted
+        Perturbations x genes.
+    known
+        Boolean, the perturbations whose truth is known; the others have no value.
     """
 
-    function: Callable[[Matrix, Matrix], float]
-    description: str
-    best: float
+    metrics: Mapping[str, Metric]
+    observed: Matrix
+    predicted: Matrix
+    known: np.ndarray
+
+    def by_perturbation(self) -> dict[str, np.ndarray]:
+        """Compute every metric of every perturbation, among all whose truth is known."""
+        values = {name: np.full(len(self.known), np.nan) for name in self.metrics}
+        pair = self.observed[self.known], self.predicted[self.known]
+        for name, metric in self.metrics.items():
+            if self.known.any():
+                values[name][self.known] = metric.function(*pair)
+        return values
+
+    def flattened(self, mask: np.ndarray) -> dict[str, float]:
+        """Compute the metrics that can be over all entries of some perturbations at once."""
+        chosen = self.known & mask
+        pair = (self.observed[chosen].reshape(1, -1), self.predicted[chosen].reshape(1, -1))
+        return {
+            name: float(metric.function(*pair)[0])
+            for name, metric in self.metrics.items()
+            if metric.flattened and chosen.any()
+        }
 
 
-def pearson(observed: Matrix, predicted: Matrix) -> float:
-    """Pearson correlation over all entries; NaN if either side is constant."""
-    o, p = observed.ravel(), predicted.ravel()
-    if len(o) < 2 or np.ptp(o) == 0 or np.ptp(p) == 0:
-        return float("nan")
-    return float(np.corrcoef(o, p)[0, 1])
+def comparisons(
+    observed: anndata.AnnData, predicted: anndata.AnnData, n_top: int, fdr: float
+) -> Iterator[Comparison]:
+    """Lay predictions beside every kind of truth.
 
+    Parameters
+    ----------
+    observed
+        Observed effects.
+    predicted
+        Predicted effects of the same perturbations and genes, in the same order. A prediction
+        made of held-out cells brings the layers of observed effects among the other cells, which
+        are its truth.
+    n_top
+        Genes per perturbation in the metrics that end in ``_top<n>``, and k in those that end in
+        ``_at_<k>``.
+    fdr
+        False discovery rate below which a gene is differentially expressed.
 
-def r_squared(observed: Matrix, predicted: Matrix) -> float:
-    """Coefficient of determination over all entries; NaN if the observed side is constant."""
-    total = np.sum((observed - observed.mean()) ** 2)
-    if total == 0:
-        return float("nan")
-    return float(1 - np.sum((observed - predicted) ** 2) / total)
-
-
-def rmse(observed: Matrix, predicted: Matrix) -> float:
-    """Root of the mean squared error, log2(CP10k + 1)."""
-    return float(np.sqrt(np.mean((observed - predicted) ** 2)))
-
-
-def median_pearson(observed: Matrix, predicted: Matrix) -> float:
-    """Median over perturbations of the correlation over genes; NaN where none is defined."""
-    values = [pearson(o, p) for o, p in zip(observed, predicted, strict=True)]
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.median(defined)) if defined else float("nan")
-
-
-METRICS: dict[str, Metric] = {
-    "pearson": Metric(pearson, "correlation of predicted and observed effects", 1.0),
-    "r_squared": Metric(r_squared, "share of the observed effects' variance explained", 1.0),
-    "rmse": Metric(rmse, "root mean squared error, log2(CP10k + 1)", 0.0),
-    "median_pearson": Metric(
-        median_pearson, "correlation over genes, median over perturbations", 1.0
-    ),
-}
+    Yields
+    ------
+    Comparison
+        With the effects among all cells, as in the paper, and among held-out cells
+        (``_held_out``), each over all genes and over the ``_top<n>`` of largest observed effect;
+        and with differentially expressed genes (``de_``).
+    """
+    guess = np.asarray(predicted.X, dtype=np.float64)
+    effects = truth_of(observed, predicted)
+    for suffix, layer in TRUTHS.items():
+        truth = np.asarray(effects.layers[layer], dtype=np.float64)
+        known = np.isfinite(truth.sum(axis=1))
+        yield Comparison({n + suffix: m for n, m in METRICS.items()}, truth, guess, known)
+        top = {f"{n}_top{n_top}{suffix}": m for n, m in METRICS.items() if m.top_genes}
+        yield Comparison(top, *top_genes(truth, guess, n_top), known)
+    significant = significant_effects(effects, fdr)
+    every = np.ones(len(guess), dtype=bool)
+    yield Comparison({DE + n: m for n, m in de_metrics(n_top).items()}, significant, guess, every)
 
 
 def top_genes(observed: Matrix, predicted: Matrix, n_top: int) -> tuple[Matrix, Matrix]:
@@ -90,42 +115,78 @@ def scopes(observed: anndata.AnnData) -> dict[str, np.ndarray]:
     return {"all": np.ones(observed.n_obs, dtype=bool), **masks}
 
 
-def effect_metrics(
-    observed: anndata.AnnData, predicted: anndata.AnnData, n_top: int
-) -> pd.DataFrame:
-    """Compute every metric on every scope.
+@dataclass(frozen=True)
+class EffectScores:
+    """How good predicted effects are.
+
+    Attributes
+    ----------
+    by_perturbation
+        One row per perturbation, one column per metric.
+    differential_expression
+        One row per perturbation: n_held_out (cells tested), n_de (differentially expressed genes)
+        and the metrics of :func:`samsvae.metrics.registry.de_metrics`.
+    summary
+        Columns scope, metric, value. A metric's plain name is over all entries at once; with
+        ``median_`` or ``mean_`` it averages perturbations, with ``spread_`` it is the distance
+        between their quartiles.
+    """
+
+    by_perturbation: pd.DataFrame
+    differential_expression: pd.DataFrame
+    summary: pd.DataFrame
+
+    def long_table(self) -> pd.DataFrame:
+        """Lay out the scores by perturbation as columns perturbation, metric, value."""
+        return self.by_perturbation.reset_index().melt("perturbation", var_name="metric")
+
+
+def effect_scores(
+    observed: anndata.AnnData, predicted: anndata.AnnData, n_top: int, fdr: float
+) -> EffectScores:
+    """Compute every metric, by perturbation and on every scope.
 
     Parameters
     ----------
-    observed, predicted
-        Effects of the same perturbations and genes, in any order.
-    n_top
-        Genes per perturbation in the metrics that end in ``_top``.
-
-    Returns
-    -------
-    DataFrame
-        Columns scope, metric, value. A metric's plain name takes the effects among all cells as
-        the truth, as in the paper; ``_held_out`` those among held-out cells; ``_top<n>`` each
-        perturbation's n genes of largest observed effect.
+    observed, predicted, n_top, fdr
+        As of :func:`comparisons`; perturbations and genes may be in any order.
     """
     predicted = predicted[observed.obs_names, observed.var_names]
-    rows = []
-    for scope, mask in scopes(observed).items():
-        if not mask.any():
-            continue
-        for suffix, layer in (("", "ate"), ("_held_out", "ate_held_out")):
-            truth = np.asarray(observed.layers[layer][mask], dtype=np.float64)
-            guess = np.asarray(predicted.X[mask], dtype=np.float64)
-            known = ~np.isnan(truth).any(axis=1)
-            sides = {
-                suffix: (truth[known], guess[known]),
-                f"_top{n_top}{suffix}": top_genes(truth[known], guess[known], n_top),
-            }
-            rows += [
-                {"scope": scope, "metric": name + end, "value": metric.function(*pair)}
-                for end, pair in sides.items()
-                for name, metric in METRICS.items()
-                if known.any()
-            ]
-    return pd.DataFrame(rows, columns=["scope", "metric", "value"])
+    compared = list(comparisons(observed, predicted, n_top, fdr))
+    values = {name: v for one in compared for name, v in one.by_perturbation().items()}
+    metrics = {name: metric for one in compared for name, metric in one.metrics.items()}
+    summary = [
+        {"scope": scope, "metric": name, "value": value}
+        for scope, mask in scopes(observed).items()
+        if mask.any()
+        for found in (
+            *(one.flattened(mask) for one in compared),
+            *(averages(name, metrics[name], values[name][mask]) for name in metrics),
+        )
+        for name, value in found.items()
+    ]
+    scores = pd.DataFrame(values, index=pd.Index(observed.obs_names, name="perturbation"))
+    return EffectScores(
+        scores,
+        _de_table(truth_of(observed, predicted), scores, fdr),
+        pd.DataFrame(summary, columns=["scope", "metric", "value"]),
+    )
+
+
+def averages(name: str, metric: Metric, values: np.ndarray) -> dict[str, float]:
+    """Average a metric over perturbations; NaN if none has a value."""
+    defined = values[~np.isnan(values)]
+    names = (f"{metric.average}_{name}", f"spread_{name}")
+    if not len(defined):
+        return dict.fromkeys(names, float("nan"))
+    middle = np.median(defined) if metric.average == "median" else defined.mean()
+    low, high = np.quantile(defined, [0.25, 0.75])
+    return dict(zip(names, (float(middle), float(high - low)), strict=True))
+
+
+def _de_table(truth: anndata.AnnData, scores: pd.DataFrame, fdr: float) -> pd.DataFrame:
+    columns = [name for name in scores if name.startswith(DE)]
+    table = scores[columns].rename(columns=lambda name: name.removeprefix(DE))
+    table.insert(0, "n_held_out", truth.obs["n_held_out"].to_numpy())
+    table.insert(1, "n_de", np.sum(np.asarray(truth.layers["fdr"]) < fdr, axis=1))
+    return table.reset_index()

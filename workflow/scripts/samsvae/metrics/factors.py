@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from samsvae.metrics.effects import r_squared
+from samsvae.metrics.agreement import r_squared
 
 MASK_THRESHOLD = 0.5
 
@@ -109,5 +109,5 @@ def latent_effect_scores(true_effects: np.ndarray, effects: np.ndarray) -> dict[
     matched[:, factor] = effects[:, dimension] * np.sign(correlation)
     return {
         "mean_correlation": float(np.abs(correlation).sum()) / true_effects.shape[1],
-        "effect_r_squared": r_squared(true_effects, matched),
+        "effect_r_squared": float(r_squared(true_effects.ravel(), matched.ravel())),
     }

@@ -10,7 +10,7 @@ import torch
 from samsvae.effects.expectation import ExpectedLogCounts
 from samsvae.effects.predicted import LIBRARY_SIZE
 from samsvae.labels import doses
-from samsvae.metrics.effects import pearson, rmse
+from samsvae.metrics.agreement import pearson, rmse
 from samsvae.metrics.factors import MASK_THRESHOLD, mask_scores, match_factors
 
 N_BASAL_STATES = 1000
@@ -61,7 +61,8 @@ def true_effects(screen: anndata.AnnData, perturbations: Sequence[str], seed: in
 
 def effect_recovery(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Compare predicted with true effects, both perturbations x genes."""
-    return {"effect_pearson": pearson(true, predicted), "effect_rmse": rmse(true, predicted)}
+    flat = true.ravel(), predicted.ravel()
+    return {"effect_pearson": float(pearson(*flat)), "effect_rmse": float(rmse(*flat))}
 
 
 def mask_recovery(

@@ -1,0 +1,312 @@
+import anndata
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+from scipy.spatial import distance
+from sklearn import metrics as sklearn_metrics
+
+from samsvae.metrics.effects import effect_scores, top_genes
+from samsvae.metrics.registry import METRICS, de_metrics
+
+N_PERTURBATIONS, N_GENES, N_DE, N_TOP = 5, 8, 3, 3
+DE_METRICS = de_metrics(N_TOP)
+ALL_METRICS = [*METRICS.items(), *DE_METRICS.items()]
+SCALE_FREE = {"pearson", "cosine", "sign_accuracy", "rank_of_right", *DE_METRICS}
+
+
+def is_told_apart(matrix):
+    """No row is constant, and no two rows are alike or point the same way."""
+    angles = distance.pdist(matrix, "cosine")
+    return np.ptp(matrix, axis=1).min() > 0.1 and angles.min() > 1e-3
+
+
+ENTRIES = st.floats(-5, 5, allow_subnormal=False).map(lambda value: round(value, 3))
+# matrices of equal entries are what hypothesis likes best, so they are added to one of others
+DISTINCT = np.random.default_rng(8).normal(size=(N_PERTURBATIONS, N_GENES))
+MATRICES = (
+    arrays(np.float64, DISTINCT.shape, elements=ENTRIES)
+    .map(lambda matrix: matrix + DISTINCT)
+    .filter(is_told_apart)
+)
+
+
+def significant(matrix):
+    """The three genes of largest effect, as a test might find them."""
+    cut = np.sort(np.abs(matrix), axis=1)[:, [-N_DE]]
+    return np.where(np.abs(matrix) >= cut, matrix, np.nan)
+
+
+def score(name, observed, predicted):
+    if name in DE_METRICS:
+        return DE_METRICS[name].function(significant(observed), predicted)
+    return METRICS[name].function(observed, predicted)
+
+
+# each metric once more, for one perturbation i, as a textbook would write it
+
+
+def share_nearer(distances, right):
+    others = [d for j, d in enumerate(distances) if j != right]
+    nearer = [
+        0.5 if np.isclose(d, distances[right]) else float(d < distances[right]) for d in others
+    ]
+    return np.mean(nearer)
+
+
+def is_de(o, i):
+    return ~np.isnan(significant(o)[i])
+
+
+def found(o, p, i, k):
+    strongest = sorted(range(N_GENES), key=lambda gene: -abs(p[i, gene]))[:k]
+    return set(strongest) & set(np.flatnonzero(is_de(o, i)))
+
+
+INDEPENDENT = {
+    "pearson": lambda o, p, i: stats.pearsonr(o[i], p[i]).statistic,
+    "r_squared": lambda o, p, i: sklearn_metrics.r2_score(o[i], p[i]),
+    "rmse": lambda o, p, i: sklearn_metrics.root_mean_squared_error(o[i], p[i]),
+    "cosine": lambda o, p, i: 1 - distance.cosine(o[i], p[i]),
+    "mean_absolute_error": lambda o, p, i: sklearn_metrics.mean_absolute_error(o[i], p[i]),
+    "sign_accuracy": lambda o, p, i: np.mean([a * b > 0 for a, b in zip(o[i], p[i], strict=True)]),
+    "pearson_from_mean": lambda o, p, i: stats.pearsonr(o[i] - sum(o) / len(o), p[i] - sum(o) / len(o)).statistic,
+    "rank_of_right": lambda o, p, i: share_nearer([distance.cosine(o[i], row) for row in p], i),
+    "discrimination_l1": lambda o, p, i: 1 - share_nearer([distance.cityblock(p[i], row) for row in o], i),
+    "auroc": lambda o, p, i: sklearn_metrics.roc_auc_score(is_de(o, i), np.abs(p[i])),
+    "auprc": lambda o, p, i: sklearn_metrics.average_precision_score(is_de(o, i), np.abs(p[i])),
+    "precision_at_k": lambda o, p, i: len(found(o, p, i, is_de(o, i).sum())) / is_de(o, i).sum(),
+    f"precision_at_{N_TOP}": lambda o, p, i: len(found(o, p, i, N_TOP)) / N_TOP,
+    f"recall_at_{N_TOP}": lambda o, p, i: len(found(o, p, i, N_TOP)) / is_de(o, i).sum(),
+    f"overlap_at_{N_TOP}": lambda o, p, i: len(found(o, p, i, N_DE)) / N_DE,
+    "sign_agreement": lambda o, p, i: np.mean((o[i] * p[i] > 0)[is_de(o, i)]),
+    "spearman": lambda o, p, i: stats.spearmanr(o[i][is_de(o, i)], p[i][is_de(o, i)]).statistic,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", dict(ALL_METRICS))
+def test_every_metric_equals_an_independent_computation(name):
+    rng = np.random.default_rng(5)
+    for noise in (0.3, 1.0, 3.0):
+        o = rng.normal(size=(N_PERTURBATIONS, N_GENES))
+        p = o + noise * rng.normal(size=o.shape)
+        expected = [INDEPENDENT[name](o, p, i) for i in range(N_PERTURBATIONS)]
+        np.testing.assert_allclose(score(name, o, p), expected, atol=1e-9)
+
+
+@given(MATRICES)
+def test_perfect_predictions_score_the_best_value(matrix):
+    distinct = np.sort(np.abs(matrix), axis=1)
+    for name, metric in ALL_METRICS:
+        # genes of the same effect leave open which of them are the top ones
+        if name in DE_METRICS and np.diff(distinct, axis=1).min() == 0:
+            continue
+        np.testing.assert_allclose(
+            score(name, matrix, matrix), metric.best, atol=1e-9, err_msg=name
+        )
+
+
+@given(
+    MATRICES,
+    MATRICES,
+    st.permutations(range(N_PERTURBATIONS)),
+    st.permutations(range(N_GENES)),
+)
+def test_order_of_perturbations_and_genes_does_not_matter(o, p, rows, columns):
+    for name, _ in ALL_METRICS:
+        moved = score(name, o[rows][:, columns], p[rows][:, columns])
+        np.testing.assert_allclose(moved, score(name, o, p)[rows], atol=1e-9, err_msg=name)
+
+
+@given(MATRICES, MATRICES, st.sampled_from([0.25, 4.0, 1024.0]))
+def test_scale_of_predictions_does_not_matter_where_it_should_not(o, p, scale):
+    for name in SCALE_FREE:
+        np.testing.assert_allclose(
+            score(name, o, scale * p), score(name, o, p), atol=1e-9, err_msg=name
+        )
+
+
+@given(MATRICES, MATRICES, st.sampled_from([0.25, 4.0, 1024.0]))
+def test_units_change_errors_in_proportion_and_nothing_else(o, p, scale):
+    for name, metric in ALL_METRICS:
+        factor = scale if metric.unit.startswith("log2") else 1
+        both = score(name, scale * o, scale * p)
+        np.testing.assert_allclose(
+            both, factor * score(name, o, p), rtol=1e-9, atol=1e-9, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("name", [name for name, m in ALL_METRICS if m.chance is not None])
+def test_permuted_predictions_score_chance(name):
+    """Whole perturbations change places, and so do genes, each perturbation's in its own way."""
+    rng = np.random.default_rng(11)
+    means = []
+    for _ in range(60):
+        o = rng.normal(size=(12, 40))
+        permuted = rng.permuted(rng.permutation(o), axis=1)
+        means.append(np.nanmean(score(name, o, permuted)))
+    error = np.std(means) / np.sqrt(len(means))
+    assert np.mean(means) == pytest.approx(dict(ALL_METRICS)[name].chance, abs=4 * error)
+
+
+def test_mixing_up_perturbations_alone_is_told_by_the_ranks():
+    """Of three others, the one that has the right effect is nearer at least."""
+    o = np.random.default_rng(0).normal(size=(4, 30))
+    mixed = o[[1, 0, 3, 2]]
+    assert score("rank_of_right", o, mixed).min() == pytest.approx(1 / 3)
+    assert score("discrimination_l1", o, mixed).max() == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.7])
+def test_one_prediction_for_all_is_at_chance(constant):
+    o = np.random.default_rng(1).normal(size=(6, 20))
+    p = np.full_like(o, constant)
+    for name in ("rank_of_right", "auroc"):
+        np.testing.assert_allclose(score(name, o, p), 0.5)
+    assert score("discrimination_l1", o, p).mean() == pytest.approx(0.5)
+    assert np.isnan(score("pearson", o, p)).all()
+    for name in ("precision_at_k", f"precision_at_{N_TOP}"):
+        np.testing.assert_allclose(score(name, o, p), N_DE / 20)
+    if not constant:
+        assert np.isnan(score("cosine", o, p)).all()
+        assert not score("sign_accuracy", o, p).any()
+        assert not score("sign_agreement", o, p).any()
+
+
+def test_a_shift_that_all_perturbations_share_earns_nothing_from_the_mean():
+    rng = np.random.default_rng(2)
+    o = 5 * rng.normal(size=500) + rng.normal(size=(8, 500))
+    p = np.tile(o.mean(axis=0), (8, 1)) + 0.1 * rng.normal(size=o.shape)
+    assert score("pearson", o, p).min() > 0.9
+    assert np.abs(score("pearson_from_mean", o, p)).max() < 0.2
+
+
+def test_what_is_undefined_is_nan_and_warns_of_nothing():
+    alone = np.array([[1.0, 2, 3]])
+    assert np.isnan(score("rank_of_right", alone, alone)).all()
+    assert np.isnan(score("discrimination_l1", alone, alone)).all()
+    nothing = np.full((2, 3), np.nan)
+    for name, metric in DE_METRICS.items():
+        assert np.isnan(metric.function(nothing, np.ones((2, 3)))).all(), name
+    everything = np.arange(6.0).reshape(2, 3)
+    assert np.isnan(DE_METRICS["auroc"].function(everything, everything)).all()
+    assert (DE_METRICS["overlap_at_3"].function(everything, everything) == 1).all()
+
+
+def test_every_metric_says_what_it_is():
+    for name, metric in ALL_METRICS:
+        assert metric.description, name
+        assert metric.direction == ("higher" if metric.best == 1 else "lower")
+        if metric.chance is not None:
+            assert (metric.best > metric.chance) == (metric.direction == "higher")
+
+
+def test_top_genes_are_those_of_largest_observed_effect():
+    o = np.array([[1.0, -5, 2], [0, 3, -4]])
+    kept, guessed = top_genes(o, 10 * o, 2)
+    assert kept.tolist() == [[-5, 2], [-4, 3]]
+    assert guessed.tolist() == [[-50, 20], [-40, 30]]
+
+
+def effects(matrix, **layers):
+    table = anndata.AnnData(np.asarray(matrix, dtype=np.float32))
+    table.obs_names = [f"P{i}" for i in range(table.n_obs)]
+    table.var_names = [f"g{i}" for i in range(table.n_vars)]
+    for name, layer in layers.items():
+        table.layers[name] = np.asarray(layer, dtype=np.float32)
+    return table
+
+
+def observed_effects(matrix, **layers):
+    same = {"ate": matrix, "ate_held_out": matrix, "fdr": np.ones_like(matrix)}
+    table = effects(matrix, **{**same, **layers})
+    for part in ("train", "val", "test"):
+        table.obs[f"n_{part}"] = 1
+    table.obs["n_held_out"] = 9
+    return table
+
+
+def summary_of(observed, predicted, n_top=3):
+    table = effect_scores(observed, predicted, n_top, 0.05).summary
+    assert not table.duplicated(["scope", "metric"]).any()
+    return table.set_index(["scope", "metric"])["value"]
+
+
+def test_scopes_and_truths_have_their_own_rows():
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(4, 8))
+    observed = observed_effects(matrix, ate_held_out=-matrix)
+    observed.obs["n_test"] = [0, 0, 5, 5]
+    guess = matrix.copy()
+    guess[:2] = rng.normal(size=(2, 8))
+    value = summary_of(observed, effects(guess)[::-1, ::-1])
+    assert value["test", "pearson"] == pytest.approx(1)
+    assert value["test", "pearson_held_out"] == pytest.approx(-1)
+    assert value["all", "pearson"] < 0.9
+    assert value["test", "pearson_top3"] == pytest.approx(1)
+    assert value["test", "median_rmse"] == pytest.approx(0, abs=1e-6)
+
+
+def test_perturbations_are_averaged_with_their_spread_and_ranked_among_all():
+    rng = np.random.default_rng(4)
+    observed = observed_effects(rng.normal(size=(5, 9)))
+    observed.obs["n_val"] = [0, 1, 1, 0, 0]
+    predicted = effects(observed.X + rng.normal(size=(5, 9)))
+    scores = effect_scores(observed, predicted, 4, 0.05)
+    value = scores.summary.set_index(["scope", "metric"])["value"]
+    per = scores.by_perturbation
+    assert value["all", "median_pearson"] == pytest.approx(per["pearson"].median())
+    quartiles = per["pearson"].quantile([0.25, 0.75])
+    assert value["all", "spread_pearson"] == pytest.approx(quartiles[0.75] - quartiles[0.25])
+    # two perturbations validate, yet each has four others to be told from
+    assert value["val", "mean_rank_of_right"] == pytest.approx(
+        per["rank_of_right"].iloc[1:3].mean()
+    )
+    assert set(4 * per["rank_of_right"]) <= set(range(5))
+    assert len(scores.long_table()) == per.size
+
+
+def test_a_perturbation_without_held_out_cells_has_no_value_there():
+    matrix = np.random.default_rng(6).normal(size=(4, 7))
+    held_out = matrix.copy()
+    held_out[2] = np.nan
+    scores = effect_scores(
+        observed_effects(matrix, ate_held_out=held_out), effects(matrix), 3, 0.05
+    )
+    missing = scores.by_perturbation["rmse_held_out"].isna()
+    assert missing.tolist() == [False, False, True, False]
+    value = scores.summary.set_index(["scope", "metric"])["value"]
+    assert value["all", "pearson_held_out"] == pytest.approx(1)
+    held_out[:] = np.nan
+    nowhere = observed_effects(matrix, ate_held_out=held_out)
+    assert np.isnan(summary_of(nowhere, effects(matrix))["all", "median_rmse_held_out"])
+
+
+def test_a_prediction_made_of_held_out_cells_is_judged_by_the_others():
+    matrix = np.random.default_rng(7).normal(size=(4, 7))
+    predicted = observed_effects(-matrix)
+    predicted.obs["n_held_out"] = 4
+    scores = effect_scores(observed_effects(matrix), predicted[::-1], 3, 0.05)
+    assert (scores.by_perturbation["pearson"] > 0.999).all()
+    assert (scores.differential_expression["n_held_out"] == 4).all()
+
+
+def test_differential_expression_is_ranked_by_the_absolute_effect():
+    fdr = np.ones((3, 10))
+    fdr[0, :4] = fdr[1, :4] = 0.01
+    effect = np.tile(np.linspace(-1, 1, 10), (3, 1))
+    guess = np.zeros((3, 10))
+    guess[0, :4] = 2 * effect[0, :4]
+    scores = effect_scores(observed_effects(effect, fdr=fdr), effects(guess), 2, 0.05)
+    table = scores.differential_expression.set_index("perturbation")
+    perfect, constant, nothing = table.loc["P0"], table.loc["P1"], table.loc["P2"]
+    assert perfect[["auroc", "auprc", "precision_at_k", "sign_agreement"]].tolist() == [1] * 4
+    assert perfect[["precision_at_2", "recall_at_2", "overlap_at_2"]].tolist() == [1, 0.5, 1]
+    assert perfect["spearman"] == pytest.approx(1)
+    assert constant["auroc"] == 0.5
+    assert constant["precision_at_k"] == pytest.approx(0.4)
+    assert constant["sign_agreement"] == 0
+    assert nothing["n_de"] == 0
+    assert np.isnan(nothing["auroc"])
