@@ -21,7 +21,11 @@ OF_MEASUREMENTS = {"split", *OF_TRAINED_MODELS}  # the others are of counts
 CHECK = "results/checks/{screen}"
 # where a canonical screen has its labels, so that it is read like any other file
 CANONICAL = {"perturbation_matrix": {"obsm": "dosage", "names": "perturbations"}}
-CHECKED = list(dict.fromkeys(entry["screen"] for entry in EXPERIMENTS.values()))
+CHECKED = list(
+    dict.fromkeys(
+        EXPERIMENTS[name]["screen"] for name in filter(has_counts, EXPERIMENTS)
+    )
+)
 
 
 def figure_names(experiment):
