@@ -100,6 +100,15 @@ def uses_model(script):
     return digest
 
 
+def uses_source(script):
+    """Digest a script and its library with the module of the simulator of the job's screen."""
+
+    def digest(wildcards):
+        return uses(script, SIMULATORS[SCREENS[wildcards.screen]["source"]][0])
+
+    return digest
+
+
 def screen_of(wildcards):
     """The screen of an experiment."""
     return SCREEN.format(screen=EXPERIMENTS[wildcards.experiment]["screen"])
