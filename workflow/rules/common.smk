@@ -95,19 +95,18 @@ def uses_model(script):
     return digest
 
 
+def uses_source(script):
+    """The same with the module of the simulator of the job's screen."""
+
+    def digest(wildcards):
+        return uses(script, SIMULATORS[SCREENS[wildcards.screen]["source"]][0])
+
+    return digest
+
+
 def screen_of(wildcards):
     """The screen of an experiment."""
     return SCREEN.format(screen=EXPERIMENTS[wildcards.experiment]["screen"])
-
-
-def has_counts(experiment):
-    """Whether an experiment's screen has counts, and so effects on expression."""
-    return source_of(experiment) != GAUSSIAN
-
-
-def is_simulated(experiment):
-    """Whether the truth of an experiment's screen is known."""
-    return source_of(experiment) in SIMULATORS
 
 
 def source_of(experiment):

@@ -1,15 +1,6 @@
 # Where cells come from, and which of them train.
 
 
-def uses_source(script):
-    """Digest a script and its library with the module of the simulator of the job's screen."""
-
-    def digest(wildcards):
-        return uses(script, SIMULATORS[SCREENS[wildcards.screen]["source"]][0])
-
-    return digest
-
-
 rule simulate_screen:
     output:
         screen=SCREEN,
