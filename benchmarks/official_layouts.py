@@ -89,12 +89,12 @@ def write_replogle(path: str | Path, layout: ReplogleLayout) -> None:
     rng = np.random.default_rng(layout.seed)
     obs, var = _replogle_cells(rng, layout), _replogle_genes(rng, layout)
     n_simulated = min(SIMULATED_CELLS, layout.n_cells)
-    counts = _counts(rng, n_simulated, layout.n_genes, layout.depth)
+    counts = _in_whole_chunks(rng, _counts(rng, n_simulated, layout.n_genes, layout.depth))
     with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
         if layout.copy == "original":
-            _write_dense(file, counts, layout)
+            _write_dense(file, counts.toarray(), layout)
         else:
-            _write_sparse(file, sparse.csr_matrix(counts), layout)
+            _write_sparse(file, counts, layout)
             obs = obs.rename(
                 columns={"sgID_AB": "guide_id", "gem_group": "batch", "mitopercent": "percent_mito"}
             )
@@ -197,10 +197,18 @@ def _write_dense(file: h5py.File, counts: np.ndarray, layout: ReplogleLayout) ->
         values[first : first + len(counts)] = counts[: layout.n_cells - first]
 
 
+def _in_whole_chunks(rng: np.random.Generator, counts: np.ndarray) -> sparse.csr_matrix:
+    """Drop a few entries, so that cells end with a chunk, and it can be compressed once."""
+    matrix = sparse.csr_matrix(counts)
+    if matrix.nnz > SPARSE_CHUNK:
+        dropped = rng.choice(matrix.nnz, matrix.nnz % SPARSE_CHUNK, replace=False)
+        matrix.data[dropped] = 0
+        matrix.eliminate_zeros()
+    return matrix
+
+
 def _write_sparse(file: h5py.File, counts: sparse.csr_matrix, layout: ReplogleLayout) -> None:
-    # whole chunks repeat with the cells, so that each is compressed once
-    entries = counts.nnz // SPARSE_CHUNK * SPARSE_CHUNK or counts.nnz
-    edges = np.minimum(counts.indptr, entries).astype(np.int64)
+    entries, edges = counts.nnz, counts.indptr.astype(np.int64)
     repeats, rest = divmod(layout.n_cells, counts.shape[0])
     total = repeats * entries + int(edges[rest])
     group = file.create_group("X")

@@ -16,6 +16,7 @@ from samsvae.files import whole_file
 from samsvae.screen import ContentDigest, describe_cells, library_sizes
 
 CHUNK = 2**17  # entries, half a MiB
+CHUNKS_AT_ONCE = 8
 
 logger = logging.getLogger(__name__)
 
@@ -122,13 +123,16 @@ class _Counts:
         self.library_sizes: list[np.ndarray] = []
         self.empty: list[np.ndarray] = []
         self.sizes: list[np.ndarray] = []
-        self.written = 0
-        for name in ("data", "indices"):
-            # counts are small, so their bytes compress best side by side
-            self.group.create_dataset(
-                name, (0,), np.int32, maxshape=(None,), chunks=(CHUNK,),
-                compression="lzf", shuffle=True,
-            )  # fmt: skip
+        # counts are small, so their bytes compress best side by side
+        self.columns = [
+            _Column(
+                self.group.create_dataset(
+                    name, (0,), np.int32, maxshape=(None,), chunks=(CHUNK,),
+                    compression="lzf", shuffle=True,
+                )
+            )
+            for name in ("data", "indices")
+        ]  # fmt: skip
 
     def append(self, counts: sparse.csr_matrix, positions: np.ndarray) -> None:
         """Write the next cells, but for empty ones, whose positions are kept."""
@@ -139,21 +143,44 @@ class _Counts:
         self.empty.append(positions[empty])
         self.digest.add(counts)
         self.sizes.append(np.diff(counts.indptr))
-        end = self.written + counts.nnz
-        for name, values in (("data", counts.data), ("indices", counts.indices)):
-            dataset = self.group[name]
-            dataset.resize((end,))
-            dataset[self.written : end] = values
-        self.written = end
+        for column, values in zip(self.columns, (counts.data, counts.indices), strict=True):
+            column.append(values)
 
     def finish(self) -> None:
         """Write where cells begin, and what makes it an element of AnnData."""
+        for column in self.columns:
+            column.write(0)
         indptr = np.concatenate([[0], *self.sizes]).cumsum()
-        small = self.written <= np.iinfo(np.int32).max
+        small = indptr[-1] <= np.iinfo(np.int32).max
         self.group["indptr"] = indptr.astype(np.int32 if small else np.int64)
         self.group.attrs["encoding-type"] = "csr_matrix"
         self.group.attrs["encoding-version"] = "0.1.0"
         self.group.attrs["shape"] = np.array([len(indptr) - 1, self.n_genes])
+
+
+class _Column:
+    """A data set that grows by whole chunks, since each write to a chunk compresses it anew."""
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        self.dataset = dataset
+        self.waiting: list[np.ndarray] = []
+        self.n_waiting = 0
+
+    def append(self, values: np.ndarray) -> None:
+        """Take the next values, and write them once there are enough."""
+        self.waiting.append(values)
+        self.n_waiting += len(values)
+        if self.n_waiting >= CHUNKS_AT_ONCE * CHUNK:
+            self.write(self.n_waiting % CHUNK)
+
+    def write(self, n_left: int) -> None:
+        """Write what is waiting, but for the last few values."""
+        values = np.concatenate([np.empty(0, np.int32), *self.waiting])
+        whole, rest = np.split(values, [len(values) - n_left])
+        start = len(self.dataset)
+        self.dataset.resize((start + len(whole),))
+        self.dataset[start:] = whole
+        self.waiting, self.n_waiting = [rest.copy()], len(rest)
 
 
 def _write_rest(file: h5py.File, screen: anndata.AnnData) -> None:

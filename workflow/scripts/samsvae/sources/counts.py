@@ -17,13 +17,14 @@ from samsvae.errors import InputError
 from samsvae.sources.transposition import transposed
 
 BLOCK_BYTES = 2**24
-SKIPPED_ENTRIES = 2**16  # a shorter gap costs less to read than to skip
+SKIPPED_BYTES = 2**18  # a shorter gap costs less to read than to skip
 SCATTERED = 0.25  # where fewer of the cells are wanted, rows are best read one by one
 
 SPARSE_FORMATS = {"csr_matrix": "csr", "csr": "csr", "csc_matrix": "csc", "csc": "csc"}
 
 Block = tuple[np.ndarray, sparse.csr_matrix]
 Rows = slice | np.ndarray
+Stored = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class CountMatrix:
@@ -124,22 +125,25 @@ class CountMatrix:
         """
         if self.layout != "dense":
             return list(self._sparse_reads(chosen))
-        n_rows = max(self.block_bytes // max(self.shape[1] * self.element.dtype.itemsize, 1), 1)
+        row_bytes = max(self.shape[1] * self.element.dtype.itemsize, 1)
+        n_rows = max(self.block_bytes // row_bytes, 1)
         chunks = self.element.chunks
         if chunks is None and len(chosen) < SCATTERED * self.shape[0]:
             return [chosen[first : first + n_rows] for first in range(0, len(chosen), n_rows)]
         chunk = 1 if chunks is None else chunks[0]
-        grid = max(n_rows // chunk, 1) * chunk
-        return list(_slices(chosen, chosen // grid, np.diff(chosen) > max(chunk, n_rows // 4)))
+        apart = np.diff(chosen) > max(chunk, SKIPPED_BYTES // row_bytes)
+        return list(_slices(chosen, chosen // _grid(n_rows, chunk), apart))
 
     def _sparse_reads(self, chosen: np.ndarray) -> list[slice]:
         starts = self._starts
         values, indices = self.element["data"], self.element["indices"]
         chunk = 1 if values.chunks is None else values.chunks[0]
-        n_entries = self.block_bytes // (values.dtype.itemsize + indices.dtype.itemsize)
-        grid = max(n_entries // chunk, 1) * chunk
+        entry_bytes = values.dtype.itemsize + indices.dtype.itemsize
         gap = starts[chosen[1:]] - starts[chosen[:-1] + 1]
-        return _slices(chosen, starts[chosen] // grid, gap > max(chunk, SKIPPED_ENTRIES))
+        apart = gap > max(chunk, SKIPPED_BYTES // entry_bytes)
+        return _slices(
+            chosen, starts[chosen] // _grid(self.block_bytes // entry_bytes, chunk), apart
+        )
 
     def _dense_blocks(self, cells: np.ndarray, genes: np.ndarray | None) -> Iterator[Block]:
         reads = self.reads(cells)
@@ -157,8 +161,8 @@ class CountMatrix:
         if genes is None:
             genes = np.arange(self.shape[1])
         column = _places(genes, self.shape[1])
-        for positions, values in self._stored_rows(cells):
-            yield positions, _canonical(_with_columns(values, column, len(genes)))
+        for positions, stored in self._stored_rows(cells):
+            yield positions, _canonical(_with_columns(stored, column, len(genes)))
 
     def _csc_blocks(self, cells: np.ndarray, genes: np.ndarray | None) -> Iterator[Block]:
         wanted = np.arange(self.shape[1]) if genes is None else np.asarray(genes, dtype=np.int64)
@@ -166,15 +170,19 @@ class CountMatrix:
         column = _places(wanted, self.shape[1])
 
         def by_gene() -> Iterator[Block]:
-            for positions, values in self._stored_rows(np.sort(wanted)):
-                yield column[positions], _with_columns(values, row, len(cells))
+            for positions, stored in self._stored_rows(np.sort(wanted)):
+                yield column[positions], _with_columns(stored, row, len(cells))
 
         shape = (len(cells), len(wanted))
         for local, values in transposed(by_gene, shape, self.block_bytes):
             yield cells[local], _canonical(values)
 
-    def _stored_rows(self, chosen: np.ndarray) -> Iterator[Block]:
-        """Read chosen cells of a CSR element, or chosen genes of a CSC one."""
+    def _stored_rows(self, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, Stored]]:
+        """Read chosen cells of a CSR element, or chosen genes of a CSC one.
+
+        Gives positions, values, indices, and where each row begins among these, all of which the
+        next block overwrites.
+        """
         starts = self._starts
         n_columns = self.shape[0] if self.layout == "csc" else self.shape[1]
         reads = self._sparse_reads(chosen)
@@ -187,13 +195,14 @@ class CountMatrix:
             for part, buffer in zip(parts, (values, indices), strict=True):
                 self._read(part, slice(first, last), buffer)
             positions = _within(chosen, rows)
-            # gathering makes the copy that outlives the buffers, and spares what is not wanted
-            taken, edges = _entries(starts, positions)
-            indices = indices[taken - first]
-            if indices.size and not 0 <= indices.min() <= indices.max() < n_columns:
+            edges = starts[rows.start : rows.stop + 1] - first
+            if len(positions) < len(edges) - 1:
+                taken, edges = _entries(edges, positions - rows.start)
+                values, indices = values[taken], indices[taken]
+            # as unsigned numbers, negative ones are large
+            if indices.size and indices.view(f"u{indices.itemsize}").max() >= n_columns:
                 raise self._damage("an index is out of bounds")
-            shape = (len(positions), n_columns)
-            yield positions, sparse.csr_matrix((values[taken - first], indices, edges), shape)
+            yield positions, (values, indices, edges)
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -219,6 +228,11 @@ class CountMatrix:
             f"{self.where}: cannot be read: {what}. The file is damaged or was cut short; get it "
             "again."
         )
+
+
+def _grid(size: int, chunk: int) -> int:
+    """Fill a size with whole chunks, so that few are read twice."""
+    return size // chunk * chunk or max(size, 1)
 
 
 def _slices(chosen: np.ndarray, cell_of_grid: np.ndarray, apart: np.ndarray) -> list[slice]:
@@ -256,13 +270,13 @@ def _places(chosen: np.ndarray, n: int) -> np.ndarray:
     return places
 
 
-def _with_columns(matrix: sparse.csr_matrix, place: np.ndarray, n: int) -> sparse.csr_matrix:
-    moved = place[matrix.indices]
-    kept = moved >= 0
-    before = np.concatenate([[0], np.cumsum(kept)])
-    return sparse.csr_matrix(
-        (matrix.data[kept], moved[kept], before[matrix.indptr]), shape=(matrix.shape[0], n)
-    )
+def _with_columns(stored: Stored, place: np.ndarray, n: int) -> sparse.csr_matrix:
+    """Make a matrix of the chosen columns; it shares no memory with what it is made of."""
+    values, indices, edges = stored
+    moved = place[indices]
+    kept = np.flatnonzero(moved >= 0)
+    indptr = np.searchsorted(kept, edges)
+    return sparse.csr_matrix((values[kept], moved[kept], indptr), shape=(len(edges) - 1, n))
 
 
 def _canonical(matrix: sparse.csr_matrix) -> sparse.csr_matrix:

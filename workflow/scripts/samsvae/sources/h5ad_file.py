@@ -176,14 +176,14 @@ def read_names(file: h5py.File, table: str, chosen: np.ndarray | None = None) ->
             last = first + NAMES_AT_ONCE
             here = chosen[slice(*np.searchsorted(chosen, [first, last]))]
             if len(here):
-                kept.extend(_text(element)[first:last][here - first])
+                kept.extend(map(_text, element[first:last][here - first]))
     except (OSError, RuntimeError, UnicodeDecodeError) as error:
         raise _damaged(file, f"names of {table}", error) from error
     return pd.Index(kept, dtype=object).astype(str)
 
 
-def _text(element: h5py.Dataset) -> Any:
-    return element.asstr() if h5py.check_string_dtype(element.dtype) else element
+def _text(name: Any) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def _index(group: h5py.Group) -> str:

@@ -9,6 +9,7 @@ from samsvae.errors import InputError
 from samsvae.sources.counts import CountMatrix
 
 LOESS_SPAN = 0.3
+FEWEST_POINTS = 20  # with a handful of points the regression breaks down
 
 
 def highly_variable_genes(counts: CountMatrix, n_genes: int) -> np.ndarray:
@@ -34,7 +35,7 @@ def highly_variable_genes(counts: CountMatrix, n_genes: int) -> np.ndarray:
     Raises
     ------
     InputError
-        If there are not so many genes, or the values are no counts.
+        If there are not so many genes, the values are no counts, or the regression fails.
     """
     from skmisc.loess import loess
 
@@ -45,8 +46,19 @@ def highly_variable_genes(counts: CountMatrix, n_genes: int) -> np.ndarray:
     mean = total / n
     variance = (squares - n * mean**2) / (n - 1)
     varies = variance > 0
+    if varies.sum() < FEWEST_POINTS:
+        raise InputError(
+            f"{counts.where}: {varies.sum()} genes vary, too few to regress their variance on "
+            f"their mean ({FEWEST_POINTS} at least). Name the genes to keep."
+        )
     fit = loess(np.log10(mean[varies]), np.log10(variance[varies]), span=LOESS_SPAN, degree=2)
-    fit.fit()
+    try:
+        fit.fit()
+    except ValueError as error:
+        raise InputError(
+            f"{counts.where}: the variance of genes cannot be regressed on their mean ({error}). "
+            "Name the genes to keep."
+        ) from error
     expected = np.ones(n_all)
     expected[varies] = 10**fit.outputs.fitted_values
     total, squares = _sums(counts, mean + np.sqrt(n * expected))

@@ -36,6 +36,7 @@ from samsvae.sources.h5ad_file import (
 )
 from samsvae.sources.highly_variable import highly_variable_genes
 from samsvae.sources.progress import with_progress
+from samsvae.sources.read_ahead import read_ahead
 
 PUBLISHED_CELLS = {"original": 111_255, "scperturb": 111_445}
 PUBLISHED_GENES = 5_000
@@ -124,7 +125,7 @@ def write_norman_screen(source: NormanSource, provenance: str, output: str | Pat
         )
         known = columns(file, "obs")
         write_screen_in_blocks(
-            with_progress(counts.blocks(genes=genes), len(labels)),
+            with_progress(read_ahead(counts.blocks(genes=genes)), len(labels)),
             labels,
             read_names(file, "obs"),
             unique_names(table.iloc[genes]),
@@ -133,7 +134,8 @@ def write_norman_screen(source: NormanSource, provenance: str, output: str | Pat
             where=counts.where,
             genes=genes,
             covariates=pd.DataFrame(
-                {name: read_column(file, "obs", name) for name in COVARIATES if name in known}
+                {name: read_column(file, "obs", name) for name in COVARIATES if name in known},
+                index=pd.RangeIndex(len(labels)),
             ),
             drop_empty=True,
         )

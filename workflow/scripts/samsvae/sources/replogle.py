@@ -38,6 +38,7 @@ from samsvae.sources.h5ad_file import (
     read_names,
 )
 from samsvae.sources.progress import with_progress
+from samsvae.sources.read_ahead import read_ahead
 
 PUBLISHED_SIZE = {"cells": 118_641, "genes": 1_187, "guide pairs": 722}
 
@@ -94,8 +95,8 @@ class Selection:
     ----------
     cells, genes
         Positions, ascending.
-    gene_names
-        Unique names of these genes.
+    cell_names, gene_names
+        Their names; those of genes are unique.
     labels
         Canonical label of each kept cell.
     covariates
@@ -104,6 +105,7 @@ class Selection:
 
     cells: np.ndarray
     genes: np.ndarray
+    cell_names: pd.Index
     gene_names: list[str]
     labels: pd.Categorical
     covariates: pd.DataFrame
@@ -132,9 +134,9 @@ def write_replogle_screen(source: ReplogleSource, provenance: str, output: str |
         counts = counts_of(file)
         kept = select(file, source)
         write_screen_in_blocks(
-            with_progress(counts.blocks(kept.cells, kept.genes), len(kept.cells)),
+            with_progress(read_ahead(counts.blocks(kept.cells, kept.genes)), len(kept.cells)),
             kept.labels,
-            read_names(file, "obs", kept.cells),
+            kept.cell_names,
             kept.gene_names,
             provenance,
             output,
@@ -164,9 +166,10 @@ def select(file: h5py.File, source: ReplogleSource) -> Selection:
     gene = _categories(file, first_column(file, "obs", names["gene"], "the target gene"))
     guide = _categories(file, first_column(file, "obs", names["guide"], "the pair of guides"))
     control = gene.isin([NON_TARGETING, CONTROL])
-    drawn = _drawn_controls(file, np.flatnonzero(control), source)
-    targeted = np.flatnonzero(gene.isin(_genes_of(source.perturbations)))
-    cells = np.sort(np.concatenate([targeted, drawn]))
+    possible = np.flatnonzero(control | gene.isin(_genes_of(source.perturbations)))
+    names_of_possible = read_names(file, "obs", possible)
+    kept = _without_most_controls(names_of_possible, control[possible], source)
+    cells = possible[kept]
     guide = guide[cells].remove_unused_categories()
     labels = pd.Categorical(np.array(_labels(list(guide.categories)), dtype=object)[guide.codes])
 
@@ -192,7 +195,12 @@ def select(file: h5py.File, source: ReplogleSource) -> Selection:
         if found is not None:
             covariates[name] = read_column(file, "obs", found).to_numpy()[cells]
     return Selection(
-        cells, genes, unique_names(table.iloc[genes]), labels, pd.DataFrame(covariates)
+        cells,
+        genes,
+        names_of_possible[kept],
+        unique_names(table.iloc[genes]),
+        labels,
+        pd.DataFrame(covariates),
     )
 
 
@@ -205,14 +213,20 @@ def _categories(file: h5py.File, name: str) -> pd.Categorical:
     return pd.Categorical(column)
 
 
-def _drawn_controls(file: h5py.File, controls: np.ndarray, source: ReplogleSource) -> np.ndarray:
+def _without_most_controls(
+    names: pd.Index, control: np.ndarray, source: ReplogleSource
+) -> np.ndarray:
+    """Choose all cells but controls, and of these so many; positions among the names."""
+    controls = np.flatnonzero(control)
     if source.n_controls > len(controls):
         raise InputError(
             f"{source.path}: n_controls is {source.n_controls}, but there are {len(controls)} "
             f"{NON_TARGETING} cells. Lower it."
         )
-    by_name = controls[np.argsort(read_names(file, "obs", controls), kind="stable")]
-    return np.random.default_rng(source.seed).choice(by_name, source.n_controls, replace=False)
+    by_name = controls[np.argsort(names[controls], kind="stable")]
+    rng = np.random.default_rng(source.seed)
+    drawn = rng.choice(by_name, source.n_controls, replace=False)
+    return np.sort(np.concatenate([np.flatnonzero(~control), drawn]))
 
 
 def _genes_of(path: str) -> list[str]:
