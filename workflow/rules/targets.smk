@@ -28,16 +28,6 @@ CHECKED = list(
 )
 
 
-def has_counts(experiment):
-    """Whether an experiment's screen has counts, and so effects on expression."""
-    return source_of(experiment) != GAUSSIAN
-
-
-def is_simulated(experiment):
-    """Whether the truth of an experiment's screen is known."""
-    return source_of(experiment) in SIMULATORS
-
-
 def figure_names(experiment):
     """The figures that an experiment has, in the order of the chain."""
     has_trained = any(model in TRAINED for model in EXPERIMENTS[experiment]["models"])
