@@ -16,7 +16,7 @@ from samsvae.files import whole_file
 from samsvae.screen import ContentDigest, describe_cells, library_sizes
 
 CHUNK = 2**17  # entries, half a MiB
-CHUNKS_AT_ONCE = 8
+CHUNKS_AT_ONCE = 2
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ def write_screen_in_blocks(
     check_names(gene_names, "gene", where)
     labels = pd.Categorical(perturbation).remove_unused_categories()
     check_labels(labels, where)
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+    # without a cache of chunks, since only whole ones are written
+    with whole_file(path) as temporary, h5py.File(temporary, "w", rdcc_nbytes=0) as file:
         counts = _Counts(file, len(gene_names))
         for positions, values in blocks:
             counts.append(check_counts(values, where, positions, genes), positions)

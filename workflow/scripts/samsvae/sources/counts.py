@@ -16,7 +16,7 @@ from scipy import sparse
 from samsvae.errors import InputError
 from samsvae.sources.transposition import transposed
 
-BLOCK_BYTES = 2**24
+BLOCK_BYTES = 2**23
 SKIPPED_BYTES = 2**18  # a shorter gap costs less to read than to skip
 SCATTERED = 0.25  # where fewer of the cells are wanted, rows are best read one by one
 
