@@ -76,6 +76,7 @@ def write_screen_in_blocks(
     check_names(gene_names, "gene", where)
     labels = pd.Categorical(perturbation).remove_unused_categories()
     check_labels(labels, where)
+    # without a cache of chunks, since only whole ones are written
     with whole_file(path) as temporary, h5py.File(temporary, "w", rdcc_nbytes=0) as file:
         counts = _Counts(file, len(gene_names))
         for positions, values in blocks:

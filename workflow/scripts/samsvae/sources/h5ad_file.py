@@ -14,6 +14,7 @@ from samsvae.errors import InputError
 from samsvae.sources.counts import CountMatrix
 
 NAMES_AT_ONCE = 2**16
+CHUNK_CACHE_BYTES = 2**20  # of each data set; blocks share at most the chunk between them
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def open_h5ad(path: str | Path) -> Iterator[h5py.File]:
     if not h5py.is_hdf5(path):
         raise InputError(f"{path}: not an h5ad file (it is not HDF5, or it was cut short).")
     try:
-        file = h5py.File(path, "r")
+        file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot be read as an h5ad file: {error}.") from error
     with file:
