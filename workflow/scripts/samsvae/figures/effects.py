@@ -27,6 +27,8 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
         r = float(pearson(one["observed"].to_numpy(float), one["predicted"].to_numpy(float)))
         score = "r undefined: all the same" if np.isnan(r) else f"r = {r:.2f}"
         axis.set(title=f"{readable(model)}\n{score}", aspect="equal")
+    for axis in axes[-3:]:  # the lowest of each column, also where the last row is not full
+        axis.tick_params(labelbottom=True)
     figure.colorbar(drawn, ax=axes, shrink=0.5, label="perturbation–gene pairs")
     figure.supxlabel(f"observed effect, {EFFECT_UNITS}", fontsize=7)
     figure.supylabel(f"predicted effect, {EFFECT_UNITS}", fontsize=7)
