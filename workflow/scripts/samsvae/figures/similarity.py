@@ -21,11 +21,12 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     strength = observed.std(axis=1).sort_values(ascending=False)
     names = strength.index[:MOST_PERTURBATIONS]
     order = names[clustered(_correlation(observed.loc[names]))]
-    shown = {"observed": observed, **{
-        readable(model): _matrix(table[table["model"] == model], "predicted")
-        for model in models
-        if table.loc[table["model"] == model, "predicted"].abs().max() > 0
-    }}  # fmt: skip
+    predicted = {
+        readable(model): _matrix(table[table["model"] == model], "predicted") for model in models
+    }
+    # the same prediction for all, such as no change, tells nothing of resemblance
+    differing = {m: effects for m, effects in predicted.items() if np.ptp(effects, axis=0).any()}
+    shown = {"observed": observed, **differing}
     figure, axes = panels(len(shown), 3, 2.4)
     for index, (axis, (title, matrix)) in enumerate(zip(axes, shown.items(), strict=True)):
         correlation = pd.DataFrame(_correlation(matrix.loc[order]), order, order)
