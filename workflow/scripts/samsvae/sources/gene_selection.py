@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,9 @@ import numpy as np
 from samsvae.errors import InputError
 from samsvae.sources.counts import CountMatrix
 from samsvae.sources.h5ad_source import H5adSource
+from samsvae.sources.highly_variable import FEWEST_POINTS, gene_moments, standardised_variance
 
 logger = logging.getLogger(__name__)
-
-LOESS_SPAN = 0.3
-LOESS_DEGREE = 2
-FEWEST_POINTS = 20  # of the regression, which breaks down when given a handful
 
 
 def selects(source: H5adSource) -> bool:
@@ -129,89 +125,3 @@ def select_genes(
         chosen = np.sort(chosen[most])
     logger.info("kept %d of %d genes", len(chosen), len(symbols))
     return chosen
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Mean and variance (by n - 1) of each gene's counts over so many cells."""
-
-    mean: np.ndarray
-    variance: np.ndarray
-    n_cells: int
-
-    def of(self, genes: np.ndarray) -> "Moments":
-        """Keep some of the genes."""
-        return Moments(self.mean[genes], self.variance[genes], self.n_cells)
-
-
-def gene_moments(counts: CountMatrix, cells: np.ndarray, genes: np.ndarray) -> Moments:
-    """Take the moments of genes in one pass.
-
-    Parameters
-    ----------
-    counts
-        UMI counts, cells x genes.
-    cells, genes
-        Positions of those that count.
-    """
-    total, square = _sums(counts, cells, genes, np.full(len(genes), np.inf))
-    n = len(cells)
-    mean = total / n
-    return Moments(mean, np.maximum(square - n * mean**2, 0) / max(n - 1, 1), n)
-
-
-def standardised_variance(
-    counts: CountMatrix, cells: np.ndarray, genes: np.ndarray, moments: Moments
-) -> np.ndarray:
-    """Take the variance of genes relative to that expected of their mean, in one pass.
-
-    The method of Seurat v3 (Stuart et al. 2019, scanpy's ``seurat_v3``): the expected standard
-    deviation comes from a local regression of log10 variance on log10 mean over the genes, and a
-    count is clipped at sqrt(n) of them above the mean.
-
-    Parameters
-    ----------
-    counts
-        UMI counts, cells x genes.
-    cells, genes
-        Positions of those that count.
-    moments
-        Of these genes.
-
-    Returns
-    -------
-    ndarray
-        Variance of the clipped and standardised counts of each gene.
-    """
-    deviation = np.sqrt(10 ** _expected_log_variance(moments))
-    n, mean = moments.n_cells, moments.mean
-    total, square = _sums(counts, cells, genes, deviation * np.sqrt(n) + mean)
-    return (n * mean**2 + square - 2 * total * mean) / ((n - 1) * deviation**2)
-
-
-def _expected_log_variance(moments: Moments) -> np.ndarray:
-    from skmisc.loess import loess
-
-    expected = np.zeros(len(moments.mean))
-    varies = moments.variance > 0
-    fit = loess(
-        np.log10(moments.mean[varies]),
-        np.log10(moments.variance[varies]),
-        span=LOESS_SPAN,
-        degree=LOESS_DEGREE,
-    )
-    fit.fit()
-    expected[varies] = fit.outputs.fitted_values
-    return expected
-
-
-def _sums(
-    counts: CountMatrix, cells: np.ndarray, genes: np.ndarray, most: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sum the counts of genes and their squares, each count clipped to its gene's most."""
-    total, square = np.zeros(len(genes)), np.zeros(len(genes))
-    for _, block in counts.blocks(cells, genes):
-        clipped = np.minimum(block.data.astype(np.float64), most[block.indices])
-        total += np.bincount(block.indices, clipped, len(genes))
-        square += np.bincount(block.indices, clipped**2, len(genes))
-    return total, square
