@@ -1,8 +1,8 @@
 """Says how far a training is."""
 
 import logging
-import time
-from datetime import timedelta
+
+from samsvae.pace import Pace
 
 logger = logging.getLogger(__name__)
 
@@ -20,13 +20,11 @@ class Progress:
 
     def __init__(self, max_steps: int, first_step: int = 0) -> None:
         self.max_steps = max_steps
-        self.first_step = first_step
-        self.started = time.monotonic()
+        self.pace = Pace(max_steps, first_step)
 
     def report(self, step: int, train_elbo: float, validation_elbo: float) -> None:
         """Log one line; the bounds are in nats per cell."""
-        speed = (step - self.first_step) / (time.monotonic() - self.started)
-        left = timedelta(seconds=round((self.max_steps - step) / speed))
+        speed, left = self.pace.at(step)
         logger.info(
             "step %d/%d (%d %%)  %.1f steps/s  %s left  ELBO per cell: train %.2f, validation %.2f",
             step,

@@ -1,13 +1,10 @@
 """Says how far the reading of a file is."""
 
 import logging
-import time
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
 
+from samsvae.pace import Pace
 from samsvae.sources.counts import Block
-
-SECONDS_BETWEEN_LINES = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -27,18 +24,14 @@ def with_progress(blocks: Iterable[Block], n_cells: int) -> Iterator[Block]:
     tuple
         The blocks.
     """
-    started = latest = time.monotonic()
-    done = 0
+    pace, done = Pace(n_cells), 0
     for positions, counts in blocks:
         yield positions, counts
         done += len(positions)
-        now = time.monotonic()
-        if now - latest > SECONDS_BETWEEN_LINES:
-            latest = now
-            speed = done / (now - started)
-            left = timedelta(seconds=round((n_cells - done) / speed))
+        if pace.is_due():
+            speed, left = pace.at(done)
             logger.info(
                 "cell %d/%d (%d %%)  %.0f cells/s  %s left",
                 done, n_cells, round(100 * done / n_cells), speed, left,
             )  # fmt: skip
-    logger.info("%d cells in %s", done, timedelta(seconds=round(time.monotonic() - started)))
+    logger.info("%d cells in %s", done, pace.elapsed)

@@ -3,20 +3,18 @@
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from samsvae.errors import InputError
 from samsvae.files import write_text
+from samsvae.pace import Pace
 
 logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 20
-SECONDS_BETWEEN_REPORTS = 10.0
 MIB = 1 << 20
 
 
@@ -58,18 +56,15 @@ class ByteProgress:
     def __init__(self, what: str, total: int, done: int = 0) -> None:
         self.what = what
         self.total = total
-        self.first = self.done = done
-        self.started = self.reported = time.monotonic()
+        self.done = done
+        self.pace = Pace(total, done)
 
     def advance(self, n_bytes: int) -> None:
         """Count more bytes; a line is logged every few seconds, and at the end."""
         self.done += n_bytes
-        now = time.monotonic()
-        if now - self.reported < SECONDS_BETWEEN_REPORTS and self.done < self.total:
+        if not self.pace.is_due() and self.done < self.total:
             return
-        self.reported = now
-        speed = (self.done - self.first) / max(now - self.started, 1e-9)
-        left = timedelta(seconds=round(max(self.total - self.done, 0) / max(speed, 1e-9)))
+        speed, left = self.pace.at(self.done)
         logger.info(
             "%s: %.0f of %.0f MiB (%d %%)  %.1f MiB/s  %s left",
             self.what,

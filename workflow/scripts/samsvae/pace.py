@@ -1,0 +1,42 @@
+"""How fast long work goes, and how long it will still take."""
+
+import time
+from datetime import timedelta
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Pace:
+    """The pace of work of a known size.
+
+    Parameters
+    ----------
+    total
+        How much there is to do, in steps, cells or bytes.
+    done
+        How much was done before.
+    """
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        self.total = total
+        self.first = done
+        self.started = self.latest = time.monotonic()
+
+    @property
+    def elapsed(self) -> timedelta:
+        """Time since the work began, to the second."""
+        return timedelta(seconds=round(time.monotonic() - self.started))
+
+    def at(self, done: int) -> tuple[float, timedelta]:
+        """Tell the speed so far, each second, and the time that is left."""
+        elapsed = max(time.monotonic() - self.started, 1e-9)
+        speed = (done - self.first) / elapsed
+        return speed, timedelta(seconds=round(max(self.total - done, 0) / max(speed, 1e-9)))
+
+    def is_due(self) -> bool:
+        """Whether it is time for another line in the log."""
+        now = time.monotonic()
+        if now - self.latest < SECONDS_BETWEEN_LINES:
+            return False
+        self.latest = now
+        return True
