@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from samsvae.screen_file import write_screen_in_blocks
 from samsvae.sources.counts import CountMatrix
 from samsvae.sources.gene_selection import listed_genes, select_genes
 from samsvae.sources.h5ad_file import open_h5ad, read_names
@@ -16,7 +15,7 @@ from samsvae.sources.h5ad_source import (
     gene_symbols,
     read_covariates,
 )
-from samsvae.sources.progress import with_progress
+from samsvae.sources.selection import Selection, write_selection
 
 
 def check_header(source: H5adSource) -> list[str]:
@@ -70,18 +69,16 @@ def write_h5ad_screen(source: H5adSource, provenance: str, output: str | Path) -
         labels, symbols = read_labels(file, source), gene_symbols(file, source)
         counts = counts_matrix(file, source)
         cells, genes = choose(counts, labels, symbols, source)
-        write_screen_in_blocks(
-            with_progress(counts.blocks(cells, genes), len(cells)),
-            labels[cells],
+        kept = Selection(
+            cells,
+            genes,
             read_names(file, "obs", cells),
             [symbols[gene] for gene in genes],
-            provenance,
-            output,
-            where=source.counts_place,
-            genes=genes,
-            covariates=read_covariates(file, source).iloc[cells] if source.covariates else None,
-            drop_empty=len(genes) < len(symbols),
+            labels[cells],
+            read_covariates(file, source).iloc[cells] if source.covariates else None,
         )
+        filtered = len(genes) < len(symbols)
+        write_selection(counts, kept, provenance, output, drop_empty=filtered)
 
 
 def choose(

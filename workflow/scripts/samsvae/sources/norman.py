@@ -22,7 +22,6 @@ import pandas as pd
 
 from samsvae.errors import InputError
 from samsvae.labels import CONTROL, JOIN, canonical_labels, components
-from samsvae.screen_file import write_screen_in_blocks
 from samsvae.sources.counts import CountMatrix
 from samsvae.sources.expected_size import PUBLISHED, check_size
 from samsvae.sources.gene_names import read_genes, unique_names
@@ -35,8 +34,7 @@ from samsvae.sources.h5ad_file import (
     read_names,
 )
 from samsvae.sources.highly_variable import highly_variable_genes
-from samsvae.sources.progress import with_progress
-from samsvae.sources.read_ahead import read_ahead
+from samsvae.sources.selection import Selection, write_selection
 
 PUBLISHED_CELLS = {"original": 111_255, "scperturb": 111_445}
 PUBLISHED_GENES = 5_000
@@ -124,21 +122,18 @@ def write_norman_screen(source: NormanSource, provenance: str, output: str | Pat
             source.path,
         )
         known = columns(file, "obs")
-        write_screen_in_blocks(
-            with_progress(read_ahead(counts.blocks(genes=genes)), len(labels)),
-            labels,
+        kept = Selection(
+            np.arange(len(labels)),
+            genes,
             read_names(file, "obs"),
             unique_names(table.iloc[genes]),
-            provenance,
-            output,
-            where=counts.where,
-            genes=genes,
-            covariates=pd.DataFrame(
+            labels,
+            pd.DataFrame(
                 {name: read_column(file, "obs", name) for name in COVARIATES if name in known},
                 index=pd.RangeIndex(len(labels)),
             ),
-            drop_empty=True,
         )
+        write_selection(counts, kept, provenance, output)
 
 
 def _one_hot_labels(file: h5py.File) -> pd.Categorical:

@@ -26,7 +26,6 @@ import pandas as pd
 from samsvae.errors import InputError
 from samsvae.files import read_table
 from samsvae.labels import CONTROL, JOIN
-from samsvae.screen_file import write_screen_in_blocks
 from samsvae.sources.expected_size import PUBLISHED, check_size
 from samsvae.sources.gene_names import read_genes, unique_names
 from samsvae.sources.h5ad_file import (
@@ -37,8 +36,7 @@ from samsvae.sources.h5ad_file import (
     read_column,
     read_names,
 )
-from samsvae.sources.progress import with_progress
-from samsvae.sources.read_ahead import read_ahead
+from samsvae.sources.selection import Selection, write_selection
 
 PUBLISHED_SIZE = {"cells": 118_641, "genes": 1_187, "guide pairs": 722}
 
@@ -87,30 +85,6 @@ class ReplogleSource:
             raise InputError(f"copy: {self.copy!r} is none of {', '.join(COLUMNS)}.")
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What is kept of the file.
-
-    Attributes
-    ----------
-    cells, genes
-        Positions, ascending.
-    cell_names, gene_names
-        Their names; those of genes are unique.
-    labels
-        Canonical label of each kept cell.
-    covariates
-        ``gene``, ``guide`` and more, of each kept cell.
-    """
-
-    cells: np.ndarray
-    genes: np.ndarray
-    cell_names: pd.Index
-    gene_names: list[str]
-    labels: pd.Categorical
-    covariates: pd.DataFrame
-
-
 def write_replogle_screen(source: ReplogleSource, provenance: str, output: str | Path) -> None:
     """Write the canonical screen of a published file, in bounded memory.
 
@@ -132,19 +106,7 @@ def write_replogle_screen(source: ReplogleSource, provenance: str, output: str |
     """
     with open_h5ad(source.path) as file:
         counts = counts_of(file)
-        kept = select(file, source)
-        write_screen_in_blocks(
-            with_progress(read_ahead(counts.blocks(kept.cells, kept.genes)), len(kept.cells)),
-            kept.labels,
-            kept.cell_names,
-            kept.gene_names,
-            provenance,
-            output,
-            where=counts.where,
-            genes=kept.genes,
-            covariates=kept.covariates,
-            drop_empty=True,
-        )
+        write_selection(counts, select(file, source), provenance, output)
 
 
 def select(file: h5py.File, source: ReplogleSource) -> Selection:
