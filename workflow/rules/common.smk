@@ -29,6 +29,7 @@ from samsvae.models.registry import MODELS
 from samsvae.preflight import check_inputs
 from samsvae.provenance import code_digest
 from samsvae.sources.registry import (
+    DIVIDED_BY_SOURCE,
     DOWNLOADS_FOLDER,
     GAUSSIAN,
     PUBLISHED,

@@ -24,7 +24,7 @@ use rule simulate_screen as simulate_latents with:
     output:
         screen=SCREEN,
     wildcard_constraints:
-        screen=from_source(*set(SIMULATORS) - {WITH_PROGRAMMES}),
+        screen=from_source(*DIVIDED_BY_SOURCE),
 
 
 # Compute nodes of a cluster seldom reach the network, so this runs where Snakemake does. The file

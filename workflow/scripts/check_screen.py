@@ -7,16 +7,15 @@ from samsvae.job import run_job
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.files import whole_file, write_tsv
+    from samsvae.files import write_text, write_tsv
     from samsvae.inspection.screen import inspect_screen
     from samsvae.inspection.text import to_table, to_text
 
     settings = snakemake.params.settings
     found = inspect_screen(settings, snakemake.params.gene_sets, **snakemake.params.sizes)
     write_tsv(to_table(found), snakemake.output.findings)
-    with whole_file(snakemake.output.text) as temporary:
-        text = to_text(found, snakemake.wildcards.screen, settings["path"])
-        temporary.write_text(text, encoding="utf-8")
+    text = to_text(found, snakemake.wildcards.screen, settings["path"])
+    write_text(text, snakemake.output.text)
 
 
 if "snakemake" in globals():

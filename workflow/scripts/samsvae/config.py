@@ -15,13 +15,17 @@ from jsonschema.protocols import Validator
 
 from samsvae.errors import InputError
 from samsvae.experiments import is_trained
-from samsvae.sources.registry import GAUSSIAN, SIMULATORS, WITH_PROGRAMMES, download_of
+from samsvae.sources.registry import (
+    DIVIDED_BY_SOURCE,
+    GAUSSIAN,
+    SIMULATORS,
+    WITH_PROGRAMMES,
+    download_of,
+)
 
 Config = dict[str, Any]
 
 SIMULATED_GENE_SETS = "programmes"
-# sources that make cells of each part of a split
-DIVIDED_BY_SOURCE = ("simulated_additive", "simulated_svae_plus")
 
 
 def merge(defaults: Mapping[str, Any], user: Mapping[str, Any]) -> Config:

@@ -13,9 +13,7 @@ from samsvae.labels import CONTROL
 
 LOW_COUNTS = 500  # median counts per cell below which single cells say little
 SPARSE = 0.05
-CONSTANT_SPREAD = (
-    0.02  # coefficient of variation; that of raw library sizes is tens of times larger
-)
+CONSTANT_SPREAD = 0.02  # coefficient of variation; that of raw library sizes is far larger
 EXTREME = 5.0  # robust standard deviations of the log library size
 DOMINANT = 0.3
 DIFFERENT_DEPTH = 1.5
@@ -187,13 +185,13 @@ def _subset(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
 def _twins(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
     cells = pd.Series(survey.cell_sketch, index=evidence.cell_names)
     cells = cells[survey.detected >= ENOUGH_TO_COMPARE]
-    yield from _same(cells, "cells", "duplicated cells", evidence)
+    yield from _same(cells, "cells", "duplicated cells")
     genes = pd.Series(survey.gene_sketch, index=evidence.symbols)
     genes = genes[survey.gene_detected >= ENOUGH_TO_COMPARE]
-    yield from _same(genes, "genes", "duplicated genes", evidence)
+    yield from _same(genes, "genes", "duplicated genes")
 
 
-def _same(sketch: pd.Series, what: str, name: str, evidence: Evidence) -> Iterator[Finding]:
+def _same(sketch: pd.Series, what: str, name: str) -> Iterator[Finding]:
     twins = sketch[sketch.duplicated(keep=False)].sort_values(kind="stable")
     if len(twins):
         yield Finding(

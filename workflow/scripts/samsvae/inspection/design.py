@@ -53,9 +53,9 @@ def design_findings(evidence: Evidence) -> Iterator[Finding]:
             f"there are {n_controls} control cells. Every effect is a difference "
             "from their mean, so their noise is in all of them.",
         )
-    yield from _sizes(cells.drop(CONTROL, errors="ignore"), evidence)
-    yield from _lone_pairs(cells, evidence)
-    yield from _doses_like_counts(cells, evidence)
+    yield from _sizes(cells.drop(CONTROL, errors="ignore"))
+    yield from _lone_pairs(cells)
+    yield from _doses_like_counts(cells)
     for name, batch in batches(evidence).items():
         yield from _unbalanced(name, batch, evidence)
 
@@ -80,7 +80,7 @@ def batches(evidence: Evidence) -> dict[str, pd.Categorical]:
     return {n: b for n, b in found.items() if 1 < len(b.categories) <= MOST_BATCHES}
 
 
-def _sizes(cells: pd.Series, evidence: Evidence) -> Iterator[Finding]:
+def _sizes(cells: pd.Series) -> Iterator[Finding]:
     few = cells[cells < FEW_CELLS].sort_values(kind="stable")
     if len(few):
         shown = [f"{name} {number}" for name, number in few.items()]
@@ -101,7 +101,7 @@ def _sizes(cells: pd.Series, evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _lone_pairs(cells: pd.Series, evidence: Evidence) -> Iterator[Finding]:
+def _lone_pairs(cells: pd.Series) -> Iterator[Finding]:
     alone = {components(label)[0] for label in cells.index if len(components(label)) == 1}
     pairs = [label for label in cells.index if len(components(label)) > 1]
     lone = sorted(pair for pair in pairs if not alone.issuperset(components(pair)))
@@ -115,7 +115,7 @@ def _lone_pairs(cells: pd.Series, evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _doses_like_counts(cells: pd.Series, evidence: Evidence) -> Iterator[Finding]:
+def _doses_like_counts(cells: pd.Series) -> Iterator[Finding]:
     of_gene: dict[str, set[float]] = defaultdict(set)
     for label in cells.index:
         for gene, dose in doses(label).items():

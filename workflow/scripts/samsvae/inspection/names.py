@@ -42,13 +42,13 @@ def name_findings(evidence: Evidence) -> Iterator[Finding]:
     Finding
         Duplicates first.
     """
-    yield from _duplicates(evidence.cell_names, "cell", "obs", evidence)
-    yield from _duplicates(evidence.symbols, "gene", "var", evidence)
-    yield from _dates(evidence.symbols, "genes", evidence)
+    yield from _duplicates(evidence.cell_names, "cell", "obs")
+    yield from _duplicates(evidence.symbols, "gene", "var")
+    yield from _dates(evidence.symbols, "genes")
     yield from _orders(evidence)
     parts = _parts(evidence.written, evidence.delimiter)
-    yield from _dates(parts, "labels", evidence)
-    yield from _look_alikes(parts, evidence)
+    yield from _dates(parts, "labels")
+    yield from _look_alikes(parts)
     targets = sorted({part.strip() for part in parts} - {evidence.control, CONTROL})
     yield from _no_perturbations(targets, evidence)
     if evidence.labels is not None:
@@ -56,9 +56,7 @@ def name_findings(evidence: Evidence) -> Iterator[Finding]:
         yield from _unmeasured(singles, evidence)
 
 
-def _duplicates(
-    names: Collection[str], what: str, axis: str, evidence: Evidence
-) -> Iterator[Finding]:
+def _duplicates(names: Collection[str], what: str, axis: str) -> Iterator[Finding]:
     index = pd.Index(names)
     twice = index[index.duplicated()].unique()
     if len(twice):
@@ -75,7 +73,7 @@ def _parts(written: Iterable[str], delimiter: str | None) -> list[str]:
     return sorted({part for parts in split for part in parts})
 
 
-def _dates(names: Iterable[str], what: str, evidence: Evidence) -> Iterator[Finding]:
+def _dates(names: Iterable[str], what: str) -> Iterator[Finding]:
     dates = [name for name in names if DATE.fullmatch(name.strip())]
     if dates:
         yield Finding(
@@ -104,7 +102,7 @@ def _orders(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _look_alikes(parts: Iterable[str], evidence: Evidence) -> Iterator[Finding]:
+def _look_alikes(parts: Iterable[str]) -> Iterator[Finding]:
     alike: dict[str, list[str]] = defaultdict(list)
     for part in parts:
         alike[re.sub(r"[\s_.-]", "", part).casefold()].append(part)

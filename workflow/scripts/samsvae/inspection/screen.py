@@ -1,4 +1,4 @@
-"""Inspection a screen: find everything that is wrong or strange in it, not just the first."""
+"""Inspects a screen: finds everything that is wrong or strange in it, not just the first."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -56,7 +56,7 @@ def inspect_screen(
     min_size: int = 1,
     max_size: int | None = None,
 ) -> Inspection:
-    """Inspection a file as the screen that its settings make of it.
+    """Inspect a file as the screen that its settings make of it.
 
     Parameters
     ----------

@@ -22,6 +22,8 @@ SIMULATORS = {
 }
 # the one that names programmes of genes, and so brings gene sets
 WITH_PROGRAMMES = "simulated"
+# the others, which make cells for each part of a split
+DIVIDED_BY_SOURCE = tuple(name for name in SIMULATORS if name != WITH_PROGRAMMES)
 # the one whose cells have Gaussian measurements in place of counts
 GAUSSIAN = "simulated_additive"
 
