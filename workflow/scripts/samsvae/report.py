@@ -124,7 +124,7 @@ def summarise(metrics: pd.DataFrame, config: Mapping[str, Any], name: str) -> li
             f"perturbations{' with test cells' if scope == 'test' else ''}"
             + (f" (others: {', '.join(others)})." if others else ".")
         )
-    for ceiling in set(everything) - set(models):
+    for ceiling in (model for model in everything if model not in models):
         reached = mean_by_model(metrics, scope, "pearson_held_out", [ceiling])[ceiling]
         found.append(
             f"Half of these cells predict the other half ({readable(ceiling)}) with "
