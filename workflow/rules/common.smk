@@ -24,7 +24,7 @@ from samsvae.config import (
     validate,
 )
 from samsvae.errors import InputError
-from samsvae.experiments import is_ceiling, is_trained, runs, splits
+from samsvae.experiments import conditions, is_ceiling, is_trained, runs, splits
 from samsvae.models.registry import MODELS
 from samsvae.preflight import check_inputs
 from samsvae.provenance import code_digest

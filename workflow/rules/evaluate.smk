@@ -143,7 +143,6 @@ rule compare_iwelbo:
         ),
     output:
         table=f"{TABLES}/iwelbo.tsv",
-        intervals=f"{TABLES}/iwelbo_intervals.tsv",
         metrics=f"{TABLES}/iwelbo_metrics.tsv",
     log:
         "results/logs/compare_iwelbo/{experiment}.log",
@@ -206,3 +205,35 @@ rule collect_metrics:
         code=uses("collect_tables"),
     script:
         "../scripts/collect_tables.py"
+
+
+# which model is better, by how much and how surely
+rule compare_models:
+    input:
+        unpack(comparison_input),
+    output:
+        intervals=f"{TABLES}/intervals.tsv",
+        differences=f"{TABLES}/paired_differences.tsv",
+        summary=f"{TABLES}/summary.tsv",
+    log:
+        "results/logs/compare_models/{experiment}.log",
+    conda:
+        "../../envs/samsvae.yaml"
+    params:
+        models=lambda wildcards: EXPERIMENTS[wildcards.experiment]["models"],
+        kinds=lambda wildcards: {
+            name: config["models"][name]["kind"]
+            for name in EXPERIMENTS[wildcards.experiment]["models"]
+        },
+        splits=lambda wildcards: {
+            name: vars(split)
+            for name, split in splits(EXPERIMENTS[wildcards.experiment]).items()
+        },
+        cells=single_run_of,
+        settings={
+            key: config["evaluation"][key]
+            for key in ("top_genes", "correction", "significance")
+        },
+        code=uses("compare_models"),
+    script:
+        "../scripts/compare_models.py"

@@ -65,8 +65,8 @@ rule figure:
 rule write_report:
     input:
         figures=all_figures(),
-        metrics=[
-            f"results/{experiment}/tables/metrics.tsv" for experiment in EXPERIMENTS
+        summaries=[
+            f"results/{experiment}/tables/summary.tsv" for experiment in EXPERIMENTS
         ],
         captions=expand(HERE / "workflow/report/{figure}.rst", figure=FIGURE_TABLES),
         template=HERE / "workflow/report/report.html.j2",

@@ -10,13 +10,21 @@ FIGURE_TABLES = {
     "latent_effects": f"{TABLES}/latent_effects.tsv",
     "truth": f"{TABLES}/matched_masks.tsv",
     "effects": f"{TABLES}/effects.parquet",
-    "metrics": f"{TABLES}/metrics.tsv",
+    "metrics": f"{TABLES}/summary.tsv",
+    "perturbations": f"{SPLIT}/perturbation_metrics.parquet",
+    "paired_differences": f"{TABLES}/paired_differences.tsv",
+    "fractions": f"{TABLES}/intervals.tsv",
     "similarity": f"{TABLES}/effects.parquet",
     "differential_expression": f"{TABLES}/de_comparison.tsv",
     "enrichment": f"{TABLES}/enrichment.tsv",
 }
-OF_TRAINED_MODELS = {"training", "iwelbo", "latent_effects", "truth"}
-OF_MEASUREMENTS = {"split", *OF_TRAINED_MODELS}  # the others are of counts
+OF_TRAINED_MODELS = {"training", "iwelbo", "latent_effects", "truth", "fractions"}
+OF_MEASUREMENTS = {
+    "split",
+    "metrics",
+    "paired_differences",
+    *OF_TRAINED_MODELS,
+}  # the others are of counts
 
 CHECK = "results/checks/{screen}"
 # where a canonical screen has its labels, so that it is read like any other file
@@ -37,6 +45,9 @@ def figure_names(experiment):
         if (has_trained or name not in OF_TRAINED_MODELS)
         and (has_counts(experiment) or name in OF_MEASUREMENTS)
         and (name != "enrichment" or gene_set_names(config, experiment))
+        and (
+            name != "fractions" or len(conditions(splits(EXPERIMENTS[experiment]))) > 1
+        )
         and (name != "truth" or (is_simulated(experiment) and has_trained))
     ]
 
@@ -134,6 +145,26 @@ def metric_tables(wildcards):
     if is_simulated(wildcards.experiment):
         tables += files_of(wildcards.experiment, "truth.tsv")
     return tables
+
+
+def comparison_input(wildcards):
+    """What models are compared by: runs, their perturbations, and cells where runs are single."""
+    experiment = wildcards.experiment
+    files = {"metrics": f"{TABLES}/metrics.tsv".format(experiment=experiment)}
+    if has_counts(experiment):
+        files["perturbations"] = splits_files("perturbation_metrics.parquet")(wildcards)
+    alone = single_run_of(wildcards)
+    if alone:
+        files["iwelbo"] = files_of(experiment, "iwelbo.parquet", models=alone)
+    return files
+
+
+def single_run_of(wildcards):
+    """The trained models of an experiment that has one split and one seed, and so one run of each."""
+    entry = EXPERIMENTS[wildcards.experiment]
+    if len(splits(entry)) > 1 or len(entry["seeds"]) > 1:
+        return []
+    return [model for model in entry["models"] if model in TRAINED]
 
 
 def splits_files(name):

@@ -26,7 +26,9 @@ def main(snakemake: Any) -> None:
     write_tsv(pd.concat(summaries), output.metrics, first)
     write_tsv(pd.concat(comparisons), output.de_comparison, first)
     made_by = provenance({"runs": params.runs, "fdr": params.fdr}, params.code)
-    write_parquet(pd.concat(perturbations), made_by, output.perturbations)
+    table = pd.concat(perturbations, ignore_index=True)
+    repeated = ["split", "model", "perturbation", "metric"]
+    write_parquet(table.astype(dict.fromkeys(repeated, "category")), made_by, output.perturbations)
 
 
 if "snakemake" in globals():

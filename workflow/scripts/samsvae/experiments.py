@@ -1,5 +1,6 @@
 """What an experiment consists of: its splits, and the runs of models on them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,15 @@ def splits(experiment: Mapping[str, Any]) -> dict[str, Split]:
         for seed in settings["seeds"]
     ]
     return {split.name: split for split in made}
+
+
+def conditions(splits: Mapping[str, Split]) -> dict[float, list[str]]:
+    """Group the names of splits that differ by their seed alone, by fraction (NaN for none)."""
+    groups: dict[float, list[str]] = {}
+    for name, split in splits.items():
+        fraction = math.nan if split.fraction is None else split.fraction
+        groups.setdefault(fraction, []).append(name)
+    return groups
 
 
 def is_trained(model: Mapping[str, Any]) -> bool:

@@ -1,46 +1,84 @@
-"""How well every model and baseline predicts effects."""
+"""How well every model and baseline does on the main scores, with intervals."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from samsvae.figures.style import model_colours, panels
+from samsvae.figures.style import model_colours, nothing_to_show, panels
+from samsvae.statistics.summary import (
+    BEST,
+    CEILING,
+    NOISE_CEILING,
+    TIED,
+    by_fraction,
+    headlines,
+    scope_of_summary,
+)
 from samsvae.wording import readable
+
+LABEL_WIDTH = 24  # characters
 
 
 def draw(
     table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
 ) -> Figure:
-    """Draw from metrics.tsv; the scope is the perturbations with test cells."""
-    n_top = evaluation["top_genes"]
-    shown = {
-        "pearson": "Pearson r, all genes",
-        f"pearson_top{n_top}": f"Pearson r, top {n_top} genes\nof each perturbation",
-        "pearson_held_out": "Pearson r, all genes,\nheld-out cells alone",
+    """Draw from summary.tsv."""
+    asked = set(zip(table["scope"], table["metric"], strict=True))
+    questions = {
+        key: heading
+        for key, heading in headlines(evaluation["top_genes"], scope_of_summary(table)).items()
+        if key in asked
     }
-    scope = "test" if (table["scope"] == "test").any() else "all"
+    if not questions:
+        return nothing_to_show("No score is defined for these models.")
     colours = model_colours(models)
-    figure, axes = panels(len(shown), 3, 0.7 + 0.25 * len(models), sharey=True)
-    for axis, (metric, title) in zip(axes, shown.items(), strict=True):
-        for row, model in enumerate(models):
-            chosen = (table["model"] == model) & (table["scope"] == scope)
-            values = table.loc[chosen & (table["metric"] == metric), "value"].dropna()
-            if values.empty:
-                axis.text(0.02, row, "undefined (constant)", va="center", color="0.5", fontsize=6)
-                continue
-            offset = np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else [0]
-            axis.scatter(values, row + np.asarray(offset), s=10, alpha=0.6, color=colours[model])
-            axis.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=colours[model], lw=1.6)
-            side = {"ha": "right", "xytext": (-5, 0)} if values.mean() > 0.5 else {"xytext": (5, 0)}
-            axis.annotate(
-                f"{round(values.mean(), 2) + 0.0:.2f}", (values.mean(), row), va="center",
-                fontsize=6, textcoords="offset points", **side,
-            )  # fmt: skip
-        axis.set_xlim(min(0, axis.get_xlim()[0]), 1.02)
-        axis.set_xlabel(title)
+    height = 0.75 + 0.2 * len(models) * max(1.0, 0.5 * table["fraction"].nunique(dropna=False))
+    figure, axes = panels(len(questions), 4, height, sharey=True)
+    for axis, ((scope, metric), heading) in zip(axes, questions.items(), strict=True):
+        found = table[(table["scope"] == scope) & (table["metric"] == metric)]
+        _rows(axis, found, models, colours)
+        axis.set_xlabel(_label(heading, metric))
+        axis.xaxis.set_major_locator(MaxNLocator(3))
     axes[0].set_yticks(range(len(models)), [readable(model) for model in models])
     axes[0].set_ylim(len(models) - 0.5, -0.5)
     return figure
+
+
+def _rows(
+    axis: Axes, table: pd.DataFrame, models: Sequence[str], colours: Mapping[str, Any]
+) -> None:
+    parts = by_fraction(table)
+    offset = np.linspace(-0.3, 0.3, len(parts)) if len(parts) > 1 else [0.0]
+    for (_fraction, part), shift in zip(parts, offset, strict=True):
+        one = part.set_index("model")
+        for row, model in enumerate(models):
+            if model not in one.index:
+                continue
+            score = one.loc[model]
+            error = np.nan_to_num(
+                [[score["value"] - score["low"]], [score["high"] - score["value"]]]
+            )
+            axis.errorbar(
+                score["value"], row + shift, xerr=error, color=colours[model],
+                fmt="D" if score["verdict"] == CEILING else "o", markersize=4,
+                markerfacecolor=colours[model] if score["verdict"] in (BEST, TIED) else "white",
+            )  # fmt: skip
+        if NOISE_CEILING in one.index and len(parts) == 1:
+            axis.axvline(one.loc[NOISE_CEILING, "value"], color="0.5", lw=0.8, ls="--", zorder=0)
+    for row, model in enumerate(models):
+        if model not in set(table["model"]):
+            axis.annotate(
+                "undefined", (0.02, row), xycoords=axis.get_yaxis_transform(), va="center",
+                color="0.5", fontsize=6,
+            )  # fmt: skip
+
+
+def _label(heading: str, metric: str) -> str:
+    text = "\n".join(textwrap.wrap(heading, LABEL_WIDTH))
+    return f"{text}\n(nats per cell)" if metric == "iwelbo" else text

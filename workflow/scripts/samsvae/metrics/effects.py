@@ -9,13 +9,12 @@ import pandas as pd
 
 from samsvae.effects.table import truth_of
 from samsvae.metrics.de_comparison import significant_effects
-from samsvae.metrics.registry import METRICS, Metric, de_metrics
+from samsvae.metrics.registry import DE, HELD_OUT, METRICS, Metric, de_metrics
 
 Matrix = np.ndarray
 
 # what a metric's name ends in, by the layer of observed effects that is the truth
-TRUTHS = {"": "ate", "_held_out": "ate_held_out"}
-DE = "de_"
+TRUTHS = {"": "ate", HELD_OUT: "ate_held_out"}
 
 
 @dataclass(frozen=True)
@@ -123,6 +122,8 @@ class EffectScores:
     ----------
     by_perturbation
         One row per perturbation, one column per metric.
+    tested
+        Boolean, the perturbations with test cells.
     differential_expression
         One row per perturbation: n_held_out (cells tested), n_de (differentially expressed genes)
         and the metrics of :func:`samsvae.metrics.registry.de_metrics`.
@@ -133,12 +134,14 @@ class EffectScores:
     """
 
     by_perturbation: pd.DataFrame
+    tested: np.ndarray
     differential_expression: pd.DataFrame
     summary: pd.DataFrame
 
     def long_table(self) -> pd.DataFrame:
-        """Lay out the scores by perturbation as columns perturbation, metric, value."""
-        return self.by_perturbation.reset_index().melt("perturbation", var_name="metric")
+        """Lay out the scores by perturbation as columns perturbation, tested, metric, value."""
+        table = self.by_perturbation.assign(tested=self.tested).reset_index()
+        return table.melt(["perturbation", "tested"], var_name="metric")
 
 
 def effect_scores(
@@ -168,6 +171,7 @@ def effect_scores(
     scores = pd.DataFrame(values, index=pd.Index(observed.obs_names, name="perturbation"))
     return EffectScores(
         scores,
+        scopes(observed)["test"],
         _de_table(truth_of(observed, predicted), scores, fdr),
         pd.DataFrame(summary, columns=["scope", "metric", "value"]),
     )

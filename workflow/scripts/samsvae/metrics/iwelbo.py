@@ -5,9 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
-
-CONFIDENCE = 0.95
 
 
 def summarise_iwelbo(runs: Iterable[tuple[Mapping[str, Any], pd.DataFrame]]) -> pd.DataFrame:
@@ -49,34 +46,3 @@ def summarise_iwelbo(runs: Iterable[tuple[Mapping[str, Any], pd.DataFrame]]) -> 
 def _mean_and_error(values: pd.Series, name: str) -> dict[str, float]:
     error = values.std() / np.sqrt(len(values)) if len(values) > 1 else float("nan")
     return {name: float(values.mean()), f"{name}_standard_error": float(error)}
-
-
-def intervals_over_runs(bounds: pd.DataFrame) -> pd.DataFrame:
-    """Average over splits and seeds, with 95 % intervals (Student's t).
-
-    Parameters
-    ----------
-    bounds
-        What :func:`summarise_iwelbo` gave.
-
-    Returns
-    -------
-    DataFrame
-        One row per model and scope: n_runs, the mean iwelbo and the mean paired difference to the
-        first model, each with ``_low`` and ``_high``, in nats per cell. The limits are missing
-        where a model has one run alone.
-    """
-    rows = []
-    for (model, scope), runs in bounds.groupby(["model", "scope"], sort=False, observed=True):
-        row: dict[str, Any] = {"model": model, "scope": scope, "n_runs": len(runs)}
-        for name in ("iwelbo", "difference"):
-            row |= _mean_and_interval(runs[name], name)
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _mean_and_interval(values: pd.Series, name: str) -> dict[str, float]:
-    error = values.std() / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-    half = stats.t.ppf(0.5 + CONFIDENCE / 2, max(len(values) - 1, 1)) * error
-    mean = float(values.mean())
-    return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}

@@ -14,19 +14,17 @@ import numpy as np
 
 from samsvae.effects.table import UNITS
 from samsvae.metrics import agreement, de_comparison, discrimination
+from samsvae.metrics.noise_ceiling import correlation_with_noise_free, error_of_noise_free
 
 SHARE = "share"
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A metric of predicted effects.
+class Score:
+    """What a number in a table of metrics says.
 
     Attributes
     ----------
-    function
-        Takes observed and predicted effects; gives one number for each perturbation, NaN where
-        undefined.
     description
         What it says, in one line.
     unit
@@ -34,67 +32,87 @@ class Metric:
     direction
         Whether ``higher`` or ``lower`` values are better.
     best
-        Its best value.
+        Its best value; None if it has none.
     chance
         Its mean for predictions unrelated to the truth; None if that depends on the data.
+    """
+
+    description: str
+    unit: str
+    direction: Literal["higher", "lower"]
+    best: float | None
+    chance: float | None
+
+
+@dataclass(frozen=True)
+class Metric(Score):
+    """A metric of predicted effects.
+
+    Attributes
+    ----------
+    function
+        Takes observed and predicted effects; gives one number for each perturbation, NaN where
+        undefined.
     average
         How perturbations are averaged, ``median`` or ``mean``.
     flattened
         Whether it is also taken over all entries at once.
     top_genes
         Whether it is also taken over each perturbation's genes of largest observed effect.
+    attainable
+        Takes the score of half of the held-out cells against the other half; gives the score
+        that noise-free effects would have against all of them. None where that is unknown.
     """
 
     function: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    description: str
-    unit: str
-    direction: Literal["higher", "lower"]
-    best: float
-    chance: float | None
     average: Literal["median", "mean"] = "median"
     flattened: bool = False
     top_genes: bool = False
+    attainable: Callable[[float], float] | None = None
 
+
+HELD_OUT = "_held_out"  # ends the name of a metric whose truth is the held-out cells alone
+DE = "de_"  # begins the name of a metric of differentially expressed genes
 
 METRICS: dict[str, Metric] = {
     "pearson": Metric(
-        agreement.pearson, "Pearson correlation of predicted and observed effects",
-        "", "higher", 1.0, 0.0, flattened=True, top_genes=True,
+        "Pearson correlation of predicted and observed effects",
+        "", "higher", 1.0, 0.0, agreement.pearson, flattened=True, top_genes=True,
+        attainable=correlation_with_noise_free,
     ),
     "r_squared": Metric(
-        agreement.r_squared, "share of the observed effects' variance that is explained",
-        "", "higher", 1.0, None, flattened=True, top_genes=True,
+        "share of the observed effects' variance that is explained",
+        "", "higher", 1.0, None, agreement.r_squared, flattened=True, top_genes=True,
     ),
     "rmse": Metric(
-        agreement.rmse, "root mean squared error of the log fold change",
-        UNITS, "lower", 0.0, None, flattened=True, top_genes=True,
+        "root mean squared error of the log fold change",
+        UNITS, "lower", 0.0, None, agreement.rmse, flattened=True, top_genes=True,
+        attainable=error_of_noise_free,
     ),
     "cosine": Metric(
-        agreement.cosine, "cosine of predicted and observed log fold change",
-        "", "higher", 1.0, 0.0, top_genes=True,
+        "cosine of predicted and observed log fold change",
+        "", "higher", 1.0, 0.0, agreement.cosine, top_genes=True,
+        attainable=correlation_with_noise_free,
     ),
     "mean_absolute_error": Metric(
-        agreement.mean_absolute_error, "mean absolute error of the mean profile",
-        UNITS, "lower", 0.0, None,
+        "mean absolute error of the mean profile",
+        UNITS, "lower", 0.0, None, agreement.mean_absolute_error, attainable=error_of_noise_free,
     ),
     "sign_accuracy": Metric(
-        agreement.sign_accuracy, "share of genes whose effect has the right sign",
-        SHARE, "higher", 1.0, 0.5, top_genes=True,
+        "share of genes whose effect has the right sign",
+        SHARE, "higher", 1.0, 0.5, agreement.sign_accuracy, top_genes=True,
     ),
     "pearson_from_mean": Metric(
-        agreement.pearson_from_mean,
         "Pearson correlation of the differences from the mean perturbed profile",
-        "", "higher", 1.0, 0.0,
+        "", "higher", 1.0, 0.0, agreement.pearson_from_mean, attainable=correlation_with_noise_free,
     ),
     "rank_of_right": Metric(
-        discrimination.rank_of_right,
         "share of other perturbations whose prediction is nearer to the observed effect (cosine)",
-        SHARE, "lower", 0.0, 0.5, average="mean",
+        SHARE, "lower", 0.0, 0.5, discrimination.rank_of_right, average="mean",
     ),
     "discrimination_l1": Metric(
-        discrimination.discrimination_l1,
         "share of other perturbations whose observed effect is farther from the prediction (L1)",
-        SHARE, "higher", 1.0, 0.5, average="mean",
+        SHARE, "higher", 1.0, 0.5, discrimination.discrimination_l1, average="mean",
     ),
 }  # fmt: skip
 
@@ -112,38 +130,93 @@ def de_metrics(n_top: int) -> dict[str, Metric]:
     genes = "differentially expressed genes"
     return {
         "auroc": Metric(
-            de_comparison.auroc, f"area under the ROC curve of |predicted effect| for {genes}",
-            "", "higher", 1.0, 0.5,
+            f"area under the ROC curve of |predicted effect| for {genes}",
+            "", "higher", 1.0, 0.5, de_comparison.auroc,
         ),
         "auprc": Metric(
-            de_comparison.auprc, f"average precision of |predicted effect| for {genes}",
-            "", "higher", 1.0, None,
+            f"average precision of |predicted effect| for {genes}",
+            "", "higher", 1.0, None, de_comparison.auprc,
         ),
         "precision_at_k": Metric(
-            de_comparison.precision_at_k, f"share of {genes} among as many top predictions",
-            SHARE, "higher", 1.0, None,
+            f"share of {genes} among as many top predictions",
+            SHARE, "higher", 1.0, None, de_comparison.precision_at_k,
         ),
         f"precision_at_{n_top}": Metric(
-            partial(de_comparison.precision_at, n_top),
             f"share of {genes} among the {n_top} top predictions",
-            SHARE, "higher", 1.0, None,
+            SHARE, "higher", 1.0, None, partial(de_comparison.precision_at, n_top),
         ),
         f"recall_at_{n_top}": Metric(
-            partial(de_comparison.recall_at, n_top),
             f"share of {genes} that are among the {n_top} top predictions",
-            SHARE, "higher", 1.0, None,
+            SHARE, "higher", 1.0, None, partial(de_comparison.recall_at, n_top),
         ),
         f"overlap_at_{n_top}": Metric(
-            partial(de_comparison.overlap_at, n_top),
             f"share of the {n_top} {genes} of largest effect among as many top predictions",
-            SHARE, "higher", 1.0, None,
+            SHARE, "higher", 1.0, None, partial(de_comparison.overlap_at, n_top),
         ),
         "sign_agreement": Metric(
-            de_comparison.sign_agreement, f"share of {genes} whose predicted sign is right",
-            SHARE, "higher", 1.0, 0.5,
+            f"share of {genes} whose predicted sign is right",
+            SHARE, "higher", 1.0, 0.5, de_comparison.sign_agreement,
         ),
         "spearman": Metric(
-            de_comparison.spearman, f"Spearman correlation of the effects on {genes}",
-            "", "higher", 1.0, 0.0,
+            f"Spearman correlation of the effects on {genes}",
+            "", "higher", 1.0, 0.0, de_comparison.spearman,
         ),
     }  # fmt: skip
+
+
+# scores of a whole run that are not of effects by perturbation
+RUN_SCORES: dict[str, Score] = {
+    "iwelbo": Score(
+        "importance-weighted bound of the log probability of a held-out cell",
+        "nats per cell", "higher", None, None,
+    ),
+    "iwelbo_relative": Score(
+        "that bound minus the first model's at the smallest fraction, on the same seeds",
+        "nats per cell", "higher", None, 0.0,
+    ),
+    "effect_pearson": Score(
+        "Pearson correlation of predicted and simulated noise-free effects",
+        "", "higher", 1.0, 0.0,
+    ),
+    "effect_rmse": Score(
+        "root mean squared error against the simulated noise-free effects",
+        UNITS, "lower", 0.0, None,
+    ),
+    "mask_f1": Score("F1 of the recovered mask", "", "higher", 1.0, None),
+    "mask_precision": Score(
+        "share of inferred mask entries that are true", SHARE, "higher", 1.0, None
+    ),
+    "mask_recall": Score(
+        "share of true mask entries that are inferred", SHARE, "higher", 1.0, None
+    ),
+    "mean_correlation": Score(
+        "mean absolute correlation of matched latent effects with the true ones",
+        "", "higher", 1.0, None,
+    ),
+    "effect_r_squared": Score(
+        "share of the true latent effects' variance that matched ones explain",
+        "", "higher", 1.0, None,
+    ),
+}  # fmt: skip
+
+
+def meaning(name: str, n_top: int) -> Score | None:
+    """Look up what a metric in a table says.
+
+    Parameters
+    ----------
+    name
+        As in metrics.tsv, for instance ``median_pearson_top20_held_out``.
+    n_top
+        Genes per perturbation in the top-gene metrics.
+
+    Returns
+    -------
+    Score
+        None for a number that is neither better high nor low, such as a ``spread_``.
+    """
+    if name in RUN_SCORES:
+        return RUN_SCORES[name]
+    known = METRICS | {DE + base: metric for base, metric in de_metrics(n_top).items()}
+    base = name.removeprefix("median_").removeprefix("mean_") if name not in known else name
+    return known.get(base.removesuffix(HELD_OUT).removesuffix(f"_top{n_top}"))

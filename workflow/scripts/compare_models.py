@@ -1,0 +1,43 @@
+"""Say which model is better, by how much and how surely."""
+
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    from functools import partial
+
+    from samsvae.experiments import Split
+    from samsvae.files import read_table, write_tsv
+    from samsvae.metrics.registry import meaning
+    from samsvae.statistics.comparison import Rules
+    from samsvae.statistics.summary import Contestants
+    from samsvae.statistics.tables import compare_models
+
+    given, params, output = snakemake.input, snakemake.params, snakemake.output
+    settings = params.settings
+    rules = Rules(
+        params.models,
+        partial(meaning, n_top=settings["top_genes"]),
+        settings["correction"],
+        settings["significance"],
+    )
+    splits = {name: Split(**split) for name, split in params.splits.items()}
+    tables = compare_models(
+        read_table(given.metrics),
+        dict(zip(splits, given.get("perturbations", []), strict=False)),
+        dict(zip(params.cells, given.get("iwelbo", []), strict=False)),
+        splits,
+        rules,
+        Contestants.of(params.kinds),
+        settings["top_genes"],
+    )
+    write_tsv(tables.intervals, output.intervals)
+    write_tsv(tables.differences, output.differences)
+    write_tsv(tables.summary, output.summary)
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])

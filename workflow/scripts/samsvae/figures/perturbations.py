@@ -1,0 +1,60 @@
+"""How the quality of predictions is distributed over perturbations."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from samsvae.figures.style import model_colours, nothing_to_show, panels
+from samsvae.metrics.registry import HELD_OUT
+from samsvae.wording import readable
+
+SPREAD_OF_DOTS = 0.22
+
+
+def draw(
+    table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
+) -> Figure:
+    """Draw from perturbation_metrics.parquet; perturbations with test cells, seeds averaged."""
+    titles = {
+        f"pearson{HELD_OUT}": "Pearson r of a perturbation's\neffect, held-out cells",
+        f"pearson_from_mean{HELD_OUT}": "Pearson r beyond the mean\neffect, held-out cells",
+        "de_auroc": "AUROC of its differentially\nexpressed genes",
+    }
+    if table["tested"].any():
+        table = table[table["tested"]]
+    means = (
+        table[table["metric"].isin(titles)]
+        .groupby(["metric", "model", "perturbation"], observed=True)["value"]
+        .mean()
+        .dropna()
+        .reset_index()
+    )
+    shown = {metric: title for metric, title in titles.items() if metric in set(means["metric"])}
+    if not shown:
+        return nothing_to_show("No perturbation has enough held-out cells.")
+    colours = model_colours(models)
+    figure, axes = panels(len(shown), 3, 0.75 + 0.27 * len(models), sharey=True)
+    rng = np.random.default_rng(0)
+    for axis, (metric, title) in zip(axes, shown.items(), strict=True):
+        for row, model in enumerate(models):
+            chosen = (means["metric"] == metric) & (means["model"] == model)
+            values = means.loc[chosen, "value"].to_numpy()
+            if not len(values):
+                axis.annotate(
+                    "undefined", (0.02, row), xycoords=axis.get_yaxis_transform(), va="center",
+                    color="0.5", fontsize=6,
+                )  # fmt: skip
+                continue
+            height = row + rng.uniform(-SPREAD_OF_DOTS, SPREAD_OF_DOTS, len(values))
+            size = float(np.clip(300 / len(values), 1, 8))
+            axis.scatter(values, height, s=size, alpha=0.5, color=colours[model], linewidths=0)
+            low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+            axis.plot([low, high], [row, row], color="0.15", lw=1.2)
+            axis.plot(middle, row, "o", color="0.15", markerfacecolor="white", markersize=3.5)
+        axis.set_xlabel(title)
+    axes[0].set_yticks(range(len(models)), [readable(model) for model in models])
+    axes[0].set_ylim(len(models) - 0.5, -0.5)
+    return figure
