@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from samsvae.figures.style import clustered, model_colours, save_figure, use_style
-from samsvae.report import describe, model_table, summarise, with_spread
+from samsvae.findings import condition_tables, sentences
+from samsvae.report import describe
 from samsvae.wording import readable
 
 MODELS = ["sams_vae", "no_change"]
@@ -38,19 +39,68 @@ def effects_table(n_perturbations):
     return table
 
 
-def metrics_table():
+def summary_table(fractions=(np.nan,)):
     rows = [
-        ("s", "sams_vae", 0, "test", "pearson_held_out", 0.9),
-        ("s", "sams_vae", 1, "test", "pearson_held_out", 0.8),
-        ("s", "no_change", 0, "test", "pearson_held_out", np.nan),
-        ("s", "sams_vae", 0, "test", "pearson", 0.1),
-        ("s", "no_change", 0, "test", "pearson", 0.4),
-        ("s", "sams_vae", 0, "truth", "mask_f1", 0.7),
-        ("s", "sams_vae", 0, "truth", "mask_precision", 0.6),
-        ("s", "sams_vae", 0, "truth", "mask_recall", 0.9),
-        ("s", "sams_vae", 0, "truth", "effect_pearson", 0.95),
+        (fraction, scope, metric, model, value + (0 if np.isnan(fraction) else fraction), verdict)
+        for fraction in fractions
+        for scope, metric, model, value, verdict in [
+            ("test", "pearson_held_out", "sams_vae", 0.85, "best"),
+            ("test", "pearson_held_out", "noise_ceiling", 0.9, "ceiling"),
+            ("test", "pearson", "sams_vae", 0.1, "worse"),
+            ("test", "pearson", "no_change", 0.4, "best"),
+            ("test", "iwelbo", "sams_vae", -120.456, "best"),
+            ("truth", "mask_f1", "sams_vae", 0.7, "best"),
+        ]
     ]
-    return pd.DataFrame(rows, columns=["split", "model", "seed", "scope", "metric", "value"])
+    columns = ["fraction", "scope", "metric", "model", "value", "verdict"]
+    table = pd.DataFrame(rows, columns=columns)
+    table["low"], table["high"] = table["value"] - 0.01, table["value"] + 0.01
+    table.loc[table["model"] == "no_change", ["low", "high"]] = np.nan
+    table["tested_over"] = np.where(table["verdict"] == "worse", "seeds", None)
+    return table
+
+
+def differences_table(over, fractions=(np.nan,)):
+    rows = [
+        (fraction, "test", metric, over, "sams_vae", "no_change", 0.3, 0.1, 0.5, "sams_vae")
+        for fraction in fractions
+        for metric in ("pearson_held_out", "median_de_auroc", "iwelbo")
+    ]
+    columns = [
+        "fraction",
+        "scope",
+        "metric",
+        "over",
+        "first",
+        "second",
+        "difference",
+        "low",
+        "high",
+        "better",
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def perturbation_table(n, tested):
+    index = pd.MultiIndex.from_product(
+        [["pearson_held_out", "de_auroc"], MODELS, [0, 1], [f"P{i}" for i in range(n)]],
+        names=["metric", "model", "seed", "perturbation"],
+    )
+    table = index.to_frame(index=False)
+    table["tested"] = tested
+    table["value"] = np.random.default_rng(1).uniform(size=len(table))
+    table.loc[table["model"] == "no_change", "value"] = np.nan
+    return table
+
+
+def fractions_table(models):
+    index = pd.MultiIndex.from_product(
+        [["pearson", "pearson_top5", "iwelbo_relative"], models, [0.0, 0.5, 1.0]],
+        names=["metric", "model", "fraction"],
+    )
+    table = index.to_frame(index=False).assign(scope="test")
+    table["value"] = np.linspace(0, 1, len(table))
+    return table.assign(low=table["value"] - 0.1, high=np.nan)
 
 
 def de_table(n_de):
@@ -96,7 +146,15 @@ TABLES = {
     ("effects", "few"): effects_table(3),
     ("similarity", "one"): effects_table(1),
     ("similarity", "many"): effects_table(60),
-    ("metrics", "with undefined"): metrics_table(),
+    ("metrics", "with undefined"): summary_table(),
+    ("metrics", "fractions"): summary_table([0.0, 0.5]),
+    ("paired_differences", "seeds"): differences_table("seeds"),
+    ("paired_differences", "fractions"): differences_table("splits", [0.0, 0.5]),
+    ("paired_differences", "nothing repeated"): differences_table("seeds").assign(low=np.nan),
+    ("perturbations", "tested"): perturbation_table(300, True),
+    ("perturbations", "none tested"): perturbation_table(3, False),
+    ("fractions", "all"): fractions_table(MODELS),
+    ("fractions", "one model"): fractions_table(MODELS[:1]),
     ("differential_expression", "some"): de_table(12),
     ("differential_expression", "none"): de_table(0),
     ("enrichment", "both"): enrichment_table(["observed", "sams_vae"]),
@@ -133,22 +191,44 @@ def test_names_are_spelt_as_the_field_spells_them():
 
 
 def test_report_marks_the_best_and_says_what_is_undefined():
-    table = model_table(metrics_table(), MODELS, 5)
+    [table] = condition_tables(summary_table(), MODELS, 5)
     cells = {row[0]["text"]: row[1:] for row in table["rows"]}
     columns = table["columns"][1:]
     held_out, whole = columns.index("r, held-out cells"), columns.index("r, all cells")
-    assert cells["SAMS-VAE"][held_out] == {"text": "0.850 ± 0.071", "best": True}
+    assert cells["SAMS-VAE"][held_out] == {
+        "text": "0.850",
+        "interval": "[0.840, 0.860]",
+        "verdict": "best",
+    }
     assert cells["no change"][held_out]["text"] == "–"
-    assert cells["no change"][whole]["best"]
-    assert not cells["SAMS-VAE"][whole]["best"]
-    assert with_spread(float("nan"), 0.1, 3) == "–"
+    assert cells["no change"][whole] == {"text": "0.400", "interval": "", "verdict": "best"}
+    assert cells["SAMS-VAE"][whole]["verdict"] == "worse"
+    assert cells["noise ceiling"][held_out] == {
+        "text": "0.900",
+        "interval": "[0.890, 0.910]",
+        "verdict": "ceiling",
+    }
+    assert cells["SAMS-VAE"][columns.index("IWELBO, test cells")]["text"] == "−120.46"
 
 
-def test_the_ceiling_is_shown_but_never_the_best():
-    table = model_table(metrics_table(), MODELS, 5, ["no_change"])
-    whole = table["columns"].index("r, all cells")
-    rows = {row[0]["text"]: row for row in table["rows"]}
-    assert rows["no change"][whole] == {"text": "0.400", "best": False}
+def test_report_has_a_table_for_each_fraction():
+    tables = condition_tables(summary_table([0.5, 0.0]), MODELS, 5)
+    assert [table["title"] for table in tables] == ["Fraction 0", "Fraction 0.5"]
+    assert tables[1]["rows"][0][1]["text"] == "1.350"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "over", "said"),
+    [
+        ("tied", "splits", "Not told apart from it: no change 0.400. Tested over splits."),
+        ("worse", "cells", "Behind it: no change 0.400. Tested over cells."),
+        ("untested", None, "Not tested, since nothing was repeated: no change 0.400."),
+    ],
+)
+def test_report_says_how_surely_a_model_is_the_best(verdict, over, said):
+    table = summary_table()
+    rival = table.iloc[[0]].assign(model="no_change", value=0.4, verdict=verdict, tested_over=over)
+    assert said in " ".join(sentences(pd.concat([table, rival]), 5))
 
 
 def test_report_says_in_words_what_was_run_and_found():
@@ -165,8 +245,11 @@ def test_report_says_in_words_what_was_run_and_found():
             }
         },
     }
-    said = " ".join(summarise(metrics_table(), config, "e"))
-    assert "SAMS-VAE: Pearson r = 0.85" in said
-    assert "F1 = 0.70 (precision 0.60, recall 0.90)" in said
+    said = " ".join(sentences(summary_table(), 5))
+    assert (
+        "For SAMS-VAE, predicted effects agree best with those among held-out cells: 0.850" in said
+    )
+    assert "effects without noise would reach about 0.900" in said
+    assert "recovered best: 0.700 (F1)" in said
     assert "none of the tested ones" in describe(config, "e")
     assert "fractions 0.5" in describe(config, "e")

@@ -8,7 +8,7 @@ from samsvae.metrics.factors import (
     match_factors,
     match_factors_by_effects,
 )
-from samsvae.metrics.iwelbo import intervals_over_runs, summarise_iwelbo
+from samsvae.metrics.iwelbo import summarise_iwelbo
 from samsvae.metrics.truth import (
     effect_recovery,
     mask_recovery,
@@ -86,26 +86,6 @@ def test_true_effects_are_what_many_cells_show(tiny_screen):
         agreement = np.mean(np.sign(true[row, moved]) == np.sign(expected[row, moved]))
         assert agreement > 0.8
     assert effect_recovery(true, true) == {"effect_pearson": pytest.approx(1), "effect_rmse": 0}
-
-
-def test_intervals_over_runs_are_students_and_missing_for_one_run():
-    bounds = pd.DataFrame(
-        {
-            "model": ["a", "a", "a", "b"],
-            "scope": "test",
-            "seed": [0, 1, 2, 0],
-            "iwelbo": [-10.0, -11.0, -12.0, -9.0],
-            "difference": [0.0, 0.0, 0.0, 1.0],
-        }
-    )
-    table = intervals_over_runs(bounds).set_index("model")
-    assert list(table["n_runs"]) == [3, 1]
-    assert list(table["iwelbo"]) == [-11, -9]
-    # t(0.975, 2) = 4.303 standard errors of 1 / sqrt(3)
-    assert table.loc["a", "iwelbo_low"] == pytest.approx(-11 - 4.3027 / 3**0.5, abs=1e-3)
-    assert table.loc["a", "iwelbo_high"] == pytest.approx(-11 + 4.3027 / 3**0.5, abs=1e-3)
-    assert (table.loc["a", "difference_low"], table.loc["a", "difference_high"]) == (0, 0)
-    assert table.loc["b", ["iwelbo_low", "difference_high"]].isna().all()
 
 
 def test_factors_are_matched_by_effects_whatever_their_order_and_sign():

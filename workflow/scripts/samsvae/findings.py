@@ -84,9 +84,9 @@ def _cell(text: str, interval: str = "", verdict: str = "") -> dict[str, str]:
 
 
 def _score(row: "pd.Series[Any]", metric: str) -> dict[str, str]:
-    digits = 2 if metric == "iwelbo" else 3
-    interval = "" if pd.isna(row["low"]) else f"[{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
-    return _cell(f"{row['value'] + 0.0:.{digits}f}", interval, row["verdict"])
+    low, high = (_number(row[limit], metric) for limit in ("low", "high"))
+    interval = "" if pd.isna(row["low"]) else f"[{low}, {high}]"
+    return _cell(_number(row["value"], metric), interval, row["verdict"])
 
 
 def sentences(summary: pd.DataFrame, n_top: int) -> list[str]:
@@ -128,10 +128,10 @@ def _subjects(summary: pd.DataFrame, n_top: int) -> dict[tuple[str, str], str]:
 def _verdict(found: pd.DataFrame, metric: str, subject: str) -> str:
     best = found[found["verdict"] == BEST].iloc[0]
     unit = {"iwelbo": " nats per cell", "mask_f1": " (F1)"}.get(metric, " (Pearson r)")
-    sentence = f"For {readable(str(best.name))}, {subject}: {_number(best, metric)}{unit}"
+    sentence = f"For {readable(str(best.name))}, {subject}: {_number(best['value'], metric)}{unit}"
     ceiling = found["value"].get(NOISE_CEILING, np.nan)
     if not np.isnan(ceiling):
-        sentence += f", where effects without noise would reach about {ceiling:.2f}"
+        sentence += f", where effects without noise would reach about {_number(ceiling, metric)}"
     clauses = [sentence + "."]
     tied, worse, untested = (
         found[found["verdict"] == verdict] for verdict in (TIED, WORSE, UNTESTED)
@@ -148,12 +148,12 @@ def _verdict(found: pd.DataFrame, metric: str, subject: str) -> str:
     return " ".join(clauses)
 
 
-def _number(row: "pd.Series[Any]", metric: str) -> str:
-    digits = 1 if metric == "iwelbo" else 2
-    return f"{row['value'] + 0.0:.{digits}f}"
-
-
 def _listed(rows: pd.DataFrame, metric: str) -> str:
     return ", ".join(
-        f"{readable(str(name))} {_number(row, metric)}" for name, row in rows.iterrows()
+        f"{readable(str(model))} {_number(value, metric)}" for model, value in rows["value"].items()
     )
+
+
+def _number(value: float, metric: str) -> str:
+    digits = 2 if metric == "iwelbo" else 3
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
