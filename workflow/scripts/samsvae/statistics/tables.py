@@ -91,12 +91,9 @@ def compare_models(
             for part, bounds in _bounds(cells).groupby("split", observed=True)
         ]
         pairs = pd.concat(differences, ignore_index=True)
-        summary = summarise(means, pairs, contestants, rules.meaning)
-        shown = pd.MultiIndex.from_frame(summary[["scope", "metric"]])
-        wanted = list(headlines(n_top, scope))
-        kept = summary[shown.isin(wanted)]
-        kept = kept.iloc[np.argsort(_places(kept, wanted), kind="stable")]
-        made.append([_of(fraction, table) for table in (means, pairs, kept)])
+        asked = _questions_in_order(means, list(headlines(n_top, scope)))
+        summary = summarise(asked, pairs, contestants, rules.meaning)
+        made.append([_of(fraction, table) for table in (means, pairs, summary)])
     return Tables(*(pd.concat(parts, ignore_index=True) for parts in zip(*made, strict=True)))
 
 
@@ -146,9 +143,13 @@ def _bounds(cells: Mapping[str, Path]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
-def _places(table: pd.DataFrame, wanted: list[tuple[str, str]]) -> np.ndarray:
-    place = {question: index for index, question in enumerate(wanted)}
-    return np.array([place[pair] for pair in zip(table["scope"], table["metric"], strict=True)])
+def _questions_in_order(table: pd.DataFrame, wanted: list[tuple[str, str]]) -> pd.DataFrame:
+    """Keep the rows of some questions, each a scope and a metric, in the order of these."""
+    place = pd.MultiIndex.from_tuples(wanted).get_indexer(
+        pd.MultiIndex.from_frame(table[["scope", "metric"]])
+    )
+    order = np.argsort(place, kind="stable")
+    return table.iloc[order[place[order] >= 0]]
 
 
 def _of(fraction: float, table: pd.DataFrame) -> pd.DataFrame:
