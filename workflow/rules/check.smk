@@ -28,8 +28,13 @@ rule check_screen:
         findings=f"{CHECK}.tsv",
     log:
         "results/logs/check_screen/{screen}.log",
+    benchmark:
+        "results/benchmarks/check_screen/{screen}.tsv"
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(60),
     params:
         settings=checked_settings,
         gene_sets=lambda wildcards: gene_sets_on(wildcards.screen),

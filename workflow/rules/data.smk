@@ -13,6 +13,9 @@ rule simulate_screen:
         screen=from_source(WITH_PROGRAMMES),
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         settings=lambda wildcards: SCREENS[wildcards.screen],
         code=uses_source("simulate_screen"),
@@ -61,13 +64,15 @@ rule verify_file:
         receipt="results/screens/{screen}/verified.json",
     log:
         "results/logs/verify_file/{screen}.log",
+    benchmark:
+        "results/benchmarks/verify_file/{screen}.tsv"
     wildcard_constraints:
         screen=from_source(*PUBLISHED),
     conda:
         "../../envs/samsvae.yaml"
     resources:
-        mem_mb=500,
-        runtime=120,
+        mem_mb=growing(500),
+        runtime=growing(120),
     params:
         content=lambda wildcards: content_of(download_of(SCREENS[wildcards.screen])),
     script:
@@ -89,8 +94,8 @@ rule build_norman:
     conda:
         "../../envs/samsvae.yaml"
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=growing(2000),
+        runtime=growing(120),
     params:
         settings=lambda wildcards: SCREENS[wildcards.screen],
         code=uses("build_norman"),
@@ -114,8 +119,8 @@ rule build_replogle:
     conda:
         "../../envs/samsvae.yaml"
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=growing(2000),
+        runtime=growing(120),
     params:
         settings=lambda wildcards: SCREENS[wildcards.screen],
         code=uses("build_replogle"),
@@ -136,6 +141,9 @@ rule read_screen:
         screen=from_source("h5ad"),
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(3000),
+        runtime=growing(120),
     params:
         settings=lambda wildcards: SCREENS[wildcards.screen],
         code=uses("read_screen"),
@@ -151,8 +159,13 @@ rule split_cells:
         provenance=f"{SPLIT}/split.json",
     log:
         "results/logs/split_cells/{experiment}/{split}.log",
+    benchmark:
+        "results/benchmarks/split_cells/{experiment}/{split}.tsv"
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(1000, per_input=10),
+        runtime=growing(30),
     params:
         split=lambda wildcards: vars(
             splits(EXPERIMENTS[wildcards.experiment])[wildcards.split]

@@ -14,6 +14,9 @@ rule enrich_observed:
         "results/benchmarks/enrich_observed/{experiment}/{split}.tsv"
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(1500),
+        runtime=growing(60),
     params:
         settings=config["enrichment"],
         gene_set_names=lambda wildcards: gene_set_names(config, wildcards.experiment),
@@ -56,3 +59,5 @@ use rule collect_metrics as collect_enrichment with:
         table=f"{TABLES}/enrichment.tsv",
     log:
         "results/logs/collect_tables/{experiment}/enrichment.log",
+    benchmark:
+        "results/benchmarks/collect_tables/{experiment}/enrichment.tsv"

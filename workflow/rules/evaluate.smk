@@ -16,6 +16,8 @@ rule estimate_iwelbo:
         "../../envs/samsvae.yaml"
     threads: 1
     resources:
+        mem_mb=growing(4000, per_input=20),
+        runtime=growing(120),
         gpu=1,
     params:
         particles=config["evaluation"]["iwelbo_particles"],
@@ -33,6 +35,8 @@ rule predict_effects:
         effects=f"{RUN}/predicted_effects.h5ad",
     log:
         "results/logs/predict_effects/{experiment}/{split}/{model}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/predict_effects/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
         experiment=one_of(filter(has_counts, EXPERIMENTS)),
         model=one_of(TRAINED),
@@ -40,6 +44,8 @@ rule predict_effects:
         "../../envs/samsvae.yaml"
     threads: 1
     resources:
+        mem_mb=growing(4000, per_input=20),
+        runtime=growing(60),
         gpu=1,
     params:
         draws=config["evaluation"]["effect_draws"],
@@ -58,12 +64,16 @@ rule sample_cells:
         cells=f"{RUN}/sampled_cells.h5ad",
     log:
         "results/logs/sample_cells/{experiment}/{split}/{model}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/sample_cells/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
         model=one_of(TRAINED),
     conda:
         "../../envs/samsvae.yaml"
     threads: 1
     resources:
+        mem_mb=growing(4000, per_input=20),
+        runtime=growing(60),
         gpu=1,
     params:
         cells=config["evaluation"]["sampled_cells"],
@@ -82,10 +92,15 @@ rule predict_baseline:
         effects=f"{RUN}/predicted_effects.h5ad",
     log:
         "results/logs/predict_baseline/{experiment}/{split}/{model}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/predict_baseline/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
         model=one_of(BASELINES),
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(1000, per_input=20),
+        runtime=growing(30),
     params:
         settings=lambda wildcards: config["models"][wildcards.model],
         code=uses("predict_baseline"),
@@ -101,10 +116,15 @@ rule predict_ceiling:
         effects=f"{RUN}/predicted_effects.h5ad",
     log:
         "results/logs/predict_ceiling/{experiment}/{split}/{model}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/predict_ceiling/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
         model=one_of(CEILINGS),
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(1000, per_input=20),
+        runtime=growing(30),
     params:
         settings=lambda wildcards: config["models"][wildcards.model],
         seed=lambda wildcards: int(wildcards.seed),
@@ -125,8 +145,13 @@ rule evaluate_effects:
         perturbations=f"{SPLIT}/perturbation_metrics.parquet",
     log:
         "results/logs/evaluate_effects/{experiment}/{split}.log",
+    benchmark:
+        "results/benchmarks/evaluate_effects/{experiment}/{split}.tsv"
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         runs=lambda wildcards: runs_of(wildcards.experiment, split=wildcards.split),
         top_genes=config["evaluation"]["top_genes"],
@@ -146,8 +171,13 @@ rule compare_iwelbo:
         metrics=f"{TABLES}/iwelbo_metrics.tsv",
     log:
         "results/logs/compare_iwelbo/{experiment}.log",
+    benchmark:
+        "results/benchmarks/compare_iwelbo/{experiment}.tsv"
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(20),
     params:
         runs=lambda wildcards: runs_of(wildcards.experiment, models=TRAINED),
         code=uses("compare_iwelbo"),
@@ -163,10 +193,15 @@ rule recover_truth:
         masks=f"{RUN}/matched_masks.tsv",
     log:
         "results/logs/recover_truth/{experiment}/{split}/{model}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/recover_truth/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
         experiment=one_of(filter(is_simulated, EXPERIMENTS)),
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(1500),
+        runtime=growing(20),
     params:
         run=run_of,
         code=uses_model("recover_truth"),
@@ -181,8 +216,13 @@ rule tabulate_latents:
         table=f"{RUN}/latent_effects.tsv",
     log:
         "results/logs/tabulate_latents/{experiment}/{split}/{model}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/tabulate_latents/{experiment}/{split}/{model}-seed{seed}.tsv"
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(1500),
+        runtime=growing(20),
     params:
         run=run_of,
         draws=1000,
@@ -199,8 +239,13 @@ rule collect_metrics:
         table=f"{TABLES}/metrics.tsv",
     log:
         "results/logs/collect_tables/{experiment}/metrics.log",
+    benchmark:
+        "results/benchmarks/collect_tables/{experiment}/metrics.tsv"
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(20),
     params:
         code=uses("collect_tables"),
     script:
@@ -217,8 +262,13 @@ rule compare_models:
         summary=f"{TABLES}/summary.tsv",
     log:
         "results/logs/compare_models/{experiment}.log",
+    benchmark:
+        "results/benchmarks/compare_models/{experiment}.tsv"
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(60),
     params:
         models=lambda wildcards: EXPERIMENTS[wildcards.experiment]["models"],
         kinds=lambda wildcards: {

@@ -15,6 +15,9 @@ rule observe_effects:
         experiment=one_of(filter(has_counts, EXPERIMENTS)),
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(1000, per_input=20),
+        runtime=growing(120),
     params:
         code=uses("observe_effects"),
     script:
@@ -31,8 +34,13 @@ rule tabulate_effects:
         table=f"{TABLES}/effects.parquet",
     log:
         "results/logs/tabulate_effects/{experiment}.log",
+    benchmark:
+        "results/benchmarks/tabulate_effects/{experiment}.tsv"
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(20),
     params:
         runs=lambda wildcards: runs_of(wildcards.experiment, reference=True),
         code=uses("tabulate_effects"),
@@ -47,3 +55,5 @@ use rule collect_metrics as collect_de_comparison with:
         table=f"{TABLES}/de_comparison.tsv",
     log:
         "results/logs/collect_tables/{experiment}/de_comparison.log",
+    benchmark:
+        "results/benchmarks/collect_tables/{experiment}/de_comparison.tsv"

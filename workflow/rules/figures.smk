@@ -10,6 +10,8 @@ use rule collect_metrics as collect_training with:
         table=f"{TABLES}/training.tsv",
     log:
         "results/logs/collect_tables/{experiment}/training.log",
+    benchmark:
+        "results/benchmarks/collect_tables/{experiment}/training.tsv"
     params:
         runs=lambda wildcards: runs_of(wildcards.experiment, models=TRAINED),
         code=uses("collect_tables"),
@@ -24,6 +26,8 @@ use rule collect_metrics as collect_latents with:
         table=f"{TABLES}/latent_effects.tsv",
     log:
         "results/logs/collect_tables/{experiment}/latent_effects.log",
+    benchmark:
+        "results/benchmarks/collect_tables/{experiment}/latent_effects.tsv"
 
 
 use rule collect_metrics as collect_masks with:
@@ -35,6 +39,8 @@ use rule collect_metrics as collect_masks with:
         table=f"{TABLES}/matched_masks.tsv",
     log:
         "results/logs/collect_tables/{experiment}/matched_masks.log",
+    benchmark:
+        "results/benchmarks/collect_tables/{experiment}/matched_masks.tsv"
 
 
 rule figure:
@@ -49,10 +55,15 @@ rule figure:
         ),
     log:
         "results/logs/figure/{experiment}/{figure}.log",
+    benchmark:
+        "results/benchmarks/figure/{experiment}/{figure}.tsv"
     wildcard_constraints:
         figure=one_of(FIGURE_TABLES),
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(20),
     params:
         options=figure_options,
         code=lambda wildcards: code_digest(
@@ -74,8 +85,13 @@ rule write_report:
         report="results/report.html",
     log:
         "results/logs/write_report.log",
+    benchmark:
+        "results/benchmarks/write_report.tsv"
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
     params:
         config=config,
         experiments={

@@ -20,6 +20,8 @@ rule train:
         "../../envs/samsvae.yaml"
     threads: 1
     resources:
+        mem_mb=growing(4000, per_input=20),
+        runtime=growing(12 * 60),
         gpu=1,
     params:
         settings=lambda wildcards: config["models"][wildcards.model],

@@ -9,14 +9,18 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from samsvae.inference.cards import take_card
 from samsvae.inference.encoding import Encoding
 from samsvae.models.base import Batch
 
 
 def choose_device() -> torch.device:
-    """Choose CUDA if there is one, else Apple's MPS, else the CPU."""
+    """Choose a CUDA device that no other job has, else Apple's MPS, else the CPU."""
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        number = torch.cuda.device_count()
+        cards = [str(torch.cuda.get_device_properties(n).uuid) for n in range(number)]
+        torch.cuda.set_device(take_card(cards))
+        return torch.device("cuda", torch.cuda.current_device())
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")

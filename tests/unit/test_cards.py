@@ -1,0 +1,64 @@
+"""No two jobs of a machine are on one card, and a card whose job ended is free again."""
+
+import subprocess
+import sys
+from multiprocessing.connection import wait
+
+import pytest
+
+from samsvae.inference.cards import take_card
+from tests.conftest import ROOT
+
+HOLD = """
+import sys, time
+from samsvae.inference.cards import take_card
+print(take_card(["a", "b"], sys.argv[1]), flush=True)
+time.sleep(60)
+"""
+
+
+def holding(folder):
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True,
+        env={"PYTHONPATH": str(ROOT / "workflow/scripts")},
+    )  # fmt: skip
+
+
+def test_each_job_has_a_card_of_its_own_until_it_is_killed(tmp_path):
+    jobs = {job.stdout: job for job in (holding(tmp_path) for _ in range(3))}
+    try:
+        taken = {}
+        while len(taken) < 2:
+            for output in wait(set(jobs) - set(taken), timeout=60):
+                taken[output] = int(output.readline())
+        assert sorted(taken.values()) == [0, 1]
+        killed, card = taken.popitem()
+        jobs[killed].kill()
+        (waiting,) = set(jobs) - {killed} - set(taken)
+        assert int(waiting.readline()) == card
+    finally:
+        for output, job in jobs.items():
+            job.kill()
+            job.wait()
+            output.close()
+
+
+def test_where_files_cannot_be_locked_the_first_card_is_used(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert take_card(["a", "b"], tmp_path) == 0
+
+
+def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    (tmp_path / "samsvae-gpu-a.lock").symlink_to(victim)
+    assert take_card(["a"], tmp_path) == 0
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize("identity", ["GPU-5d0a", "11111111-2222"])
+def test_a_free_card_is_taken_at_once(identity, tmp_path):
+    assert take_card([identity], tmp_path) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [f"samsvae-gpu-{identity}.lock"]

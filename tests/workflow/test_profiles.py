@@ -1,0 +1,76 @@
+"""What jobs ask of a cluster: every rule says it, and a job that failed asks for more."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+RULE = re.compile(
+    r"(?m)^(?:use rule (?P<base>\w+) as (?P<derived>\w+) with|rule (?P<name>\w+)):\n(?P<body>(?:    .*\n|\n)+)"
+)
+SLURM = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+
+RETRIED = """
+include: "{resources}"
+
+rule needy:
+    output: "enough.txt"
+    input: "input.txt"
+    resources: mem_mb=growing(100, per_input=10), runtime=growing(5)
+    retries: 2
+    run:
+        print("asked for", resources.mem_mb, resources.runtime, file=open("asked.txt", "a"))
+        assert resources.mem_mb > 250
+        open(output[0], "w").close()
+"""
+
+
+def rules():
+    text = "".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
+    return {match["name"] or match["derived"]: match for match in RULE.finditer(text)}
+
+
+def local_rules():
+    text = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    return set(re.findall(r"(?m)^localrules:\n    (\w+),$", text))
+
+
+@pytest.mark.parametrize("name", sorted(set(rules()) - local_rules()))
+def test_every_job_of_a_cluster_has_needs_a_log_and_a_benchmark(name):
+    found = rules()
+    body = found[name]["body"]
+    if found[name]["derived"] is None:
+        for needed in ("mem_mb=growing(", "runtime=growing(", "    log:\n", "    benchmark:\n"):
+            assert needed in body
+    elif "    output:\n" in body and "    log:\n" in body:
+        assert "    benchmark:\n" in body
+    assert "shell:" not in body
+
+
+def test_groups_name_rules_that_there_are():
+    grouped = dict(entry.split("=") for entry in SLURM["groups"])
+    assert set(grouped) <= set(rules())
+    sizes = dict(entry.split("=") for entry in SLURM["group-components"])
+    assert set(sizes) <= set(grouped.values())
+
+
+def test_resources_are_no_part_of_the_configuration():
+    schema = (ROOT / "workflow/schemas/config.schema.yaml").read_text()
+    assert not re.search(r"mem_mb|runtime:|threads:", schema)
+
+
+def test_a_job_that_failed_asks_for_more(tmp_path):
+    resources = ROOT / "workflow/rules/resources.smk"
+    (tmp_path / "Snakefile").write_text(RETRIED.format(resources=resources))
+    (tmp_path / "input.txt").write_bytes(bytes(3 * 2**20))
+    subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "1", "--quiet", "all"],
+        cwd=tmp_path, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    asked = Path(tmp_path / "asked.txt").read_text().splitlines()
+    assert asked == ["asked for 130 5", "asked for 260 10"]
