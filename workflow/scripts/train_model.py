@@ -22,6 +22,7 @@ def main(snakemake: Any) -> None:
     from samsvae.models.registry import build_model
     from samsvae.provenance import digest_of, provenance
     from samsvae.screen import digest_of_screen, read_screen
+    from samsvae.shuffled_labels import with_shuffled_labels
     from samsvae.splits import TRAIN, VAL, read_split
 
     keep_freed_memory()
@@ -30,6 +31,9 @@ def main(snakemake: Any) -> None:
     training = Training(**snakemake.params.training)
     screen = read_screen(snakemake.input.screen)
     parts = read_split(snakemake.input.split, screen)
+    if settings["shuffle_labels"]:
+        logging.info("labels are shuffled: this model is a negative control")
+        screen = with_shuffled_labels(screen, parts, snakemake.params.seed)
     encoding = Encoding.of(screen.obs["perturbation"], settings["combinations"])
     device = choose_device()
     logging.info("%d cells, %d genes, device %s", screen.n_obs, screen.n_vars, device)

@@ -26,7 +26,7 @@ MODELS = {
 }
 
 # settings of a model's entry that say how data are presented, not what the model is
-NOT_OF_THE_MODEL = {"kind", "combinations"}
+NOT_OF_THE_MODEL = {"kind", "combinations", "shuffle_labels"}
 
 
 def model_class(kind: str) -> type[PerturbationModel]:
