@@ -10,7 +10,7 @@ BIN := .venv/bin
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test lint clean
+.PHONY: help run check test lint plan coverage docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
@@ -31,6 +31,17 @@ lint: .venv/test.installed ## check style, types and the workflow
 	$(BIN)/snakefmt --check --compact-diff Snakefile workflow/rules
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
+
+plan: .venv/run.installed ## plan every configuration that is shipped, without its data
+	for config in config.yaml $(filter-out config/own_screen.yaml,$(wildcard config/*.yaml)); do \
+	  $(BIN)/snakemake --dry-run --quiet --cores 1 --configfile $$config || exit 1; done
+
+coverage: .venv/test.installed ## name the lines of the library that no test reaches
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report term-missing:skip-covered
+
+docs: .venv/test.installed ## write the documentation to site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The documentation: site/index.html"
 
 clean: ## remove the environment and what Snakemake keeps (results stay)
 	rm -rf .venv .snakemake

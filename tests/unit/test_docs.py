@@ -1,0 +1,165 @@
+"""The documentation against what it describes."""
+
+import ast
+import functools
+import importlib.util
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+LIBRARY = ROOT / "workflow" / "scripts" / "samsvae"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+        cwd=ROOT, capture_output=True, text=True, check=False, env={"NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+class Page(HTMLParser):
+    """The links and anchors of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.anchors, self.words = [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.anchors |= {given.get("id"), given.get("name")}
+        self.links += [given[key] for key in ("href", "src") if given.get(key)]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_every_link_inside_the_site_leads_somewhere(site):
+    pages = {path: Page(path.read_text()) for path in site.rglob("*.html")}
+    broken = []
+    for path, page in pages.items():
+        for link in page.links:
+            target, _, anchor = link.partition("#")
+            if re.match(r"[a-z]+:", target) or path.name == "404.html":
+                continue
+            file = (path.parent / target).resolve() if target else path
+            if not file.exists() or (
+                anchor and file in pages and anchor not in pages[file].anchors
+            ):
+                broken.append((path.name, link))
+    assert broken == []
+
+
+def test_the_site_asks_the_network_for_nothing(site):
+    for path in site.rglob("*.html"):
+        text = path.read_text()
+        assert not re.search(r'<(?:script|img|link)[^>]+(?:src|href)="(?:https?:)?//', text), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_of_a_page_read_in_the_repository_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_reference_holds_every_key_of_the_configuration_and_its_default(site):
+    page = (site / "configuration.html").read_text()
+    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+    shown = set(re.findall(r"<td><code>([\w-]+)</code></td>", page))
+    shown |= set(re.findall(r'<h2 id="(\w+)"', page))
+    assert set(keys(schema)) - {"kind", "source"} <= shown
+    assert re.search(r"<code>validate_every</code></td>.*?<td><code>500</code>", page, re.DOTALL)
+
+
+def keys(schema):
+    for name, value in schema.get("properties", {}).items():
+        if "const" not in value:
+            yield name
+        yield from keys(value)
+    for definition in schema.get("$defs", {}).values():
+        yield from keys(definition)
+
+
+def test_the_messages_explained_are_those_of_the_code():
+    said = " ".join(strings())
+    said += "Directory cannot be locked"  # Snakemake's own
+    quoted = re.findall(r"^> (.+)$", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(quoted) > 10
+    assert [one for one in quoted if one not in said] == []
+
+
+@functools.cache
+def strings():
+    """Every text of the library, formatted values left out."""
+    found = []
+    for path in LIBRARY.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                parts = [v.value for v in node.values if isinstance(v, ast.Constant)]
+                found.append("".join(map(str, parts)))
+    return found
+
+
+def commands():
+    """Each line of each shell block of each page."""
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+            text = block.replace("\\\n", " ")
+            yield from ((page.name, line.split("#")[0].strip()) for line in text.splitlines())
+
+
+def test_every_command_of_the_documentation_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    rules = {
+        name
+        for path in [ROOT / "Snakefile", *(ROOT / "workflow/rules").glob("*.smk")]
+        for name in re.findall(r"^(?:use )?rule (?:\w+ as )?(\w+)", path.read_text(), re.MULTILINE)
+    }
+    checked = 0
+    for page, command in commands():
+        if command:
+            check(page, command.split(), targets, rules)
+            checked += 1
+    assert checked > 10
+
+
+def check(page, words, targets, rules):
+    match words:
+        case ["make", *rest]:
+            named = {word for word in rest if "=" not in word}
+            assert named <= targets, (page, words)
+            for word in rest:
+                if word.startswith("CONFIG=") and "my_screen" not in word:
+                    assert (ROOT / word.removeprefix("CONFIG=")).is_file(), (page, words)
+        case ["cp", source, _]:
+            assert (ROOT / source).is_file(), (page, words)
+        case ["python" | ".venv/bin/python", "-m", module, *_]:
+            assert importlib.util.find_spec(module), (page, words)
+        case ["snakemake" | ".venv/bin/snakemake", *rest]:
+            for word in rest:
+                if re.fullmatch(r"[a-z_]+", word):
+                    assert word in rules | {"all"}, (page, words)
+        case ["git" | "mkdir" | "ln" | "export" | "docker" | "apptainer" | "sbatch", *_]:
+            pass
+        case _:
+            pytest.fail(f"{page}: nothing checks the command {' '.join(words)!r}")
+
+
+def test_every_configuration_that_is_shipped_is_listed():
+    listed = (ROOT / "config/README.md").read_text()
+    for path in (ROOT / "config").glob("*.yaml"):
+        assert path.name in listed
