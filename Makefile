@@ -31,6 +31,7 @@ lint: .venv/test.installed ## check style, types and the workflow
 	$(BIN)/snakefmt --check --compact-diff Snakefile workflow/rules
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
+	$(BIN)/hadolint envs/Dockerfile
 
 plan: .venv/run.installed ## plan every configuration that is shipped, without its data
 	for config in config.yaml $(filter-out config/own_screen.yaml,$(wildcard config/*.yaml)); do \

@@ -1,11 +1,12 @@
 import re
 import subprocess
 
+import pytest
 import yaml
 
 from tests.conftest import ROOT
 
-CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+CONDA_NAMES = {"pytorch": "torch", "pytorch-gpu": "torch", "matplotlib-base": "matplotlib"}
 
 
 def normal(name):
@@ -27,15 +28,35 @@ def test_every_requirement_is_pinned_without_a_local_version():
             assert re.fullmatch(r"\d+(\.\w+)+", version)
 
 
-def test_conda_file_mirrors_the_lock():
+@pytest.mark.parametrize("file", ["samsvae.yaml", "samsvae-gpu.yaml"])
+def test_conda_files_mirror_the_lock(file):
     lock = pins(ROOT / "envs/requirements.txt")
-    entries = yaml.safe_load((ROOT / "envs/samsvae.yaml").read_text())["dependencies"]
+    entries = yaml.safe_load((ROOT / "envs" / file).read_text())["dependencies"]
     conda = dict(entry.split("=") for entry in entries if isinstance(entry, str) and "=" in entry)
     pip = next(entry["pip"] for entry in entries if isinstance(entry, dict))
     conda.pop("python")
     assert len(conda) > 15
     for name, version in [*conda.items(), *(entry.split("==") for entry in pip)]:
         assert lock[normal(CONDA_NAMES.get(name, name))] == version
+
+
+def test_conda_files_differ_in_torch_alone():
+    cpu, gpu = (
+        set((ROOT / "envs" / name).read_text().splitlines()[1:])
+        for name in ("samsvae.yaml", "samsvae-gpu.yaml")
+    )
+    assert {line.strip("- ").split("=")[0] for line in cpu ^ gpu} == {"pytorch", "pytorch-gpu"}
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "apptainer.def"])
+def test_containers_are_made_of_the_lock(name):
+    text = (ROOT / "envs" / name).read_text()
+    conda = yaml.safe_load((ROOT / "envs/samsvae.yaml").read_text())["dependencies"]
+    [python] = [entry for entry in conda if str(entry).startswith("python=")]
+    assert f"python:{python.partition('=')[2]}-" in text
+    assert "--requirement /environment/requirements.txt" in text
+    copied = re.findall(r"(envs/\S+) /environment/requirements\.txt", text)
+    assert copied == ["envs/requirements.txt"]
 
 
 def test_the_card_is_kept():
