@@ -160,12 +160,17 @@ def test_a_users_mistake_ends_a_job_with_its_message_and_no_traceback(tmp_path, 
 
 
 @pytest.mark.usefixtures("_logging_restored")
-def test_an_unexpected_error_is_in_the_log_with_its_traceback(tmp_path):
+def test_an_unexpected_error_is_in_the_log_with_its_traceback(tmp_path, capsys):
     def fail(_):
         import a_package_that_is_not_there  # noqa: F401
 
-    with pytest.raises(ModuleNotFoundError):
+    with pytest.raises(SystemExit) as ended:
         run_job(fail, job(tmp_path))
+    assert ended.value.code == 1
+    shown = capsys.readouterr().err
+    assert "unexpected error, ModuleNotFoundError: No module named 'a_package" in shown
+    assert str(tmp_path / "a.log") in shown
+    assert "Traceback" not in shown
     assert "Traceback" in (tmp_path / "a.log").read_text()
     assert "a_package_that_is_not_there" in (tmp_path / "a.log").read_text()
 

@@ -1,6 +1,8 @@
 import dataclasses
 import logging
 import math
+import os
+import signal
 
 import numpy as np
 import pandas as pd
@@ -10,13 +12,14 @@ import torch
 from pyro.distributions import Normal
 from torch import nn
 
-from samsvae.errors import InputError
+from samsvae.errors import InputError, Interrupted
 from samsvae.experiments import Split
 from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel, load_model, save_model
 from samsvae.inference.divergence import check_finite, check_validated
 from samsvae.inference.encoding import Encoding
 from samsvae.inference.iwelbo import iwelbo
+from samsvae.inference.memory import says_what_to_lower
 from samsvae.inference.objective import elbo
 from samsvae.inference.resume import StateFile
 from samsvae.inference.step import Training, matmul_precision
@@ -117,6 +120,87 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_remedy(parts_of):
         fitted(parts_of, learning_rate=1e30, gradient_clip=None, max_steps=5, validate_every=5)
 
 
+def test_a_divergence_names_its_batch_and_keeps_the_last_good_state(
+    parts_of, tmp_path, monkeypatch
+):
+    """Weights thrown out of range at step 9, in the fourth batch of its epoch."""
+    _, cells = parts_of
+    training = {"max_steps": 12, "validate_every": 4, "batch_size": 100}
+    state_file = StateFile(tmp_path / "state.safetensors", "this training")
+    take_step = Fitting.take_step
+
+    def broken(self):
+        if self.step == 8:
+            next(iter(self.model.parameters())).data.fill_(torch.nan)
+        return take_step(self)
+
+    monkeypatch.setattr(Fitting, "take_step", broken)
+    batches = cells["train"].random_batches(100, 0)
+    positions = [next(batches) for _ in range(9)][-1]
+    per_epoch = len(cells["train"]) // 100
+    largest = int(cells["train"].counts[positions].max())
+    message = (
+        rf"step 9 of training.* batch was number {8 % per_epoch + 1} of {per_epoch} in epoch "
+        rf"{8 // per_epoch + 1}, where the largest of 100 cells' counts is {largest} "
+    )
+    with pytest.raises(InputError, match=message):
+        fitted(parts_of, state_file=state_file, **training)
+    assert state_file.load()[1]["step"] == 8
+
+
+@pytest.mark.parametrize("asked_at", [0, 5, 9, 14])
+def test_a_training_that_is_asked_to_end_keeps_its_state_at_once(
+    asked_at, parts_of, tmp_path, monkeypatch
+):
+    """Between evaluations too; it goes on with the very next step, to the same weights."""
+    training = {"max_steps": 20, "validate_every": 7, "batch_size": 50}
+    whole, history = fitted(parts_of, **training)
+    state_file = StateFile(tmp_path / "state.safetensors", "this training")
+    take_step = Fitting.take_step
+
+    def terminated(self):
+        if self.step == asked_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take_step(self)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Fitting, "take_step", terminated)
+    with pytest.raises(Interrupted, match=f"SIGTERM after step {asked_at + 1}; the same command"):
+        fitted(parts_of, state_file=state_file, **training)
+    monkeypatch.setattr(Fitting, "take_step", take_step)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert state_file.load()[1]["step"] == asked_at + 1
+    torch.rand(3)
+    resumed, rows = fitted(parts_of, state_file=state_file, **training)
+    pd.testing.assert_frame_equal(rows, history, check_exact=True)
+    for name, tensor in whole.state_dict().items():
+        assert (resumed.state_dict()[name] == tensor).all()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nGPU 0 has ..."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        MemoryError(),
+    ],
+)
+def test_a_device_without_memory_left_says_what_to_lower(error):
+    lower = ["training.batch_size (now 512)", "training.particles (now 5)"]
+    with (
+        pytest.raises(
+            InputError, match=r"memory of this machine .* Lower training.batch_size \(now"
+        ),
+        says_what_to_lower(CPU, *lower),
+    ):
+        raise error
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"), says_what_to_lower(CPU, "x"):
+        raise RuntimeError("shapes do not match")
+
+
 @pytest.mark.parametrize(
     ("terms", "message"),
     [
@@ -127,10 +211,10 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_remedy(parts_of):
 )
 def test_a_divergence_names_step_term_and_likely_cause(terms, message):
     with pytest.raises(FloatingPointError, match=message):
-        check_finite(np.array(terms), ["reconstruction", "kl_basal"], 7, Training())
+        check_finite(np.array(terms), ["reconstruction", "kl_basal"], 7, Training(), str)
     with pytest.raises(FloatingPointError, match="No step had been taken"):
-        check_finite(np.array([[math.nan]]), ["reconstruction"], 1, Training())
-    check_finite(np.array([[-3.0, 4.0]]), ["reconstruction", "kl_basal"], 7, Training())
+        check_finite(np.array([[math.nan]]), ["reconstruction"], 1, Training(), str)
+    check_finite(np.array([[-3.0, 4.0]]), ["reconstruction", "kl_basal"], 7, Training(), str)
 
 
 def test_a_validation_bound_that_is_not_finite_stops():

@@ -13,19 +13,21 @@ def main(snakemake: Any) -> None:
     from samsvae.effects.table import effects_table, write_effects
     from samsvae.inference.cells import choose_device
     from samsvae.inference.checkpoint import load_model
+    from samsvae.inference.memory import says_what_to_lower
     from samsvae.provenance import provenance
     from samsvae.screen import digest_of_screen, perturbations, read_screen
 
     torch.set_num_threads(snakemake.threads)
-    trained = load_model(snakemake.input.model, choose_device())
+    device = choose_device()
+    trained = load_model(snakemake.input.model, device)
     screen = read_screen(snakemake.input.screen)
     names = perturbations(screen)
-    effects, error = predicted_effects(
-        trained, names, snakemake.params.draws, snakemake.params.seed
-    )
+    draws = snakemake.params.draws
+    with says_what_to_lower(device, f"evaluation.effect_draws (now {draws})"):
+        effects, error = predicted_effects(trained, names, draws, snakemake.params.seed)
     config = {
         "model": trained.settings,
-        "effect_draws": snakemake.params.draws,
+        "effect_draws": draws,
         "seed": snakemake.params.seed,
     }
     made_by = provenance(config, snakemake.params.code, screen=digest_of_screen(screen))

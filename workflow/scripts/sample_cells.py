@@ -13,12 +13,14 @@ def main(snakemake: Any) -> None:
     from samsvae.files import whole_file
     from samsvae.inference.cells import choose_device
     from samsvae.inference.checkpoint import load_model
+    from samsvae.inference.memory import says_what_to_lower
     from samsvae.labels import CONTROL
     from samsvae.provenance import provenance
     from samsvae.screen import digest_of_screen, perturbations, read_screen
 
     torch.set_num_threads(snakemake.threads)
-    trained = load_model(snakemake.input.model, choose_device())
+    device = choose_device()
+    trained = load_model(snakemake.input.model, device)
     screen = read_screen(snakemake.input.screen)
     params = snakemake.params
     config = {
@@ -27,15 +29,16 @@ def main(snakemake: Any) -> None:
         "sample_from": params.sample_from,
         "seed": params.seed,
     }
-    cells = sample_cells(
-        trained,
-        [CONTROL, *perturbations(screen)],
-        params.cells,
-        screen.obs["library_size"].to_numpy(),
-        params.seed,
-        params.sample_from,
-        provenance(config, params.code, screen=digest_of_screen(screen)),
-    )
+    with says_what_to_lower(device, f"evaluation.sampled_cells (now {params.cells})"):
+        cells = sample_cells(
+            trained,
+            [CONTROL, *perturbations(screen)],
+            params.cells,
+            screen.obs["library_size"].to_numpy(),
+            params.seed,
+            params.sample_from,
+            provenance(config, params.code, screen=digest_of_screen(screen)),
+        )
     with whole_file(snakemake.output.cells) as temporary:
         cells.write_h5ad(temporary, compression="lzf")
 

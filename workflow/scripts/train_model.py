@@ -15,7 +15,7 @@ def main(snakemake: Any) -> None:
     from samsvae.inference.cells import Cells, choose_device
     from samsvae.inference.checkpoint import TrainedModel, save_model
     from samsvae.inference.encoding import Encoding
-    from samsvae.inference.memory import keep_freed_memory
+    from samsvae.inference.memory import keep_freed_memory, says_what_to_lower
     from samsvae.inference.resume import StateFile
     from samsvae.inference.step import Training
     from samsvae.inference.trainer import fit
@@ -46,14 +46,18 @@ def main(snakemake: Any) -> None:
     # beside the model, yet no output of the rule, which Snakemake would remove after a failure
     state_path = Path(snakemake.output.model).with_name("unfinished_training.safetensors")
     state_file = StateFile(state_path, digest_of([made_by, parts.tolist(), snakemake.threads]))
-    fitted = fit(
-        lambda: build_model(settings, screen.n_vars, len(encoding.names)),
-        Cells.of(screen, (parts == TRAIN).to_numpy(), encoding, device),
-        Cells.of(screen, (parts == VAL).to_numpy(), encoding, device),
-        training,
-        snakemake.params.seed,
-        state_file,
-    )
+    lower = [
+        f"training.{key} (now {getattr(training, key)})" for key in ("batch_size", "particles")
+    ] + [f"the model's n_hidden (now {settings['n_hidden']})"]
+    with says_what_to_lower(device, *lower):
+        fitted = fit(
+            lambda: build_model(settings, screen.n_vars, len(encoding.names)),
+            Cells.of(screen, (parts == TRAIN).to_numpy(), encoding, device),
+            Cells.of(screen, (parts == VAL).to_numpy(), encoding, device),
+            training,
+            snakemake.params.seed,
+            state_file,
+        )
     write_tsv(fitted.history, snakemake.output.history)
     trained = TrainedModel(fitted.model, settings, list(screen.var_names), encoding)
     save_model(trained, made_by, snakemake.output.model)

@@ -1,6 +1,8 @@
 """Files that are either whole or absent, and tables in them."""
 
+import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,10 +12,26 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
+from samsvae.errors import InputError, StorageError
+
+# why a file cannot be written, and what to do about it
+REMEDIES = {
+    errno.ENOSPC: "Free some space there",
+    errno.EDQUOT: "Free some of your quota there",
+    errno.EROFS: "Choose a folder that can be written to",
+    errno.EACCES: "Ask for permission to write there",
+    errno.EPERM: "Ask for permission to write there",
+}
+TOLD_IN_WORDS = (errno.ENOSPC, errno.EDQUOT)  # by libraries that write files on their own
+UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM)
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` only when all went well.
+
+    One process at a time writes a file, so temporary files that an earlier one left when it was
+    killed are removed.
 
     Parameters
     ----------
@@ -24,20 +42,85 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     ------
     Path
         A name in the same folder with the same suffix, to write to.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full, read-only or otherwise refuses; `path` is then as it was before.
     """
     final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        prefix=f".{final.stem[:40]}-", suffix=final.suffix, dir=final.parent
-    )
-    os.close(handle)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(final)
+        handle, name = tempfile.mkstemp(
+            prefix=_prefix(final), suffix=final.suffix, dir=final.parent
+        )
+        os.close(handle)
+    except OSError as error:
+        raise _explained(error, final) from error
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        _change_mode(temporary)
+        _flush(temporary)
         os.replace(temporary, final)
+    except Exception as error:
+        explained = _explained(error, final)
+        if explained is error:
+            raise
+        raise explained from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _prefix(final: Path) -> str:
+    return f".{final.stem[:40]}-"
+
+
+def _remove_leftovers(final: Path) -> None:
+    pattern = re.compile(re.escape(_prefix(final)) + r"[a-z0-9_]{8}" + re.escape(final.suffix))
+    for name in os.listdir(final.parent):
+        if pattern.fullmatch(name):
+            (final.parent / name).unlink(missing_ok=True)
+
+
+def _change_mode(temporary: Path) -> None:
+    """Let others read it as the user's mask says; some file systems know no modes."""
+    try:
+        temporary.chmod(0o666 & ~_umask())
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+
+
+def _flush(temporary: Path) -> None:
+    """Wait until the content is on the disk, which may find only then that it is full."""
+    handle = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+    finally:
+        os.close(handle)
+
+
+def _explained(error: Exception, final: Path) -> Exception:
+    """Say in plain words why a file cannot be written, if it is the disk that refused."""
+    if isinstance(error, InputError):
+        return error
+    number = next((n for n in TOLD_IN_WORDS if os.strerror(n) in str(error)), None)
+    if isinstance(error, OSError):
+        place = error.filename and Path(os.fsdecode(error.filename))
+        if place and place != final.parent and place.parent != final.parent:
+            return error
+        number = error.errno if number is None else number
+    if number not in REMEDIES:
+        return error
+    return StorageError(
+        f"{final}: cannot be written: {os.strerror(number)}. {REMEDIES[number]} and run the same "
+        "command again; nothing that was there is lost."
+    )
 
 
 def _umask() -> int:

@@ -1,10 +1,12 @@
 """A training that has left the range of numbers: where, in which term, and the likely cause."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from samsvae.errors import DivergenceError
+from samsvae.inference.cells import Cells
 from samsvae.inference.objective import RECONSTRUCTION
 from samsvae.inference.step import Training
 
@@ -12,7 +14,11 @@ STEPS_SHOWN = 20
 
 
 def check_finite(
-    terms: np.ndarray, names: Sequence[str], first_step: int, training: Training
+    terms: np.ndarray,
+    names: Sequence[str],
+    first_step: int,
+    training: Training,
+    batch_of: Callable[[int], str],
 ) -> None:
     """Stop at the first step whose bound is not a finite number.
 
@@ -26,11 +32,13 @@ def check_finite(
         Number of the first of these steps, from 1.
     training
         How the model is fitted.
+    batch_of
+        Describes the batch of a step.
 
     Raises
     ------
-    FloatingPointError
-        Naming the step, the terms, the likely cause and what to change.
+    DivergenceError
+        Naming the step, its batch, the terms, the likely cause and what to change.
     """
     finite = np.isfinite(terms)
     if finite.all():
@@ -38,8 +46,9 @@ def check_finite(
     row = int(np.argmin(finite.all(axis=1)))
     broken = [name for name, good in zip(names, finite[row], strict=True) if not good]
     step = first_step + row
-    raise FloatingPointError(
+    raise DivergenceError(
         f"At step {step} of training, {', '.join(broken)} is no longer a finite number. "
+        f"Its batch was {batch_of(step)}. "
         + _likely_cause(terms[:row], names, broken, step, training)
     )
 
@@ -58,16 +67,50 @@ def check_validated(terms: Mapping[str, float], step: int, training: Training) -
 
     Raises
     ------
-    FloatingPointError
+    DivergenceError
         Naming the step, the terms, the likely cause and what to change.
     """
     broken = [name for name, value in terms.items() if not math.isfinite(value)]
     if broken:
-        raise FloatingPointError(
+        raise DivergenceError(
             f"After step {step} of training, {', '.join(broken)} of the validation cells is not a "
             "finite number, while that of the training cells was: the last step was too large, or "
             "a validation cell has extreme counts. " + _remedy(training)
         )
+
+
+def describe_batch(cells: Cells, size: int, seed: int, step: int) -> str:
+    """Say which batch a step took, and which of its counts is the largest.
+
+    Parameters
+    ----------
+    cells
+        The training cells.
+    size
+        Cells per batch.
+    seed
+        Seed of the order of the cells.
+    step
+        Number of the step, from 1.
+
+    Returns
+    -------
+    str
+        Cells and genes are counted from 0, in the order of the training cells and of the screen.
+    """
+    batches = cells.random_batches(size, seed)
+    positions = next(batches)
+    for _ in range(step - 1):
+        positions = next(batches)
+    counts = cells.counts[positions]
+    cell, gene = divmod(int(counts.argmax()), counts.shape[1])
+    each_epoch = len(cells) // batches.size
+    epoch, batch = divmod(step - 1, each_epoch)
+    return (
+        f"number {batch + 1} of {each_epoch} in epoch {epoch + 1}, where the largest of "
+        f"{len(positions)} cells' counts is {counts[cell, gene].item():g} (training cell "
+        f"{int(positions[cell])}, gene {gene})"
+    )
 
 
 def _likely_cause(

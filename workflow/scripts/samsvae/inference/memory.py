@@ -1,7 +1,13 @@
-"""Memory that a training process frees, kept for its next step."""
+"""Memory of a process: freed blocks kept for the next step, and plain words when it runs out."""
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from samsvae.errors import InputError
 
 # parameters of mallopt(3) in glibc
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -28,3 +34,43 @@ def keep_freed_memory() -> bool:
         return False
     asked = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, LARGEST), (M_TOP_PAD, PAD))
     return sum(mallopt(parameter, value) for parameter, value in asked) == len(asked)
+
+
+@contextmanager
+def says_what_to_lower(device: torch.device, *settings: str) -> Iterator[None]:
+    """Tell the user what to change when the memory of the device does not suffice.
+
+    Parameters
+    ----------
+    device
+        Where tensors are.
+    *settings
+        Keys of the configuration that memory grows with, each with its value, those first that
+        cost the results least.
+
+    Raises
+    ------
+    InputError
+        Naming the device, how much it has, and the settings.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_of_memory(error):
+            raise
+        raise InputError(
+            f"The memory of {_named(device)} does not suffice. Lower {', or '.join(settings)}; or "
+            f"use a device with more. ({str(error).splitlines()[0] if str(error) else 'no memory'})"
+        ) from error
+
+
+def _is_of_memory(error: RuntimeError) -> bool:
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text
+
+
+def _named(device: torch.device) -> str:
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"the GPU ({properties.name}, {properties.total_memory / 2**30:.0f} GiB)"
+    return "this machine" if device.type == "cpu" else f"the device {device.type!r}"

@@ -9,6 +9,7 @@ for rounding.
 import copy
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyro
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from samsvae.inference.cells import Cells
+from samsvae.inference.course import Course
+from samsvae.inference.divergence import describe_batch
 from samsvae.inference.mask_schedule import turn_to_sparsest_axes
 from samsvae.inference.noise import Draw, GivenNoise, RandomStream
 from samsvae.inference.progress import Progress
@@ -27,7 +30,7 @@ from samsvae.inference.step import (
     matmul_precision,
     training_bound,
 )
-from samsvae.inference.trainer import Course, Fitted, check_cells, mean_bound, validation_bound
+from samsvae.inference.trainer import Fitted, check_cells, mean_bound, validation_bound
 from samsvae.models.base import PerturbationModel
 
 logger = logging.getLogger(__name__)
@@ -63,7 +66,7 @@ def fit_together(
     InputError
         If there is no cell to train on or to validate on, or if the guide draws from a
         distribution other than Normal and Bernoulli.
-    FloatingPointError
+    DivergenceError
         If a loss is not finite.
     """
     check_cells(train, validation)
@@ -83,7 +86,9 @@ def fit_together(
             values = torch.stack(record).unbind(-1)
             for index, member in enumerate(members):
                 if member.fitted is None:
-                    fitted = mean_bound(values[index], list(terms), step + 1, training)
+                    fitted = mean_bound(
+                        values[index], list(terms), step + 1, training, member.batch_of
+                    )
                     member.evaluate(take.weights_of(index), fitted, until, validation, len(train))
             step = until
             rows = [row for member in members for row in member.course.rows[-2:]]
@@ -118,6 +123,7 @@ class Member:
         self.model.standardise.fit(*cells.moments(self.model.standardise.rescale))
         self.stream = RandomStream(cells.counts.device)
         self.batches = cells.random_batches(training.batch_size, seed)
+        self.batch_of = partial(describe_batch, cells, training.batch_size, seed)
         self.training = training
         self.course = Course(self.model, training)
         self.fitted: Fitted | None = None

@@ -2,18 +2,22 @@
 
 import copy
 import logging
+import signal as signals
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import NoReturn
 
 import pandas as pd
 import pyro
 import torch
 from torch import Tensor
 
-from samsvae.errors import InputError
+from samsvae.errors import InputError, Interrupted
 from samsvae.inference.cells import Cells
-from samsvae.inference.divergence import check_finite, check_validated
+from samsvae.inference.course import Course
+from samsvae.inference.divergence import check_finite, describe_batch
+from samsvae.inference.interruption import asked_to_end
 from samsvae.inference.objective import elbo, signed_sum
 from samsvae.inference.progress import Progress
 from samsvae.inference.resume import (
@@ -25,7 +29,7 @@ from samsvae.inference.resume import (
     set_random_states,
     unnamed,
 )
-from samsvae.inference.step import Training, TrainingStep, first_decided, matmul_precision
+from samsvae.inference.step import Training, TrainingStep, matmul_precision
 from samsvae.models.base import PerturbationModel
 
 logger = logging.getLogger(__name__)
@@ -85,8 +89,10 @@ def fit(
     ------
     InputError
         If there is no cell to train on or to validate on.
-    FloatingPointError
-        If the loss is not finite.
+    DivergenceError
+        If the loss is not finite. The state of the last evaluation stays.
+    Interrupted
+        If a signal asked to end, the state being kept.
     """
     check_cells(train, validation)
     pyro.enable_validation(False)
@@ -97,9 +103,13 @@ def fit(
     if state_file is not None:
         fitting.take_up(state_file)
     progress = Progress(training.max_steps, fitting.step)
-    with matmul_precision(training.matmul_precision):
+    with matmul_precision(training.matmul_precision), asked_to_end() as asked:
         while not fitting.finished:
-            fitted = fitting.advance()
+            while not fitting.evaluation_due:
+                if asked:
+                    fitting.leave(asked[0], state_file)
+                fitting.take_step()
+            fitted = fitting.mean_of_steps()
             validated = validation_bound(model, validation, training, n_train=len(train))
             fitting.course.judge(fitting.step, fitted, validated, model.state_dict())
             progress.report(fitting.step, fitted["elbo"], validated["elbo"])
@@ -143,30 +153,50 @@ class Fitting:
     ) -> None:
         self.model, self.training = model, training
         self.batches = cells.random_batches(training.batch_size, seed)
+        self.batch_of = partial(describe_batch, cells, training.batch_size, seed)
         self.take = TrainingStep(model, cells, training)
         self.step = 0
         self.course = Course(model, training)
+        self.since_evaluation: list[Tensor] = []
 
     @property
     def finished(self) -> bool:
         """Whether all steps are done, or the validation bound has long ceased to rise."""
         return self.step >= self.training.max_steps or self.course.exhausted(self.step)
 
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether as many steps as there should be lie behind the last evaluation."""
+        return bool(self.since_evaluation) and (
+            self.step >= self.training.max_steps or self.step % self.training.validate_every == 0
+        )
+
     def take_step(self) -> dict[str, Tensor]:
         """Move the parameters once, and return the bound's terms."""
         terms = self.take(next(self.batches), self.step)
         self.step += 1
+        self.since_evaluation.append(torch.stack(list(terms.values())))
         return terms
 
-    def advance(self) -> dict[str, float]:
-        """Go on to the next evaluation; the mean bound and its terms on the way."""
-        first_step = self.step + 1
-        until = min(self.step + self.training.validate_every, self.training.max_steps)
-        record: list[Tensor] = []
-        while self.step < until:
-            terms = self.take_step()
-            record.append(torch.stack(list(terms.values())))
-        return mean_bound(torch.stack(record), list(terms), first_step, self.training)
+    def mean_of_steps(self) -> dict[str, float]:
+        """Mean bound and its terms over the steps since the last evaluation."""
+        steps, self.since_evaluation = torch.stack(self.since_evaluation), []
+        first = self.step - len(steps) + 1
+        return mean_bound(steps, list(self.take.terms), first, self.training, self.batch_of)
+
+    def leave(self, signal: signals.Signals, state_file: StateFile | None) -> NoReturn:
+        """Write everything down, and end because a signal asks to.
+
+        Raises
+        ------
+        Interrupted
+            In any case.
+        """
+        what = f"asked to end by {signal.name} after step {self.step}"
+        if state_file is None:
+            raise Interrupted(what, signal)
+        self.keep(state_file)
+        raise Interrupted(f"{what}; the same command goes on from there", signal)
 
     def keep(self, state_file: StateFile) -> None:
         """Write everything down."""
@@ -179,6 +209,8 @@ class Fitting:
             **optimiser_tensors(self.take.optimiser),
             **random_states(device),
         }
+        if self.since_evaluation:
+            tensors["since_evaluation"] = torch.stack(self.since_evaluation)
         # the order of an epoch may be a view that another tensor shares
         content = {name: tensor.clone() for name, tensor in tensors.items()}
         values = {"best": course.best, "best_step": course.best_step, "rows": course.rows}
@@ -196,61 +228,19 @@ class Fitting:
         self.batches.set_state(unnamed("batches", tensors))
         set_optimiser_tensors(self.take.optimiser, tensors)
         set_random_states(tensors, device)
+        if "since_evaluation" in tensors:
+            self.since_evaluation = list(tensors["since_evaluation"].to(device))
         self.step, self.course.rows = values["step"], values["rows"]
         self.course.best, self.course.best_step = values["best"], values["best_step"]
         logger.info("going on from step %d", self.step)
 
 
-class Course:
-    """What the evaluations of a training have shown.
-
-    Parameters
-    ----------
-    model
-        With its weights at the start.
-    training
-        How the model is fitted.
-    """
-
-    def __init__(self, model: PerturbationModel, training: Training) -> None:
-        self.training = training
-        self.first_decided = first_decided(model, training)
-        self.rows: list[dict[str, Any]] = []
-        self.best, self.best_step = -float("inf"), 0
-        self.best_weights = copy.deepcopy(model.state_dict())
-
-    def judge(
-        self,
-        step: int,
-        fitted: dict[str, float],
-        validated: dict[str, float],
-        weights: Mapping[str, Tensor],
-    ) -> None:
-        """Note an evaluation, and keep the weights if masks are decided and they are the best."""
-        check_validated(validated, step, self.training)
-        self.rows.append({"step": step, "cells": "train", **fitted})
-        self.rows.append({"step": step, "cells": "val", **validated})
-        if step >= self.first_decided and validated["elbo"] > self.best:
-            self.best, self.best_step = validated["elbo"], step
-            self.best_weights = copy.deepcopy(dict(weights))
-
-    def exhausted(self, step: int) -> bool:
-        """Whether the validation bound has not risen for as long as patience lasts."""
-        patience = self.training.patience
-        if patience is None or not self.best_step:
-            return False
-        if step - self.best_step < patience * self.training.validate_every:
-            return False
-        logger.info("stopped at step %d, the best being step %d", step, self.best_step)
-        return True
-
-    def history(self) -> pd.DataFrame:
-        """One row per evaluation and set of cells."""
-        return pd.DataFrame(self.rows)
-
-
 def mean_bound(
-    terms: Tensor, names: Sequence[str], first_step: int, training: Training
+    terms: Tensor,
+    names: Sequence[str],
+    first_step: int,
+    training: Training,
+    batch_of: Callable[[int], str],
 ) -> dict[str, float]:
     """Average the bound and its terms over steps, all of which must be finite.
 
@@ -264,6 +254,8 @@ def mean_bound(
         Number of the first of these steps, from 1.
     training
         How the model is fitted.
+    batch_of
+        Describes the batch of a step.
 
     Returns
     -------
@@ -271,7 +263,7 @@ def mean_bound(
         elbo and its terms, nats per cell.
     """
     values = terms.cpu().double().numpy()
-    check_finite(values, names, first_step, training)
+    check_finite(values, names, first_step, training, batch_of)
     means = dict(zip(names, values.mean(axis=0).tolist(), strict=True))
     return {"elbo": signed_sum(means), **means}
 
