@@ -6,7 +6,7 @@ import pytest
 
 from samsvae.figures.style import clustered, model_colours, save_figure, use_style
 from samsvae.findings import condition_tables, sentences
-from samsvae.report import describe
+from samsvae.report.background import describe
 from samsvae.wording import readable
 
 MODELS = ["sams_vae", "no_change"]
@@ -170,10 +170,13 @@ def test_figures_cope_with_what_experiments_may_hold(case, tmp_path):
     drawn = module.draw(TABLES[case], **OPTIONS)
     width = drawn.get_figwidth()
     assert width <= 7.2
-    save_figure(drawn, '{"config": {}}', tmp_path / "a.svg")
+    save_figure(drawn, "caption", '{"config": {}}', [tmp_path / "a.svg", tmp_path / "a.pdf"])
     again = module.draw(TABLES[case], **OPTIONS)
-    save_figure(again, '{"config": {}}', tmp_path / "b.svg")
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    save_figure(again, "caption", '{"config": {}}', [tmp_path / "b.svg", tmp_path / "b.pdf"])
+    for suffix in (".svg", ".pdf"):
+        first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in "ab")
+        assert first == second
+    assert b"caption" in (tmp_path / "a.svg").read_bytes()
 
 
 def test_similar_rows_become_neighbours():

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+import zipfile
 
 import anndata
 import numpy as np
@@ -46,8 +47,9 @@ def test_every_promised_output_is_there(finished):
         ):
             assert (run / name).is_file()
     for experiment in ("random", "unseen"):
-        drawn = {p.stem for p in (results / experiment / "figures").glob("*.svg")}
-        assert drawn == FIGURES | ({"fractions"} if experiment == "unseen" else set())
+        for suffix in ("svg", "pdf"):
+            drawn = {p.stem for p in (results / experiment / "figures").glob(f"*.{suffix}")}
+            assert drawn == FIGURES | ({"fractions"} if experiment == "unseen" else set())
 
 
 def test_files_keep_their_contract(finished):
@@ -87,6 +89,7 @@ def test_the_report_shows_every_figure_and_asks_the_network_for_nothing(finished
     assert page.count("<figure ") == 2 * len(FIGURES) + 1  # fractions, where there are several
     assert page.count("data:image/svg+xml;base64,") == page.count("<img ")
     assert not re.search(r'(?:src|href)="(?:https?:)?//', page)
+    assert zipfile.is_zipfile(finished.folder / "results/report.zip")
     assert "recovered best" in page
     assert "{{" not in page
 
@@ -109,8 +112,15 @@ def test_one_figure_comes_back_alone_and_soon(finished):
     assert (finished.folder / figure).read_bytes() == drawn
     after = finished.times()
     changed = {name for name in after if after[name] != before.get(name)}
-    made_with_it = ("logs/figure/random/metrics.log", "benchmarks/figure/random/metrics.tsv")
-    assert changed == {figure, *(f"results/{name}" for name in made_with_it)}
+    made_with_it = (
+        "random/figures/metrics.pdf",
+        "logs/figure/random/metrics.log",
+        "benchmarks/figure/random/metrics.tsv",
+    )
+    assert changed == {
+        figure,
+        *(f"results/{name}" for name in made_with_it),
+    }
     assert finished.snakemake("--touch").returncode == 0
 
 

@@ -23,6 +23,16 @@ from samsvae.config import (
     read_schema,
     validate,
 )
+from samsvae.contents import (
+    COUNTS,
+    FRACTIONS,
+    GENE_SETS,
+    SHOWN_FIGURES,
+    TRAINING,
+    TRUTH,
+    figures_of,
+    tables_of,
+)
 from samsvae.errors import InputError
 from samsvae.experiments import conditions, is_ceiling, is_trained, runs, splits
 from samsvae.models.registry import MODELS

@@ -45,7 +45,8 @@ use rule collect_metrics as collect_masks with:
 
 rule figure:
     input:
-        table=lambda wildcards: figure_table(wildcards.experiment, wildcards.figure),
+        table=figure_table,
+        caption=HERE / "workflow/report/{figure}.rst",
     output:
         figure=report(
             f"{FIGURES}/{{figure}}.svg",
@@ -53,12 +54,13 @@ rule figure:
             category="{experiment}",
             labels={"figure": "{figure}"},
         ),
+        pdf=f"{FIGURES}/{{figure}}.pdf",
     log:
         "results/logs/figure/{experiment}/{figure}.log",
     benchmark:
         "results/benchmarks/figure/{experiment}/{figure}.tsv"
     wildcard_constraints:
-        figure=one_of(FIGURE_TABLES),
+        figure=one_of(SHOWN_FIGURES),
     conda:
         "../../envs/samsvae.yaml"
     resources:
@@ -66,23 +68,28 @@ rule figure:
         runtime=growing(20),
     params:
         options=figure_options,
-        code=lambda wildcards: code_digest(
-            LIBRARY / "figures" / f"{wildcards.figure}.py"
+        code=lambda wildcards: uses(
+            "draw_figure", f"samsvae.figures.{wildcards.figure}"
         ),
     script:
         "../scripts/draw_figure.py"
 
 
+# the page alone, and all that it shows in one file to pass on
 rule write_report:
     input:
         figures=all_figures(),
+        tables=all_tables(),
         summaries=[
             f"results/{experiment}/tables/summary.tsv" for experiment in EXPERIMENTS
         ],
-        captions=expand(HERE / "workflow/report/{figure}.rst", figure=FIGURE_TABLES),
+        captions=expand(HERE / "workflow/report/{figure}.rst", figure=SHOWN_FIGURES),
         template=HERE / "workflow/report/report.html.j2",
+        style=HERE / "workflow/report/report.css",
+        behaviour=HERE / "workflow/report/report.js",
     output:
         report="results/report.html",
+        archive="results/report.zip",
     log:
         "results/logs/write_report.log",
     benchmark:
@@ -94,10 +101,7 @@ rule write_report:
         runtime=growing(10),
     params:
         config=config,
-        experiments={
-            name: {"figures": figure_names(name), "simulated": is_simulated(name)}
-            for name in EXPERIMENTS
-        },
+        experiments={name: properties(name) for name in EXPERIMENTS},
         code=uses("write_report"),
     script:
         "../scripts/write_report.py"

@@ -1,31 +1,5 @@
 # Which files there are: what rules take, and what the targets ask for.
 
-# The table behind each figure, in the order of the chain; of the first split where a figure shows
-# a single one. The figure itself is drawn by samsvae/figures/<name>.py.
-FIGURE_TABLES = {
-    "screen": f"{SPLIT}/split.tsv",
-    "split": f"{SPLIT}/split.tsv",
-    "training": f"{TABLES}/training.tsv",
-    "iwelbo": f"{TABLES}/iwelbo.tsv",
-    "latent_effects": f"{TABLES}/latent_effects.tsv",
-    "truth": f"{TABLES}/matched_masks.tsv",
-    "effects": f"{TABLES}/effects.parquet",
-    "metrics": f"{TABLES}/summary.tsv",
-    "perturbations": f"{SPLIT}/perturbation_metrics.parquet",
-    "paired_differences": f"{TABLES}/paired_differences.tsv",
-    "fractions": f"{TABLES}/intervals.tsv",
-    "similarity": f"{TABLES}/effects.parquet",
-    "differential_expression": f"{TABLES}/de_comparison.tsv",
-    "enrichment": f"{TABLES}/enrichment.tsv",
-}
-OF_TRAINED_MODELS = {"training", "iwelbo", "latent_effects", "truth", "fractions"}
-OF_MEASUREMENTS = {
-    "split",
-    "metrics",
-    "paired_differences",
-    *OF_TRAINED_MODELS,
-}  # the others are of counts
-
 CHECK = "results/checks/{screen}"
 # where a canonical screen has its labels, so that it is read like any other file
 CANONICAL = {"perturbation_matrix": {"obsm": "dosage", "names": "perturbations"}}
@@ -36,26 +10,28 @@ CHECKED = list(
 )
 
 
-def figure_names(experiment):
-    """The figures that an experiment has, in the order of the chain."""
-    has_trained = any(model in TRAINED for model in EXPERIMENTS[experiment]["models"])
-    return [
-        name
-        for name in FIGURE_TABLES
-        if (has_trained or name not in OF_TRAINED_MODELS)
-        and (has_counts(experiment) or name in OF_MEASUREMENTS)
-        and (name != "enrichment" or gene_set_names(config, experiment))
-        and (
-            name != "fractions" or len(conditions(splits(EXPERIMENTS[experiment]))) > 1
-        )
-        and (name != "truth" or (is_simulated(experiment) and has_trained))
-    ]
+def properties(experiment):
+    """What an experiment has that some figures and tables need, see samsvae/contents.py."""
+    entry = EXPERIMENTS[experiment]
+    has = {
+        COUNTS: has_counts(experiment),
+        TRAINING: any(model in TRAINED for model in entry["models"]),
+        GENE_SETS: gene_set_names(config, experiment),
+        FRACTIONS: len(conditions(splits(entry))) > 1,
+        TRUTH: is_simulated(experiment),
+    }
+    return sorted(name for name, present in has.items() if present)
 
 
-def figure_table(experiment, figure):
-    """The table behind a figure of an experiment."""
+def of_first_split(path, experiment):
+    """A path of an experiment; where it is of a split, of the first, which figures show."""
     first = next(iter(splits(EXPERIMENTS[experiment])))
-    return FIGURE_TABLES[figure].format(experiment=experiment, split=first)
+    return path.format(experiment=experiment, split=first)
+
+
+def figure_table(wildcards):
+    """The table behind a figure."""
+    return of_first_split(SHOWN_FIGURES[wildcards.figure].path, wildcards.experiment)
 
 
 def figure_options(wildcards):
@@ -69,23 +45,26 @@ def figure_options(wildcards):
 def all_figures():
     """Every figure of every experiment."""
     return [
-        f"results/{e}/figures/{name}.svg"
+        f"results/{e}/figures/{figure.name}.svg"
         for e in EXPERIMENTS
-        for name in figure_names(e)
+        for figure in figures_of(properties(e))
     ]
 
 
 def all_tables():
-    """The table behind every figure of every experiment, once."""
+    """Every table that an experiment shows or draws, once."""
     return sorted(
-        {figure_table(e, name) for e in EXPERIMENTS for name in figure_names(e)}
+        {
+            of_first_split(path, e)
+            for e in EXPERIMENTS
+            for path in tables_of(properties(e))
+        }
     )
 
 
 def reference_split(experiment):
     """Folder of the first split of an experiment, the one that detailed figures show."""
-    first = next(iter(splits(EXPERIMENTS[experiment])))
-    return SPLIT.format(experiment=experiment, split=first)
+    return of_first_split(SPLIT, experiment)
 
 
 def gene_sets_of(wildcards):

@@ -8,6 +8,7 @@ from samsvae.job import run_job
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
+    from samsvae.figures.captions import read_caption
     from samsvae.figures.style import save_figure, use_style
     from samsvae.files import read_table
     from samsvae.provenance import provenance
@@ -16,7 +17,7 @@ def main(snakemake: Any) -> None:
     use_style()
     drawn = figure.draw(read_table(snakemake.input.table), **snakemake.params.options)
     made_by = provenance(dict(snakemake.params.options), snakemake.params.code)
-    save_figure(drawn, made_by, snakemake.output.figure)
+    save_figure(drawn, read_caption(snakemake.input.caption), made_by, list(snakemake.output))
 
 
 if "snakemake" in globals():

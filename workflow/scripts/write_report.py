@@ -1,4 +1,4 @@
-"""Write the report: one HTML file with everything that it shows inside."""
+"""Write the report: one HTML file with everything that it shows inside, and an archive of both."""
 
 from typing import Any
 
@@ -7,7 +7,8 @@ from samsvae.job import run_job
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.report import write_report
+    from samsvae.report.archive import write_archive
+    from samsvae.report.page import write_report
 
     write_report(
         config=snakemake.params.config,
@@ -16,6 +17,7 @@ def main(snakemake: Any) -> None:
         template=snakemake.input.template,
         path=snakemake.output.report,
     )
+    write_archive(snakemake.params.experiments, snakemake.output.report, snakemake.output.archive)
 
 
 if "snakemake" in globals():

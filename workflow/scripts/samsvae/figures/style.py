@@ -47,15 +47,38 @@ def use_style() -> None:
             "lines.linewidth": 1.0,
             "legend.frameon": False,
             "svg.hashsalt": "samsvae",
+            "pdf.fonttype": 42,  # letters stay letters, to be edited in a drawing program
         }
     )
 
 
-def save_figure(figure: Figure, provenance: str, path: str | Path) -> None:
-    """Write a figure as SVG with its provenance in the metadata, whole or not at all."""
-    metadata: dict[str, Any] = {"Date": None, "Description": json.dumps(json.loads(provenance))}
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, metadata=metadata, bbox_inches="tight", pad_inches=0.03)
+def save_figure(figure: Figure, caption: str, provenance: str, paths: Sequence[str | Path]) -> None:
+    """Write a figure, with its caption and what made it in the metadata, whole or not at all.
+
+    Parameters
+    ----------
+    figure
+        It is closed afterwards.
+    caption
+        Plain text.
+    provenance
+        What made it, as JSON.
+    paths
+        Files that end in ``.svg`` or ``.pdf``. The same figure gives the same bytes.
+    """
+    made_by = json.dumps(json.loads(provenance))
+    of_format: dict[str, dict[str, Any]] = {
+        ".svg": {"Date": None, "Description": caption, "Source": made_by},
+        ".pdf": {"CreationDate": None, "Subject": caption, "Keywords": made_by},
+    }
+    for path in paths:
+        with whole_file(path) as temporary:
+            figure.savefig(
+                temporary,
+                metadata=of_format[Path(path).suffix],
+                bbox_inches="tight",
+                pad_inches=0.03,
+            )
     plt.close(figure)
 
 

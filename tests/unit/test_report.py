@@ -1,0 +1,210 @@
+import html
+import json
+import re
+import zipfile
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+from samsvae.contents import (
+    COUNTS,
+    FRACTIONS,
+    GENE_SETS,
+    SHOWN_FIGURES,
+    STAGES,
+    TRAINING,
+    TRUTH,
+    Figure,
+    Table,
+    figures_of,
+    stages_of,
+    tables_of,
+)
+from samsvae.figures.captions import caption_as_html, read_caption
+from samsvae.provenance import provenance
+from samsvae.report import page as page_module
+from samsvae.report.archive import write_archive
+from samsvae.report.background import run_times
+from samsvae.report.entries import MOST_ROWS, as_json, table_entry
+from samsvae.report.page import write_report
+from tests.browser import visit
+from tests.conftest import ROOT
+
+CAPTIONS = ROOT / "workflow/report"
+CONFIG = {
+    "screens": {"mine": {"source": "h5ad"}},
+    "models": {"sams_vae": {"kind": "sams_vae"}, "no_change": {"kind": "no_change"}},
+    "training": {"max_steps": 3000},
+    "evaluation": {"top_genes": 5, "significance": 0.05},
+    "experiments": {
+        name: {
+            "screen": "mine",
+            "split": {"kind": "random", "seeds": seeds},
+            "models": ["sams_vae", "no_change"],
+            "seeds": [0],
+        }
+        for name, seeds in {"first": [0], "second": [0, 1]}.items()
+    },
+}
+PROPERTIES = {"first": [COUNTS, TRAINING, GENE_SETS], "second": [TRAINING]}
+TRICKY = "</script><b>&amp;"
+DRAWING = '<svg xmlns="http://www.w3.org/2000/svg" width="100pt" height="50pt"/>'
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The files that the report reads, of two experiments."""
+    folder = tmp_path_factory.mktemp("results")
+    (folder / "screens/mine").mkdir(parents=True)
+    anndata.AnnData(np.ones((3, 7), np.float32)).write_h5ad(folder / "screens/mine/screen.h5ad")
+    for name in CONFIG["experiments"]:
+        split = folder / name / "random-seed0"
+        cells = pd.DataFrame({"perturbation": ["control"] * 4 + ["A"] * 3 + ["A+B"] * 5})
+        write(split / "split.tsv", cells.to_csv(sep="\t"))
+        write(split / "split.json", provenance({}, "c0de", screen="da7a"))
+        for figure in figures_of(PROPERTIES[name]):
+            for suffix in (".svg", ".pdf"):
+                write(folder / name / f"figures/{figure.name}{suffix}", DRAWING)
+        for stage in stages_of(PROPERTIES[name]):
+            for table in stage.entries:
+                if isinstance(table, Table):
+                    rows = pd.DataFrame({"model": "sams_vae", "perturbation": TRICKY, "pvalue": 0.5, "n_de": range(3)})  # fmt: skip
+                    write(folder / name / "tables" / table.name, rows.to_csv(sep="\t", index=False))
+        summary = "fraction\tscope\tmetric\tmodel\tvalue\tlow\thigh\tverdict\ttested_over\n\ttest\tpearson_held_out\tsams_vae\t0.8\t\t\tbest\t\n"
+        write(folder / name / "tables/summary.tsv", summary)
+    for job, seconds in (("a", 30.5), ("b", 4000)):
+        write(folder / f"benchmarks/train/first/{job}.tsv", f"s\th:m:s\tmax_rss\n{seconds}\t0\t-\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(results):
+    path = results / "report.html"
+    captions = [CAPTIONS / f"{name}.rst" for name in SHOWN_FIGURES]
+    write_report(CONFIG, PROPERTIES, captions, CAPTIONS / "report.html.j2", path)
+    return path
+
+
+def test_every_figure_has_a_module_and_a_caption_that_is_read_either_way():
+    for name in SHOWN_FIGURES:
+        assert (ROOT / f"workflow/scripts/samsvae/figures/{name}.py").is_file()
+        caption = CAPTIONS / f"{name}.rst"
+        assert len(read_caption(caption)) > 50
+        assert "\n" not in read_caption(caption)
+        assert "system-message" not in caption_as_html(caption)
+    shown = [e.name for s in STAGES for e in s.entries if isinstance(e, Figure)]
+    assert len(shown) == len(set(shown))
+
+
+def test_an_experiment_shows_what_it_has_the_data_for():
+    every = [COUNTS, TRAINING, GENE_SETS, FRACTIONS, TRUTH]
+    assert {f.name for f in figures_of(every)} == set(SHOWN_FIGURES)
+    assert all(figure.needs == () for figure in figures_of([]))
+    for lacking in every:
+        kept = figures_of([one for one in every if one != lacking])
+        assert {f.name for f in kept} == {
+            n for n, f in SHOWN_FIGURES.items() if lacking not in f.needs
+        }
+    assert set(tables_of([TRAINING])) < set(tables_of(every))
+
+
+def test_the_page_tells_of_every_stage_what_its_experiments_have(report):
+    text = report.read_text()
+    assert text.count("<figure ") == sum(len(figures_of(p)) for p in PROPERTIES.values())
+    assert "12 cells and 7 genes; 2 perturbations, 1 of them combinations" in text
+    assert "4 control cells" in text
+    assert "For SAMS-VAE, predicted effects agree best" in text
+    assert "da7a" in text
+    assert "c0de" in text
+    assert TRICKY not in text
+    assert json.dumps(TRICKY).replace("<", "\\u003c") in text
+    assert 'id="expression"' in text
+
+
+def test_times_are_summed_up_by_rule(results, tmp_path):
+    assert run_times(results) == [["train", "2", "1 h 07 min", "1 h 06 min", "–"]]
+    assert run_times(tmp_path) == []
+
+
+def test_the_archive_opens_like_the_folder_and_is_the_same_every_time(report, tmp_path):
+    for name in ("a.zip", "b.zip"):
+        write_archive(PROPERTIES, report, tmp_path / name)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    names = zipfile.ZipFile(tmp_path / "a.zip").namelist()
+    assert {"report/report.html", "report/first/figures/effects.svg", "report/first/figures/effects.pdf", "report/second/tables/summary.tsv"} <= set(names)  # fmt: skip
+    for file in re.findall(r'href="([^"#:]+)"', report.read_text()):
+        assert f"report/{file}" in names
+
+
+def test_drawings_of_a_large_report_stay_beside_it(results, report, monkeypatch):
+    monkeypatch.setattr(page_module, "LARGEST_PAGE", 100)
+    large = results / "large.html"
+    captions = [CAPTIONS / f"{name}.rst" for name in SHOWN_FIGURES]
+    write_report(CONFIG, PROPERTIES, captions, CAPTIONS / "report.html.j2", large)
+    assert "base64" not in large.read_text()
+    assert 'src="first/figures/effects.svg"' in large.read_text()
+    assert "base64" in report.read_text()
+
+
+def test_long_tables_are_cut_after_their_most_telling_rows(tmp_path):
+    write(tmp_path / "tables/t.tsv", "pvalue\tempty\n" + "".join(f"{p}\t\n" for p in range(2 * MOST_ROWS, 0, -1)))  # fmt: skip
+    entry = table_entry(Table("t.tsv", "caption", first="pvalue"), tmp_path)
+    content = json.loads(entry["data"])
+    assert content["columns"] == ["pvalue"]
+    assert content["rows"] == [[p] for p in range(1, MOST_ROWS + 1)]
+    assert (entry["number"], entry["left_out"]) == (2 * MOST_ROWS, MOST_ROWS)
+
+
+def test_tables_are_written_for_the_page_without_false_precision():
+    table = pd.DataFrame(
+        {"a": [1, 2], "b": [0.123456, np.nan], "c": ["x", None], "d": [True, False]}
+    )
+    assert json.loads(as_json(table))["rows"] == [[1, 0.1235, "x", "yes"], [2, None, None, "no"]]
+
+
+READ_A_TABLE = """
+const box = document.getElementById("first-table-de_comparison");
+box.open = true;
+setTimeout(() => {
+  const told = (rows) => [...rows].map((row) => row.cells[3].textContent).join();
+  const body = box.querySelector("tbody");
+  const found = [told(body.rows)];
+  box.querySelectorAll("th")[3].click();
+  found.push(told(body.rows));
+  const search = box.querySelector("input");
+  search.value = "sams 2";
+  search.dispatchEvent(new Event("input"));
+  found.push(told(body.rows), box.querySelector(".count").textContent);
+  const choice = document.getElementById("choose-experiment");
+  const hidden = () => document.querySelectorAll("[data-experiment='second'][hidden]").length > 0;
+  found.push(hidden());
+  choice.value = "";
+  choice.dispatchEvent(new Event("change"));
+  found.push(hidden(), body.rows[0].cells[1].textContent);
+  const told_ = document.createElement("output");
+  told_.textContent = JSON.stringify(found);
+  document.body.append(told_);
+}, 500);
+"""
+
+
+def test_the_page_opens_from_disk_without_network_or_error_and_its_tables_can_be_read(report):
+    seen = visit(report, READ_A_TABLE)
+    assert seen.console == []
+    assert seen.requests == []
+    told = json.loads(html.unescape(re.search(r"<output>(.*?)</output>", seen.html).group(1)))
+    assert told == ["2,1,0", "0,1,2", "2", "1 of 1 rows", True, False, TRICKY]
+
+
+def test_a_page_that_asks_the_network_is_found_out(tmp_path):
+    write(tmp_path / "bad.html", '<!doctype html><html><img src="http://127.0.0.1:9/x.png"></html>')
+    seen = visit(tmp_path / "bad.html", "undefined_function()")
+    assert seen.requests == ["http://127.0.0.1:9/x.png"]
+    assert any("undefined_function" in message for message in seen.console)

@@ -1,0 +1,137 @@
+"use strict";
+
+// Which experiment, split and model a reader wants to see.
+const choices = Object.fromEntries(
+  ["experiment", "split", "model"].map((name) => [name, document.getElementById(`choose-${name}`)]),
+);
+const openTables = [];
+
+function chosen(name) {
+  return choices[name] ? choices[name].value : "";
+}
+
+function applyChoices() {
+  for (const part of document.querySelectorAll("[data-experiment]")) {
+    part.hidden = chosen("experiment") !== "" && part.dataset.experiment !== chosen("experiment");
+  }
+  for (const row of document.querySelectorAll("tr[data-model]")) {
+    row.hidden = chosen("model") !== "" && row.dataset.model !== chosen("model");
+  }
+  for (const stage of document.querySelectorAll("section.stage")) {
+    stage.querySelector(".nothing").hidden = !!stage.querySelector("[data-experiment]:not([hidden])");
+  }
+  openTables.forEach((draw) => draw());
+}
+
+// Tables: laid out when they are opened, searched, sorted, and long ones shown piece by piece.
+const PIECE = 50;
+
+function shown(value) {
+  if (value === null) return "–";
+  if (typeof value !== "number") return value;
+  return String(value).replace("-", "−");
+}
+
+function compare(one, other) {
+  if (one === null || other === null) return (one === null) - (other === null);
+  if (typeof one === "number" && typeof other === "number") return one - other;
+  return String(one).localeCompare(String(other), undefined, { numeric: true });
+}
+
+function layOut(box) {
+  const data = JSON.parse(box.querySelector("script").textContent);
+  const isWord = data.columns.map((_, i) => data.rows.some((row) => typeof row[i] === "string"));
+  const search = box.querySelector("input");
+  const count = box.querySelector(".count");
+  const more = box.querySelector("button");
+  const table = box.querySelector("table");
+  let sortedBy = -1;
+  let direction = 1;
+  let most = PIECE;
+
+  const head = table.createTHead().insertRow();
+  data.columns.forEach((name, column) => {
+    const cell = document.createElement("th");
+    cell.textContent = name.replaceAll("_", " ");
+    cell.scope = "col";
+    cell.tabIndex = 0;
+    if (isWord[column]) cell.className = "word";
+    const sort = () => {
+      direction = sortedBy === column ? -direction : 1;
+      sortedBy = column;
+      most = PIECE;
+      for (const other of head.cells) other.removeAttribute("aria-sort");
+      cell.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
+      draw();
+    };
+    cell.addEventListener("click", sort);
+    cell.addEventListener("keydown", (event) => event.key === "Enter" && sort());
+    head.append(cell);
+  });
+  const body = table.createTBody();
+
+  function kept() {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let rows = data.rows;
+    for (const name of ["split", "model"]) {
+      const column = data.columns.indexOf(name);
+      // rows that belong to no model, such as observed ones, are for comparison with any
+      if (column >= 0 && chosen(name) !== "" && rows.some((row) => row[column] === chosen(name))) {
+        rows = rows.filter((row) => [chosen(name), "observed"].includes(row[column]));
+      }
+    }
+    if (words.length) {
+      rows = rows.filter((row) => {
+        const text = row.join(" ").toLowerCase();
+        return words.every((word) => text.includes(word));
+      });
+    }
+    if (sortedBy >= 0) {
+      // what has no value stays last, whatever the direction
+      rows = [...rows].sort((one, other) => {
+        const empty = (one[sortedBy] === null) - (other[sortedBy] === null);
+        return empty || direction * compare(one[sortedBy], other[sortedBy]);
+      });
+    }
+    return rows;
+  }
+
+  function draw() {
+    const rows = kept();
+    body.replaceChildren(
+      ...rows.slice(0, most).map((row) => {
+        const line = document.createElement("tr");
+        row.forEach((value, column) => {
+          const cell = line.insertCell();
+          cell.textContent = shown(value);
+          if (isWord[column]) {
+            cell.className = "word";
+            cell.title = cell.textContent;
+          }
+        });
+        return line;
+      }),
+    );
+    count.textContent = `${Math.min(most, rows.length)} of ${rows.length} rows`;
+    more.hidden = rows.length <= most;
+  }
+
+  search.addEventListener("input", () => {
+    most = PIECE;
+    draw();
+  });
+  more.addEventListener("click", () => {
+    most += 4 * PIECE;
+    draw();
+  });
+  openTables.push(draw);
+  draw();
+}
+
+for (const box of document.querySelectorAll("details.table")) {
+  box.addEventListener("toggle", () => box.open && layOut(box), { once: true });
+}
+for (const choice of Object.values(choices)) {
+  if (choice) choice.addEventListener("change", applyChoices);
+}
+applyChoices();

@@ -1,0 +1,213 @@
+"""What an experiment shows, stage by stage: a new figure or table is one entry of :data:`STAGES`.
+
+From this list follow the files that the workflow makes and what the report tells, in its order.
+A figure called ``name`` is drawn by ``samsvae/figures/<name>.py``, and its caption stands in
+``workflow/report/<name>.rst``. A table is shown as it is, and can be searched there.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+SPLIT_FOLDER = "results/{experiment}/{split}"  # of the first split, the one shown in detail
+TABLES_FOLDER = "results/{experiment}/tables"
+
+# what an experiment must have for a figure or table to make sense
+COUNTS = "counts"  # of transcripts, and so effects on expression
+TRAINING = "training"  # a model that is trained
+GENE_SETS = "gene_sets"
+FRACTIONS = "fractions"  # several of them
+TRUTH = "truth"  # known, since the screen is simulated
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure, drawn from one table.
+
+    Attributes
+    ----------
+    name
+        Of its module, its caption and its file.
+    table
+        File name among the experiment's tables; with a folder in front of it, a path.
+    needs
+        What an experiment must have.
+    """
+
+    name: str
+    table: str
+    needs: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """Path of the table, with the wildcards experiment and split."""
+        return self.table if "/" in self.table else f"{TABLES_FOLDER}/{self.table}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for the reader of the report.
+
+    Attributes
+    ----------
+    name
+        File name among the experiment's tables.
+    caption
+        What a row and its columns say.
+    needs
+        What an experiment must have.
+    first
+        Column by which the rows are sorted, smallest first, before what is too long for the
+        report is left out of it; with a minus in front, largest first. Empty for the file's order.
+    """
+
+    name: str
+    caption: str
+    needs: tuple[str, ...] = ()
+    first: str = ""
+
+    @property
+    def path(self) -> str:
+        """Path of the table, with the wildcard experiment."""
+        return f"{TABLES_FOLDER}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A chapter of the report.
+
+    Attributes
+    ----------
+    name
+        For links to it.
+    title
+        The question that it answers.
+    lead
+        What a reader must know beforehand.
+    entries
+        Its figures and tables, in order.
+    """
+
+    name: str
+    title: str
+    lead: str
+    entries: tuple[Figure | Table, ...]
+
+
+STAGES = (
+    Stage(
+        "screen",
+        "Which cells were measured?",
+        "In a pooled CRISPR screen every cell carries one perturbation, or a few, or none that "
+        "does anything: those are the control cells. Part of the cells trains the models; others, "
+        "which no model has seen, judge them.",
+        (
+            Figure("screen", f"{SPLIT_FOLDER}/split.tsv", (COUNTS,)),
+            Figure("split", f"{SPLIT_FOLDER}/split.tsv"),
+        ),
+    ),
+    Stage(
+        "models",
+        "Did the models learn, and which one describes unseen cells best?",
+        "Each model gives a probability to the counts of a cell. The better it has understood the "
+        "screen, the higher the probability of cells that it has not seen; the bound below is on "
+        "the logarithm of that probability.",
+        (
+            Figure("training", "training.tsv", (TRAINING,)),
+            Figure("iwelbo", "iwelbo.tsv", (TRAINING,)),
+            Table(
+                "iwelbo.tsv",
+                "Mean bound of every run in nats per cell, and its difference to the first model.",
+                (TRAINING,),
+            ),
+        ),
+    ),
+    Stage(
+        "effects",
+        "Are the predicted effects right, and which model's are best?",
+        "The effect of a perturbation on a gene is the mean log2(CP10k + 1) of its cells minus "
+        "that of control cells. It is observed in the cells and predicted by each model. What a "
+        "difference between two models is worth shows when they are compared repeat by repeat.",
+        (
+            Figure("metrics", "summary.tsv"),
+            Figure("paired_differences", "paired_differences.tsv"),
+            Figure("fractions", "intervals.tsv", (TRAINING, FRACTIONS)),
+            Figure("effects", "effects.parquet", (COUNTS,)),
+            Figure("perturbations", f"{SPLIT_FOLDER}/perturbation_metrics.parquet", (COUNTS,)),
+            Figure("similarity", "effects.parquet", (COUNTS,)),
+            Table("summary.tsv", "The main scores with intervals, ranks of models and verdicts."),
+            Table("paired_differences.tsv", "Every two models compared on every main score."),
+        ),
+    ),
+    Stage(
+        "expression",
+        "Do the predictions find the genes that really change?",
+        "A gene is differentially expressed where held-out cells of a perturbation differ from "
+        "control cells by more than chance (Wilcoxon rank-sum test, false discovery rate over "
+        "genes). A model does not see that test; it has to put these genes first by itself.",
+        (
+            Figure("differential_expression", "de_comparison.tsv", (COUNTS,)),
+            Table(
+                "de_comparison.tsv",
+                "Every perturbation: cells tested, differentially expressed genes, and how well "
+                "each model finds them.",
+                (COUNTS,),
+                first="-n_de",
+            ),
+        ),
+    ),
+    Stage(
+        "pathways",
+        "Which pathways move?",
+        "Genes seldom act alone. Gene sets are tested among the genes of largest effect "
+        "(over-representation) and along all genes ranked by their signed effect (preranked "
+        "enrichment), for what was observed and for what is predicted.",
+        (
+            Figure("enrichment", "enrichment.tsv", (COUNTS, GENE_SETS)),
+            Table(
+                "enrichment.tsv",
+                "Gene sets by perturbation, from observed effects and from each model's.",
+                (COUNTS, GENE_SETS),
+                first="pvalue",
+            ),
+        ),
+    ),
+    Stage(
+        "mechanisms",
+        "Which mechanisms do perturbations share?",
+        "The models place each perturbation in a space of few latent dimensions. SAMS-VAE's "
+        "perturbations use only some of these: those that several share are mechanisms in common.",
+        (
+            Figure("latent_effects", "latent_effects.tsv", (TRAINING,)),
+            Figure("truth", "matched_masks.tsv", (TRAINING, TRUTH)),
+        ),
+    ),
+)
+
+SHOWN_FIGURES = {
+    entry.name: entry for stage in STAGES for entry in stage.entries if isinstance(entry, Figure)
+}
+
+
+def stages_of(properties: Collection[str]) -> list[Stage]:
+    """Keep of each stage what an experiment with these properties can show; no empty stage."""
+    kept = [
+        Stage(
+            stage.name,
+            stage.title,
+            stage.lead,
+            tuple(entry for entry in stage.entries if set(entry.needs) <= set(properties)),
+        )
+        for stage in STAGES
+    ]
+    return [stage for stage in kept if stage.entries]
+
+
+def figures_of(properties: Collection[str]) -> list[Figure]:
+    """List the figures of an experiment with these properties."""
+    return [e for s in stages_of(properties) for e in s.entries if isinstance(e, Figure)]
+
+
+def tables_of(properties: Collection[str]) -> list[str]:
+    """List the paths of the tables that an experiment shows or draws, each once."""
+    entries = (entry for stage in stages_of(properties) for entry in stage.entries)
+    return list(dict.fromkeys(entry.path for entry in entries))
