@@ -15,6 +15,7 @@ from benchmarks.official_layouts import (
     write_replogle,
 )
 
+from samsvae.grids import candidates, expanded
 from tests.conftest import ROOT
 from tests.loopback import answer, cut_after, serving
 
@@ -52,52 +53,58 @@ def test_the_papers_grid_is_planned_in_full_and_soon_without_file_or_network(nam
     assert seconds < MOST_PLANNING_SECONDS
 
 
+def grid_of(name):
+    """Models of a configuration, each with its candidates."""
+    models = configuration(name)["models"]
+    settings = expanded(models)
+    found = {one: [settings[c] for c in candidates(one, model)] for one, model in models.items()}
+    return configuration(name), found
+
+
 def test_the_grid_of_norman_is_the_papers():
     """As the specification and the published table have it; a name says what a model is."""
-    config = configuration("norman")
-    trained = config["models"]
-    assert {len(e["models"]) for e in config["experiments"].values()} == {len(trained) + 2}
-    for name, model in trained.items():
-        assert (model["n_latent"], model["n_hidden"]) == (200, 400)
-        layers = next((n for n in (2, 4) if name.endswith(f"_{n}_layers")), 1)
-        unique = "_unique" in name or model["kind"] == "svae_plus"
-        assert (model["n_layers"], model["combinations"] == "unique") == (layers, unique)
-        assert name.startswith(model["kind"])
-        if model["kind"] == "sams_vae":
-            assert model["embedding"] in name
-            assert model["mask_prior"] == 0.01
-            assert (model["embedding_n_layers"], model["embedding_n_hidden"]) == (4, 400)
-        if model["kind"] in ("sams_vae", "cpa_vae"):
-            assert (model["basal_encoder"], model["embedding_prior_scale"]) == ("correlated", 1)
-        if model["kind"] == "svae_plus":
-            assert model["beta"] == 2
+    config, found = grid_of("norman")
+    for experiment in config["experiments"].values():
+        published = [f"{name}--n_layers-1" for name in found]
+        assert experiment["models"] == [*published, *found, "additive", "no_change"]
+    for name, tried in found.items():
+        assert [model["n_layers"] for model in tried] == [1, 2, 4]
+        for model in tried:
+            assert (model["n_latent"], model["n_hidden"]) == (200, 400)
+            unique = "_unique" in name or model["kind"] == "svae_plus"
+            assert (model["combinations"] == "unique") == unique
+            assert name.startswith(model["kind"])
+            if model["kind"] == "sams_vae":
+                assert model["embedding"] in name
+                assert model["mask_prior"] == 0.01
+                assert (model["embedding_n_layers"], model["embedding_n_hidden"]) == (4, 400)
+            if model["kind"] in ("sams_vae", "cpa_vae"):
+                assert (model["basal_encoder"], model["embedding_prior_scale"]) == ("correlated", 1)
+            if model["kind"] == "svae_plus":
+                assert model["beta"] == 2
     training = config["training"]
     assert (training["max_steps"], training["gradient_clip"]) == (30_000, 100)
     assert training["open_masks"] == training["mask_kl_per_cell"] == 0
 
 
 def test_the_grid_of_replogle_is_the_papers():
-    config = configuration("replogle")
-    trained = config["models"]
-    assert config["experiments"]["replogle"]["models"][:-2] == sorted(
-        trained, key=config["experiments"]["replogle"]["models"].index
-    )
+    config, found = grid_of("replogle")
+    assert config["experiments"]["replogle"]["models"][:-2] == list(found)
     grid = set()
-    for name, model in trained.items():
-        assert (model["n_hidden"], model["n_layers"]) == (400, 1)
-        last = model.get("mask_prior", model.get("beta"))
-        grid.add((model["kind"], model.get("embedding"), model["n_latent"], last))
-        said = [model["kind"], model.get("embedding"), f"k{model['n_latent']}"]
-        if model["kind"] == "sams_vae":
-            said.append(f"p{model['mask_prior']}".replace("0.", ""))
-            assert (model["embedding_n_layers"], model["embedding_n_hidden"]) == (2, 200)
-        if model["kind"] == "svae_plus":
-            said.append(f"b{model['beta']}")
-        assert name == "_".join(word for word in said if word)
+    for name, tried in found.items():
+        for model in tried:
+            assert (model["n_hidden"], model["n_layers"]) == (400, 1)
+            last = model.get("mask_prior", model.get("beta"))
+            grid.add((name, model["n_latent"], last))
+            assert name.startswith(model["kind"])
+            if model["kind"] == "sams_vae":
+                assert model["embedding"] in name
+                assert (model["embedding_n_layers"], model["embedding_n_hidden"]) == (2, 200)
+    sams = ["sams_vae_correlated", "sams_vae_mean_field"]
     assert grid == {
-        *product(["sams_vae"], ["correlated", "mean_field"], [100, 200], [0.1, 0.01, 0.001]),
-        *product(["svae_plus"], [None], [100, 200], [2, 5, 10]),
-        *product(["cpa_vae", "conditional_vae"], [None], [100, 200], [None]),
+        *product(sams, [100, 200], [0.1, 0.01, 0.001]),
+        *product(["svae_plus"], [100, 200], [2, 5, 10]),
+        *product(["cpa_vae", "conditional_vae"], [100, 200], [None]),
     }
     training = config["training"]
     assert (training["max_steps"], training["gradient_clip"]) == (150_000, None)
@@ -112,6 +119,26 @@ def official_file(name, copy, path):
         layout = {"n_cells": 1500, "n_genes": 400, "n_targets": 5, "targeted": 0.6, "controls": 0.2}
         write_replogle(path, ReplogleLayout(copy, depth=2000, **layout))
     return path.read_bytes()
+
+
+def assert_the_best_candidate_stands_for_its_model(experiment, split):
+    """By the bounds of validation cells, everything that its training left."""
+    selection = pd.read_csv(experiment / "tables/selection.tsv", sep="\t")
+    assert list(selection["candidate"]) == [f"sams_vae_correlated--n_layers-{n}" for n in (1, 2)]
+    means = []
+    for candidate in selection["candidate"]:
+        bounds = pd.read_parquet(experiment / split / candidate / "seed0/iwelbo.parquet")
+        means.append(bounds["iwelbo"][bounds["split"] == "val"].mean())
+    assert selection["iwelbo"].to_list() == pytest.approx(means)
+    assert list(selection["chosen"]) == [mean == max(means) for mean in means]
+    chosen = selection["candidate"][selection["chosen"]].item()
+    for name in ("model.safetensors", "last_model.safetensors", "history.tsv", "iwelbo.parquet"):
+        files = [
+            experiment / split / one / "seed0" / name for one in ("sams_vae_correlated", chosen)
+        ]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    candidates = pd.read_csv(experiment / "tables/candidates.tsv", sep="\t")
+    assert list(candidates["chosen"]) == list(selection["chosen"].astype(int))
 
 
 COPIES = ("original", "scperturb")
@@ -148,13 +175,18 @@ def test_the_smoke_variant_goes_from_the_first_byte_to_a_table(name, project):
 
         config["experiments"][experiment] |= {"models": ["sams_vae_correlated"], "seeds": [0]}
         table = f"results/{experiment}/tables/iwelbo.tsv"
-        done = project.snakemake(table, "results/screens/copied/screen.h5ad")
+        tables = [table, "results/screens/copied/screen.h5ad"]
+        if name == "norman":
+            tables.append(f"results/{experiment}/tables/selection.tsv")
+        done = project.snakemake(*tables)
     assert done.returncode == 0, done.stdout[-6000:]
     results = project.folder / "results"
     bounds = pd.read_csv(project.folder / table, sep="\t")
     assert bounds["iwelbo"].lt(0).all()
     assert set(bounds["scope"]) == {"val", "test"}
     assert (results / experiment / split / "split.json").is_file()
+    if name == "norman":
+        assert_the_best_candidate_stands_for_its_model(results / experiment, split)
     asked = [path for path, _ in server.requests]
     assert asked.count("/original") == 3
 

@@ -26,6 +26,7 @@ from samsvae.config import (
 from samsvae.contents import (
     COUNTS,
     FRACTIONS,
+    GRIDS,
     GENE_SETS,
     SHOWN_FIGURES,
     TRAINING,
@@ -35,6 +36,7 @@ from samsvae.contents import (
 )
 from samsvae.errors import InputError
 from samsvae.experiments import conditions, is_ceiling, is_trained, runs, splits
+from samsvae.grids import candidates, expanded, has_grid
 from samsvae.models.registry import MODELS
 from samsvae.preflight import check_inputs
 from samsvae.provenance import code_digest
@@ -64,9 +66,13 @@ except InputError as error:
     raise WorkflowError(str(error)) from None
 
 EXPERIMENTS = config["experiments"]
-TRAINED = [name for name, model in config["models"].items() if is_trained(model)]
-CEILINGS = [name for name, model in config["models"].items() if is_ceiling(model)]
-BASELINES = [name for name in config["models"] if name not in TRAINED + CEILINGS]
+MODEL_SETTINGS = expanded(config["models"])
+# by the name of a model with a grid, its candidates, one of which stands for it on each split
+CANDIDATES = {n: candidates(n, m) for n, m in config["models"].items() if has_grid(m)}
+TRAINED = [name for name, model in MODEL_SETTINGS.items() if is_trained(model)]
+FITTED = [name for name in TRAINED if name not in CANDIDATES]
+CEILINGS = [name for name, model in MODEL_SETTINGS.items() if is_ceiling(model)]
+BASELINES = [name for name in MODEL_SETTINGS if name not in TRAINED + CEILINGS]
 SCREENS = config["screens"]
 
 SCREEN = "results/screens/{screen}/screen.h5ad"
@@ -86,7 +92,7 @@ wildcard_constraints:
     screen=one_of(config["screens"]),
     experiment=one_of(EXPERIMENTS),
     split=one_of(sorted({name for e in EXPERIMENTS.values() for name in splits(e)})),
-    model=one_of(config["models"]),
+    model=one_of(MODEL_SETTINGS),
     seed=r"\d+",
 
 
@@ -105,7 +111,7 @@ def uses_model(script):
     """The same with the module of the job's kind of model, if any; editing it spares other kinds."""
 
     def digest(wildcards):
-        kind = config["models"][wildcards.model]["kind"]
+        kind = MODEL_SETTINGS[wildcards.model]["kind"]
         return uses(script, *MODELS.get(kind, ())[:1])
 
     return digest
@@ -147,7 +153,7 @@ def runs_of(experiment, split=None, models=None, reference=False):
     first = (next(iter(splits(entry))), entry["seeds"][0])
     return [
         vars(run)
-        for run in runs(entry, config["models"])
+        for run in runs(entry, MODEL_SETTINGS)
         if (split is None or run.split == split)
         and (models is None or run.model in models)
         and (not reference or (run.split, run.seed) == first)

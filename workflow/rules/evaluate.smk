@@ -12,6 +12,8 @@ rule estimate_iwelbo:
         "results/logs/estimate_iwelbo/{experiment}/{split}/{model}-seed{seed}.log",
     benchmark:
         "results/benchmarks/estimate_iwelbo/{experiment}/{split}/{model}-seed{seed}.tsv"
+    wildcard_constraints:
+        model=one_of(FITTED),
     conda:
         "../../envs/samsvae.yaml"
     threads: 1
@@ -102,7 +104,7 @@ rule predict_baseline:
         mem_mb=growing(1000, per_input=20),
         runtime=growing(30),
     params:
-        settings=lambda wildcards: config["models"][wildcards.model],
+        settings=lambda wildcards: MODEL_SETTINGS[wildcards.model],
         code=uses("predict_baseline"),
     script:
         "../scripts/predict_baseline.py"
@@ -126,7 +128,7 @@ rule predict_ceiling:
         mem_mb=growing(1000, per_input=20),
         runtime=growing(30),
     params:
-        settings=lambda wildcards: config["models"][wildcards.model],
+        settings=lambda wildcards: MODEL_SETTINGS[wildcards.model],
         seed=lambda wildcards: int(wildcards.seed),
         code=uses("predict_ceiling"),
     script:
@@ -272,13 +274,10 @@ rule compare_models:
     params:
         models=lambda wildcards: EXPERIMENTS[wildcards.experiment]["models"],
         kinds=lambda wildcards: {
-            name: config["models"][name]["kind"]
+            name: MODEL_SETTINGS[name]["kind"]
             for name in EXPERIMENTS[wildcards.experiment]["models"]
         },
-        splits=lambda wildcards: {
-            name: vars(split)
-            for name, split in splits(EXPERIMENTS[wildcards.experiment]).items()
-        },
+        splits=settings_of_splits,
         cells=single_run_of,
         settings={
             key: config["evaluation"][key]

@@ -18,6 +18,7 @@ def properties(experiment):
         TRAINING: any(model in TRAINED for model in entry["models"]),
         GENE_SETS: gene_set_names(config, experiment),
         FRACTIONS: len(conditions(splits(entry))) > 1,
+        GRIDS: any(model in CANDIDATES for model in entry["models"]),
         TRUTH: is_simulated(experiment),
     }
     return sorted(name for name, present in has.items() if present)
@@ -109,6 +110,41 @@ def recovery_input(wildcards):
     if wildcards.model in TRAINED:
         files["model"] = f"{folder}/model.safetensors"
     return files
+
+
+def settings_of_splits(wildcards):
+    """What the splits of an experiment are, by name."""
+    entry = EXPERIMENTS[wildcards.experiment]
+    return {name: vars(split) for name, split in splits(entry).items()}
+
+
+def seeds_of(wildcards):
+    """The seeds of training of an experiment."""
+    return EXPERIMENTS[wildcards.experiment]["seeds"]
+
+
+def candidate_files(wildcards, name, seeds):
+    """The file of that name of each candidate of a job's model, seed by seed."""
+    return [
+        f"{SPLIT}/{candidate}/seed{seed}/{name}".format(**wildcards)
+        for candidate in CANDIDATES[wildcards.model]
+        for seed in seeds
+    ]
+
+
+def candidates_of_run(name):
+    """Input function: the file of that name of each candidate, from the job's seed."""
+    return lambda wildcards: candidate_files(wildcards, name, [wildcards.seed])
+
+
+def selection_tables(experiment):
+    """What was tried and chosen on each split of an experiment, model by model."""
+    return [
+        f"{SPLIT}/{model}/selection.tsv".format(experiment=experiment, split=split)
+        for split in splits(EXPERIMENTS[experiment])
+        for model in EXPERIMENTS[experiment]["models"]
+        if model in CANDIDATES
+    ]
 
 
 def metric_tables(wildcards):

@@ -15,7 +15,7 @@ rule train:
     benchmark:
         "results/benchmarks/train/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
-        model=one_of(TRAINED),
+        model=one_of(FITTED),
     conda:
         "../../envs/samsvae.yaml"
     threads: 1
@@ -24,7 +24,7 @@ rule train:
         runtime=growing(12 * 60),
         gpu=1,
     params:
-        settings=lambda wildcards: config["models"][wildcards.model],
+        settings=lambda wildcards: MODEL_SETTINGS[wildcards.model],
         training=config["training"],
         seed=lambda wildcards: int(wildcards.seed),
         code=uses_model("train_model"),

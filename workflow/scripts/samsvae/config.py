@@ -15,6 +15,7 @@ from jsonschema.protocols import Validator
 
 from samsvae.errors import InputError
 from samsvae.experiments import is_trained
+from samsvae.grids import GRID, expanded, grid_faults, with_grids
 from samsvae.sources.registry import (
     DIVIDED_BY_SOURCE,
     GAUSSIAN,
@@ -26,6 +27,7 @@ from samsvae.sources.registry import (
 Config = dict[str, Any]
 
 SIMULATED_GENE_SETS = "programmes"
+_NO_GRID = ". Candidates are chosen by their bound, which trained models alone have"
 
 
 def merge(defaults: Mapping[str, Any], user: Mapping[str, Any]) -> Config:
@@ -91,7 +93,8 @@ def validate(config: Config, schema: Config) -> Config:
         Naming each wrong key, its value and what is allowed.
     """
     complete = copy.deepcopy(config)
-    errors = sorted(_filling_validator(schema).iter_errors(complete), key=lambda e: list(e.path))
+    validator = _filling_validator(with_grids(schema))
+    errors = sorted(validator.iter_errors(complete), key=lambda e: list(map(str, e.path)))
     problems = [_explain(error) for error in errors] or _mismatches(complete)
     if problems:
         raise InputError("\n".join(["The configuration cannot be used:", *dict.fromkeys(problems)]))
@@ -131,6 +134,7 @@ def _explain(error: jsonschema.ValidationError) -> str:
             return "\n".join(
                 f"- {where}: unknown key {key!r} (value {error.instance[key]!r}); "
                 f"allowed: {', '.join(allowed)}{_closest(key, allowed)}"
+                + (_NO_GRID if key == GRID else "")
                 for key in unknown
             )
         case "enum":
@@ -155,12 +159,16 @@ def _closest(word: object, allowed: Iterable[str]) -> str:
 
 def _mismatches(config: Config) -> list[str]:
     """Check what a schema cannot: that names refer to something, and that splits make sense."""
+    problems = grid_faults(config)
+    if problems:
+        return problems
     problems = _download_mismatches(config)
+    sections = {**config, "models": expanded(config["models"])}
     for name, experiment in config["experiments"].items():
         for key in ("screen", "models", "gene_sets"):
             section = "screens" if key == "screen" else key
             wanted = [experiment[key]] if key == "screen" else experiment[key] or []
-            known = list(config[section])
+            known = list(sections[section])
             if key == "gene_sets" and _is_simulated(config, experiment):
                 known.append(SIMULATED_GENE_SETS)
             problems += [
@@ -181,7 +189,7 @@ def _mismatches(config: Config) -> list[str]:
                 f"- experiments.{name}.split: 'fractions' is missing; the kind {kind!r} needs it, "
                 "for instance [0.5]"
             )
-        problems += _source_mismatches(config, name)
+        problems += _source_mismatches(sections, name)
     sizes = config["enrichment"]
     if sizes["min_size"] > sizes["max_size"]:
         problems.append(

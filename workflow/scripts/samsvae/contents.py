@@ -16,6 +16,7 @@ COUNTS = "counts"  # of transcripts, and so effects on expression
 TRAINING = "training"  # a model that is trained
 GENE_SETS = "gene_sets"
 FRACTIONS = "fractions"  # several of them
+GRIDS = "grids"  # of hyperparameters to choose from
 TRUTH = "truth"  # known, since the screen is simulated
 
 
@@ -118,6 +119,16 @@ STAGES = (
                 "iwelbo.tsv",
                 "Mean bound of every run in nats per cell, and its difference to the first model.",
                 (TRAINING,),
+            ),
+            Table(
+                "candidates.tsv",
+                "Hyperparameters tried and chosen: mean bound of the validation cells (IWELBO, nats "
+                "per cell) over splits and training seeds, how far that is behind the chosen "
+                "candidate's (95 % interval over splits, or over the cells of a single split), and "
+                "on how many splits a candidate was chosen. The validation cells of each split "
+                "choose for it; test cells are not looked at. A bound by which a model was chosen "
+                "flatters it, so judge the chosen one by its test cells.",
+                (GRIDS,),
             ),
         ),
     ),

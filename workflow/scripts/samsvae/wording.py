@@ -4,7 +4,14 @@ TERMS = {"sams vae": "SAMS-VAE", "cpa vae": "CPA-VAE", "vae": "VAE", "rna": "RNA
 
 
 def readable(name: str) -> str:
-    """Turn a configured name into words, with the field's terms spelt as they are."""
+    """Turn a configured name into words, with the field's terms spelt as they are.
+
+    What a candidate of a grid differs in is put in brackets.
+    """
+    model, *differences = name.split("--")
+    if differences and all("-" in difference for difference in differences):
+        chosen = (difference.replace("_", " ").replace("-", " ", 1) for difference in differences)
+        return f"{readable(model)} ({', '.join(chosen)})"
     words = name.replace("_", " ")
     for term, spelt in TERMS.items():
         if f" {term} " in f" {words} ":

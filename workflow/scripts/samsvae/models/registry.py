@@ -25,8 +25,9 @@ MODELS = {
     "conditional_vae": ("samsvae.models.conditional_vae", "ConditionalVae"),
 }
 
-# settings of a model's entry that say how data are presented, not what the model is
-NOT_OF_THE_MODEL = {"kind", "combinations", "shuffle_labels"}
+# settings of a model's entry that say how data are presented and what else is tried, not what the
+# model is
+NOT_OF_THE_MODEL = {"kind", "combinations", "shuffle_labels", "grid"}
 
 
 def model_class(kind: str) -> type[PerturbationModel]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from samsvae.experiments import splits
 from samsvae.files import read_table
+from samsvae.grids import candidates, expanded, has_grid
 from samsvae.labels import CONTROL, components
 from samsvae.wording import readable
 
@@ -77,11 +78,15 @@ def cells_in_words(split: Path, screen: Path) -> str:
 def competitors(config: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
     """List an experiment's models with what each is, in a line."""
     listed = []
+    models = expanded(config["models"])
     for model in config["experiments"][name]["models"]:
-        settings = config["models"][model]
+        settings = models[model]
         what = MODEL_KINDS.get(settings["kind"], readable(settings["kind"]))
         if settings.get("shuffle_labels"):
             what += "; trained on shuffled labels, and so a negative control"
+        if has_grid(config["models"].get(model, {})):
+            tried = len(candidates(model, config["models"][model]))
+            what += f"; on each split the best of {tried} candidates by its validation cells"
         listed.append((model, what))
     return listed
 
