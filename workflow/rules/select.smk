@@ -10,10 +10,15 @@ rule select_model:
         table=f"{SPLIT}/{{model}}/selection.tsv",
     log:
         "results/logs/select_model/{experiment}/{split}/{model}.log",
+    benchmark:
+        "results/benchmarks/select_model/{experiment}/{split}/{model}.tsv"
     wildcard_constraints:
         model=one_of(CANDIDATES),
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(1500),
+        runtime=growing(20),
     params:
         runs=lambda wildcards: [
             {"model": candidate, "seed": seed}
@@ -41,10 +46,15 @@ rule copy_selected:
         iwelbo=f"{RUN}/iwelbo.parquet",
     log:
         "results/logs/copy_selected/{experiment}/{split}/{model}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/copy_selected/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
         model=one_of(CANDIDATES),
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(1500),
+        runtime=growing(20),
     params:
         candidates=lambda wildcards: list(CANDIDATES[wildcards.model]),
         code=uses("copy_selected"),
@@ -60,8 +70,13 @@ rule tabulate_selection:
         candidates=f"{TABLES}/candidates.tsv",
     log:
         "results/logs/tabulate_selection/{experiment}.log",
+    benchmark:
+        "results/benchmarks/tabulate_selection/{experiment}.tsv"
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(1500),
+        runtime=growing(20),
     params:
         splits=settings_of_splits,
         code=uses("tabulate_selection"),
