@@ -26,8 +26,8 @@ from samsvae.config import (
 from samsvae.contents import (
     COUNTS,
     FRACTIONS,
-    GRIDS,
     GENE_SETS,
+    GRIDS,
     SHOWN_FIGURES,
     TRAINING,
     TRUTH,

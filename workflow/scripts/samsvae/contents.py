@@ -122,8 +122,8 @@ STAGES = (
             ),
             Table(
                 "candidates.tsv",
-                "Hyperparameters tried and chosen: mean bound of the validation cells (IWELBO, nats "
-                "per cell) over splits and training seeds, how far that is behind the chosen "
+                "Hyperparameters tried and chosen: mean bound of the validation cells (IWELBO, "
+                "nats per cell) over splits and training seeds, how far that is behind the chosen "
                 "candidate's (95 % interval over splits, or over the cells of a single split), and "
                 "on how many splits a candidate was chosen. The validation cells of each split "
                 "choose for it; test cells are not looked at. A bound by which a model was chosen "
