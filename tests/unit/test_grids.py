@@ -7,6 +7,7 @@ from samsvae.config import merge, read_schema, validate
 from samsvae.errors import InputError
 from samsvae.grids import candidates, expanded
 from samsvae.models.registry import build_model
+from samsvae.report.background import competitors
 from samsvae.wording import readable
 from tests.conftest import ROOT
 
@@ -90,3 +91,11 @@ def test_many_candidates_are_allowed_with_notice():
     grid = {"n_latent": list(range(1, 31))}
     config = validated(grid, evaluation={"max_candidates": 30})
     assert len(candidates("sams", config["models"]["sams"])) == 30
+
+
+def test_the_report_says_that_a_model_was_chosen():
+    experiment = {**OWN, "models": ["sams", "sams--n_latent-3"]}
+    config = validated({"n_latent": [3, 5]}, experiments={"own": experiment})
+    chosen, candidate = competitors(config, "own")
+    assert "best of 2 candidates by its validation cells" in chosen[1]
+    assert "best of" not in candidate[1]
