@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from samsvae.inference.checkpoint import load_model
-from samsvae.metrics.registry import METRICS, de_metrics
+from samsvae.metrics.registry import METRICS, OTHER_NUMBERS, de_metrics
 from tests.workflow.conftest import TINY_CONFIG, Project, copy_project
 
 # tests of one file share a worker (see the Makefile), so the chain runs once for all of them
@@ -82,6 +82,27 @@ def test_metrics_are_tidy_and_cover_every_run(finished):
         )
         assert {f"{m.average}_{name}" for name, m in METRICS.items()} <= set(table["metric"])
         assert {f"median_de_{name}" for name in de_metrics(10)} <= set(table["metric"])
+
+
+def test_all_metrics_stand_in_one_table_that_says_what_they_are(finished):
+    for experiment in TINY_CONFIG["experiments"]:
+        results = finished.folder / "results" / experiment
+        table = pd.read_parquet(results / "tables/metrics.parquet")
+        key = ["split", "model", "seed", "scope", "metric"]
+        runs = pd.read_csv(results / "tables/metrics.tsv", sep="\t").set_index(key)["value"]
+        over_scopes = table[table["perturbation"].isna()].astype({"split": str}).set_index(key)
+        assert over_scopes.index.difference(runs.index).empty
+        assert len(over_scopes) == len(runs)
+        by_perturbation = pd.concat(
+            pd.read_parquet(path) for path in results.glob("*/perturbation_metrics.parquet")
+        )
+        single = table[table["scope"] == "perturbation"]
+        assert len(single) == len(by_perturbation)
+        assert single["value"].sum() == pytest.approx(by_perturbation["value"].sum())
+        unknown = table.loc[table["description"].isna(), "metric"].unique()
+        assert not len(unknown), f"not in the registry: {list(unknown)}"
+        no_direction = table.loc[table["direction"].isna(), "metric"].unique()
+        assert all(name.startswith("spread_") or name in OTHER_NUMBERS for name in no_direction)
 
 
 def test_the_report_shows_every_figure_and_asks_the_network_for_nothing(finished):

@@ -254,6 +254,22 @@ rule collect_metrics:
         "../scripts/collect_tables.py"
 
 
+rule tidy_metrics:
+    input:
+        unpack(all_metrics),
+    output:
+        table=f"{TABLES}/metrics.parquet",
+    log:
+        "results/logs/tidy_metrics/{experiment}.log",
+    conda:
+        "../../envs/samsvae.yaml"
+    params:
+        top_genes=config["evaluation"]["top_genes"],
+        code=uses("tidy_metrics"),
+    script:
+        "../scripts/tidy_metrics.py"
+
+
 # which model is better, by how much and how surely
 rule compare_models:
     input:

@@ -53,12 +53,12 @@ def all_figures():
 
 
 def all_tables():
-    """Every table that an experiment shows or draws, once."""
+    """Every table that an experiment shows or draws, once, and all of its metrics."""
     return sorted(
         {
             of_first_split(path, e)
             for e in EXPERIMENTS
-            for path in tables_of(properties(e))
+            for path in [*tables_of(properties(e)), f"{TABLES}/metrics.parquet"]
         }
     )
 
@@ -162,12 +162,19 @@ def metric_tables(wildcards):
     return tables
 
 
-def comparison_input(wildcards):
-    """What models are compared by: runs, their perturbations, and cells where runs are single."""
+def all_metrics(wildcards):
+    """Tables of metrics by run, and by perturbation where there are effects."""
     experiment = wildcards.experiment
     files = {"metrics": f"{TABLES}/metrics.tsv".format(experiment=experiment)}
     if has_counts(experiment):
         files["perturbations"] = splits_files("perturbation_metrics.parquet")(wildcards)
+    return files
+
+
+def comparison_input(wildcards):
+    """What models are compared by: runs, their perturbations, and cells where runs are single."""
+    experiment = wildcards.experiment
+    files = all_metrics(wildcards)
     alone = single_run_of(wildcards)
     if alone:
         files["iwelbo"] = files_of(experiment, "iwelbo.parquet", models=alone)

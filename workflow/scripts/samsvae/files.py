@@ -1,12 +1,13 @@
 """Files that are either whole or absent, and tables in them."""
 
+import contextlib
 import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow
@@ -26,7 +27,7 @@ TOLD_IN_WORDS = (errno.ENOSPC, errno.EDQUOT)  # by libraries that write files on
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM)
 
 
-@contextmanager
+@contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` only when all went well.
 
@@ -159,6 +160,46 @@ def write_parquet(table: pd.DataFrame, provenance: str, path: str | Path) -> Non
     metadata = {**(content.schema.metadata or {}), b"provenance": provenance.encode()}
     with whole_file(path) as temporary:
         pyarrow.parquet.write_table(content.replace_schema_metadata(metadata), temporary)
+
+
+def write_parquet_parts(
+    parts: Iterable[pd.DataFrame], names: Sequence[str], provenance: str, path: str | Path
+) -> None:
+    """Write parts of a table one after another, so that all need not be in memory.
+
+    Parameters
+    ----------
+    parts
+        With the same columns.
+    names
+        The columns that hold names, which are read back as categories.
+    provenance
+        What made it, as JSON, kept in the metadata.
+    path
+        The file, whole or absent.
+    """
+    with whole_file(path) as temporary, contextlib.ExitStack() as open_files:
+        writer = None
+        for part in parts:
+            columns = {
+                name: _dictionary(part[name]) if name in names else pyarrow.array(part[name])
+                for name in part
+            }
+            content = pyarrow.table(columns, metadata={b"provenance": provenance.encode()})
+            if writer is None:
+                writer = open_files.enter_context(
+                    pyarrow.parquet.ParquetWriter(temporary, content.schema)
+                )
+            writer.write_table(content)
+
+
+def _dictionary(column: "pd.Series[Any]") -> pyarrow.DictionaryArray:
+    """Encode names, however many there are, by 32-bit integers, so that all parts are alike."""
+    names = column.astype("category").cat
+    codes = names.codes.to_numpy(dtype="int32")
+    return pyarrow.DictionaryArray.from_arrays(
+        pyarrow.array(codes, mask=codes < 0), pyarrow.array(names.categories, pyarrow.string())
+    )
 
 
 def read_table(path: str | Path) -> pd.DataFrame:

@@ -20,7 +20,7 @@ SHARE = "share"
 
 
 @dataclass(frozen=True)
-class Score:
+class Quantity:
     """What a number in a table of metrics says.
 
     Attributes
@@ -29,6 +29,18 @@ class Score:
         What it says, in one line.
     unit
         Of its values; empty for a number without unit.
+    """
+
+    description: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Score(Quantity):
+    """A number by which models are compared.
+
+    Attributes
+    ----------
     direction
         Whether ``higher`` or ``lower`` values are better.
     best
@@ -37,8 +49,6 @@ class Score:
         Its mean for predictions unrelated to the truth; None if that depends on the data.
     """
 
-    description: str
-    unit: str
     direction: Literal["higher", "lower"]
     best: float | None
     chance: float | None
@@ -200,8 +210,34 @@ RUN_SCORES: dict[str, Score] = {
 }  # fmt: skip
 
 
+# numbers that are neither better high nor low
+OTHER_NUMBERS: dict[str, Quantity] = {
+    "mask_density": Quantity("share of inferred mask entries above one half", SHARE),
+}
+
+SPREAD = "spread_"  # begins the name of the distance between the quartiles of perturbations
+
+
+def describe(name: str, n_top: int) -> Quantity | None:
+    """Look up what any number in a table of metrics says; None if it is unknown.
+
+    Parameters
+    ----------
+    name, n_top
+        As of :func:`meaning`.
+    """
+    if name in OTHER_NUMBERS:
+        return OTHER_NUMBERS[name]
+    if not name.startswith(SPREAD):
+        return meaning(name, n_top)
+    score = meaning(name.removeprefix(SPREAD), n_top)
+    return score and Quantity(
+        f"distance between the quartiles of perturbations: {score.description}", score.unit
+    )
+
+
 def meaning(name: str, n_top: int) -> Score | None:
-    """Look up what a metric in a table says.
+    """Look up what a metric in a table says, if models are compared by it.
 
     Parameters
     ----------

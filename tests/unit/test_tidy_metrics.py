@@ -1,0 +1,61 @@
+import numpy as np
+import pandas as pd
+import pyarrow.parquet
+
+from samsvae.files import read_table, write_parquet_parts
+from samsvae.metrics.registry import METRICS
+from samsvae.metrics.tidy import COLUMNS, NAMES, tidy_metrics
+
+RUN = {"split": "s", "model": "m", "seed": 3}
+
+
+def of_run(**values):
+    table = pd.DataFrame({"scope": "test", "metric": values.keys(), "value": values.values()})
+    return table.assign(**RUN)
+
+
+def of_perturbations(split, names, metric):
+    table = pd.DataFrame({"perturbation": names, "tested": [True, False], "metric": metric})
+    table = table.assign(**{**RUN, "split": split}, value=[0.5, np.nan])
+    return table.astype(dict.fromkeys(["split", "model", "perturbation", "metric"], "category"))
+
+
+def test_every_number_stands_beside_what_it_says(tmp_path):
+    runs = of_run(median_rmse_top20_held_out=0.3, spread_rmse=0.1, iwelbo=-600.0, mask_density=0.2)
+    perturbations = [
+        of_perturbations("s", ["A", "B"], "de_auroc"),
+        of_perturbations("another", ["C", "A"], "pearson_held_out"),
+    ]
+    path = tmp_path / "metrics.parquet"
+    write_parquet_parts(tidy_metrics(runs, perturbations, 20), NAMES, '{"a": 1}', path)
+    table = read_table(path)
+    assert list(table) == COLUMNS
+    assert {str(table[name].dtype) for name in NAMES} == {"category"}
+    assert len(table) == 4 + 2 * 2
+    assert pyarrow.parquet.read_metadata(path).metadata[b"provenance"] == b'{"a": 1}'
+
+    first = table.iloc[0]
+    rmse = METRICS["rmse"]
+    assert (first["unit"], first["direction"], first["best"]) == (rmse.unit, "lower", 0)
+    assert first["description"] == rmse.description
+    assert np.isnan(first["chance"])
+    assert table["perturbation"].isna().sum() == table["tested"].isna().sum() == 4
+    by_metric = table.set_index("metric")
+    assert by_metric.loc["spread_rmse", "unit"] == rmse.unit
+    assert pd.isna(by_metric.loc["spread_rmse", "direction"])
+    assert by_metric.loc["mask_density", "unit"] == "share"
+    assert by_metric.loc["iwelbo", "unit"] == "nats per cell"
+
+    single = table[table["scope"] == "perturbation"]
+    assert list(single["perturbation"]) == ["A", "B", "C", "A"]
+    assert list(single["tested"]) == [True, False, True, False]
+    assert single["chance"].tolist() == [0.5, 0.5, 0, 0]
+    assert set(single["split"]) == {"s", "another"}
+
+
+def test_parts_of_any_size_become_one_table(tmp_path):
+    """More names in a later part than fit the integers that would do for the first."""
+    parts = [pd.DataFrame({"name": [f"P{i}" for i in range(n)], "x": 1.0}) for n in (2, 300)]
+    write_parquet_parts(iter(parts), ["name"], "{}", tmp_path / "t.parquet")
+    table = read_table(tmp_path / "t.parquet")
+    assert list(table["name"]) == [*parts[0]["name"], *parts[1]["name"]]

@@ -1,0 +1,22 @@
+"""Write all metrics of an experiment into one tidy table."""
+
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    from samsvae.files import read_table, write_parquet_parts
+    from samsvae.metrics.tidy import NAMES, tidy_metrics
+    from samsvae.provenance import provenance
+
+    given, params = snakemake.input, snakemake.params
+    perturbations = (read_table(path) for path in given.get("perturbations", []))
+    parts = tidy_metrics(read_table(given.metrics), perturbations, params.top_genes)
+    made_by = provenance({"top_genes": params.top_genes}, params.code)
+    write_parquet_parts(parts, NAMES, made_by, snakemake.output.table)
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])
