@@ -4,17 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy import stats
+from scipy import special, stats
 from scipy.spatial import distance
 from sklearn import metrics as sklearn_metrics
 
 from samsvae.metrics.effects import effect_scores, top_genes
-from samsvae.metrics.registry import METRICS, de_metrics
+from samsvae.metrics.registry import DE, HELD_OUT, METRICS, de_metrics, meaning
 
 N_PERTURBATIONS, N_GENES, N_DE, N_TOP = 5, 8, 3, 3
 DE_METRICS = de_metrics(N_TOP)
 ALL_METRICS = [*METRICS.items(), *DE_METRICS.items()]
-SCALE_FREE = {"pearson", "cosine", "sign_accuracy", "rank_of_right", *DE_METRICS}
 
 
 def is_told_apart(matrix):
@@ -122,10 +121,18 @@ def test_order_of_perturbations_and_genes_does_not_matter(o, p, rows, columns):
 
 @given(MATRICES, MATRICES, st.sampled_from([0.25, 4.0, 1024.0]))
 def test_scale_of_predictions_does_not_matter_where_it_should_not(o, p, scale):
-    for name in SCALE_FREE:
-        np.testing.assert_allclose(
-            score(name, o, scale * p), score(name, o, p), atol=1e-9, err_msg=name
-        )
+    for name, metric in ALL_METRICS:
+        if metric.scale_free:
+            np.testing.assert_allclose(
+                score(name, o, scale * p), score(name, o, p), atol=1e-9, err_msg=name
+            )
+
+
+@pytest.mark.parametrize("name", [name for name, m in ALL_METRICS if not m.scale_free])
+def test_scale_of_predictions_matters_where_nothing_else_is_said(name):
+    rng = np.random.default_rng(3)
+    o, p = rng.normal(size=(2, 12, 40))
+    assert (np.abs(score(name, o, 3 * p) - score(name, o, p)) > 1e-3).any()
 
 
 @given(MATRICES, MATRICES, st.sampled_from([0.25, 4.0, 1024.0]))
@@ -138,17 +145,46 @@ def test_units_change_errors_in_proportion_and_nothing_else(o, p, scale):
         )
 
 
-@pytest.mark.parametrize("name", [name for name, m in ALL_METRICS if m.chance is not None])
+# what a metric without a chance value of its own scores for effects from N(0, 1), 40 genes of which
+# N_DE are differentially expressed, and unrelated predictions from N(0, 1)
+N = 40
+HARMONIC = np.sum(1 / np.arange(1, N + 1))
+UNRELATED = {
+    "r_squared": -(N + 1) / (N - 3),
+    "rmse": 2 * np.exp(special.gammaln((N + 1) / 2) - special.gammaln(N / 2)) / np.sqrt(N),
+    "mean_absolute_error": 2 / np.sqrt(np.pi),
+    "auprc": ((N_DE - 1) / (N - 1) * (N - HARMONIC) + HARMONIC) / N,
+    "precision_at_k": N_DE / N,
+    f"precision_at_{N_TOP}": N_DE / N,
+    f"recall_at_{N_TOP}": N_TOP / N,
+    f"overlap_at_{N_TOP}": N_DE / N,
+}
+
+
+@pytest.mark.parametrize("name", dict(ALL_METRICS))
 def test_permuted_predictions_score_chance(name):
     """Whole perturbations change places, and so do genes, each perturbation's in its own way."""
     rng = np.random.default_rng(11)
     means = []
     for _ in range(60):
-        o = rng.normal(size=(12, 40))
+        o = rng.normal(size=(12, N))
         permuted = rng.permuted(rng.permutation(o), axis=1)
         means.append(np.nanmean(score(name, o, permuted)))
     error = np.std(means) / np.sqrt(len(means))
-    assert np.mean(means) == pytest.approx(dict(ALL_METRICS)[name].chance, abs=4 * error)
+    chance = dict(ALL_METRICS)[name].chance
+    expected = UNRELATED[name] if chance is None else chance
+    assert np.mean(means) == pytest.approx(expected, abs=4 * error)
+
+
+@pytest.mark.parametrize("name", [name for name, m in METRICS.items() if m.attainable])
+@pytest.mark.parametrize("noise", [0.3, 1.5])
+def test_what_is_attainable_is_what_the_truth_scores(name, noise):
+    rng = np.random.default_rng(12)
+    true = rng.normal(size=(60, 3000))
+    first, second = true + noise * np.sqrt(2) * rng.normal(size=(2, *true.shape))
+    attainable = METRICS[name].attainable(score(name, second, first).mean())
+    expected = score(name, (first + second) / 2, true).mean()
+    assert attainable == pytest.approx(expected, rel=0.02)
 
 
 def test_mixing_up_perturbations_alone_is_told_by_the_ranks():
@@ -198,6 +234,8 @@ def test_what_is_undefined_is_nan_and_warns_of_nothing():
 def test_every_metric_says_what_it_is():
     for name, metric in ALL_METRICS:
         assert metric.description, name
+        in_table = f"{metric.average}_{DE * (name in DE_METRICS)}{name}{HELD_OUT}"
+        assert meaning(in_table, N_TOP).description == metric.description
         assert metric.direction == ("higher" if metric.best == 1 else "lower")
         if metric.chance is not None:
             assert (metric.best > metric.chance) == (metric.direction == "higher")

@@ -1,6 +1,10 @@
+from itertools import permutations
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
+from sklearn import metrics as sklearn_metrics
 
 from samsvae.metrics.factors import (
     latent_effect_scores,
@@ -9,6 +13,7 @@ from samsvae.metrics.factors import (
     match_factors_by_effects,
 )
 from samsvae.metrics.iwelbo import summarise_iwelbo
+from samsvae.metrics.registry import RUN_SCORES
 from samsvae.metrics.truth import (
     effect_recovery,
     mask_recovery,
@@ -109,3 +114,102 @@ def test_a_factor_without_a_dimension_or_without_effect_counts_nothing():
     assert scores["mean_correlation"] == pytest.approx(0.5)
     assert scores["effect_r_squared"] < 1
     assert latent_effect_scores(true, np.zeros((9, 4)))["mean_correlation"] == 0
+
+
+# scores of the recovered truth, each once more as a textbook would write it, over every one-to-one
+# matching of true factors with dimensions
+
+N_TARGETS, N_FACTORS = 12, 3
+
+
+def of_effects(true, inferred):
+    return effect_recovery(true, inferred)
+
+
+def of_masks(true, inferred):
+    masks = true > 0, inferred > 0
+    scores = mask_scores(*masks, match_factors(*(mask.astype(float) for mask in masks)))
+    return {f"mask_{name}": value for name, value in scores.items()}
+
+
+def matchings(inferred):
+    return (inferred[:, list(order)] for order in permutations(range(N_FACTORS)))
+
+
+def best_mask_score(function):
+    def score(true, inferred):
+        return max(function(true.ravel() > 0, m.ravel() > 0) for m in matchings(inferred))
+
+    return score
+
+
+def correlations(true, matched):
+    return [stats.pearsonr(true[:, k], matched[:, k]).statistic for k in range(N_FACTORS)]
+
+
+def best_by_correlation(true, inferred):
+    return max(matchings(inferred), key=lambda m: np.abs(correlations(true, m)).sum())
+
+
+def r_squared_of_matched(true, inferred):
+    matched = best_by_correlation(true, inferred)
+    return sklearn_metrics.r2_score(
+        true.ravel(), (matched * np.sign(correlations(true, matched))).ravel()
+    )
+
+
+TRUTH = {
+    "effect_pearson": (of_effects, lambda t, i: stats.pearsonr(t.ravel(), i.ravel()).statistic),
+    "effect_rmse": (of_effects, lambda t, i: np.sqrt(np.mean(np.square(t - i)))),
+    "mask_f1": (of_masks, best_mask_score(sklearn_metrics.f1_score)),
+    "mask_precision": (of_masks, best_mask_score(sklearn_metrics.precision_score)),
+    "mask_recall": (of_masks, best_mask_score(sklearn_metrics.recall_score)),
+    "mean_correlation": (
+        latent_effect_scores,
+        lambda t, i: np.abs(correlations(t, best_by_correlation(t, i))).mean(),
+    ),
+    "effect_r_squared": (latent_effect_scores, r_squared_of_matched),
+}
+OF_BOUNDS = {"iwelbo", "iwelbo_relative"}  # see test_inference.py and test_statistics.py
+
+
+def drawn(rng):
+    return rng.normal(size=(N_TARGETS, N_FACTORS))
+
+
+def test_every_score_of_a_run_is_tested():
+    assert TRUTH.keys() | OF_BOUNDS == RUN_SCORES.keys()
+
+
+@pytest.mark.parametrize("name", TRUTH)
+def test_a_score_of_the_truth_equals_an_independent_computation(name):
+    function, expected = TRUTH[name]
+    rng = np.random.default_rng(5)
+    for noise in (0.3, 1.0, 3.0):
+        true = drawn(rng)
+        inferred = true[:, rng.permutation(N_FACTORS)] + noise * drawn(rng)
+        assert function(true, inferred)[name] == pytest.approx(expected(true, inferred))
+
+
+@pytest.mark.parametrize("name", TRUTH)
+def test_the_truth_scores_best_and_in_any_order_and_what_is_permuted_does_not(name):
+    function, _ = TRUTH[name]
+    score = RUN_SCORES[name]
+    rng = np.random.default_rng(6)
+    permuted = []
+    for _ in range(100):
+        true = drawn(rng)
+        assert function(true, true)[name] == pytest.approx(score.best)
+        inferred = true + drawn(rng)
+        rows = rng.permutation(N_TARGETS)
+        columns = rng.permutation(N_FACTORS)
+        moved = function(true[rows][:, columns], inferred[rows][:, columns])
+        assert moved[name] == pytest.approx(function(true, inferred)[name])
+        if function is not of_effects:  # rows are targets, columns in no order
+            assert function(true, inferred[:, columns])[name] == pytest.approx(moved[name])
+        permuted.append(function(true, rng.permuted(true.ravel()).reshape(true.shape))[name])
+    is_worse = np.less if score.direction == "higher" else np.greater
+    assert is_worse(np.mean(permuted), score.best - 0.2 if score.best else 0.2)
+    if score.chance is not None:
+        error = np.std(permuted) / np.sqrt(len(permuted))
+        assert np.mean(permuted) == pytest.approx(score.chance, abs=4 * error)

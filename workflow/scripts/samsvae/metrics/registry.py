@@ -69,6 +69,8 @@ class Metric(Score):
         Whether it is also taken over all entries at once.
     top_genes
         Whether it is also taken over each perturbation's genes of largest observed effect.
+    scale_free
+        Whether it stays the same if the predictions are all too large, or too small, by a factor.
     attainable
         Takes the score of half of the held-out cells against the other half; gives the score
         that noise-free effects would have against all of them. None where that is unknown.
@@ -78,6 +80,7 @@ class Metric(Score):
     average: Literal["median", "mean"] = "median"
     flattened: bool = False
     top_genes: bool = False
+    scale_free: bool = False
     attainable: Callable[[float], float] | None = None
 
 
@@ -88,7 +91,7 @@ METRICS: dict[str, Metric] = {
     "pearson": Metric(
         "Pearson correlation of predicted and observed effects",
         "", "higher", 1.0, 0.0, agreement.pearson, flattened=True, top_genes=True,
-        attainable=correlation_with_noise_free,
+        scale_free=True, attainable=correlation_with_noise_free,
     ),
     "r_squared": Metric(
         "share of the observed effects' variance that is explained",
@@ -102,7 +105,7 @@ METRICS: dict[str, Metric] = {
     "cosine": Metric(
         "cosine of predicted and observed log fold change",
         "", "higher", 1.0, 0.0, agreement.cosine, top_genes=True,
-        attainable=correlation_with_noise_free,
+        scale_free=True, attainable=correlation_with_noise_free,
     ),
     "mean_absolute_error": Metric(
         "mean absolute error of the mean profile",
@@ -111,6 +114,7 @@ METRICS: dict[str, Metric] = {
     "sign_accuracy": Metric(
         "share of genes whose effect has the right sign",
         SHARE, "higher", 1.0, 0.5, agreement.sign_accuracy, top_genes=True,
+        scale_free=True,
     ),
     "pearson_from_mean": Metric(
         "Pearson correlation of the differences from the mean perturbed profile",
@@ -119,6 +123,7 @@ METRICS: dict[str, Metric] = {
     "rank_of_right": Metric(
         "share of other perturbations whose prediction is nearer to the observed effect (cosine)",
         SHARE, "lower", 0.0, 0.5, discrimination.rank_of_right, average="mean",
+        scale_free=True,
     ),
     "discrimination_l1": Metric(
         "share of other perturbations whose observed effect is farther from the prediction (L1)",
@@ -141,35 +146,38 @@ def de_metrics(n_top: int) -> dict[str, Metric]:
     return {
         "auroc": Metric(
             f"area under the ROC curve of |predicted effect| for {genes}",
-            "", "higher", 1.0, 0.5, de_comparison.auroc,
+            "", "higher", 1.0, 0.5, de_comparison.auroc, scale_free=True,
         ),
         "auprc": Metric(
             f"average precision of |predicted effect| for {genes}",
-            "", "higher", 1.0, None, de_comparison.auprc,
+            "", "higher", 1.0, None, de_comparison.auprc, scale_free=True,
         ),
         "precision_at_k": Metric(
             f"share of {genes} among as many top predictions",
-            SHARE, "higher", 1.0, None, de_comparison.precision_at_k,
+            SHARE, "higher", 1.0, None, de_comparison.precision_at_k, scale_free=True,
         ),
         f"precision_at_{n_top}": Metric(
             f"share of {genes} among the {n_top} top predictions",
             SHARE, "higher", 1.0, None, partial(de_comparison.precision_at, n_top),
+            scale_free=True,
         ),
         f"recall_at_{n_top}": Metric(
             f"share of {genes} that are among the {n_top} top predictions",
             SHARE, "higher", 1.0, None, partial(de_comparison.recall_at, n_top),
+            scale_free=True,
         ),
         f"overlap_at_{n_top}": Metric(
             f"share of the {n_top} {genes} of largest effect among as many top predictions",
             SHARE, "higher", 1.0, None, partial(de_comparison.overlap_at, n_top),
+            scale_free=True,
         ),
         "sign_agreement": Metric(
             f"share of {genes} whose predicted sign is right",
-            SHARE, "higher", 1.0, 0.5, de_comparison.sign_agreement,
+            SHARE, "higher", 1.0, 0.5, de_comparison.sign_agreement, scale_free=True,
         ),
         "spearman": Metric(
             f"Spearman correlation of the effects on {genes}",
-            "", "higher", 1.0, 0.0, de_comparison.spearman,
+            "", "higher", 1.0, 0.0, de_comparison.spearman, scale_free=True,
         ),
     }  # fmt: skip
 
@@ -254,5 +262,7 @@ def meaning(name: str, n_top: int) -> Score | None:
     if name in RUN_SCORES:
         return RUN_SCORES[name]
     known = METRICS | {DE + base: metric for base, metric in de_metrics(n_top).items()}
-    base = name.removeprefix("median_").removeprefix("mean_") if name not in known else name
-    return known.get(base.removesuffix(HELD_OUT).removesuffix(f"_top{n_top}"))
+    plain = name.removesuffix(HELD_OUT).removesuffix(f"_top{n_top}")
+    # one at a time, since the name of a metric may begin so itself
+    possible = (plain, plain.removeprefix("median_"), plain.removeprefix("mean_"))
+    return next((known[base] for base in possible if base in known), None)
