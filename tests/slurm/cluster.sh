@@ -38,6 +38,13 @@ start() { # NAME COMMAND...
 }
 
 stop() {
+  if running slurmctld; then
+    timeout 5 scancel --user="$(id -un)" || true
+    for _ in {1..60}; do
+      [[ -z $(timeout 5 squeue --noheader) ]] && break
+      sleep 0.3
+    done
+  fi
   for name in "${daemons[@]}"; do
     running "$name" || continue
     kill -TERM "$(<"$folder/$name.pid")" || true

@@ -3,12 +3,15 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import yaml
@@ -66,13 +69,17 @@ class Project:
     folder: Path
     config: dict[str, Any] = field(default_factory=dict)
 
-    def snakemake(self, *arguments: str, cores: int = 2) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake on the configuration; stdout and stderr come back as one text."""
+    def command(self, *arguments: str, cores: int = 2) -> list[str]:
+        """Write the configuration down, and give the command that runs Snakemake on it."""
         (self.folder / "own.yaml").write_text(yaml.safe_dump(self.config))
         # targets first, since --configfile takes whatever follows it
         command = [sys.executable, "-m", "snakemake", *arguments, "--cores", str(cores)]
+        return [*command, "--nocolor", "--configfile", "own.yaml"]
+
+    def snakemake(self, *arguments: str, cores: int = 2) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake; stdout and stderr come back as one text."""
         return subprocess.run(
-            [*command, "--nocolor", "--configfile", "own.yaml"],
+            self.command(*arguments, cores=cores),
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -81,6 +88,23 @@ class Project:
             timeout=600,
             check=False,
         )
+
+    @contextmanager
+    def started(self, output: IO[Any], *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Start Snakemake in a session of its own, which is killed if it is still there after."""
+        run = subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": ""},
+            start_new_session=True,
+        )
+        try:
+            yield run
+        finally:
+            kill_session(run.pid)
+            run.wait()
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """Count the jobs that a dry run plans, by rule."""
@@ -96,6 +120,16 @@ class Project:
         """When each result was last written."""
         files = (self.folder / "results").rglob("*")
         return {str(f.relative_to(self.folder)): f.stat().st_mtime for f in files if f.is_file()}
+
+
+def kill_session(leader: int) -> None:
+    """Kill a session's processes, whatever their groups, without warning."""
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            # the command's name is in brackets, and the session is the fourth field after it
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == leader:
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def copy_project(folder: Path, original: Path = ROOT) -> Path:

@@ -7,20 +7,22 @@ import pandas as pd
 from scipy import sparse
 
 from samsvae.errors import InputError
-from samsvae.labels import CONTROL
+from samsvae.labels import CONTROL, components
+from samsvae.names import check_text
 
 MOST_COUNTS = np.iinfo(np.int32).max
 
 
 def check_names(names: Iterable[str], what: str, where: str) -> None:
-    """Refuse duplicate names.
+    """Refuse duplicate names, and those that are no names: empty, endless, or of several lines.
 
     Raises
     ------
     InputError
-        Naming the first few duplicates.
+        Naming the first few.
     """
     index = pd.Index(names)
+    check_text(index, f"{what} name", where)
     twice = index[index.duplicated()].unique()
     if len(twice):
         raise InputError(
@@ -121,9 +123,10 @@ def check_labels(perturbation: pd.Categorical, where: str) -> None:
     Raises
     ------
     InputError
-        Saying which is missing.
+        Saying which is missing, or which label cannot be used.
     """
     present = list(perturbation.categories)
+    check_text(sorted({part for label in present for part in components(label)}), "label", where)
     if CONTROL not in present:
         raise InputError(f"{where}: there is no control cell.")
     if len(present) == 1:

@@ -1,12 +1,16 @@
 """Gene sets in GMT files, restricted to the genes that a screen measures."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from samsvae.errors import InputError
 from samsvae.files import whole_file
+from samsvae.names import text_fault
 
 GeneSets = dict[str, list[str]]
+
+MOST_BYTES = 2**27
 
 
 def read_gmt(path: str | Path) -> GeneSets:
@@ -15,14 +19,19 @@ def read_gmt(path: str | Path) -> GeneSets:
     Raises
     ------
     InputError
-        If the file is missing or a line is not of that form.
+        If the file is missing or too large, or a line is not of that form.
     """
     file = Path(path)
     if not file.is_file():
         raise InputError(f"{file}: no such file. Set the gene set's path to an existing GMT file.")
+    if file.stat().st_size > MOST_BYTES:
+        raise InputError(
+            f"{file}: {file.stat().st_size:,} bytes, more than any collection of gene sets has "
+            f"({MOST_BYTES:,}). Is it a GMT file? Keep the sets that you want to test."
+        )
     sets: GeneSets = {}
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = re.split(r"\r\n|\n|\r", file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: not a GMT file (not UTF-8 text: {error}).") from error
     for number, line in enumerate(lines, start=1):
@@ -35,6 +44,9 @@ def read_gmt(path: str | Path) -> GeneSets:
                 f"{file}: line {number} is not a gene set (name, description and at least one "
                 "gene, separated by tabs)."
             )
+        fault = text_fault(name)
+        if fault:
+            raise InputError(f"{file}: line {number}: the name {name[:80]!r} of the set {fault}.")
         if name in sets:
             raise InputError(f"{file}: line {number} names the set {name!r} a second time.")
         sets[name] = list(dict.fromkeys(genes))

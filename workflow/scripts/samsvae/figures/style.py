@@ -48,6 +48,7 @@ def use_style() -> None:
             "legend.frameon": False,
             "svg.hashsalt": "samsvae",
             "pdf.fonttype": 42,  # letters stay letters, to be edited in a drawing program
+            "text.parse_math": False,  # a gene called $x$ is no formula
         }
     )
 

@@ -66,12 +66,21 @@ class CountMatrix:
             shape = element.attrs.get("shape", element.attrs.get("h5sparse_shape", ()))
             whole = {"data", "indices", "indptr"} <= set(element)
             self.layout = self.layout if whole else ""
-        if not self.layout or len(shape) != 2:
+        if not self.layout or len(np.ravel(shape)) != 2 or not self._holds_numbers():
             raise InputError(
                 f"{where}: not a matrix (dense, CSR or CSC) as AnnData writes it. Write the file "
                 "anew with anndata."
             )
         self.shape = (int(shape[0]), int(shape[1]))
+
+    def _holds_numbers(self) -> bool:
+        if self.layout == "dense":
+            return self.element.dtype.kind in "iufb"
+        parts = [self.element[name] for name in ("data", "indices", "indptr")]
+        return all(
+            isinstance(part, h5py.Dataset) and part.ndim == 1 and part.dtype.kind in kinds
+            for part, kinds in zip(parts, ("iufb", "iu", "iu"), strict=True)
+        )
 
     def blocks(
         self, cells: np.ndarray | None = None, genes: np.ndarray | None = None
@@ -206,10 +215,12 @@ class CountMatrix:
 
     @cached_property
     def _starts(self) -> np.ndarray:
-        starts = np.asarray(self.element["indptr"][:], dtype=np.int64)
         n_rows = self.shape[1] if self.layout == "csc" else self.shape[0]
+        if self.element["indptr"].shape != (n_rows + 1,):
+            raise self._damage("'indptr' does not fit the matrix")
+        starts = np.asarray(self.element["indptr"][:], dtype=np.int64)
         n_entries = min(self.element["data"].shape[0], self.element["indices"].shape[0])
-        if len(starts) != n_rows + 1 or (np.diff(starts) < 0).any() or starts[-1] > n_entries:
+        if starts[0] < 0 or (np.diff(starts) < 0).any() or starts[-1] > n_entries:
             raise self._damage("'indptr' does not fit the matrix")
         return starts
 

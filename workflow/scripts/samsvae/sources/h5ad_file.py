@@ -12,6 +12,7 @@ import pandas as pd
 
 from samsvae.errors import InputError
 from samsvae.sources.counts import CountMatrix
+from samsvae.sources.h5ad_safety import check_contents, check_length, damage_told
 
 NAMES_AT_ONCE = 2**16
 CHUNK_CACHE_BYTES = 2**20  # of each data set; blocks share at most the chunk between them
@@ -34,7 +35,7 @@ def open_h5ad(path: str | Path) -> Iterator[h5py.File]:
     Raises
     ------
     InputError
-        If there is no such file, it is no h5ad file, or was cut short.
+        If there is no such file, it is no h5ad file, was cut short or is damaged.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file. Set 'path' to an existing h5ad file.")
@@ -44,12 +45,15 @@ def open_h5ad(path: str | Path) -> Iterator[h5py.File]:
         file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot be read as an h5ad file: {error}.") from error
-    with file:
+    with file, damage_told(path):
+        check_contents(file)
         for name in ("obs", "var"):
             if not isinstance(file.get(name), h5py.Group):
                 raise InputError(
                     f"{path}: not an h5ad file of today: the group {name!r} is missing."
                 )
+            if not isinstance(file[name].get(_index(file[name])), h5py.Dataset | h5py.Group):
+                raise InputError(f"{path}: {name} has no column of names. Write the file anew.")
         yield file
 
 
@@ -85,7 +89,17 @@ def counts_of(file: h5py.File, layer: str | None = None) -> CountMatrix:
             )
     if found is None:
         raise InputError(f"{file.filename}: not an h5ad file: 'X' is missing.")
-    return CountMatrix(found, f"{file.filename}: {where}")
+    counts = CountMatrix(found, f"{file.filename}: {where}")
+    for length, table, rows in zip(counts.shape, ("obs", "var"), ("cells", "genes"), strict=True):
+        check_length(length, n_rows(file, table), f"{counts.where}, along {rows},", rows)
+    return counts
+
+
+def n_rows(file: h5py.File, table: str) -> int:
+    """Count the cells (``obs``) or genes (``var``) that have a name."""
+    element = file[table][_index(file[table])]
+    names = element["codes"] if isinstance(element, h5py.Group) and "codes" in element else element
+    return len(names) if isinstance(names, h5py.Dataset) and names.ndim == 1 else -1
 
 
 def columns(file: h5py.File, table: str) -> list[str]:
@@ -145,7 +159,9 @@ def read_column(file: h5py.File, table: str, name: str) -> pd.Series:
             values = pd.Categorical.from_codes(values, categories)
     except Exception as error:
         raise _damaged(file, f"{table}[{name!r}]", error) from error
-    return pd.Series(values)
+    column = pd.Series(values)
+    check_length(len(column), n_rows(file, table), f"{file.filename}: {table}[{name!r}]", "rows")
+    return column
 
 
 def read_names(file: h5py.File, table: str, chosen: np.ndarray | None = None) -> pd.Index:
