@@ -100,7 +100,8 @@ def observed_effects(screen: anndata.AnnData, parts: pd.Series, provenance: str)
         ``ate_held_out``: among held-out cells alone; ``standard_error`` of `ate`; ``log2fc``:
         log2 ratio of mean CP10k + 1; ``pvalue`` and ``fdr``: rank-sum test of held-out cells
         against control cells, corrected over genes. ``obs`` counts the cells of a perturbation,
-        ``var`` the cells in which a gene was seen.
+        ``var`` the cells in which a gene was seen, and has the ``control_standard_error`` of the
+        control cells' mean, which all of `standard_error` share.
     """
     names = perturbations(screen)
     labels = screen.obs["perturbation"].astype(str)
@@ -132,4 +133,5 @@ def observed_effects(screen: anndata.AnnData, parts: pd.Series, provenance: str)
         obs,
     )
     table.var["n_cells"] = np.asarray((screen.X > 0).sum(axis=0)).ravel()
+    table.var["control_standard_error"] = means.standard_error[-1].astype(np.float32)
     return table

@@ -1,0 +1,108 @@
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from samsvae.effects.combinations import departures, parts_of, tabulate_departures
+from samsvae.effects.observed import log_expression, observed_effects
+from samsvae.experiments import Split
+from samsvae.splits import split_cells
+
+NAMES = ["A", "B", "C", "A+B", "A+C", "A+B+C", "B+D"]
+N_GENES, N_CELLS, NOISE = 2000, 100, 0.3
+DEPARTURE = 2.0  # of the first five genes of A+C
+
+
+@pytest.fixture(scope="module")
+def observed():
+    """Effects as means of cells with normal noise; pairs are sums, but for A+C."""
+    rng = np.random.default_rng(5)
+    single = rng.normal(size=(3, N_GENES))
+    members = np.array(
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [1, 1, 1], [0, 1, 0]]
+    )
+    mean = members @ single
+    mean[4, :5] += DEPARTURE
+    error = NOISE / np.sqrt(N_CELLS)
+    control = rng.normal(0, error, N_GENES)
+    ate = mean + rng.normal(0, error, mean.shape) - control
+    table = anndata.AnnData(ate.astype(np.float32))
+    table.obs_names, table.var_names = NAMES, [f"g{i}" for i in range(N_GENES)]
+    table.obs["n_cells"], table.obs["n_train"] = N_CELLS, [1, 1, 1, 0, 1, 1, 1]
+    table.layers["ate"] = table.X
+    table.layers["standard_error"] = np.full(ate.shape, np.sqrt(2) * error)
+    table.var["control_standard_error"] = error
+    return table
+
+
+def predictions(observed, matrix):
+    return anndata.AnnData(matrix.astype(np.float32), observed.obs, observed.var)
+
+
+def test_parts_are_the_single_perturbations_at_their_doses():
+    assert parts_of("A+B") == ["A", "B"]
+    assert parts_of("A@0.5+B") == ["A@0.5", "B"]
+    assert parts_of("A") == ["A"]
+
+
+def test_errors_of_departures_are_those_of_the_cells(observed):
+    """Without interaction the p-values are uniform, for pairs and triples alike."""
+    found = departures(observed)
+    assert found.names == ["A+B", "A+C", "A+B+C"]  # D alone was not observed
+    for row, name in enumerate(found.names):
+        z = (found.departure / found.standard_error)[row, 5:]
+        assert stats.kstest(z, "norm").pvalue > 1e-3, name
+    # mean - sum of parts + (n - 1) controls, each with the same error
+    expected = NOISE / np.sqrt(N_CELLS) * np.sqrt([1 + 2 + 1, 1 + 2 + 1, 1 + 3 + 4])
+    np.testing.assert_allclose(found.standard_error[:, 0], expected, rtol=1e-3)
+
+
+def test_a_planted_interaction_is_found_and_no_other(observed):
+    table = tabulate_departures(observed, {"model": observed}, 0.05).set_index("perturbation")
+    assert table.loc["A+C", "n_departing"] == pytest.approx(5, abs=2)
+    genes = table.loc["A+C", "departing_genes"].split(", ")
+    assert {gene.split(" ")[0] for gene in genes} == {f"g{i}" for i in range(5)}
+    assert all(" +" in gene for gene in genes)
+    assert table.loc["A+B", "n_departing"] <= 2
+    assert table.loc["A+C", "departure_size"] == pytest.approx(DEPARTURE * np.sqrt(5 / N_GENES), rel=0.1)  # fmt: skip
+    assert table.loc["A+B", "departure_size"] < 0.02
+    assert table.loc["A+B", "effect_size"] == pytest.approx(np.sqrt(2), rel=0.1)
+    assert table["slope_on_sum"].between(0.95, 1.05).all()
+    assert table["trained"].tolist() == [False, True, True]
+
+
+def test_models_are_asked_where_they_depart_from_sums(observed):
+    single = np.asarray(observed.X[:3])
+    sums = np.vstack(
+        [single, single[0] + single[1], single[0] + single[2], single.sum(0), single[1]]
+    )
+    table = tabulate_departures(
+        observed, {"adds": predictions(observed, sums), "knows": observed}, 0.05
+    ).set_index(["model", "perturbation"])
+    assert (table.loc["adds", "predicted_departure_size"] == 0).all()
+    assert table.loc["adds", "departure_correlation"].isna().all()
+    np.testing.assert_allclose(table.loc["knows", "departure_correlation"], 1, rtol=1e-4)
+
+
+def test_departures_and_their_errors_follow_from_cells(tiny_screen):
+    labels = tiny_screen.obs["perturbation"].astype(str)
+    parts = pd.Series(split_cells(labels, Split("random", 0)), index=tiny_screen.obs_names)
+    found = departures(observed_effects(tiny_screen, parts, "{}"))
+    assert found.names
+    logs = log_expression(tiny_screen).toarray()
+    pair = found.names[0]
+    means, variances = [], []
+    for name in [pair, *pair.split("+"), "control"]:
+        cells = logs[(labels == name).to_numpy()]
+        means.append(cells.mean(axis=0))
+        variances.append(cells.var(axis=0) / (len(cells) - 1))
+    np.testing.assert_allclose(found.departure[0], means[0] - means[1] - means[2] + means[3], atol=1e-5)  # fmt: skip
+    np.testing.assert_allclose(
+        found.standard_error[0], np.sqrt(sum(variances)), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_a_screen_without_combinations_has_no_rows(observed):
+    alone = observed[["A", "B"]].copy()
+    assert tabulate_departures(alone, {"model": alone}, 0.05).empty

@@ -1,0 +1,23 @@
+"""Compare each combination with the sum of its parts, in the cells and in every model."""
+
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    from samsvae.effects.combinations import tabulate_departures
+    from samsvae.effects.table import read_effects
+    from samsvae.files import write_tsv
+
+    observed = read_effects(snakemake.input.observed)
+    runs = zip(snakemake.params.runs, snakemake.input.predicted, strict=True)
+    predicted = {run["model"]: read_effects(path) for run, path in runs}
+    write_tsv(
+        tabulate_departures(observed, predicted, snakemake.params.fdr), snakemake.output.table
+    )
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])
