@@ -74,6 +74,18 @@ def test_a_perturbation_without_effect_has_no_rows(effect):
     assert strongest(table, 1) == ["moved"]
 
 
+def test_rates_are_over_all_sets_of_all_collections(effect):
+    table = anndata.AnnData(effect.to_numpy(dtype=np.float32)[None])
+    table.obs_names, table.var_names = ["moved"], GENES
+    other = {f"S{i}": GENES[60 + i : 70 + i] for i in range(30)}
+    found = enrich(
+        table, ["moved"], {"mine": SETS, "other": other}, Enrichment(top_genes=20), seed=0
+    )
+    for _, rows in found.groupby("method"):
+        assert len(rows) == len(SETS) + len(other)
+        np.testing.assert_allclose(rows["fdr"], stats.false_discovery_control(rows["pvalue"]))
+
+
 def test_sets_of_genes_without_any_effect_are_tested_too(effect):
     """Half of the genes never move, as in a screen with many silent genes."""
     effect[GENES[40:]] = 0

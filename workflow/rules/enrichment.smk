@@ -61,3 +61,24 @@ use rule collect_metrics as collect_enrichment with:
         "results/logs/collect_tables/{experiment}/enrichment.log",
     benchmark:
         "results/benchmarks/collect_tables/{experiment}/enrichment.tsv"
+
+
+rule compare_pathways:
+    input:
+        table=f"{TABLES}/enrichment.tsv",
+    output:
+        table=f"{TABLES}/pathway_agreement.tsv",
+    log:
+        "results/logs/compare_pathways/{experiment}.log",
+    benchmark:
+        "results/benchmarks/compare_pathways/{experiment}.tsv"
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        fdr=config["evaluation"]["fdr"],
+        code=uses("compare_pathways"),
+    script:
+        "../scripts/compare_pathways.py"

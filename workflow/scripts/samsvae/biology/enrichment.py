@@ -60,25 +60,35 @@ def enrich(
     DataFrame
         One row per collection, method, perturbation and set. `score` is the odds ratio of
         over-representation or the normalised enrichment score; `fdr` is Benjamini-Hochberg's
-        over all sets tested of a collection; `genes` are those of the overlap or the leading
-        edge. A perturbation without any effect has no rows.
+        over all sets that a method tests of a perturbation, of whatever collection; `genes` are
+        those of the overlap or the leading edge. A perturbation without any effect has no rows.
     """
     parts = []
     for number, name in enumerate(perturbations, start=1):
         effect = pd.Series(np.asarray(effects[name].X).ravel(), index=effects.var_names)
         if effect.abs().max() == 0:
             continue
-        for collection, sets in collections.items():
-            for method, table in (
-                (OVER_REPRESENTATION, over_representation(effect, sets, settings.top_genes)),
-                (PRERANKED, preranked(effect, sets, settings.permutations, seed)),
-            ):
-                parts.append(table.assign(gene_sets=collection, method=method, perturbation=name))
+        for method in (OVER_REPRESENTATION, PRERANKED):
+            tested = [
+                _tested(method, effect, sets, settings, seed).assign(gene_sets=collection)
+                for collection, sets in collections.items()
+            ]
+            table = pd.concat(tested, ignore_index=True)
+            table["fdr"] = false_discovery_control(table["pvalue"])
+            parts.append(table.assign(method=method, perturbation=name))
         if number % 10 == 0 or number == len(perturbations):
             logger.info("%d of %d perturbations tested", number, len(perturbations))
     if not parts:
         return pd.DataFrame(columns=COLUMNS)
     return pd.concat(parts, ignore_index=True)[COLUMNS]
+
+
+def _tested(
+    method: str, effect: pd.Series, sets: GeneSets, settings: Enrichment, seed: int
+) -> pd.DataFrame:
+    if method == OVER_REPRESENTATION:
+        return over_representation(effect, sets, settings.top_genes)
+    return preranked(effect, sets, settings.permutations, seed)
 
 
 def strongest(observed: anndata.AnnData, n_perturbations: int) -> list[str]:
@@ -165,7 +175,7 @@ def preranked(effect: pd.Series, sets: GeneSets, permutations: int, seed: int) -
             "size": [len(members) for members in sets.values()],
             "overlap": [len([g for g in genes.split(";") if g]) for genes in leading],
             "score": found["NES"].astype(float).to_numpy(),
-            "pvalue": pvalue,
+            "pvalue": np.clip(pvalue, 0, 1),
             "fdr": false_discovery_control(np.clip(pvalue, 0, 1)),
             "genes": leading.to_numpy(),
         }

@@ -37,7 +37,7 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     for axis, (title, source) in zip(axes, sources.items(), strict=True):
         drawn = _dots(axis, table[table["model"] == source], sets, perturbations)
         axis.set_title(title)
-    axes[0].set_yticks(range(len(sets)), [_shortened(name) for _, name in sets])
+    axes[0].set_yticks(range(len(sets)), [shortened(name) for _, name in sets])
     axes[0].set_ylim(len(sets) - 0.5, -0.5)
     figure.colorbar(drawn, ax=axes, shrink=0.6, label="normalised enrichment score")
     handles = [
@@ -77,6 +77,7 @@ def _area(fdr: float) -> float:
     return 3 + 8 * float(-np.log10(np.clip(fdr, SMALLEST_FDR, 1)))
 
 
-def _shortened(name: str) -> str:
+def shortened(name: str) -> str:
+    """Write a gene set's name so that it fits beside an axis."""
     words = readable(name.removeprefix("HALLMARK_")).lower()
     return words if len(words) <= LONGEST_NAME else words[: LONGEST_NAME - 1] + "…"
