@@ -42,6 +42,11 @@ rule figures:
         all_figures(),
 
 
+rule perturbation_figures:
+    input:
+        perturbation_figures,
+
+
 onsuccess:
     if not ONLY_CHECKED:
         print("The report: results/report.html")

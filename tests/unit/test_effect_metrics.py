@@ -8,6 +8,7 @@ from scipy import special, stats
 from scipy.spatial import distance
 from sklearn import metrics as sklearn_metrics
 
+from samsvae.metrics.de_comparison import slope
 from samsvae.metrics.effects import effect_scores, top_genes
 from samsvae.metrics.registry import DE, HELD_OUT, METRICS, de_metrics, meaning
 
@@ -343,8 +344,18 @@ def test_differential_expression_is_ranked_by_the_absolute_effect():
     assert perfect[["auroc", "auprc", "precision_at_k", "sign_agreement"]].tolist() == [1] * 4
     assert perfect[["precision_at_2", "recall_at_2", "overlap_at_2"]].tolist() == [1, 0.5, 1]
     assert perfect["spearman"] == pytest.approx(1)
+    assert (perfect["slope"], constant["slope"]) == (pytest.approx(2), 0)
+    assert np.isnan(nothing["slope"])
     assert constant["auroc"] == 0.5
     assert constant["precision_at_k"] == pytest.approx(0.4)
     assert constant["sign_agreement"] == 0
     assert nothing["n_de"] == 0
     assert np.isnan(nothing["auroc"])
+
+
+@given(MATRICES, MATRICES)
+def test_the_slope_is_that_of_least_squares_through_zero(o, p):
+    found = slope(significant(o), p)
+    for i in range(N_PERTURBATIONS):
+        [expected], *_ = np.linalg.lstsq(o[i, is_de(o, i)][:, None], p[i, is_de(o, i)])
+        assert found[i] == pytest.approx(expected, abs=1e-9)

@@ -4,6 +4,8 @@ import pandas as pd
 import pyro
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from samsvae import experiments
@@ -12,12 +14,16 @@ from samsvae.effects.baselines import BASELINES, additive, mean_effect, no_chang
 from samsvae.effects.differential_expression import rank_sum_tests
 from samsvae.effects.expectation import ExpectedLogCounts
 from samsvae.effects.observed import log_expression, observed_effects
+from samsvae.effects.overview import list_perturbations
 from samsvae.effects.predicted import predicted_effects
-from samsvae.effects.table import long_table, read_effects, write_effects
+from samsvae.effects.table import long_table, read_effects, rows_of_perturbation, write_effects
+from samsvae.errors import InputError
 from samsvae.experiments import Split
+from samsvae.files import write_parquet
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.encoding import Encoding
 from samsvae.inference.iwelbo import draw_globals
+from samsvae.labels import file_name, perturbation_of
 from samsvae.models.registry import build_model
 from samsvae.splits import split_cells
 
@@ -190,3 +196,37 @@ def test_effects_survive_their_file(observed, tmp_path):
     table = long_table(observed, {"m": observed[::-1, ::-1]})
     assert len(table) == observed.n_obs * observed.n_vars
     assert (table["observed"] == table["predicted"]).all()
+
+
+def test_one_perturbations_rows_are_read_alone_and_a_misspelt_one_is_told(observed, tmp_path):
+    table = long_table(observed, {"same": observed})
+    write_parquet(table, "{}", tmp_path / "effects.parquet")
+    name = str(observed.obs_names[0])
+    rows = rows_of_perturbation(tmp_path / "effects.parquet", name)
+    pd.testing.assert_series_equal(
+        rows["predicted"], table.loc[table["perturbation"] == name, "predicted"]
+    )
+    with pytest.raises(InputError, match=f"{name}X.*similar.*{name}"):
+        rows_of_perturbation(tmp_path / "effects.parquet", f"{name}X")
+
+
+def test_perturbations_are_listed_with_the_genes_they_change(observed):
+    table = list_perturbations(observed, 0.05)
+    assert table["n_de"].is_monotonic_decreasing
+    assert set(table["perturbation"]) == set(observed.obs_names)
+    first = table.iloc[0]
+    row = observed.obs_names.get_loc(first["perturbation"])
+    effect = pd.Series(observed.layers["ate_held_out"][row], index=observed.var_names)
+    is_de = observed.layers["fdr"][row] < 0.05
+    assert first["n_de"] == is_de.sum()
+    assert first["raised"].split(" ")[0] == effect[is_de].idxmax()
+    assert f"{effect[is_de].max():+.2f}" in first["raised"]
+    assert "−" in first["lowered"]
+
+
+@given(st.text(min_size=1))
+def test_any_perturbation_can_name_a_file(name):
+    written = file_name(name)
+    assert perturbation_of(written) == name
+    assert not {"/", "\\", "{", "}", "\x00", " ", "*"} & set(written)
+    assert not written.startswith(".")

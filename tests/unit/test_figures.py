@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from samsvae.biology.pathway_agreement import pathway_agreement
 from samsvae.figures.style import clustered, model_colours, save_figure, use_style
 from samsvae.findings import condition_tables, sentences
+from samsvae.metrics.strength import scores_by_strength
 from samsvae.report.background import describe
 from samsvae.wording import readable
 
@@ -35,7 +37,9 @@ def effects_table(n_perturbations):
     table = index.to_frame(index=False)
     table["observed"] = rng.normal(size=len(table))
     table["predicted"] = np.where(table["model"] == "no_change", 0.0, table["observed"] / 2)
-    table["fdr"], table["trained"] = 0.5, True
+    table["observed_held_out"] = table["observed"]
+    table["fdr"] = np.where(table["gene"].isin(["g0", "g1"]), 1e-4, 0.5)
+    table["trained"] = True
     return table
 
 
@@ -139,6 +143,27 @@ def enrichment_table(models):
     return pd.DataFrame(rows, columns=columns)
 
 
+def strength_table(n_de):
+    table = de_table(n_de).assign(
+        perturbation=[f"P{i // 2}" for i in range(8)], n_held_out=np.repeat([10, 40, 90, 500], 2),
+        sign_agreement=0.9, slope=0.5,
+    )  # fmt: skip
+    return scores_by_strength(table)
+
+
+def combinations_table(n):
+    index = pd.MultiIndex.from_product([MODELS, [f"A+B{i}" for i in range(n)]])
+    table = index.to_frame(index=False, name=["model", "perturbation"])
+    table["effect_size"], table["departure_size"] = 0.5, np.linspace(0, 0.4, 2 * n)
+    table["n_departing"], table["predicted_departure_size"] = 3, 0.2
+    table["departure_correlation"] = np.where(table["model"] == "no_change", np.nan, 0.3)
+    return table
+
+
+def agreement_table(models):
+    return pathway_agreement(enrichment_table(models).assign(seed=0), 0.05)
+
+
 TABLES = {
     ("screen", "few"): split_table(8),
     ("screen", "many"): split_table(200),
@@ -157,6 +182,21 @@ TABLES = {
     ("fractions", "one model"): fractions_table(MODELS[:1]),
     ("differential_expression", "some"): de_table(12),
     ("differential_expression", "none"): de_table(0),
+    ("volcanoes", "few"): effects_table(3),
+    ("volcanoes", "many"): effects_table(20),
+    ("volcanoes", "none"): effects_table(2).assign(fdr=1.0),
+    ("perturbation", "one"): effects_table(1),
+    ("perturbation", "untested"): effects_table(1).assign(fdr=np.nan, observed_held_out=np.nan),
+    ("de_by_strength", "some"): strength_table([1, 5, 20, 50, 500, 3, 0, 2]),
+    ("de_by_strength", "none"): strength_table(0),
+    ("combinations", "few"): combinations_table(2),
+    ("combinations", "many"): combinations_table(60),
+    ("combinations", "none"): combinations_table(0),
+    ("pathway_agreement", "both"): agreement_table(["observed", "sams_vae"]),
+    ("pathway_agreement", "observed alone"): agreement_table(["observed"]),
+    ("pathway_map", "both"): enrichment_table(["observed", "sams_vae"]),
+    ("pathway_map", "observed alone"): enrichment_table(["observed"]),
+    ("pathway_map", "none"): enrichment_table([]),
     ("enrichment", "both"): enrichment_table(["observed", "sams_vae"]),
     ("enrichment", "observed alone"): enrichment_table(["observed"]),
     ("enrichment", "none"): enrichment_table([]),

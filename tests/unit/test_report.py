@@ -76,6 +76,7 @@ def results(tmp_path_factory):
             for table in stage.entries:
                 if isinstance(table, Table):
                     rows = pd.DataFrame({"model": "sams_vae", "perturbation": TRICKY, "pvalue": 0.5, "n_de": range(3)})  # fmt: skip
+                    rows = rows.assign(**{table.first.removeprefix("-") or "place": range(3)})
                     write(folder / name / "tables" / table.name, rows.to_csv(sep="\t", index=False))
         summary = "fraction\tscope\tmetric\tmodel\tvalue\tlow\thigh\tverdict\ttested_over\n\ttest\tpearson_held_out\tsams_vae\t0.8\t\t\tbest\t\n"
         write(folder / name / "tables/summary.tsv", summary)

@@ -1,6 +1,7 @@
 """The whole chain on a tiny simulated screen."""
 
 import copy
+import html
 import os
 import re
 import subprocess
@@ -24,6 +25,7 @@ LIBRARY = "workflow/scripts/samsvae"
 FIGURES = {
     "screen", "split", "training", "iwelbo", "latent_effects", "truth", "effects", "metrics",
     "similarity", "differential_expression", "enrichment", "perturbations", "paired_differences",
+    "volcanoes", "de_by_strength", "combinations", "pathway_map", "pathway_agreement",
 }  # fmt: skip
 
 
@@ -209,7 +211,7 @@ def test_the_same_configuration_gives_the_same_numbers_whatever_the_cores(finish
     run = "results/random/random-seed0/sams/seed0"
     for name in ("model.safetensors", "history.tsv"):
         assert weights(again, run, name) == weights(finished, run, name)
-    for name in ("metrics", "iwelbo", "de_comparison", "enrichment", "latent_effects"):
+    for name in ("metrics", "iwelbo", "de_comparison", "de_by_strength", "combinations", "enrichment", "pathway_agreement", "latent_effects"):  # fmt: skip
         table = f"results/random/tables/{name}.tsv"
         assert (again.folder / table).read_bytes() == (finished.folder / table).read_bytes()
 
@@ -252,6 +254,20 @@ def test_cells_are_sampled_on_request(finished):
     assert list(cells.var_names) == list(screen.var_names)
     assert set(cells.obs["library_size"]) <= set(screen.obs["library_size"])
     assert '"sample_from": "prior"' in cells.uns["provenance"]
+
+
+def test_a_perturbation_is_drawn_on_request_and_all_of_them_by_a_target(finished):
+    name = "TARGET01"
+    path = f"results/random/figures/perturbations/{name}.svg"
+    assert finished.planned(path) == {"perturbation_figure": 1}
+    assert finished.snakemake(path).returncode == 0
+    assert f'"perturbation": "{name}"' in html.unescape((finished.folder / path).read_text())
+    assert (finished.folder / path).with_suffix(".pdf").is_file()
+    screen = anndata.read_h5ad(finished.folder / "results/screens/tiny/screen.h5ad")
+    n_perturbations = screen.obs["perturbation"].nunique() - 1
+    planned = finished.planned("perturbation_figures")
+    assert planned.pop("perturbation_figures", 1) == 1
+    assert planned == {"perturbation_figure": 2 * n_perturbations - 1}
 
 
 def test_long_work_shows_progress_in_terminal_and_log(finished):

@@ -57,3 +57,76 @@ use rule collect_metrics as collect_de_comparison with:
         "results/logs/collect_tables/{experiment}/de_comparison.log",
     benchmark:
         "results/benchmarks/collect_tables/{experiment}/de_comparison.tsv"
+
+
+rule stratify_scores:
+    input:
+        table=f"{TABLES}/de_comparison.tsv",
+    output:
+        table=f"{TABLES}/de_by_strength.tsv",
+    log:
+        "results/logs/stratify_scores/{experiment}.log",
+    benchmark:
+        "results/benchmarks/stratify_scores/{experiment}.tsv"
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        code=uses("stratify_scores"),
+    script:
+        "../scripts/stratify_scores.py"
+
+
+# of the first split and seed, like the table of effects; ceilings have no model of a combination
+rule tabulate_combinations:
+    input:
+        observed=lambda wildcards: f"{reference_split(wildcards.experiment)}/observed_effects.h5ad",
+        predicted=lambda wildcards: files_of(
+            wildcards.experiment,
+            "predicted_effects.h5ad",
+            reference=True,
+            models=TRAINED + BASELINES,
+        ),
+    output:
+        table=f"{TABLES}/combinations.tsv",
+    log:
+        "results/logs/tabulate_combinations/{experiment}.log",
+    benchmark:
+        "results/benchmarks/tabulate_combinations/{experiment}.tsv"
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        runs=lambda wildcards: runs_of(
+            wildcards.experiment, reference=True, models=TRAINED + BASELINES
+        ),
+        fdr=config["evaluation"]["fdr"],
+        code=uses("tabulate_combinations"),
+    script:
+        "../scripts/tabulate_combinations.py"
+
+
+# a checkpoint, since only a screen's cells tell which perturbations it has
+checkpoint list_perturbations:
+    input:
+        observed=lambda wildcards: f"{reference_split(wildcards.experiment)}/observed_effects.h5ad",
+    output:
+        table=f"{TABLES}/perturbations.tsv",
+    log:
+        "results/logs/list_perturbations/{experiment}.log",
+    benchmark:
+        "results/benchmarks/list_perturbations/{experiment}.tsv"
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        fdr=config["evaluation"]["fdr"],
+        code=uses("list_perturbations"),
+    script:
+        "../scripts/list_perturbations.py"

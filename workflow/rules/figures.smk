@@ -75,6 +75,32 @@ rule figure:
         "../scripts/draw_figure.py"
 
 
+# no target but perturbation_figures asks for these; a user does, by the path
+rule perturbation_figure:
+    input:
+        table=f"{TABLES}/effects.parquet",
+        caption=HERE / "workflow/report/perturbation.rst",
+    output:
+        figure=f"{FIGURES}/perturbations/{{perturbation}}.svg",
+        pdf=f"{FIGURES}/perturbations/{{perturbation}}.pdf",
+    log:
+        "results/logs/perturbation_figure/{experiment}/{perturbation}.log",
+    benchmark:
+        "results/benchmarks/perturbation_figure/{experiment}/{perturbation}.tsv"
+    wildcard_constraints:
+        perturbation="[^/]+",
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(20),
+    params:
+        options=figure_options,
+        code=uses("draw_perturbation"),
+    script:
+        "../scripts/draw_perturbation.py"
+
+
 # the page alone, and all that it shows in one file to pass on
 rule write_report:
     input:

@@ -52,6 +52,19 @@ def all_figures():
     ]
 
 
+def perturbation_figures(wildcards):
+    """A figure of every perturbation of every experiment, which its list tells."""
+    lists = [
+        Path(checkpoints.list_perturbations.get(experiment=name).output.table)
+        for name in filter(has_counts, EXPERIMENTS)
+    ]
+    return [
+        str(table.parent.parent / line.rsplit("\t", 1)[1])
+        for table in lists
+        for line in table.read_text(encoding="utf-8").splitlines()[1:]
+    ]
+
+
 def all_tables():
     """Every table that an experiment shows or draws, once, and all of its metrics."""
     return sorted(

@@ -156,13 +156,45 @@ STAGES = (
         "control cells by more than chance (Wilcoxon rank-sum test, false discovery rate over "
         "genes). A model does not see that test; it has to put these genes first by itself.",
         (
+            Figure("volcanoes", "effects.parquet", (COUNTS,)),
             Figure("differential_expression", "de_comparison.tsv", (COUNTS,)),
+            Figure("de_by_strength", "de_by_strength.tsv", (COUNTS,)),
+            Table(
+                "perturbations.tsv",
+                "Every perturbation: its cells, the genes that it raises and lowers (effect among "
+                "held-out cells), and the file in which Snakemake draws its figure on request.",
+                (COUNTS,),
+            ),
             Table(
                 "de_comparison.tsv",
                 "Every perturbation: cells tested, differentially expressed genes, and how well "
                 "each model finds them.",
                 (COUNTS,),
                 first="-n_de",
+            ),
+            Table(
+                "de_by_strength.tsv",
+                "These scores for weak and strong perturbations: median and quartiles by the "
+                "number of differentially expressed genes and of held-out cells.",
+                (COUNTS,),
+            ),
+        ),
+    ),
+    Stage(
+        "combinations",
+        "Is a combination more than the sum of its parts?",
+        "Where a pair of genes and either gene alone were perturbed, the effect of the pair can be "
+        "held against the sum of the two. What is left beyond it, and beyond the noise of few "
+        "cells, is an interaction. SAMS-VAE adds up effects in its latent space; its decoder may "
+        "make of them an expression that is no sum.",
+        (
+            Figure("combinations", "combinations.tsv", (COUNTS,)),
+            Table(
+                "combinations.tsv",
+                "Every combination and model: sizes in log2(CP10k + 1), genes that depart from "
+                "the sum of the parts, and whether the model foresees it.",
+                (COUNTS,),
+                first="-departure_size",
             ),
         ),
     ),
@@ -174,6 +206,14 @@ STAGES = (
         "enrichment), for what was observed and for what is predicted.",
         (
             Figure("enrichment", "enrichment.tsv", (COUNTS, GENE_SETS)),
+            Figure("pathway_map", "enrichment.tsv", (COUNTS, GENE_SETS)),
+            Figure("pathway_agreement", "pathway_agreement.tsv", (COUNTS, GENE_SETS)),
+            Table(
+                "pathway_agreement.tsv",
+                "How well the gene sets of predicted effects agree with those of observed ones.",
+                (COUNTS, GENE_SETS),
+                first="-n_observed",
+            ),
             Table(
                 "enrichment.tsv",
                 "Gene sets by perturbation, from observed effects and from each model's.",

@@ -5,6 +5,7 @@ that is 1: ``A@0.5+B``.
 """
 
 from collections.abc import Mapping, Sequence
+from urllib.parse import quote, unquote
 
 from samsvae.doses import check_undosed, split_dose, with_dose
 from samsvae.errors import InputError
@@ -31,6 +32,20 @@ def components(perturbation: str) -> list[str]:
 def label_of(parts: Mapping[str, float]) -> str:
     """Write the canonical label of single perturbations at their doses."""
     return JOIN.join(with_dose(name, parts[name]) for name in sorted(parts)) or CONTROL
+
+
+def file_name(perturbation: str) -> str:
+    """Write a perturbation's name so that it can be the name of a file.
+
+    What has a meaning in paths, such as a slash, is written as in web addresses (``%2F``).
+    """
+    quoted = quote(perturbation, safe=JOIN + "@")
+    return f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted
+
+
+def perturbation_of(file_name: str) -> str:
+    """Read the name of a perturbation that :func:`file_name` wrote."""
+    return unquote(file_name)
 
 
 def canonical_labels(

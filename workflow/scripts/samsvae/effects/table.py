@@ -1,5 +1,6 @@
 """Files of effects: perturbations x genes, the same for data, models and baselines."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
+from samsvae.errors import InputError
 from samsvae.files import whole_file
 
 UNITS = "log2(CP10k + 1)"
@@ -97,8 +99,8 @@ def long_table(observed: anndata.AnnData, predicted: Mapping[str, anndata.AnnDat
     -------
     DataFrame
         One row per model, perturbation and gene: observed and predicted effect in
-        log2(CP10k + 1), the observed effect's fdr, and whether the perturbation has training
-        cells (``trained``).
+        log2(CP10k + 1), ``observed_held_out`` among held-out cells alone, its fdr, and whether
+        the perturbation has training cells (``trained``).
     """
     shape = observed.shape
     names = {
@@ -118,8 +120,28 @@ def long_table(observed: anndata.AnnData, predicted: Mapping[str, anndata.AnnDat
         truth = truth_of(observed, aligned)
         values = {
             "observed": np.asarray(truth.layers["ate"]).ravel(),
+            "observed_held_out": np.asarray(truth.layers["ate_held_out"]).ravel(),
             "fdr": np.asarray(truth.layers["fdr"]).ravel(),
             "predicted": np.asarray(aligned.X).ravel(),
         }
         parts.append(pd.DataFrame({"model": own, **names, **values}))
     return pd.concat(parts, ignore_index=True)
+
+
+def rows_of_perturbation(path: str | Path, name: str) -> pd.DataFrame:
+    """Read one perturbation's rows of a table that :func:`long_table` made.
+
+    Raises
+    ------
+    InputError
+        If the table has no such perturbation.
+    """
+    rows = pd.read_parquet(path, filters=[("perturbation", "==", name)])
+    if rows.empty:
+        known = pd.read_parquet(path, columns=["perturbation"])["perturbation"].unique()
+        near = difflib.get_close_matches(name, map(str, known), n=3, cutoff=0.3)
+        raise InputError(
+            f"The screen has no perturbation {name!r} (similar: {', '.join(near) or 'none'}). "
+            "tables/perturbations.tsv lists all, with the names of their figures."
+        )
+    return rows

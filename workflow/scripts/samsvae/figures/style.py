@@ -1,6 +1,7 @@
 """One look for all figures: sizes for print, colours for every eye, vectors that stay the same."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from scipy.cluster import hierarchy
 from samsvae.files import whole_file
 
 mpl.use("svg")
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every font in a PDF
 
 COLUMN_WIDTH = 3.5  # inches, one column of a journal
 PAGE_WIDTH = 7.2  # inches, two columns

@@ -102,6 +102,19 @@ def spearman(significant: Matrix, predicted: Matrix) -> np.ndarray:
     return found
 
 
+def slope(significant: Matrix, predicted: Matrix) -> np.ndarray:
+    """Size of predicted effects by that of observed ones, over differentially expressed genes.
+
+    The slope of the line through 0 that predicts the predicted effect from the observed one by
+    least squares: 1 where sizes are right, below 1 where predictions are shrunk. The observed
+    effects are those of held-out cells, whose noise pulls it below 1 as well, the more the fewer
+    cells there are.
+    """
+    is_de = ~np.isnan(significant)
+    products = np.sum(significant * predicted, axis=1, where=is_de)
+    return _ratio(products, np.sum(significant**2, axis=1, where=is_de))
+
+
 def _found_at(k: int, significant: Matrix, predicted: Matrix) -> np.ndarray:
     is_de = ~np.isnan(significant)
     found = np.sum(_leading(np.abs(predicted), np.full(len(predicted), k)), axis=1, where=is_de)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from samsvae.effects.table import truth_of
-from samsvae.metrics.de_comparison import significant_effects
+from samsvae.metrics.de_comparison import significant_effects, slope
 from samsvae.metrics.registry import DE, HELD_OUT, METRICS, Metric, de_metrics
 
 Matrix = np.ndarray
@@ -126,7 +126,8 @@ class EffectScores:
         Boolean, the perturbations with test cells.
     differential_expression
         One row per perturbation: n_held_out (cells tested), n_de (differentially expressed genes)
-        and the metrics of :func:`samsvae.metrics.registry.de_metrics`.
+        the metrics of :func:`samsvae.metrics.registry.de_metrics`, and the slope of
+        :func:`samsvae.metrics.de_comparison.slope`, which is best neither high nor low.
     summary
         Columns scope, metric, value. A metric's plain name is over all entries at once; with
         ``median_`` or ``mean_`` it averages perturbations, with ``spread_`` it is the distance
@@ -172,7 +173,7 @@ def effect_scores(
     return EffectScores(
         scores,
         scopes(observed)["test"],
-        _de_table(truth_of(observed, predicted), scores, fdr),
+        _de_table(truth_of(observed, predicted), predicted, scores, fdr),
         pd.DataFrame(summary, columns=["scope", "metric", "value"]),
     )
 
@@ -188,9 +189,13 @@ def averages(name: str, metric: Metric, values: np.ndarray) -> dict[str, float]:
     return dict(zip(names, (float(middle), float(high - low)), strict=True))
 
 
-def _de_table(truth: anndata.AnnData, scores: pd.DataFrame, fdr: float) -> pd.DataFrame:
+def _de_table(
+    truth: anndata.AnnData, predicted: anndata.AnnData, scores: pd.DataFrame, fdr: float
+) -> pd.DataFrame:
     columns = [name for name in scores if name.startswith(DE)]
     table = scores[columns].rename(columns=lambda name: name.removeprefix(DE))
     table.insert(0, "n_held_out", truth.obs["n_held_out"].to_numpy())
     table.insert(1, "n_de", np.sum(np.asarray(truth.layers["fdr"]) < fdr, axis=1))
+    guess = np.asarray(predicted.X, dtype=np.float64)
+    table["slope"] = slope(significant_effects(truth, fdr), guess)
     return table.reset_index()

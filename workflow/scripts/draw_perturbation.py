@@ -1,0 +1,26 @@
+"""Draw the effects of one perturbation."""
+
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    from samsvae.effects.table import rows_of_perturbation
+    from samsvae.figures import perturbation
+    from samsvae.figures.captions import read_caption
+    from samsvae.figures.style import save_figure, use_style
+    from samsvae.labels import perturbation_of
+    from samsvae.provenance import provenance
+
+    params = snakemake.params
+    name = perturbation_of(snakemake.wildcards.perturbation)
+    use_style()
+    drawn = perturbation.draw(rows_of_perturbation(snakemake.input.table, name), **params.options)
+    made_by = provenance({**params.options, "perturbation": name}, params.code)
+    save_figure(drawn, read_caption(snakemake.input.caption), made_by, list(snakemake.output))
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])
