@@ -270,6 +270,27 @@ def test_a_perturbation_is_drawn_on_request_and_all_of_them_by_a_target(finished
     assert planned == {"perturbation_figure": 2 * n_perturbations - 1}
 
 
+def test_cells_for_cell_eval_are_made_on_request_of_a_negative_control_and_of_a_baseline(finished):
+    changed = copy.deepcopy(TINY_CONFIG)
+    changed["models"]["shuffled"] = {**changed["models"]["cpa"], "shuffle_labels": True}
+    asked = Project(finished.folder, changed)
+    run = "results/random/random-seed0/{}/seed0/cell_eval/real.h5ad"
+    paths = [run.format(model) for model in ("shuffled", "additive")]
+    assert asked.planned(*paths) == {"train": 1, "export_cells": 2}
+    done = asked.snakemake(*paths)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "this model is a negative control" in done.stdout
+    screen = anndata.read_h5ad(finished.folder / "results/screens/tiny/screen.h5ad")
+    for path in paths:
+        real = anndata.read_h5ad(finished.folder / path)
+        predicted = anndata.read_h5ad((finished.folder / path).with_name("predicted.h5ad"))
+        number = [cells.obs["target_gene"].value_counts().to_dict() for cells in (real, predicted)]
+        assert number[0] == number[1]
+        assert list(real.var_names) == list(predicted.var_names) == list(screen.var_names)
+        assert set(real.obs_names) < set(screen.obs_names)
+        assert '"seed": 0' in predicted.uns["provenance"]
+
+
 def test_long_work_shows_progress_in_terminal_and_log(finished):
     log = finished.folder / "results/logs/train/random/random-seed0/sams-seed0.log"
     text = log.read_text()

@@ -86,6 +86,27 @@ rule sample_cells:
         "../scripts/sample_cells.py"
 
 
+# as the cells above, on request alone
+rule export_cells:
+    input:
+        unpack(exported_input),
+    output:
+        predicted=f"{RUN}/cell_eval/predicted.h5ad",
+        real=f"{RUN}/cell_eval/real.h5ad",
+    log:
+        "results/logs/export_cells/{experiment}/{split}/{model}-seed{seed}.log",
+    conda:
+        "../../envs/samsvae.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+    params:
+        run=run_of,
+        code=uses_model("export_cells"),
+    script:
+        "../scripts/export_cells.py"
+
+
 rule predict_baseline:
     input:
         screen=screen_of,

@@ -160,6 +160,20 @@ def selection_tables(experiment):
     ]
 
 
+def exported_input(wildcards):
+    """What predicted cells are made of: a model, a baseline's effects, or held-out cells alone."""
+    folder = RUN.format(**wildcards)
+    files = {
+        "screen": screen_of(wildcards),
+        "split": f"{SPLIT}/split.tsv".format(**wildcards),
+    }
+    if wildcards.model in TRAINED:
+        files["model"] = f"{folder}/model.safetensors"
+    elif wildcards.model in BASELINES:
+        files["effects"] = f"{folder}/predicted_effects.h5ad"
+    return files
+
+
 def metric_tables(wildcards):
     """Tables of metrics of an experiment: per split, and of the truth where it is known."""
     chosen = EXPERIMENTS[wildcards.experiment]

@@ -1,0 +1,47 @@
+"""Write held-out cells and predicted cells of a run as files that cell-eval reads."""
+
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    import torch
+
+    from samsvae.effects import cell_eval
+    from samsvae.effects.table import read_effects
+    from samsvae.files import whole_file
+    from samsvae.inference.cells import choose_device
+    from samsvae.inference.checkpoint import load_model
+    from samsvae.provenance import provenance
+    from samsvae.screen import digest_of_screen, read_screen
+    from samsvae.splits import read_split
+
+    torch.set_num_threads(snakemake.threads)
+    given, params = snakemake.input, snakemake.params
+    seed = params.run["seed"]
+    screen = read_screen(given.screen)
+    parts = read_split(given.split, screen)
+    compared = cell_eval.compared_cells(screen, parts)
+    labels = screen.obs["perturbation"].astype(str)[compared]
+    if "model" in given.keys():  # noqa: SIM118
+        trained = load_model(given.model, choose_device())
+        sizes = screen.obs["library_size"].to_numpy()
+        predicted = cell_eval.cells_of_model(trained, labels, sizes, seed)
+    elif "effects" in given.keys():  # noqa: SIM118
+        effects = read_effects(given.effects)
+        predicted = cell_eval.cells_of_effects(effects, screen, parts, labels, seed)
+    else:
+        half, compared = cell_eval.halves(screen, parts, compared, seed)
+        predicted = cell_eval.real_cells(screen, half)
+    real = cell_eval.real_cells(screen, compared)
+    made_by = provenance({"run": params.run}, params.code, screen=digest_of_screen(screen))
+    for cells, path in ((real, snakemake.output.real), (predicted, snakemake.output.predicted)):
+        cells.uns["provenance"] = made_by
+        with whole_file(path) as temporary:
+            cells.write_h5ad(temporary, compression="lzf")
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])
