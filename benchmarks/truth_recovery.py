@@ -28,8 +28,9 @@ from samsvae.experiments import Split
 from samsvae.inference.cells import Cells, choose_device
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.encoding import Encoding
-from samsvae.inference.iwelbo import draw_globals, iwelbo
+from samsvae.inference.iwelbo import iwelbo
 from samsvae.inference.memory import keep_freed_memory
+from samsvae.inference.shared_draws import draw_globals
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
 from samsvae.labels import CONTROL

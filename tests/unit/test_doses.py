@@ -16,7 +16,7 @@ from samsvae.experiments import Split
 from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.encoding import Encoding
-from samsvae.inference.iwelbo import draw_globals
+from samsvae.inference.shared_draws import draw_globals
 from samsvae.inference.trainer import Training, fit
 from samsvae.labels import canonical_labels, components, doses, label_of
 from samsvae.models.base import shift_of_cells

@@ -1,3 +1,6 @@
+import copy
+import dataclasses
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from samsvae import experiments
+from samsvae.effects import expectation
 from samsvae.effects import predicted as predicted_module
 from samsvae.effects.baselines import BASELINES, additive, mean_effect, no_change
 from samsvae.effects.differential_expression import rank_sum_tests
@@ -22,7 +26,7 @@ from samsvae.experiments import Split
 from samsvae.files import write_parquet
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.encoding import Encoding
-from samsvae.inference.iwelbo import draw_globals
+from samsvae.inference.shared_draws import draw_globals
 from samsvae.labels import file_name, perturbation_of
 from samsvae.models.registry import build_model
 from samsvae.splits import split_cells
@@ -35,14 +39,25 @@ def brute_force_mean_log(c, mean):
 
 @pytest.mark.parametrize("c", [0.05, 1.0, 300.0])
 def test_expected_log_counts_equal_the_sum_over_all_counts(c):
-    table = ExpectedLogCounts(torch.tensor([1.0, c]), 1e-4, 1e4)
+    table = ExpectedLogCounts(torch.tensor([1.0, c]), 1e4)
     for mean in (1.1e-4, 0.01, 0.7, 12.3, 456.7, 5000.0):
         found = float(table(torch.tensor([[mean, mean]]))[0, 1])
         assert found == pytest.approx(brute_force_mean_log(c, mean), rel=2e-5, abs=1e-8)
 
 
+def test_expected_log_counts_are_the_same_looked_up_by_torch(monkeypatch):
+    """As on a GPU, against the compiled look-up."""
+    table = ExpectedLogCounts(torch.logspace(-2, 8, 50), 1e4)
+    mean = torch.logspace(-6, 4, 300)[:, None].expand(-1, 50)
+    compiled = table(mean)
+    monkeypatch.setattr(expectation, "is_compiled_for", lambda _: False)
+    torch.testing.assert_close(table(mean), compiled, rtol=1e-6, atol=1e-7)
+    assert table(torch.zeros(1, 50)).abs().max() == 0
+    assert table(torch.full((1, 50), torch.nan)).isnan().all()
+
+
 def test_expected_log_counts_are_smooth_and_rise_with_the_mean():
-    table = ExpectedLogCounts(torch.tensor([0.8]), 1e-4, 1e4)
+    table = ExpectedLogCounts(torch.tensor([0.8]), 1e4)
     values = table(torch.logspace(-4, 4, 5000)[:, None])[:, 0]
     assert (values.diff() > 0).all()
 
@@ -78,22 +93,75 @@ def test_predicted_effects_agree_with_sampled_counts(trained):
     assert np.corrcoef(effects.ravel(), difference.numpy().ravel())[0, 1] > 0.9
 
 
-def test_standard_errors_cover_the_long_run_mean(trained):
-    truth, _ = predicted_effects(trained, ["TARGET03"], 20_000, seed=99)
-    covered = []
-    for seed in range(40):
-        effects, error = predicted_effects(trained, ["TARGET03"], 50, seed=seed)
+@pytest.fixture(scope="module")
+def certain(trained):
+    """A model as after training: masks decided, embeddings known rather well."""
+    model = copy.deepcopy(trained.model)
+    with torch.no_grad():
+        model.mask_logits[:] = 8.0
+        model.mask_logits[:, 1:] = -8.0
+        model.embedding_guide.network.head.bias[model.n_latent :] = -3.0
+        model.embedding_guide.network.head.weight[model.n_latent :] = 0.0
+    return dataclasses.replace(trained, model=model)
+
+
+@pytest.mark.parametrize(("estimator", "draws"), [("integrated", 50), ("sampled", 100)])
+def test_standard_errors_cover_the_long_run_mean(estimator, draws, certain):
+    """Of 95 % intervals in 50 repeats; by both ways the long-run mean is the same."""
+    names = ["TARGET03", "TARGET01+TARGET02"]
+    truth, _ = predicted_effects(certain, names, 20_000, seed=99)
+    covered, scores = [], []
+    for seed in range(50):
+        effects, error = predicted_effects(certain, names, draws, seed, estimator)
         covered.append(np.abs(effects - truth) < 1.96 * error)
+        scores.append((effects - truth) / error)
     assert 0.9 < np.mean(covered) < 0.99
+    assert np.abs(np.mean(scores, axis=0)).max() < 5 / np.sqrt(50)
 
 
-def test_predictions_do_not_depend_on_chunks_or_on_what_else_is_asked(trained, monkeypatch):
+def test_shared_draws_and_integrated_counts_cut_the_variance(certain):
+    """Of a single draw, as the estimators claim it and as they scatter."""
+    names, errors, scatters = ["TARGET03"], {}, {}
+    for estimator, draws in (("integrated", 20), ("sampled", 20)):
+        found = [predicted_effects(certain, names, draws, s, estimator) for s in range(20)]
+        errors[estimator] = np.mean([error**2 for _, error in found])
+        scatters[estimator] = np.mean(np.var([effects for effects, _ in found], axis=0, ddof=1))
+        assert 0.7 < errors[estimator] / scatters[estimator] < 1.4
+    cut = errors["sampled"] / errors["integrated"]
+    print(f"variance cut {cut:.0f} times")
+    assert cut > 30
+
+
+@pytest.mark.parametrize("estimator", ["integrated", "sampled"])
+def test_an_arm_without_effect_has_none(estimator, certain):
+    """Exactly, where draws are shared; within its error, where they are not."""
+    none = dataclasses.replace(certain, model=copy.deepcopy(certain.model))
+    none.model.mask_logits.data[:] = -1e4
+    effects, error = predicted_effects(none, ["TARGET01"], 200, 0, estimator)
+    assert np.abs(effects).max() <= (0 if estimator == "integrated" else 4.5 * error.max())
+
+
+@pytest.mark.parametrize("estimator", ["integrated", "sampled"])
+def test_predictions_do_not_depend_on_chunks(estimator, trained, monkeypatch):
+    names = ["TARGET01", "TARGET02"]
+    monkeypatch.setattr(predicted_module, "LARGEST_TENSOR", 4 * 3 * len(trained.genes))
+    found = predicted_effects(trained, names, 30, 0, estimator)
+    again = predicted_effects(trained, names, 30, 0, estimator)
+    assert all(map(np.array_equal, found, again))
+    monkeypatch.setattr(predicted_module, "LARGEST_TENSOR", 1)  # arm by arm
+    apart = predicted_effects(trained, names, 30, 0, estimator)
+    if estimator == "integrated":
+        for ours, theirs in zip(found, apart, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    else:
+        tolerance = 5 * np.hypot(found[1], apart[1]).max()
+        np.testing.assert_allclose(found[0], apart[0], atol=tolerance)
+
+
+def test_integrated_predictions_do_not_depend_on_what_else_is_asked(trained):
     both, _ = predicted_effects(trained, ["TARGET01", "TARGET02"], 30, seed=0)
     one, _ = predicted_effects(trained, ["TARGET02"], 30, seed=0)
-    monkeypatch.setattr(predicted_module, "LARGEST_TENSOR", 1)
-    chunked, _ = predicted_effects(trained, ["TARGET01", "TARGET02"], 30, seed=0)
     np.testing.assert_allclose(both[1:], one, atol=1e-5)
-    np.testing.assert_allclose(both, chunked, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,16 @@ def fractions_table(models):
     return table.assign(low=table["value"] - 0.1, high=np.nan)
 
 
+def particles_table(seeds, scopes=("val", "test")):
+    index = pd.MultiIndex.from_product(
+        [["s"], MODELS, seeds, scopes, [1, 2, 5, 10, 25, 50, 100]],
+        names=["split", "model", "seed", "scope", "particles"],
+    )
+    table = index.to_frame(index=False)
+    table["iwelbo"] = -190 + np.log(table["particles"]) + table["seed"]
+    return table.assign(n_cells=10, standard_error=0.2)
+
+
 def de_table(n_de):
     return pd.DataFrame(
         {
@@ -180,6 +190,8 @@ TABLES = {
     ("perturbations", "none tested"): perturbation_table(3, False),
     ("fractions", "all"): fractions_table(MODELS),
     ("fractions", "one model"): fractions_table(MODELS[:1]),
+    ("iwelbo_particles", "seeds"): particles_table([0, 1, 2]),
+    ("iwelbo_particles", "validation alone"): particles_table([0], ["val"]),
     ("differential_expression", "some"): de_table(12),
     ("differential_expression", "none"): de_table(0),
     ("volcanoes", "few"): effects_table(3),

@@ -6,11 +6,8 @@ import signal
 
 import numpy as np
 import pandas as pd
-import pyro
 import pytest
 import torch
-from pyro.distributions import Normal
-from torch import nn
 
 from samsvae.errors import InputError, Interrupted
 from samsvae.experiments import Split
@@ -18,13 +15,11 @@ from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel, load_model, save_model
 from samsvae.inference.divergence import check_finite, check_validated
 from samsvae.inference.encoding import Encoding
-from samsvae.inference.iwelbo import iwelbo
 from samsvae.inference.memory import says_what_to_lower
 from samsvae.inference.objective import elbo
 from samsvae.inference.resume import StateFile
 from samsvae.inference.step import Training, matmul_precision
 from samsvae.inference.trainer import Fitting, fit
-from samsvae.models.cpa_vae import CpaVae
 from samsvae.models.registry import build_model
 from samsvae.splits import split_cells
 
@@ -36,7 +31,6 @@ QUICK = {
     "learning_rate": 3e-3,
     "validate_every": 20,
 }
-N_GAUSSIAN = 200  # cells of the linear-Gaussian case
 SETTINGS = {"kind": "sams_vae", "combinations": "additive", "n_latent": 4, "n_hidden": 16}
 
 
@@ -363,88 +357,3 @@ def test_a_checkpoint_gives_back_the_same_model(kind, tmp_path):
     )
     for name, tensor in model.state_dict().items():
         assert (loaded.model.state_dict()[name] == tensor).all()
-
-
-class LinearLikelihood(nn.Module):
-    def __init__(self, loadings, noise):
-        super().__init__()
-        self.loadings, self.noise = loadings, noise
-
-    def forward(self, latent, library_size):
-        mean = latent @ self.loadings.T
-        return Normal(mean, torch.full_like(mean, self.noise)).to_event(1)
-
-
-class LinearGaussian(CpaVae):
-    """x ~ N(W (z + shift), noise^2): the exact posterior and marginal are known."""
-
-    def __init__(self, loadings, noise):
-        super().__init__(len(loadings), 1, n_latent=loadings.shape[1], n_hidden=2)
-        self.loadings, self.noise = loadings, noise
-        self.embedding_guide.log_scale.data.fill_(-30.0)
-        self.standardise = nn.Identity()
-        self.likelihood = LinearLikelihood(loadings, noise)
-        self.widening = 1.0
-
-    def encode(self, counts, shift):
-        precision = torch.eye(self.n_latent) + self.loadings.T @ self.loadings / self.noise**2
-        covariance = torch.linalg.inv(precision)
-        location = counts @ self.loadings / self.noise**2 @ covariance
-        scale = covariance.diagonal().sqrt() * self.widening
-        shape = (*shift.shape[:-2], *location.shape)
-        return location.expand(shape), scale.expand(shape)
-
-
-def linear_gaussian(widening):
-    torch.manual_seed(0)
-    loadings = torch.linalg.qr(torch.randn(6, 2))[0] * 1.5  # orthogonal, so that q can be exact
-    model = LinearGaussian(loadings, noise=0.7)
-    model.widening = widening
-    counts = torch.randint(0, 4, (N_GAUSSIAN, 6))
-    cells = Cells(
-        counts,
-        torch.ones(N_GAUSSIAN),
-        torch.zeros(1, 1),
-        torch.zeros(N_GAUSSIAN, dtype=torch.long),
-    )
-    covariance = loadings @ loadings.T + 0.49 * torch.eye(6)
-    exact = torch.distributions.MultivariateNormal(torch.zeros(6), covariance).log_prob(
-        counts.float()
-    )
-    return model, cells, exact.numpy()
-
-
-def test_with_the_exact_posterior_every_weight_is_the_marginal():
-    model, cells, exact = linear_gaussian(widening=1.0)
-    bound, error = iwelbo(model, cells, particles=3, seed=0)
-    np.testing.assert_allclose(bound, exact, atol=1e-3)
-    assert (error < 1e-3).all()
-
-
-def test_elbo_below_iwelbo_below_marginal_and_converging():
-    model, cells, exact = linear_gaussian(widening=1.6)
-    bounds = {q: iwelbo(model, cells, q, seed=1) for q in (1, 10, 100, 3000)}
-    error = {q: np.sqrt(np.mean(bounds[q][1] ** 2) / N_GAUSSIAN) for q in (10, 100, 3000)}
-    mean = {q: bounds[q][0].mean() for q in bounds}
-    assert mean[1] < mean[10] < mean[3000] + 3 * error[10]
-    for q in error:
-        assert mean[q] < exact.mean() + 4 * error[q]
-    np.testing.assert_allclose(bounds[3000][0], exact, atol=0.2)
-    covered = np.abs(bounds[3000][0] - exact) < 4 * bounds[3000][1] + 1e-3
-    assert covered.mean() > 0.98
-    pyro.set_rng_seed(0)
-    with torch.no_grad():
-        lower = elbo(model, cells.batch(torch.arange(N_GAUSSIAN)), 500)
-    local = float(lower.reconstruction - lower.kl_local["basal"]) / N_GAUSSIAN
-    gap = 2 * (0.5 * (1.6**2 - 1) - math.log(1.6))  # KL of the widened from the exact posterior
-    assert local == pytest.approx(exact.mean() - gap, abs=0.05)
-
-
-def test_iwelbo_does_not_depend_on_how_cells_are_grouped(parts_of, monkeypatch):
-    """Each cell's bound, within its Monte-Carlo error, whatever the batch."""
-    model, _ = fitted(parts_of)
-    cells = parts_of[1]["test"]
-    together, error = iwelbo(model, cells, 200, seed=0)
-    monkeypatch.setattr("samsvae.inference.iwelbo.LARGEST_TENSOR", 200 * 60 * 3)
-    apart, _ = iwelbo(model, cells, 200, seed=0)
-    assert np.mean(np.abs(together - apart) < 4 * np.sqrt(2) * error) > 0.97

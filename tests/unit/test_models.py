@@ -12,8 +12,8 @@ from torch import nn
 from samsvae.errors import InputError
 from samsvae.inference.cells import Cells
 from samsvae.inference.encoding import Encoding
-from samsvae.inference.iwelbo import draw_globals
 from samsvae.inference.objective import elbo, iwae, latent_sites, local_log_weights, traces
+from samsvae.inference.shared_draws import draw_globals
 from samsvae.models import counts_term, log_mass, log_mass_compiled
 from samsvae.models.base import Batch, shift_of_cells
 from samsvae.models.distributions import StraightThroughBernoulli
@@ -168,6 +168,12 @@ def test_the_compiled_block_is_as_accurate_as_single_precision_allows(genes):
     for derivative, expected in zip(ours[5:8], exact[5:8], strict=True):
         error = (derivative.double() - expected).abs()
         assert error.max() <= 2e-6 * expected.abs().max() + 1e-6
+    x, size, c, bias, _, logits, *_ = block(torch.float, genes=genes)
+    value = log_mass_compiled.value(x, size, c, bias, logits, SMALLEST_MEAN)
+    torch.testing.assert_close(value, terms[0], rtol=1e-6, atol=1e-6)
+    x, size, c, bias, _, logits, *_ = block(torch.double, genes=genes)
+    value = log_mass._value_of_logits(x, size, c, bias, logits, SMALLEST_MEAN)
+    torch.testing.assert_close(value, terms[1])
 
 
 def test_compiled_sums_do_not_depend_on_the_number_of_threads():
@@ -180,6 +186,8 @@ def test_compiled_sums_do_not_depend_on_the_number_of_threads():
             term = log_mass_compiled.score(*inputs)
             x, c, weight = inputs[0], inputs[2], inputs[4][0]
             results.append([term, *inputs[5:8], *counts_term.counts_term(x, c, weight)])
+            logits = block(torch.float)[5]
+            results[-1].append(log_mass_compiled.value(*inputs[:4], logits, SMALLEST_MEAN))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -193,6 +201,8 @@ def test_the_compiled_block_hands_on_what_is_no_number():
     finite = log_mass_compiled.score(*inputs).isfinite()
     assert finite.logical_not().nonzero().tolist() == [[0, 1], [1, 2]]
     assert torch.equal(inputs[5].isfinite().all(-1), finite)
+    value = log_mass_compiled.value(*inputs[:4], logits.clone(), SMALLEST_MEAN)
+    assert torch.equal(value.isfinite(), finite)
 
 
 def test_the_compiled_exponential_and_logarithm_are_numpys():

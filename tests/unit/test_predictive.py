@@ -9,7 +9,7 @@ from samsvae.effects.predictive import counterfactual_cells, sample_cells
 from samsvae.errors import InputError
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.encoding import Encoding
-from samsvae.inference.iwelbo import draw_shared
+from samsvae.inference.shared_draws import draw_shared
 from samsvae.models.registry import MODELS, build_model
 from samsvae.screen import build_screen
 

@@ -23,9 +23,10 @@ pytestmark = pytest.mark.workflow
 
 LIBRARY = "workflow/scripts/samsvae"
 FIGURES = {
-    "screen", "split", "training", "iwelbo", "latent_effects", "truth", "effects", "metrics",
-    "similarity", "differential_expression", "enrichment", "perturbations", "paired_differences",
-    "volcanoes", "de_by_strength", "combinations", "pathway_map", "pathway_agreement",
+    "screen", "split", "training", "iwelbo", "iwelbo_particles", "latent_effects", "truth",
+    "effects", "metrics", "similarity", "differential_expression", "enrichment", "perturbations",
+    "paired_differences", "volcanoes", "de_by_strength", "combinations", "pathway_map",
+    "pathway_agreement",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ rule estimate_iwelbo:
         model=f"{RUN}/model.safetensors",
     output:
         iwelbo=f"{RUN}/iwelbo.parquet",
+        by_particles=f"{RUN}/iwelbo_by_particles.tsv",
     log:
         "results/logs/estimate_iwelbo/{experiment}/{split}/{model}-seed{seed}.log",
     benchmark:
@@ -18,7 +19,7 @@ rule estimate_iwelbo:
         "../../envs/samsvae.yaml"
     threads: 1
     resources:
-        mem_mb=growing(4000, per_input=20),
+        mem_mb=growing(4000),
         runtime=growing(120),
         gpu=1,
     params:
@@ -51,6 +52,7 @@ rule predict_effects:
         gpu=1,
     params:
         draws=config["evaluation"]["effect_draws"],
+        estimator=config["evaluation"]["effect_estimator"],
         seed=lambda wildcards: int(wildcards.seed),
         code=uses_model("predict_effects"),
     script:

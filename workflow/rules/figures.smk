@@ -17,6 +17,19 @@ use rule collect_metrics as collect_training with:
         code=uses("collect_tables"),
 
 
+use rule collect_training as collect_iwelbo_by_particles with:
+    input:
+        tables=lambda wildcards: files_of(
+            wildcards.experiment, "iwelbo_by_particles.tsv", models=TRAINED
+        ),
+    output:
+        table=f"{TABLES}/iwelbo_by_particles.tsv",
+    log:
+        "results/logs/collect_tables/{experiment}/iwelbo_by_particles.log",
+    benchmark:
+        "results/benchmarks/collect_tables/{experiment}/iwelbo_by_particles.tsv"
+
+
 use rule collect_metrics as collect_latents with:
     input:
         tables=lambda wildcards: files_of(

@@ -39,11 +39,13 @@ rule copy_selected:
         last_model=candidates_of_run("last_model.safetensors"),
         history=candidates_of_run("history.tsv"),
         iwelbo=candidates_of_run("iwelbo.parquet"),
+        by_particles=candidates_of_run("iwelbo_by_particles.tsv"),
     output:
         model=f"{RUN}/model.safetensors",
         last_model=f"{RUN}/last_model.safetensors",
         history=f"{RUN}/history.tsv",
         iwelbo=f"{RUN}/iwelbo.parquet",
+        by_particles=f"{RUN}/iwelbo_by_particles.tsv",
     log:
         "results/logs/copy_selected/{experiment}/{split}/{model}-seed{seed}.log",
     benchmark:

@@ -9,26 +9,29 @@ def main(snakemake: Any) -> None:
     """Run the rule."""
     import torch
 
-    from samsvae.effects.predicted import predicted_effects
+    from samsvae.effects.predicted import ESTIMATORS, predicted_effects
     from samsvae.effects.table import effects_table, write_effects
     from samsvae.inference.cells import choose_device
     from samsvae.inference.checkpoint import load_model
-    from samsvae.inference.memory import says_what_to_lower
+    from samsvae.inference.memory import keep_freed_memory, says_what_to_lower
     from samsvae.provenance import provenance
     from samsvae.screen import digest_of_screen, perturbations, read_screen
 
+    keep_freed_memory()
     torch.set_num_threads(snakemake.threads)
     device = choose_device()
     trained = load_model(snakemake.input.model, device)
     screen = read_screen(snakemake.input.screen)
     names = perturbations(screen)
-    draws = snakemake.params.draws
+    estimator, seed = snakemake.params.estimator, snakemake.params.seed
+    draws = snakemake.params.draws or ESTIMATORS[estimator].draws
     with says_what_to_lower(device, f"evaluation.effect_draws (now {draws})"):
-        effects, error = predicted_effects(trained, names, draws, snakemake.params.seed)
+        effects, error = predicted_effects(trained, names, draws, seed, estimator)
     config = {
         "model": trained.settings,
+        "effect_estimator": estimator,
         "effect_draws": draws,
-        "seed": snakemake.params.seed,
+        "seed": seed,
     }
     made_by = provenance(config, snakemake.params.code, screen=digest_of_screen(screen))
     layers = {"standard_error": error}

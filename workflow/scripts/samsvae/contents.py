@@ -115,6 +115,7 @@ STAGES = (
         (
             Figure("training", "training.tsv", (TRAINING,)),
             Figure("iwelbo", "iwelbo.tsv", (TRAINING,)),
+            Figure("iwelbo_particles", "iwelbo_by_particles.tsv", (TRAINING,)),
             Table(
                 "iwelbo.tsv",
                 "Mean bound of every run in nats per cell, and its difference to the first model.",

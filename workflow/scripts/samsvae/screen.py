@@ -199,9 +199,17 @@ def write_source_screen(screen: anndata.AnnData, provenance: str, path: str | Pa
         screen.write_h5ad(temporary, compression="lzf")
 
 
-def read_screen(path: str | Path) -> anndata.AnnData:
-    """Read a screen that :func:`write_source_screen` wrote."""
-    return anndata.read_h5ad(path)
+def read_screen(path: str | Path, counts_on_disk: bool = False) -> anndata.AnnData:
+    """Read a screen that :func:`write_source_screen` wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
+    counts_on_disk
+        Leave the counts in the file, to be read block by block.
+    """
+    return anndata.read_h5ad(path, backed="r" if counts_on_disk else None)
 
 
 def digest_of_screen(screen: anndata.AnnData) -> str:

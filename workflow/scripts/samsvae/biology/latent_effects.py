@@ -5,7 +5,7 @@ import pyro
 import torch
 
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.iwelbo import draw_globals
+from samsvae.inference.shared_draws import draw_globals
 
 COLUMNS = ["perturbation", "dimension", "shift", "shift_sd", "mask_probability"]
 

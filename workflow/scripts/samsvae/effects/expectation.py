@@ -1,15 +1,23 @@
 """E[log2(1 + x)] of negative-binomial counts, without sampling them."""
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
+from numba import njit, prange
 from torch import Tensor
 
+from samsvae.models.counts_term import use_as_many_threads
+from samsvae.models.log_mass_compiled import is_compiled_for
+
 # The integrand over log t is analytic in a strip and decays at both ends (as mean * t below, as
-# exp(-t) above), so that the trapezoid rule converges exponentially: at this step to rounding.
-LOG_T = torch.arange(-34.0, 4.0, 0.125, dtype=torch.float64)
-GRID_SIZE = 256
-GENES_AT_A_TIME = 256
+# exp(-t) above), so that the trapezoid rule converges exponentially: at this step to 1e-8.
+STEP = 0.5
+LOG_T = np.arange(3.5, -45.0, -STEP)
+WEIGHT, EXPOSURE = STEP * np.exp(-np.exp(LOG_T)), -np.expm1(-np.exp(LOG_T))
+NEGLIGIBLE = 1e-9  # exposure times the mean, or exposure itself, that changes no expectation
+GRID_SIZE = 64
 
 
 class ExpectedLogCounts:
@@ -19,57 +27,91 @@ class ExpectedLogCounts:
 
         E[log(1 + x)] = int_0^inf exp(-t) (1 - L(t)) / t dt,
 
-    since log(1 + x) = int_0^inf (exp(-t) - exp(-t (1 + x))) / t dt. The table holds the value and
-    its derivative on a grid over the log of the mean; between its points, cubic Hermite
-    interpolation.
+    since log(1 + x) = int_0^inf (exp(-t) - exp(-t (1 + x))) / t dt. The table holds cubic
+    (Hermite) polynomials between the points of a grid over log(1 + mean / min(c, 1)), of which
+    the expectation is a linear function for small means and nearly one for large means. They are
+    accurate to within 2e-5 of the value, and 1e-6.
 
     Parameters
     ----------
     inverse_dispersion
         c per gene, length G.
-    smallest_mean, largest_mean
-        Range of the table; the function is defined inside it alone.
+    largest_mean
+        The table is for means from 0 to here.
     """
 
-    def __init__(
-        self, inverse_dispersion: Tensor, smallest_mean: float, largest_mean: float
-    ) -> None:
-        self.start = math.log(smallest_mean)
-        self.step = (math.log(largest_mean) - self.start) / (GRID_SIZE - 1)
-        log_mean = self.start + self.step * torch.arange(GRID_SIZE, dtype=torch.float64)
-        columns = [
-            _quadrature(c.cpu().double(), log_mean)
-            for c in inverse_dispersion.split(GENES_AT_A_TIME)
-        ]
-        value, slope = (torch.cat(parts) for parts in zip(*columns, strict=True))
+    def __init__(self, inverse_dispersion: Tensor, largest_mean: float) -> None:
+        c = inverse_dispersion.detach().cpu().double()
+        unit = c.clamp(max=1)
+        step = torch.log1p(largest_mean / unit) / (GRID_SIZE - 1)
+        coefficients = torch.empty(len(c), GRID_SIZE - 1, 4, dtype=torch.float64)
+        use_as_many_threads()
+        _tabulate(WEIGHT, EXPOSURE, *(each.numpy() for each in (c, unit, step, coefficients)))
         device = inverse_dispersion.device
-        self.value = (value / math.log(2)).float().to(device)
-        self.scaled_slope = (slope * self.step / math.log(2)).float().to(device)
+        self.per_unit, self.per_step, self.coefficients = (
+            each.float().to(device) for each in (1 / unit, 1 / step, coefficients / math.log(2))
+        )
 
     def __call__(self, mean: Tensor) -> Tensor:
         """Look up E[log2(1 + x)] for means [..., G]."""
-        position = ((mean.log() - self.start) / self.step).clamp(0, GRID_SIZE - 1)
-        lower = position.floor().clamp(max=GRID_SIZE - 2)
-        fraction = position - lower
-        gene = torch.arange(mean.shape[-1], device=mean.device).expand(mean.shape)
-        at = gene * GRID_SIZE + lower.long()
-        left, right = self.value.take(at), self.value.take(at + 1)
-        left_slope, right_slope = self.scaled_slope.take(at), self.scaled_slope.take(at + 1)
-        rise = right - left
-        curve = (1 - fraction) * (left_slope - rise) - fraction * (right_slope - rise)
-        return left + fraction * (rise + (1 - fraction) * curve)
+        position = (mean * self.per_unit).contiguous().log1p_().mul_(self.per_step)
+        if is_compiled_for(position):
+            use_as_many_threads()
+            _look_up(position.view(-1, mean.shape[-1]).numpy(), self.coefficients.numpy())
+            return position
+        interval = position.long().clamp(0, GRID_SIZE - 2)
+        gene = torch.arange(mean.shape[-1], device=mean.device)
+        constant, linear, square, cube = self.coefficients[gene, interval].unbind(-1)
+        fraction = position - interval
+        return constant + fraction * (linear + fraction * (square + fraction * cube))
 
 
-def _quadrature(c: Tensor, log_mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute E[log(1 + x)] and its derivative by the log of the mean, genes x grid, in nats."""
-    t = LOG_T.exp()
-    weight = torch.exp(-t) * (LOG_T[1] - LOG_T[0])
-    value = torch.empty(len(c), len(log_mean), dtype=torch.float64)
-    slope = torch.empty_like(value)
-    for column, mean in enumerate(log_mean.exp()):
-        exposure = -mean * torch.expm1(-t)
-        log_laplace = -c[:, None] * torch.log1p(exposure / c[:, None])
-        value[:, column] = -torch.expm1(log_laplace) @ weight
-        derivative = exposure * torch.exp(log_laplace) / (1 + exposure / c[:, None])
-        slope[:, column] = derivative @ weight
+@njit(parallel=True, cache=True)
+def _tabulate(weight: Any, exposure: Any, c: Any, unit: Any, step: Any, coefficients: Any) -> None:
+    """Fill in the coefficients, genes x intervals x powers, in nats."""
+    for gene in prange(len(c)):
+        left, left_slope = 0.0, _slope_at_zero(unit[gene]) * step[gene]
+        for interval in range(coefficients.shape[1]):
+            mean = unit[gene] * math.expm1(step[gene] * (interval + 1))
+            right, by_log_mean = _quadrature(weight, exposure, c[gene], mean)
+            right_slope = by_log_mean * (unit[gene] + mean) / mean * step[gene]
+            rise = right - left
+            coefficients[gene, interval, 0] = left
+            coefficients[gene, interval, 1] = left_slope
+            coefficients[gene, interval, 2] = 3 * rise - 2 * left_slope - right_slope
+            coefficients[gene, interval, 3] = left_slope + right_slope - 2 * rise
+            left, left_slope = right, right_slope
+
+
+@njit
+def _slope_at_zero(unit: float) -> float:
+    """Differentiate by log(1 + mean / unit) where the mean is 0 and x at most 1."""
+    return unit * math.log(2.0)
+
+
+@njit
+def _quadrature(weight: Any, exposure: Any, c: float, mean: float) -> tuple[float, float]:
+    """Compute E[log(1 + x)] and its derivative by the log of the mean, in nats."""
+    value, slope = 0.0, 0.0
+    for node in range(len(weight)):
+        if exposure[node] * max(mean, 1.0) < NEGLIGIBLE:
+            break
+        ratio = mean * exposure[node] / c
+        rise = -math.expm1(-c * math.log1p(ratio))
+        value += weight[node] * rise
+        slope += weight[node] * c * (1 - rise) * ratio / (1 + ratio)
     return value, slope
+
+
+@njit(parallel=True, cache=True)
+def _look_up(position: Any, coefficients: Any) -> None:
+    """Put the polynomials' values in the place of positions on the grid, rows x genes."""
+    last = coefficients.shape[1] - 1
+    for row in prange(len(position)):
+        for gene in range(position.shape[1]):
+            at = position[row, gene]
+            interval = max(0, min(np.int32(at), last))  # what is no number stays none
+            fraction = at - np.float32(interval)
+            own = coefficients[gene, interval]
+            high = own[2] + fraction * own[3]
+            position[row, gene] = own[0] + fraction * (own[1] + fraction * high)

@@ -14,8 +14,8 @@ from torch import Tensor
 from samsvae.errors import InputError
 from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.iwelbo import draw_shared
 from samsvae.inference.objective import latent_sites
+from samsvae.inference.shared_draws import draw_shared
 from samsvae.models.base import PerturbationModel
 from samsvae.models.likelihoods import NormalLikelihood
 

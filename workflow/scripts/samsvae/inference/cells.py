@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import anndata
 import numpy as np
+import pandas as pd
 import torch
 from scipy import sparse
 from torch import Tensor
@@ -68,15 +69,8 @@ class Cells:
             Where to.
         """
         kept = screen[keep]
-        labels = kept.obs["perturbation"].cat.remove_unused_categories().cat
-        return cls(
-            counts=torch.from_numpy(kept.X.astype(_smallest_type(kept.X)).toarray()).to(device),
-            library_size=torch.tensor(
-                kept.obs["library_size"].to_numpy(), dtype=torch.float32, device=device
-            ),
-            dosage=torch.from_numpy(encoding.dosage(list(labels.categories))).to(device),
-            condition=torch.tensor(labels.codes.to_numpy(), dtype=torch.long, device=device),
-        )
+        counts = torch.from_numpy(kept.X.astype(_smallest_type(kept.X)).toarray())
+        return cls(counts.to(device), *describe_conditions(kept.obs, encoding, device))
 
     def batch(self, index: Tensor) -> Batch:
         """Gather cells by their positions; the batch stands for all N cells."""
@@ -108,6 +102,33 @@ class Cells:
         mean = total / len(self)
         variance = (squares / len(self) - mean**2).clamp(min=0)
         return mean.float(), variance.sqrt().float()
+
+
+def describe_conditions(
+    obs: pd.DataFrame, encoding: Encoding, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Put all but the counts of cells on the device.
+
+    Parameters
+    ----------
+    obs
+        Library size and perturbation of each cell.
+    encoding
+        How labels become dosages.
+    device
+        Where to.
+
+    Returns
+    -------
+    library_size, dosage, condition : Tensor
+        As of :class:`Cells`.
+    """
+    labels = obs["perturbation"].cat.remove_unused_categories().cat
+    return (
+        torch.tensor(obs["library_size"].to_numpy(), dtype=torch.float32, device=device),
+        torch.from_numpy(encoding.dosage(list(labels.categories))).to(device),
+        torch.tensor(labels.codes.to_numpy(), dtype=torch.long, device=device),
+    )
 
 
 def _smallest_type(matrix: sparse.csr_matrix) -> type[np.number]:

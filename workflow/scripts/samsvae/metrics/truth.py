@@ -14,7 +14,6 @@ from samsvae.metrics.agreement import pearson, rmse
 from samsvae.metrics.factors import MASK_THRESHOLD, mask_scores, match_factors
 
 N_BASAL_STATES = 1000
-SMALLEST_MEAN = 1e-6
 
 
 def true_effects(screen: anndata.AnnData, perturbations: Sequence[str], seed: int) -> np.ndarray:
@@ -38,14 +37,11 @@ def true_effects(screen: anndata.AnnData, perturbations: Sequence[str], seed: in
     rng = np.random.default_rng(seed)
     basal = rng.normal(size=(N_BASAL_STATES, truth["loadings"].shape[0]))
     baseline = torch.from_numpy(basal @ truth["loadings"] + truth["log_proportion"])
-    expected_log = ExpectedLogCounts(
-        torch.from_numpy(truth["inverse_dispersion"]), SMALLEST_MEAN, LIBRARY_SIZE
-    )
+    expected_log = ExpectedLogCounts(torch.from_numpy(truth["inverse_dispersion"]), LIBRARY_SIZE)
 
     def average(shift: np.ndarray | float) -> np.ndarray:
         logits = baseline + torch.as_tensor(shift)
-        mean = (LIBRARY_SIZE * torch.softmax(logits, -1)).clamp(min=SMALLEST_MEAN)
-        return expected_log(mean).double().mean(0).numpy()
+        return expected_log(LIBRARY_SIZE * torch.softmax(logits, -1)).double().mean(0).numpy()
 
     row = {target: index for index, target in enumerate(truth["targets"])}
     shifts = truth["mask"] * truth["embedding"]

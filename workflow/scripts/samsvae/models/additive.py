@@ -70,11 +70,11 @@ class AdditiveShiftModel(PerturbationModel):
         with self.cells(batch):
             pyro.sample("basal", Normal(*self.encode(batch.counts, shift)).to_event(1))
 
-    def encode(self, counts: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, counts: Tensor, influence: Tensor) -> tuple[Tensor, Tensor]:
         """Location and scale of q(z^b | x, shift), each [..., B, K]."""
         standardised = self.standardise(counts)
         if self.basal_encoder == "correlated":
-            return self.encoder(standardised, shift)
+            return self.encoder(standardised, influence)
         return self.encoder(standardised)
 
     def shared_guide(self) -> None:
@@ -90,6 +90,6 @@ class AdditiveShiftModel(PerturbationModel):
         with torch.no_grad(), pyro.poutine.condition(data=dict(shared)):
             return self.effects()
 
-    def decoded(self, state: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
-        """State + sum_t d_t effect_t."""
-        return state + dosage @ self.effects_from(shared)
+    def influence(self, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
+        """sum_t d_t effect_t, [S, C, K]."""
+        return dosage @ self.effects_from(shared)

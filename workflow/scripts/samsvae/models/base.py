@@ -96,6 +96,51 @@ class PerturbationModel(nn.Module, ABC):
         """Sample the variables that all cells share from the generative model."""
 
     @abstractmethod
+    def influence(self, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
+        """Compute what a dosage brings to a cell: added to its state, or given beside it.
+
+        Parameters
+        ----------
+        shared
+            Draws of the shared variables, [S, ...] by site.
+        dosage
+            C x T.
+
+        Returns
+        -------
+        Tensor
+            [S, C, size], or [C, size] where no variable is shared.
+        """
+
+    @abstractmethod
+    def encode(self, counts: Tensor, influence: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the guide's Normal of cells' latent variables.
+
+        Parameters
+        ----------
+        counts
+            B x G.
+        influence
+            Of each cell, [..., B, size].
+
+        Returns
+        -------
+        location, scale : Tensor
+            Each [..., B, K]; without leading dimensions where the influence plays no part.
+        """
+
+    def perturbed(self, state: Tensor, influence: Tensor) -> Tensor:
+        """Give an unperturbed state [..., K] an influence: what the decoder takes."""
+        return state + influence
+
+    def unperturbed(self, latent: Tensor, influence: Tensor) -> Tensor:
+        """Take an influence from cells' latent variables [..., K].
+
+        It leaves what `perturbed` starts from, which is N(0, I) before the counts are seen:
+        `latent` itself unless a model says otherwise.
+        """
+        return latent
+
     def decoded(self, state: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
         """Give a cell's unperturbed state a dosage.
 
@@ -113,6 +158,7 @@ class PerturbationModel(nn.Module, ABC):
         Tensor
             What the decoder takes, [S, C, size].
         """
+        return self.perturbed(state, self.influence(shared, dosage))
 
     def undosed(self, latent: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
         """Take its dosage from a cell's latent variable, which leaves what `decoded` starts from.
@@ -129,9 +175,9 @@ class PerturbationModel(nn.Module, ABC):
         Returns
         -------
         Tensor
-            Unperturbed states, [S, B, K]; `latent` itself unless a model says otherwise.
+            Unperturbed states, [S, B, K].
         """
-        return latent
+        return self.unperturbed(latent, self.influence(shared, dosage))
 
     def effects_from(self, shared: Mapping[str, Tensor]) -> Tensor | None:
         """Put drawn variables together to latent effects, [S, T, K], if the model has any."""

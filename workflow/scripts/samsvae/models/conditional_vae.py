@@ -58,15 +58,19 @@ class ConditionalVae(PerturbationModel):
         dosage = batch.dosage[batch.condition]
         with self.cells(batch):
             latent = pyro.sample("latent", self.standard_normal(dosage))
-            counts = self.likelihood(_concatenated(latent, dosage), batch.library_size)
+            counts = self.likelihood(self.perturbed(latent, dosage), batch.library_size)
             pyro.sample(COUNTS, counts, obs=batch.counts)
 
     def guide(self, batch: Batch) -> None:
         """prod_i q(z_i | x_i, d_i)."""
         dosage = batch.dosage[batch.condition]
         with self.cells(batch):
-            encoded = self.encoder(self.standardise(batch.counts), dosage)
+            encoded = self.encode(batch.counts, dosage)
             pyro.sample("latent", Normal(*encoded).to_event(1))
+
+    def encode(self, counts: Tensor, influence: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and scale of q(z | x, d), each B x K."""
+        return self.encoder(self.standardise(counts), influence)
 
     def shared_guide(self) -> None:
         """No variable is shared by all cells."""
@@ -74,9 +78,13 @@ class ConditionalVae(PerturbationModel):
     def shared_prior(self) -> None:
         """No variable is shared by all cells."""
 
-    def decoded(self, state: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
+    def influence(self, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
+        """d, C x T."""
+        return dosage
+
+    def perturbed(self, state: Tensor, influence: Tensor) -> Tensor:
         """[state, d]."""
-        return _concatenated(state, dosage)
+        return _concatenated(state, influence)
 
 
 def _concatenated(latent: Tensor, dosage: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ def log_mass(
     if torch.is_grad_enabled():
         mass = _LogMass.apply(*inputs, [])
     else:
-        mass = _by_blocks(*inputs)[0] + counts_term(counts, c, torch.ones_like(library_size))[0]
+        own, _ = counts_term(counts, c, torch.ones_like(library_size))
+        mass = _value(*inputs).add_(own)
     return mass.reshape(hidden.shape[:-1])
 
 
@@ -126,6 +127,33 @@ def _with_derivatives(
     return term + own, by_c + own_by_c, *others
 
 
+def _value(
+    counts: Tensor, library_size: Tensor, c: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    """Compute the decoder's term alone."""
+    term = hidden.new_empty(hidden.shape[:-1])
+    compiled = log_mass_compiled.is_compiled_for(hidden)
+    value = log_mass_compiled.value if compiled else _value_of_logits
+    kept = hidden.new_empty(0)  # one block of logits, whose memory is used again and again
+    for here, group in _blocks(hidden):
+        h = hidden[group, here].view(-1, hidden.shape[-1])
+        kept = torch.mm(h, weight.T, out=kept.resize_(0))
+        logits = kept.view(-1, len(counts[here]), len(bias))
+        given = (counts[here], library_size[here], c, bias)
+        term[group, here] = value(*given, logits, SMALLEST_MEAN)
+    return term
+
+
+def _value_of_logits(
+    x: Tensor, library_size: Tensor, c: Tensor, bias: Tensor, logits: Tensor, smallest_mean: float
+) -> Tensor:
+    """Compute the term of a block of cells, overwriting its logits, particles x cells x genes."""
+    proportion = torch.softmax(logits.add_(bias), -1)
+    mean = torch.mul(proportion, library_size[:, None], out=logits).add_(smallest_mean)
+    log_ratio = torch.mul(mean, 1 / c, out=proportion).log1p_()
+    return mean.log_().sub_(log_ratio).mul_(x).addcmul_(c, log_ratio, value=-1).sum(-1)
+
+
 def _by_blocks(
     counts: Tensor,
     library_size: Tensor,
@@ -133,9 +161,9 @@ def _by_blocks(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor,
-    cell_weight: Tensor | None = None,
+    cell_weight: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Compute the decoder's term, and the derivatives of its weighted sum if asked for."""
+    """Compute the decoder's term, and the derivatives of its weighted sum."""
     term, by_hidden = hidden.new_empty(hidden.shape[:-1]), torch.empty_like(hidden)
     by_c, by_weight, by_bias = (torch.zeros_like(each) for each in (c, weight, bias))
     compiled = log_mass_compiled.is_compiled_for(hidden)
@@ -143,13 +171,11 @@ def _by_blocks(
     for here, group in _blocks(hidden):
         h = hidden[group, here].view(-1, hidden.shape[-1])
         logits = torch.mm(h, weight.T).view(-1, len(counts[here]), len(bias))
-        scale = None if cell_weight is None else cell_weight[group, here]
-        given = (counts[here], library_size[here], c.detach(), bias, scale)
+        given = (counts[here], library_size[here], c.detach(), bias, cell_weight[group, here])
         term[group, here] = score(*given, logits, by_c, by_bias, SMALLEST_MEAN)
-        if cell_weight is not None:
-            by_logits = logits.view(-1, len(bias))
-            torch.addmm(by_weight, by_logits.T, h, out=by_weight)
-            torch.mm(by_logits, weight, out=by_hidden[group, here].view_as(h))
+        by_logits = logits.view(-1, len(bias))
+        torch.addmm(by_weight, by_logits.T, h, out=by_weight)
+        torch.mm(by_logits, weight, out=by_hidden[group, here].view_as(h))
     return term, by_c, by_hidden, by_weight, by_bias
 
 
@@ -158,7 +184,7 @@ def _score(
     library_size: Tensor,
     c: Tensor,
     bias: Tensor,
-    cell_weight: Tensor | None,
+    cell_weight: Tensor,
     logits: Tensor,
     by_c: Tensor,
     by_bias: Tensor,
@@ -166,8 +192,8 @@ def _score(
 ) -> Tensor:
     """Compute the term of a block of cells from its logits, particles x cells x genes.
 
-    If cells have weights, the derivatives of the weighted sum by the logits take the logits'
-    place, and those by c and b are added to `by_c` and `by_bias`.
+    The derivatives of its weighted sum by the logits take the logits' place, and those by c and b
+    are added to `by_c` and `by_bias`.
     """
     dispersion, size = 1 / c, library_size[:, None]
     proportion = torch.softmax(logits.add_(bias), -1)
@@ -175,8 +201,6 @@ def _score(
     log_ratio = torch.mul(mean, dispersion).log1p_()
     summands = torch.log(mean).sub_(log_ratio).mul_(x).addcmul_(c, log_ratio, value=-1)
     term = summands.sum(-1)
-    if cell_weight is None:
-        return term
     residual = torch.sub(x, mean, out=summands).div_(torch.add(mean, c))
     by_c += (cell_weight.sum(0) @ x) * dispersion
     by_c -= cell_weight.reshape(-1) @ log_ratio.add_(residual).view(-1, len(c))

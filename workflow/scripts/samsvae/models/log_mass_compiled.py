@@ -46,7 +46,7 @@ def score(
     library_size: Tensor,
     c: Tensor,
     bias: Tensor,
-    cell_weight: Tensor | None,
+    cell_weight: Tensor,
     logits: Tensor,
     by_c: Tensor,
     by_bias: Tensor,
@@ -54,11 +54,22 @@ def score(
 ) -> Tensor:
     """Compute what :func:`samsvae.models.log_mass._score` does, for float32 on a CPU."""
     term = torch.empty(logits.shape[:-1])
-    weight = torch.zeros_like(term) if cell_weight is None else cell_weight
-    inputs = (x, library_size, c, 1 / c, bias, weight)
+    inputs = (x, library_size, c, 1 / c, bias, cell_weight)
     arrays = [each.contiguous().numpy() for each in (*inputs, logits, term, by_c, by_bias)]
     use_as_many_threads()
     _score(np.float32(smallest_mean), *arrays)
+    return term
+
+
+def value(
+    x: Tensor, library_size: Tensor, c: Tensor, bias: Tensor, logits: Tensor, smallest_mean: float
+) -> Tensor:
+    """Compute what :func:`samsvae.models.log_mass._value_of_logits` does, likewise."""
+    term = torch.empty(logits.shape[:-1])
+    inputs = (x, library_size, c, 1 / c, bias, logits, term)
+    arrays = [each.detach().contiguous().numpy() for each in inputs]
+    use_as_many_threads()
+    _value(np.float32(smallest_mean), *arrays)
     return term
 
 
@@ -202,3 +213,48 @@ def _score_cell(
         by_log[gene] = scaled * proportion[gene] * c[gene]
         by_log_total += by_log[gene]
     return term, by_log_total
+
+
+@njit(parallel=True, cache=True)
+def _value(
+    smallest_mean: Any,
+    x: Any,
+    library_size: Any,
+    c: Any,
+    dispersion: Any,
+    bias: Any,
+    logits: Any,
+    term: Any,
+) -> None:
+    """Share particles and cells among threads."""
+    rows = term.size
+    for group in prange(GROUPS):
+        for index in range(group * rows // GROUPS, (group + 1) * rows // GROUPS):
+            particle, cell = divmod(index, term.shape[1])
+            row = logits[particle, cell]
+            scale = library_size[cell] / _exponentials(row, bias)
+            term[particle, cell] = _value_of_cell(smallest_mean, x[cell], scale, c, dispersion, row)
+
+
+@over_genes
+def _exponentials(row: Any, bias: Any) -> Any:
+    """Turn logits without their bias into the exponentials of a softmax, and sum them."""
+    row += bias
+    largest, total = _largest(row), ZERO
+    for gene in range(len(row)):
+        row[gene] = _exp(row[gene] - largest)
+        total += row[gene]
+    return total
+
+
+@over_genes
+def _value_of_cell(
+    smallest_mean: Any, x: Any, scale: Any, c: Any, dispersion: Any, exponentials: Any
+) -> Any:
+    """Sum a cell's term, means being scaled exponentials."""
+    term = ZERO
+    for gene in range(len(c)):
+        mean = scale * exponentials[gene] + smallest_mean
+        log_ratio = _log_of_sum(ONE, mean * dispersion[gene])
+        term += x[gene] * (_log_of_sum(ZERO, mean) - log_ratio) - c[gene] * log_ratio
+    return term

@@ -78,8 +78,12 @@ class SvaePlus(PerturbationModel):
         """q(a) q(m | a) prod_i q(z_i | x_i)."""
         self.shared_guide()
         with self.cells(batch):
-            encoded = self.encoder(self.standardise(batch.counts))
+            encoded = self.encode(batch.counts, batch.dosage)
             pyro.sample("latent", Normal(*encoded).to_event(1))
+
+    def encode(self, counts: Tensor, influence: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and scale of q(z | x), each B x K, whatever the influence."""
+        return self.encoder(self.standardise(counts))
 
     def effects(self) -> Tensor:
         """M * mu from p(a) p(m | a)."""
@@ -104,13 +108,13 @@ class SvaePlus(PerturbationModel):
         """M * mu, [S, T, K]."""
         return shared["mask"] * self.embedding
 
-    def decoded(self, state: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
-        """State + sum_t d_t m_t * mu_t."""
-        return state + dosage @ self.effects_from(shared)
+    def influence(self, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
+        """sum_t d_t m_t * mu_t, [S, C, K]."""
+        return dosage @ self.effects_from(shared)
 
-    def undosed(self, latent: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
-        """Latent - sum_t d_t m_t * mu_t, N(0, I) before the counts are seen."""
-        return latent - dosage @ self.effects_from(shared)
+    def unperturbed(self, latent: Tensor, influence: Tensor) -> Tensor:
+        """Latent - sum_t d_t m_t * mu_t."""
+        return latent - influence
 
     def unmasked_effects(self) -> Tensor:
         """mu, T x K."""

@@ -1,0 +1,231 @@
+import math
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pyro import poutine
+from pyro.distributions import Normal
+from torch import nn
+
+from samsvae.inference import cell_stream, log_weights
+from samsvae.inference.cell_stream import CellStream
+from samsvae.inference.cells import Cells
+from samsvae.inference.encoding import Encoding
+from samsvae.inference.iwelbo import MeanBounds, estimate_bounds, fewer_particles, iwelbo
+from samsvae.inference.objective import elbo, local_log_weights, traces
+from samsvae.inference.shared_draws import draw_globals
+from samsvae.models.cpa_vae import CpaVae
+from samsvae.models.registry import MODELS, build_model
+from samsvae.screen import read_screen, write_source_screen
+
+CPU = torch.device("cpu")
+N_GAUSSIAN = 200  # cells of the linear-Gaussian case
+CASES = [(kind, "negative_binomial") for kind in MODELS]
+CASES += [("sams_vae", "poisson"), ("cpa_vae", "normal"), ("svae_plus", "normal")]
+
+
+class LinearLikelihood(nn.Module):
+    def __init__(self, loadings, noise):
+        super().__init__()
+        self.loadings, self.noise = loadings, noise
+
+    def forward(self, latent, library_size):
+        mean = latent @ self.loadings.T
+        return Normal(mean, torch.full_like(mean, self.noise)).to_event(1)
+
+
+class LinearGaussian(CpaVae):
+    """x ~ N(W (z + shift), noise^2): the exact posterior and marginal are known."""
+
+    def __init__(self, loadings, noise):
+        super().__init__(len(loadings), 1, n_latent=loadings.shape[1], n_hidden=2)
+        self.loadings, self.noise = loadings, noise
+        self.embedding_guide.log_scale.data.fill_(-30.0)
+        self.standardise = nn.Identity()
+        self.likelihood = LinearLikelihood(loadings, noise)
+        self.widening = 1.0
+
+    def encode(self, counts, influence):
+        precision = torch.eye(self.n_latent) + self.loadings.T @ self.loadings / self.noise**2
+        covariance = torch.linalg.inv(precision)
+        location = counts @ self.loadings / self.noise**2 @ covariance
+        scale = covariance.diagonal().sqrt() * self.widening
+        shape = (*influence.shape[:-2], *location.shape)
+        return location.expand(shape), scale.expand(shape)
+
+
+def linear_gaussian(widening):
+    torch.manual_seed(0)
+    loadings = torch.linalg.qr(torch.randn(6, 2))[0] * 1.5  # orthogonal, so that q can be exact
+    model = LinearGaussian(loadings, noise=0.7)
+    model.widening = widening
+    counts = torch.randint(0, 4, (N_GAUSSIAN, 6))
+    cells = Cells(
+        counts,
+        torch.ones(N_GAUSSIAN),
+        torch.zeros(1, 1),
+        torch.zeros(N_GAUSSIAN, dtype=torch.long),
+    )
+    covariance = loadings @ loadings.T + 0.49 * torch.eye(6)
+    exact = torch.distributions.MultivariateNormal(torch.zeros(6), covariance).log_prob(
+        counts.float()
+    )
+    return model, cells, exact.numpy()
+
+
+def test_with_the_exact_posterior_every_weight_is_the_marginal():
+    model, cells, exact = linear_gaussian(widening=1.0)
+    bound, error = iwelbo(model, cells, particles=3, seed=0)
+    np.testing.assert_allclose(bound, exact, atol=1e-3)
+    assert (error < 1e-3).all()
+
+
+def test_elbo_below_iwelbo_below_marginal_and_converging():
+    model, cells, exact = linear_gaussian(widening=1.6)
+    found = estimate_bounds(model, cells, ["all"] * N_GAUSSIAN, 3000, seed=1)
+    np.testing.assert_allclose(found.bound, exact, atol=0.2)
+    covered = np.abs(found.bound - exact) < 4 * found.standard_error + 1e-3
+    assert covered.mean() > 0.98
+    curve = found.by_particles.set_index("particles")
+    assert list(curve.index) == [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 3000]
+    assert curve["iwelbo"].iloc[-1] == pytest.approx(found.bound.mean())
+    rises, noise = curve["iwelbo"].diff()[1:], curve["standard_error"][1:]
+    assert (rises > -3 * noise).all()
+    assert (rises[:4] > 0).all()
+    assert (curve["iwelbo"] < exact.mean() + 4 * curve["standard_error"]).all()
+    pyro.set_rng_seed(0)
+    with torch.no_grad():
+        lower = elbo(model, cells.batch(torch.arange(N_GAUSSIAN)), 500)
+    local = float(lower.reconstruction - lower.kl_local["basal"]) / N_GAUSSIAN
+    gap = 2 * (0.5 * (1.6**2 - 1) - math.log(1.6))  # KL of the widened from the exact posterior
+    assert local == pytest.approx(exact.mean() - gap, abs=0.05)
+    error = curve["standard_error"][1]
+    assert curve["iwelbo"][1] == pytest.approx(exact.mean() - gap, abs=4 * error)
+
+
+@pytest.mark.parametrize("particles", [1, 5, 40])
+def test_errors_of_the_mean_bound_are_its_scatter_over_seeds(particles):
+    """From groups (1 and 5 of 50 particles) and by the delta method (all 40)."""
+    model, cells, _ = linear_gaussian(widening=1.3)
+    of_all = 40 if particles == 40 else 50
+    curves = [
+        estimate_bounds(model, cells, ["all"] * N_GAUSSIAN, of_all, seed).by_particles
+        for seed in range(40)
+    ]
+    rows = [curve.set_index("particles").loc[particles] for curve in curves]
+    scatter = np.std([row["iwelbo"] for row in rows], ddof=1)
+    claimed = np.sqrt(np.mean([row["standard_error"] ** 2 for row in rows]))
+    assert 0.65 < claimed / scatter < 1.5  # of forty, the scatter itself is known to 11 %
+
+
+def any_model(kind, likelihood, screen):
+    """A model with random weights, far enough from its start to have effects, and its cells."""
+    torch.manual_seed(0)
+    combinations = "unique" if kind == "svae_plus" else "additive"
+    encoding = Encoding.of(screen.obs["perturbation"], combinations)
+    settings = {"kind": kind, "likelihood": likelihood, "n_latent": 4, "n_hidden": 16}
+    model = build_model(settings, screen.n_vars, len(encoding.names))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return model.eval(), encoding
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "likelihood"), CASES)
+def test_weights_are_those_of_model_and_guide(kind, likelihood, tiny_screen):
+    """Scored site by site by Pyro, at the same draws of shared variables and of noise."""
+    model, encoding = any_model(kind, likelihood, tiny_screen)
+    keep = np.arange(tiny_screen.n_obs) % 40 == 0
+    cells = Cells.of(tiny_screen, keep, encoding, CPU)
+    [ours] = log_weights.log_weights(model, cells, 7, seed=5)
+    batch = cells.batch(torch.arange(len(cells)))
+    pyro.set_rng_seed(5)
+    shared = draw_globals(model, 7)
+    guide = poutine.condition(model.guide, data=shared)
+    generative = poutine.condition(model.model, data=shared)
+    first, _ = traces(generative, guide, batch, 7)
+    [local] = [name for name in first.nodes if name in ("basal", "latent")]
+    law = first.nodes[local]["fn"].base_dist
+    noise = log_weights.noise(batch.counts, 7, model.n_latent, seed=5)
+    shared[local] = law.loc + law.scale * noise
+    guide = poutine.condition(model.guide, data=shared)
+    generative = poutine.condition(model.model, data=shared)
+    guide_trace, model_trace = traces(generative, guide, batch, 7)
+    for site in guide_trace.nodes.values():
+        site["is_observed"] = False  # a conditioned site is still the cell's own variable
+    expected = local_log_weights(guide_trace, model_trace)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=2e-3)
+
+
+def test_bounds_depend_neither_on_blocks_nor_on_the_order_of_cells(tiny_screen, monkeypatch):
+    model, encoding = any_model("sams_vae", "negative_binomial", tiny_screen)
+    keep = np.arange(tiny_screen.n_obs) % 4 == 0
+    bound, error = iwelbo(model, CellStream.of(tiny_screen, keep, encoding, CPU), 20, seed=3)
+    order = np.random.default_rng(0).permutation(tiny_screen.n_obs)
+    shuffled = CellStream.of(tiny_screen[order].copy(), keep[order], encoding, CPU)
+    monkeypatch.setattr(log_weights, "ROWS_AT_A_TIME", 70)
+    monkeypatch.setattr(cell_stream, "LARGEST_BLOCK", 17 * tiny_screen.n_vars)
+    apart, _ = iwelbo(model, shuffled, 20, seed=3)
+    same_cell = np.searchsorted(np.flatnonzero(keep), order[keep[order]])
+    np.testing.assert_allclose(apart, bound[same_cell], rtol=1e-5)
+    other, _ = iwelbo(model, shuffled, 20, seed=4)
+    assert np.median(np.abs(other - apart)) > 0.1 * np.median(error)
+
+
+@pytest.mark.parametrize("counts_on_disk", [False, True])
+def test_streamed_cells_are_the_cells(counts_on_disk, tiny_screen, tmp_path, monkeypatch):
+    path = tmp_path / "screen.h5ad"
+    write_source_screen(tiny_screen.copy(), "{}", path)
+    screen = read_screen(path, counts_on_disk)
+    encoding = Encoding.of(screen.obs["perturbation"], "additive")
+    keep = np.random.default_rng(0).random(screen.n_obs) < 0.3
+    keep[100:200] = False  # whole blocks without a cell
+    whole = Cells.of(tiny_screen, keep, encoding, CPU)
+    monkeypatch.setattr(cell_stream, "LARGEST_BLOCK", 37 * screen.n_vars)
+    stream = CellStream.of(screen, keep, encoding, CPU)
+    batches = list(stream.batches(5))
+    assert len(stream) == len(whole) == sum(len(batch.counts) for batch in batches)
+    assert max(len(batch.counts) for batch in batches) == 5
+    for name in ("counts", "library_size", "condition"):
+        together = torch.cat([getattr(batch, name) for batch in batches])
+        assert torch.equal(together, getattr(whole, name).to(together.dtype))
+    assert torch.equal(stream.dosage, whole.dosage)
+    if counts_on_disk:
+        screen.file.close()
+
+
+def test_cells_without_one_to_evaluate_have_no_bound(tiny_screen):
+    model, encoding = any_model("cpa_vae", "negative_binomial", tiny_screen)
+    nobody = CellStream.of(tiny_screen, np.zeros(tiny_screen.n_obs, bool), encoding, CPU)
+    found = estimate_bounds(model, nobody, [], 5, seed=0)
+    assert len(found.bound) == len(found.by_particles) == 0
+
+
+def test_numbers_of_particles_are_round_and_end_with_all():
+    assert fewer_particles(1) == [1]
+    assert fewer_particles(100) == [1, 2, 5, 10, 25, 50, 100]
+    assert fewer_particles(60) == [1, 2, 5, 10, 25, 50, 60]
+
+
+@given(
+    arrays(float, st.tuples(st.integers(1, 12), st.integers(1, 4)), elements=st.floats(-2e3, 2e3))
+)
+def test_mean_bounds_are_averages_over_groups_of_particles(weights):
+    """Against logaddexp, however far apart weights are; more particles never lower the bound."""
+    bounds = MeanBounds(len(weights))
+    for cell in weights.T:
+        bounds.add(cell[:, None])
+    table = bounds.table()
+    for q, mean in zip(table["particles"], table["iwelbo"], strict=True):
+        groups = weights[: len(weights) // q * q].reshape(-1, q, weights.shape[1])
+        expected = (np.logaddexp.reduce(groups, axis=1) - np.log(q)).mean()
+        np.testing.assert_allclose(mean, expected, rtol=1e-9, atol=1e-9)
+    q = table["particles"]
+    told = (len(weights) // q > 1) | (q >= 10)
+    assert (np.isfinite(table["standard_error"]) == told).all()
+    assert (table["n_cells"] == weights.shape[1]).all()

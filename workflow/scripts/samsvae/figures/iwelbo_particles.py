@@ -1,0 +1,50 @@
+"""Predictive bounds over the number of particles: whether there are enough of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from samsvae.figures.style import model_colours, panels
+from samsvae.wording import readable
+
+CELLS = {"test": "test cells", "val": "validation cells"}
+
+
+def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
+    """Draw from iwelbo_by_particles.tsv; validation cells where no cell is left to test."""
+    scope = "test" if (table["scope"] == "test").any() else "val"
+    table = table[table["scope"] == scope]
+    shown = [model for model in models if model in set(table["model"])]
+    colours = model_colours(models)
+    figure, axes = panels(2, 2, 2.4)
+    runs = table.set_index(["split", "seed", "particles"])
+    first = runs[runs["model"] == shown[0]]
+    for model in shown:
+        own = runs[runs["model"] == model]
+        difference = (own["iwelbo"] - first["iwelbo"]).reindex(own.index)
+        error = np.hypot(own["standard_error"], first["standard_error"].reindex(own.index))
+        error = error * (model != shown[0])
+        for axis, values, errors in (
+            (axes[0], own["iwelbo"], own["standard_error"]),
+            (axes[1], difference, error),
+        ):
+            over_runs = values.groupby("particles")
+            axis.errorbar(
+                over_runs.mean().index, over_runs.mean(), fmt="o-", markersize=2.5, capsize=1.5,
+                yerr=1.96 * np.sqrt(errors.pow(2).groupby("particles").sum()) / over_runs.size(),
+                color=colours[model], label=readable(model), elinewidth=0.6,
+            )  # fmt: skip
+    particles = sorted(table["particles"].unique())
+    for axis in axes:
+        axis.set_xscale("log")
+        axis.set_xticks(particles, [f"{number:g}" for number in particles])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_xlabel("particles")
+    axes[0].set_ylabel(f"IWELBO, nats per cell ({CELLS[scope]})")
+    axes[1].set_ylabel(f"IWELBO minus that of {readable(shown[0])},\nnats per cell")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure

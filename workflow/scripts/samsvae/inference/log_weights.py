@@ -1,0 +1,114 @@
+"""Log importance weights of cells, block by block, in memory that does not grow with the cells."""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from typing import Protocol
+
+import pyro
+import torch
+from torch import Tensor
+
+from samsvae.inference.shared_draws import globals_in_parts
+from samsvae.models.base import Batch, PerturbationModel
+from samsvae.pace import Pace
+
+logger = logging.getLogger(__name__)
+
+ROWS_AT_A_TIME = 2048  # particles x cells
+
+
+class CellSource(Protocol):
+    """Cells that can be gone through in blocks."""
+
+    @property
+    def dosage(self) -> Tensor:
+        """Distinct rows of the design, C x T."""
+
+    def __len__(self) -> int:
+        """Count the cells."""
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Go through all cells once, in order, so many at a time at most."""
+
+
+@torch.no_grad()
+def log_weights(
+    model: PerturbationModel, cells: CellSource, particles: int, seed: int
+) -> Iterator[Tensor]:
+    """Weigh particles of the cells' own variables against the counts.
+
+    The variables that all cells share are drawn once from the guide, and not scored. A cell's
+    random numbers follow from the seed and its counts. So its weights do not depend on the order
+    of cells, on the other cells or on how they are grouped into blocks, but for rounding.
+
+    Parameters
+    ----------
+    model
+        Model and guide.
+    cells
+        Cells.
+    particles
+        Q.
+    seed
+        Seed of the samples.
+
+    Yields
+    ------
+    Tensor
+        log p(x | z_q, l) + log p(z_q) - log q(z_q | x), in nats, Q x cells of a block.
+    """
+    pyro.enable_validation(False)
+    influence = influences(model, cells.dosage, particles, seed)
+    pace, done = Pace(len(cells)), 0
+    for batch in cells.batches(max(1, ROWS_AT_A_TIME // particles)):
+        yield weigh(model, batch, influence, noise(batch.counts, particles, model.n_latent, seed))
+        done += len(batch.counts)
+        if pace.is_due():
+            speed, left = pace.at(done)
+            logger.info(
+                "cell %d/%d (%d %%)  %.0f cells/s  %s left",
+                done, len(cells), round(100 * done / len(cells)), speed, left,
+            )  # fmt: skip
+    logger.info("%d particles of %d cells in %s", particles, done, pace.elapsed)
+
+
+def influences(model: PerturbationModel, dosage: Tensor, particles: int, seed: int) -> Tensor:
+    """Draw the shared variables from the guide, and keep what they bring to each condition.
+
+    Returns
+    -------
+    Tensor
+        [Q, C, size], or [C, size] where no variable is shared.
+    """
+    pyro.set_rng_seed(seed)
+    drawn = globals_in_parts(model, particles)
+    parts = [model.influence(shared, dosage) for _, shared in drawn]
+    return parts[0] if parts[0].dim() == dosage.dim() else torch.cat(parts)
+
+
+def noise(counts: Tensor, particles: int, n_latent: int, seed: int) -> Tensor:
+    """Draw standard normal numbers for each cell from a generator that its counts seed.
+
+    Returns
+    -------
+    Tensor
+        Q x B x K.
+    """
+    drawn = torch.empty(len(counts), particles, n_latent)
+    generator, salt = torch.Generator(), seed.to_bytes(8, "little")
+    for cell, own in zip(drawn, counts.cpu().numpy(), strict=True):
+        digest = hashlib.blake2b(own.tobytes(), digest_size=8, key=salt).digest()
+        cell.normal_(generator=generator.manual_seed(int.from_bytes(digest, "little")))
+    return drawn.to(counts.device).transpose(0, 1).contiguous()
+
+
+def weigh(model: PerturbationModel, batch: Batch, influence: Tensor, noise: Tensor) -> Tensor:
+    """Compute the log importance weights of cells, Q x B, from standard normal numbers."""
+    own = influence.index_select(-2, batch.condition)
+    location, scale = model.encode(batch.counts, own)
+    latent = torch.addcmul(location, scale, noise)
+    state = model.unperturbed(latent, own)
+    counts = model.likelihood(model.perturbed(state, own), batch.library_size)
+    log_prior_to_guide = (noise.square() - state.square()).sum(-1) / 2 + scale.log().sum(-1)
+    return counts.log_prob(batch.counts) + log_prior_to_guide
