@@ -141,17 +141,46 @@ def assert_the_best_candidate_stands_for_its_model(experiment, split):
     assert list(candidates["chosen"]) == list(selection["chosen"].astype(int))
 
 
+def assert_it_is_said_not_to_be_at_full_scale(tables):
+    """What was run in small reproduces nothing, and what was not run has no number."""
+    reproduction = pd.read_csv(tables / "reproduction.tsv", sep="\t")
+    assert set(reproduction["task"]) == {"norman_ood"}
+    assert len(reproduction) == 45 * 5
+    was_run = reproduction["our_mean"].notna()
+    assert set(reproduction["our_model"][was_run]) == {"sams_vae_correlated--n_layers-1"}
+    # of five quantities all but the bound relative to fraction 0, which this experiment lacks
+    assert was_run.sum() == 4
+    assert set(reproduction["verdict"][was_run]) == {"not at full scale"}
+    for scale in reproduction["scale"][was_run]:
+        assert scale == (
+            "not at full scale: cells 600 (paper: 111,255); genes 60 (paper: 5,000); "
+            "training steps 60 (paper: 30,000); split seeds 1 (paper: 5)"
+        )
+    assert (
+        reproduction["settings"][was_run].str.contains("n_latent 8 (paper: 200)", regex=False).all()
+    )
+    assert reproduction[["difference", "in_expected_interval"]].isna().all(axis=None)
+    assert (reproduction["verdict"][~was_run] == "not run").all()
+    overview = pd.read_csv(tables / "reproduction_overview.tsv", sep="\t")
+    assert overview["scale"].str.startswith(("not at full scale", "not run")).all()
+
+
 COPIES = ("original", "scperturb")
 SMOKE = {
-    # experiment whose table is made, and its split
-    "norman": ("unseen_combinations", "unseen_combinations-f0.5-seed0"),
-    "replogle": ("replogle", "random-seed0"),
+    # experiment whose tables are made, its split, models and tables
+    "norman": (
+        "unseen_combinations",
+        "unseen_combinations-f0.5-seed0",
+        ["sams_vae_correlated--n_layers-1", "sams_vae_correlated"],
+        ["iwelbo", "selection", "reproduction"],
+    ),
+    "replogle": ("replogle", "random-seed0", ["sams_vae_correlated"], ["iwelbo"]),
 }
 
 
 @pytest.mark.parametrize("name", SMOKE)
 def test_the_smoke_variant_goes_from_the_first_byte_to_a_table(name, project):
-    experiment, split = SMOKE[name]
+    experiment, split, models, tables = SMOKE[name]
     config = project.config = configuration(f"{name}_smoke")
     files = {copy: official_file(name, copy, project.folder / f"{copy}.h5ad") for copy in COPIES}
     with serving(**files) as server:
@@ -173,12 +202,10 @@ def test_the_smoke_variant_goes_from_the_first_byte_to_a_table(name, project):
         assert planned["download"] == 1
         assert planned["train"] > 4
 
-        config["experiments"][experiment] |= {"models": ["sams_vae_correlated"], "seeds": [0]}
+        config["experiments"][experiment] |= {"models": models, "seeds": [0]}
         table = f"results/{experiment}/tables/iwelbo.tsv"
-        tables = [table, "results/screens/copied/screen.h5ad"]
-        if name == "norman":
-            tables.append(f"results/{experiment}/tables/selection.tsv")
-        done = project.snakemake(*tables)
+        asked_for = [f"results/{experiment}/tables/{one}.tsv" for one in tables]
+        done = project.snakemake(*asked_for, "results/screens/copied/screen.h5ad")
     assert done.returncode == 0, done.stdout[-6000:]
     results = project.folder / "results"
     bounds = pd.read_csv(project.folder / table, sep="\t")
@@ -187,6 +214,7 @@ def test_the_smoke_variant_goes_from_the_first_byte_to_a_table(name, project):
     assert (results / experiment / split / "split.json").is_file()
     if name == "norman":
         assert_the_best_candidate_stands_for_its_model(results / experiment, split)
+        assert_it_is_said_not_to_be_at_full_scale(results / experiment / "tables")
     asked = [path for path, _ in server.requests]
     assert asked.count("/original") == 3
 

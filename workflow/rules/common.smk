@@ -28,6 +28,7 @@ from samsvae.contents import (
     FRACTIONS,
     GENE_SETS,
     GRIDS,
+    PAPER,
     SHOWN_FIGURES,
     TRAINING,
     TRUTH,
@@ -49,6 +50,7 @@ from samsvae.sources.registry import (
     WITH_PROGRAMMES,
     download_of,
 )
+from samsvae.statistics.published import is_published
 
 # while it reads its rules, Snakemake does not say which targets it was given
 ONLY_CHECKED = "check" in sys.argv
@@ -139,6 +141,12 @@ def has_counts(experiment):
 def is_simulated(experiment):
     """Whether the truth of an experiment's screen is known."""
     return source_of(experiment) in SIMULATORS
+
+
+def has_published_results(experiment):
+    """Whether the paper reports results of such an experiment."""
+    split = EXPERIMENTS[experiment]["split"]["kind"]
+    return is_published(source_of(experiment), split)
 
 
 def source_of(experiment):

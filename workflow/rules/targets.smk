@@ -13,12 +13,14 @@ CHECKED = list(
 def properties(experiment):
     """What an experiment has that some figures and tables need, see samsvae/contents.py."""
     entry = EXPERIMENTS[experiment]
+    trained = any(model in TRAINED for model in entry["models"])
     has = {
         COUNTS: has_counts(experiment),
-        TRAINING: any(model in TRAINED for model in entry["models"]),
+        TRAINING: trained,
         GENE_SETS: gene_set_names(config, experiment),
         FRACTIONS: len(conditions(splits(entry))) > 1,
         GRIDS: any(model in CANDIDATES for model in entry["models"]),
+        PAPER: trained and has_published_results(experiment),
         TRUTH: is_simulated(experiment),
     }
     return sorted(name for name, present in has.items() if present)

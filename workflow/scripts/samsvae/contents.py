@@ -17,6 +17,7 @@ TRAINING = "training"  # a model that is trained
 GENE_SETS = "gene_sets"
 FRACTIONS = "fractions"  # several of them
 GRIDS = "grids"  # of hyperparameters to choose from
+PAPER = "paper"  # results that it reports
 TRUTH = "truth"  # known, since the screen is simulated
 
 
@@ -148,6 +149,24 @@ STAGES = (
             Figure("similarity", "effects.parquet", (COUNTS,)),
             Table("summary.tsv", "The main scores with intervals, ranks of models and verdicts."),
             Table("paired_differences.tsv", "Every two models compared on every main score."),
+            Table(
+                "reproduction_overview.tsv",
+                "The paper's results (Bereket and Karaletsos 2023) beside those of the same models "
+                "here, told by kind and hyperparameters: mean ± half the 95 % interval of the mean "
+                "over splits. Bounds in nats per cell; relative ones are differences to SAMS-VAE "
+                "with correlated embeddings at fraction 0; ate_pearson is of effects among all "
+                "cells of the test perturbations. Where cells, genes, training steps, split seeds "
+                "and settings are the paper's, a result is inside if it lies where the mean of n "
+                "new splits falls 95 times in 100 if nothing differs: mean ± t s √(1/5 + 1/n). "
+                "Elsewhere the numbers are no reproduction, and the last columns say why.",
+                (PAPER,),
+            ),
+            Table(
+                "reproduction.tsv",
+                "The same number by number, with both intervals of the paper's: that of its mean, "
+                "and where ours is expected.",
+                (PAPER,),
+            ),
         ),
     ),
     Stage(

@@ -1,0 +1,35 @@
+"""Set the results of an experiment beside those that the paper reports."""
+
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    import anndata
+    import pandas as pd
+
+    from samsvae.experiments import Split
+    from samsvae.files import read_table, write_tsv
+    from samsvae.statistics.reproduction import Experiment, overview, reproduction
+
+    given, params = snakemake.input, snakemake.params
+    n_cells, n_genes = anndata.read_h5ad(given.screen, backed="r").shape
+    experiment = Experiment(
+        read_table(given.metrics),
+        read_table(given.history),
+        {name: Split(**split) for name, split in params.splits.items()},
+        params.models,
+        params.training,
+        params.evaluation,
+        n_cells,
+        n_genes,
+    )
+    table = reproduction(pd.read_csv(given.published), experiment)
+    write_tsv(table, snakemake.output.table)
+    write_tsv(overview(table), snakemake.output.overview)
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])

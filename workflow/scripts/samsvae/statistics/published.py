@@ -1,0 +1,126 @@
+"""What Bereket and Karaletsos (2023) ran on the screen of Norman et al. 2019, and how.
+
+The results themselves are in data/reference/published_norman.csv, mean and standard deviation over
+splits. Models are told by their kind and hyperparameters, whatever a configuration calls them.
+
+Imports neither torch nor scanpy, since the Snakefile calls it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+SOURCE = "norman"
+CELLS, GENES = 111_255, 5_000
+STEPS = 30_000
+
+# what the published table calls an experiment, by the kind of its splits
+TASKS = {"unseen_combinations": "norman_ood", "data_efficiency": "norman_data_efficiency"}
+
+# scope and metric of the workflow, by what the published table calls them
+QUANTITIES = {
+    "val_iwelbo": ("val", "iwelbo"),
+    "test_iwelbo": ("test", "iwelbo"),
+    "test_iwelbo_relative": ("test", "iwelbo_relative"),
+    "ate_pearson_test": ("test", "pearson"),
+    "ate_pearson_top20_test": ("test", "pearson_top20"),
+}
+REFERENCE = "sams_vae_correlated"  # relative bounds are differences to it without any pair
+
+# what makes a model the published one; the table has those of one hidden layer
+_COMMON = {"n_layers": 1, "shuffle_labels": False}
+MODELS: dict[str, dict[str, Any]] = {
+    "sams_vae_correlated": {"kind": "sams_vae", "embedding": "correlated"},
+    "sams_vae_mean_field": {"kind": "sams_vae", "embedding": "mean_field"},
+    "cpa_vae": {"kind": "cpa_vae"},
+    "conditional_vae": {"kind": "conditional_vae"},
+    "svae+": {"kind": "svae_plus"},
+}
+_BASAL_ENCODER = {"basal_encoder": "correlated"}
+
+# with what else it was run; what a model does not have says nothing
+HYPERPARAMETERS = {
+    "n_latent": 200,
+    "n_hidden": 400,
+    "likelihood": "negative_binomial",
+    "mask_prior": 0.01,
+    "beta": 2,
+    "embedding_prior_scale": 1,
+    "embedding_n_layers": 4,
+    "embedding_n_hidden": 400,
+}
+_OF_CORRELATED_EMBEDDINGS = {"embedding_n_layers", "embedding_n_hidden"}
+TRAINING = {
+    "batch_size": 512,
+    "particles": 5,
+    "learning_rate": 0.0003,
+    "learning_rate_schedule": "constant",
+    "warm_up_steps": 0,
+    "weight_decay": 0.000001,
+    "gradient_clip": 100,
+    "objective": "elbo",
+    "mask_kl": "sampled",
+    "open_masks": 0,
+    "mask_kl_per_cell": 0,
+}
+BOUNDS = {"iwelbo_particles": 100}
+EFFECTS = {"effect_estimator": "sampled", "effect_draws": 2_500}
+
+Settings = Mapping[str, Any]
+
+
+def is_published(source: str, split: str) -> bool:
+    """Tell whether the paper has results for this source of a screen and kind of split."""
+    return source == SOURCE and split in TASKS
+
+
+def models_like(model: str, unique: bool, models: Mapping[str, Settings]) -> list[str]:
+    """Find those of the workflow's models that are a published one.
+
+    Parameters
+    ----------
+    model
+        What the published table calls it.
+    unique
+        Whether combinations are perturbations of their own.
+    models
+        Settings by name.
+
+    Returns
+    -------
+    list of str
+        Names, in the order of `models`.
+    """
+    wanted = {**MODELS[model], **_COMMON, "combinations": "unique" if unique else "additive"}
+    if wanted["kind"] in ("sams_vae", "cpa_vae"):
+        wanted |= _BASAL_ENCODER
+    return [
+        name
+        for name, settings in models.items()
+        if all(settings.get(key) == value for key, value in wanted.items())
+    ]
+
+
+def departures(
+    model: Settings, training: Settings, evaluation: Settings, quantity: str
+) -> list[str]:
+    """Say in words which settings are not the paper's.
+
+    Parameters
+    ----------
+    model, training, evaluation
+        Settings of a model, of how it is trained, and of how it is evaluated.
+    quantity
+        What is evaluated, as the published table calls it.
+    """
+    wanted: dict[str, Any] = dict(HYPERPARAMETERS)
+    if model.get("embedding") != "correlated":
+        wanted = {k: v for k, v in wanted.items() if k not in _OF_CORRELATED_EMBEDDINGS}
+    wanted |= TRAINING | (EFFECTS if quantity.startswith("ate_") else BOUNDS)
+    settings = {**model, **training, **evaluation}
+    if settings["effect_draws"] is None and settings["effect_estimator"] == "sampled":
+        settings["effect_draws"] = EFFECTS["effect_draws"]
+    return [
+        f"{key} {settings[key]} (paper: {value})"
+        for key, value in wanted.items()
+        if key in settings and settings[key] != value
+    ]
