@@ -62,7 +62,7 @@ def select(
     bounds = pd.DataFrame({(candidate, seed): values for candidate, seed, values in runs})
     seeds = sorted(bounds.columns.unique(1))
     runs_in_order = pd.MultiIndex.from_product([hyperparameters, seeds])
-    values = bounds[runs_in_order].to_numpy().reshape(len(bounds), -1, len(seeds))
+    values = bounds[runs_in_order].to_numpy(dtype=float).reshape(len(bounds), -1, len(seeds))
     over_seeds = values.mean(axis=2)
     means = over_seeds.mean(axis=0)
     if not np.isfinite(means).any():
