@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from samsvae.figures.style import EFFECT_UNITS, PAGE_WIDTH, model_colours, panels
-from samsvae.figures.volcano import name_points, volcano
+from samsvae.figures.volcano import MOST_DOTS, name_points, strongest, sureness, volcano
 from samsvae.metrics.agreement import pearson
 from samsvae.wording import readable
 
@@ -25,25 +25,31 @@ def draw(
     first = table[table["model"] == models[0]]
     figure, axes = panels(1 + len(models), 3, 2.3)
     figure.set_figwidth(PAGE_WIDTH)
-    limit = float(first["predicted"].abs().max()) or 1.0
-    drawn = volcano(axes[0], first, evaluation["fdr"], limit, MOST_NAMED)
-    number = int((first["fdr"] < evaluation["fdr"]).sum())
+    fdr = evaluation["fdr"]
+    direction = np.sign(first["observed_held_out"]) * (first["fdr"] < fdr)
+    volcano(axes[0], first, fdr, direction, 1.5)
+    number = int((first["fdr"] < fdr).sum())
     axes[0].set(
-        title=f"{name}: {number:,} DE genes",
+        title=f"{name}: {number:,} DE gene{'s' if number != 1 else ''}",
         xlabel=f"observed effect, held-out cells,\n{EFFECT_UNITS}",
         ylabel="−log10 false discovery rate",
     )
-    bar = figure.colorbar(drawn, ax=axes[0], location="top", shrink=0.8, aspect=30)
-    bar.set_label(f"predicted by {readable(models[0])}", fontsize=6)
     colours = model_colours(models)
     for axis, model in zip(axes[1:], models, strict=True):
         rows = table[table["model"] == model]
-        _against_observed(axis, rows, evaluation["fdr"], colours[model])
+        _against_observed(axis, rows, fdr, colours[model])
         r = float(pearson(rows["observed"].to_numpy(float), rows["predicted"].to_numpy(float)))
         score = "r undefined" if np.isnan(r) else f"r = {r:.2f}"
         axis.set_title(f"{readable(model)}, {score}")
         axis.set_xlabel(f"observed effect, all cells,\n{EFFECT_UNITS}")
         axis.set_ylabel(f"predicted effect,\n{EFFECT_UNITS}")
+    figure.draw_without_rendering()
+    named = strongest(first, fdr, MOST_NAMED)
+    name_points(axes[0], list(named["gene"]), named["observed_held_out"], sureness(named))
+    for axis, model in zip(axes[1:], models, strict=True):
+        own = table[(table["model"] == model) & table["gene"].isin(named["gene"])]
+        own = own.set_index("gene").loc[list(named["gene"])]
+        name_points(axis, list(named["gene"]), own["observed"], own["predicted"])
     return figure
 
 
@@ -52,10 +58,8 @@ def _against_observed(axis: Axes, rows: pd.DataFrame, fdr: float, colour: Any) -
     for chosen, shade, place in ((~is_de, OTHER_COLOUR, 1), (is_de, colour, 2)):
         axis.scatter(
             rows.loc[chosen, "observed"], rows.loc[chosen, "predicted"], s=7, color=shade,
-            linewidths=0, zorder=place, rasterized=len(rows) > 2000,
+            linewidths=0, zorder=place, rasterized=len(rows) > MOST_DOTS,
         )  # fmt: skip
     low, high = float(rows["observed"].min()), float(rows["observed"].max())
     axis.plot([low, high], [low, high], color="0.6", linewidth=0.6, zorder=0)
-    named = rows.loc[is_de, "observed"].abs().nlargest(MOST_NAMED).index
-    name_points(axis, *(rows.loc[named, column] for column in ("gene", "observed", "predicted")))
     axis.margins(x=0.2)

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from samsvae.figures.style import EFFECT_UNITS, nothing_to_show, panels
-from samsvae.figures.volcano import volcano
+from samsvae.figures.volcano import name_points, strongest, sureness, volcano
 from samsvae.wording import readable
 
 MOST_PERTURBATIONS = 12
@@ -31,14 +31,19 @@ def draw(
     strengths = first.loc[is_de, "predicted"].abs()
     limit = float(strengths.quantile(COLOURED)) or 1.0
     figure, axes = panels(len(names), 4, 1.75)
+    rows = {name: first[first["perturbation"] == name] for name in names}
     for axis, name in zip(axes, names, strict=True):
-        rows = first[first["perturbation"] == name]
-        drawn = volcano(axis, rows, evaluation["fdr"], limit, MOST_NAMED)
-        axis.set_title(f"{name}: {number[name]:,} DE genes")
+        own = rows[name]
+        drawn = volcano(axis, own, evaluation["fdr"], own["predicted"], limit)
+        axis.set_title(f"{name}: {number[name]:,} DE gene{'s' if number[name] > 1 else ''}")
     figure.supxlabel(f"observed effect among held-out cells, {EFFECT_UNITS}", fontsize=7)
     figure.supylabel("−log10 false discovery rate", fontsize=7)
     figure.colorbar(
         drawn, ax=axes, shrink=0.5, extend="both",
         label=f"effect predicted by {readable(models[0])}, {EFFECT_UNITS}",
     )  # fmt: skip
+    figure.draw_without_rendering()
+    for axis, name in zip(axes, names, strict=True):
+        named = strongest(rows[name], evaluation["fdr"], MOST_NAMED)
+        name_points(axis, list(named["gene"]), named["observed_held_out"], sureness(named))
     return figure
