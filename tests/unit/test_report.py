@@ -23,11 +23,13 @@ from samsvae.contents import (
     tables_of,
 )
 from samsvae.figures.captions import caption_as_html, read_caption
+from samsvae.figures.style import nothing_to_show, save_figure, use_style
 from samsvae.provenance import provenance
 from samsvae.report import page as page_module
 from samsvae.report.archive import write_archive
 from samsvae.report.background import run_times
-from samsvae.report.entries import MOST_ROWS, as_json, table_entry
+from samsvae.report.biology import changes_in_words, combinations_in_words, pathways_in_words
+from samsvae.report.entries import MOST_ROWS, as_json, figure_entry, table_entry
 from samsvae.report.page import write_report
 from tests.browser import visit
 from tests.conftest import ROOT
@@ -50,6 +52,16 @@ CONFIG = {
 }
 PROPERTIES = {"first": [COUNTS, TRAINING, GENE_SETS], "second": [TRAINING]}
 TRICKY = "</script><b>&amp;"
+AGREEMENT = pd.DataFrame(
+    [("m", "over_representation", "JAK2", "HALLMARK_TNFA", True), ("m", "over_representation", "A", "HALLMARK_TNFA", False),
+     ("m", "over_representation", "B", "Cell Cycle", True), ("m", "preranked", "B", "Other", True),
+     ("m", "over_representation", "C", None, None)],
+    columns=["model", "method", "perturbation", "top_observed", "same_top"],
+).assign(n_observed=1)  # fmt: skip
+COMBINATIONS = pd.DataFrame(
+    {"model": ["m", "m", "n", "n"], "perturbation": ["A+B", "A+C"] * 2, "departure_size": [0.1, 0.2] * 2,
+     "n_departing": [0, 3] * 2, "departing_genes": ["", "HBZ −0.50, CLC +0.20"] * 2}
+)  # fmt: skip
 DRAWING = '<svg xmlns="http://www.w3.org/2000/svg" width="100pt" height="50pt"/>'
 
 
@@ -78,6 +90,11 @@ def results(tmp_path_factory):
                     rows = pd.DataFrame({"model": "sams_vae", "perturbation": TRICKY, "pvalue": 0.5, "n_de": range(3)})  # fmt: skip
                     rows = rows.assign(**{table.first.removeprefix("-") or "place": range(3)})
                     write(folder / name / "tables" / table.name, rows.to_csv(sep="\t", index=False))
+        write(folder / name / "tables/perturbations.tsv", "perturbation\tn_de\nJAK2\t31\nCAV1\t0\n")
+        write(
+            folder / name / "tables/pathway_agreement.tsv", AGREEMENT.to_csv(sep="\t", index=False)
+        )
+        write(folder / name / "tables/combinations.tsv", COMBINATIONS.to_csv(sep="\t", index=False))
         summary = "fraction\tscope\tmetric\tmodel\tvalue\tlow\thigh\tverdict\ttested_over\n\ttest\tpearson_held_out\tsams_vae\t0.8\t\t\tbest\t\n"
         write(folder / name / "tables/summary.tsv", summary)
     for job, seconds in (("a", 30.5), ("b", 4000)):
@@ -127,6 +144,43 @@ def test_the_page_tells_of_every_stage_what_its_experiments_have(report):
     assert TRICKY not in text
     assert json.dumps(TRICKY).replace("<", "\\u003c") in text
     assert 'id="expression"' in text
+
+
+def test_the_page_says_in_words_what_perturbations_do(report):
+    text = report.read_text()
+    for said in (
+        "1 of 2 perturbations change the expression of at least one gene by more than chance; most genes are changed by JAK2 (31).",
+        "most: tnfa (JAK2, A); Cell Cycle (B).",
+        "Predicted effects lead to the same gene set: m for 2 of 3.",
+        "1 of 2 combinations depart from the sum of their parts on at least one gene, A+C most of all (HBZ −0.50, CLC +0.20).",
+    ):
+        assert said in text
+    nothing = perturbations_without_change()
+    assert changes_in_words(nothing) == [
+        "0 of 1 perturbations change the expression of at least one gene by more than chance."
+    ]
+    assert pathways_in_words(AGREEMENT[4:]) == [
+        "No gene set is significantly over-represented among the genes that change most."
+    ]
+    assert combinations_in_words(COMBINATIONS[:0]) == []
+    assert "as far as these cells can tell" in combinations_in_words(COMBINATIONS[:1])[0]
+
+
+def perturbations_without_change():
+    return pd.DataFrame({"perturbation": ["A"], "n_de": [0]})
+
+
+def test_a_figure_with_nothing_to_show_is_its_message_alone(tmp_path):
+    use_style()
+    paths = [tmp_path / "figures" / f"effects{suffix}" for suffix in (".svg", ".pdf")]
+    save_figure(nothing_to_show("No cells & no genes."), "caption", "{}", paths)
+    entry = figure_entry(SHOWN_FIGURES["effects"], tmp_path, CAPTIONS / "effects.rst", True)
+    assert entry["nothing"] == "No cells & no genes."
+    write(paths[0], DRAWING)
+    assert (
+        figure_entry(SHOWN_FIGURES["effects"], tmp_path, CAPTIONS / "effects.rst", True)["nothing"]
+        == ""
+    )
 
 
 def test_times_are_summed_up_by_rule(results, tmp_path):

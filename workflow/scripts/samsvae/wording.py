@@ -17,3 +17,9 @@ def readable(name: str) -> str:
         if f" {term} " in f" {words} ":
             words = f" {words} ".replace(f" {term} ", f" {spelt} ").strip()
     return words
+
+
+def readable_set(name: str) -> str:
+    """Write a gene set's name as words; capitals alone, as MSigDB has them, become small."""
+    words = readable(name.removeprefix("HALLMARK_"))
+    return words.lower() if words.isupper() else words

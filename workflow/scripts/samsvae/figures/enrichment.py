@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from samsvae.biology.enrichment import PRERANKED
 from samsvae.figures.style import DIVERGING, PAGE_WIDTH, nothing_to_show, panels
-from samsvae.wording import readable
+from samsvae.wording import readable, readable_set
 
 MOST_SETS, MOST_PERTURBATIONS = 12, 14
 LONGEST_NAME = 38
@@ -79,5 +79,5 @@ def _area(fdr: float) -> float:
 
 def shortened(name: str) -> str:
     """Write a gene set's name so that it fits beside an axis."""
-    words = readable(name.removeprefix("HALLMARK_")).lower()
+    words = readable_set(name)
     return words if len(words) <= LONGEST_NAME else words[: LONGEST_NAME - 1] + "…"

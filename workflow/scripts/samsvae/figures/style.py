@@ -71,7 +71,13 @@ def save_figure(figure: Figure, caption: str, provenance: str, paths: Sequence[s
     """
     made_by = json.dumps(json.loads(provenance))
     of_format: dict[str, dict[str, Any]] = {
-        ".svg": {"Date": None, "Description": caption, "Source": made_by},
+        ".svg": {
+            "Date": None,
+            "Description": caption,
+            "Source": made_by,
+            # of a figure that has nothing to show, why
+            "Coverage": str(figure.get_label()) or None,
+        },
         ".pdf": {"CreationDate": None, "Subject": caption, "Keywords": made_by},
     }
     for path in paths:
@@ -135,8 +141,9 @@ def clustered(matrix: np.ndarray) -> list[int]:
 
 
 def nothing_to_show(message: str) -> Figure:
-    """Say in a figure's place why there is none."""
+    """Say in a figure's place why there is none; the report shows the message alone."""
     figure, axis = plt.subplots(figsize=(COLUMN_WIDTH, 0.8))
+    figure.set_label(message)
     axis.text(0.5, 0.5, message, ha="center", va="center", wrap=True)
     axis.set_axis_off()
     return figure

@@ -1,6 +1,7 @@
 """Figures and tables as the report's page takes them in."""
 
 import base64
+import html
 import json
 import re
 from pathlib import Path
@@ -36,6 +37,7 @@ def figure_entry(figure: Figure, experiment: Path, caption: Path, embedded: bool
     """
     drawing = experiment / "figures" / f"{figure.name}.svg"
     svg = drawing.read_text(encoding="utf-8")
+    nothing = re.search(r"<dc:coverage>(.*?)</dc:coverage>", svg, re.DOTALL)
     width = re.search(r'<svg[^>]* width="([\d.]+)pt"', svg)
     beside = f"{experiment.name}/figures/{figure.name}"
     source = (
@@ -49,6 +51,7 @@ def figure_entry(figure: Figure, experiment: Path, caption: Path, embedded: bool
         "width": round(SCREEN_SCALE * float(width.group(1))) if width else 700,
         "source": source,
         "alt": readable(figure.name),
+        "nothing": html.unescape(nothing.group(1)) if nothing else "",
         "caption": Markup(caption_as_html(caption)),
         "files": [f"{beside}.svg", f"{beside}.pdf"],
     }

@@ -13,6 +13,7 @@ from samsvae.files import read_table, whole_file
 from samsvae.findings import condition_tables, sentences
 from samsvae.provenance import digest_of, versions
 from samsvae.report.background import cells_in_words, competitors, describe, origins, run_times
+from samsvae.report.biology import biology_in_words
 from samsvae.report.entries import figure_entry, table_entry
 from samsvae.statistics.paired import CONFIDENCE
 from samsvae.wording import readable
@@ -51,7 +52,9 @@ def write_report(
         undefined=jinja2.StrictUndefined,
     )
     text = templates.get_template(Path(template).name).render(
-        experiments=[_introduction(config, name, results) for name in experiments],
+        experiments=[
+            _introduction(config, name, results, has) for name, has in experiments.items()
+        ],
         stages=_stages(experiments, {Path(one).stem: Path(one) for one in captions}, results),
         confidence=round(100 * CONFIDENCE),
         significance=config["evaluation"]["significance"],
@@ -65,7 +68,9 @@ def write_report(
         temporary.write_text(text, encoding="utf-8")
 
 
-def _introduction(config: Mapping[str, Any], name: str, results: Path) -> dict[str, Any]:
+def _introduction(
+    config: Mapping[str, Any], name: str, results: Path, has: Collection[str]
+) -> dict[str, Any]:
     """Say of an experiment what was run, and what came out in short."""
     experiment = config["experiments"][name]
     first = next(iter(splits(experiment)))
@@ -78,7 +83,10 @@ def _introduction(config: Mapping[str, Any], name: str, results: Path) -> dict[s
         "description": describe(config, name),
         "cells": cells_in_words(results / name / first / "split.tsv", screen),
         "competitors": [(readable(model), what) for model, what in competitors(config, name)],
-        "sentences": sentences(summary, n_top),
+        "findings": {
+            "What the perturbations do.": biology_in_words(results / name / "tables", has),
+            "Which model is best, and how surely.": sentences(summary, n_top),
+        },
         "tables": condition_tables(summary, experiment["models"], n_top),
         "splits": list(splits(experiment)),
         "models": [(model, readable(model)) for model in experiment["models"]],
