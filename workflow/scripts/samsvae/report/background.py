@@ -68,9 +68,10 @@ def cells_in_words(split: Path, screen: Path) -> str:
     with h5py.File(screen) as file:
         counts = file["X"]
         n_genes = int(counts.attrs["shape"][1] if "shape" in counts.attrs else counts.shape[1])
+    among = f", {combined:,} of them combinations," if combined else ""
     return (
-        f"{labels.sum():,} cells and {n_genes:,} genes; {len(perturbed):,} perturbations, "
-        f"{combined:,} of them combinations, with a median of {perturbed.median():,.0f} cells; "
+        f"{labels.sum():,} cells and {n_genes:,} genes; {len(perturbed):,} perturbations{among} "
+        f"with a median of {perturbed.median():,.0f} cells; "
         f"{labels.get(CONTROL, 0):,} control cells."
     )
 
