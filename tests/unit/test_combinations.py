@@ -16,15 +16,19 @@ DEPARTURE = 2.0  # of the first five genes of A+C
 
 @pytest.fixture(scope="module")
 def observed():
+    return simulated(NOISE)
+
+
+def simulated(noise, scale=1.0):
     """Effects as means of cells with normal noise; pairs are sums, but for A+C."""
     rng = np.random.default_rng(5)
     single = rng.normal(size=(3, N_GENES))
     members = np.array(
         [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [1, 1, 1], [0, 1, 0]]
     )
-    mean = members @ single
+    mean = members @ single * np.where(members.sum(axis=1) > 1, scale, 1)[:, None]
     mean[4, :5] += DEPARTURE
-    error = NOISE / np.sqrt(N_CELLS)
+    error = noise / np.sqrt(N_CELLS)
     control = rng.normal(0, error, N_GENES)
     ate = mean + rng.normal(0, error, mean.shape) - control
     table = anndata.AnnData(ate.astype(np.float32))
@@ -106,3 +110,13 @@ def test_departures_and_their_errors_follow_from_cells(tiny_screen):
 def test_a_screen_without_combinations_has_no_rows(observed):
     alone = observed[["A", "B"]].copy()
     assert tabulate_departures(alone, {"model": alone}, 0.05).empty
+
+
+@pytest.mark.parametrize("scale", [0.6, 1.0])
+def test_noise_of_few_cells_does_not_make_pairs_look_less_than_sums(scale):
+    """With as much noise as signal the plain slope would be near two thirds of the true one."""
+    found = departures(simulated(10.0, scale))
+    np.testing.assert_allclose(found.slope, scale, atol=0.12)
+    total = found.effect - found.departure
+    plain = np.sum(total * found.effect, axis=1) / np.sum(total**2, axis=1)
+    assert (np.abs(plain - scale) > 0.05).any()

@@ -14,6 +14,8 @@ from samsvae.metrics.agreement import pearson
 Matrix = np.ndarray
 
 MOST_NAMED = 5
+ROUNDING = 1e-5  # of the largest effect, since effects are kept with 7 digits
+LEAST_SIGNAL = 0.2  # of the squares of a sum of effects
 COLUMNS = [
     "model", "perturbation", "n_cells", "trained", "correlation_with_sum", "slope_on_sum",
     "effect_size", "departure_size", "n_departing", "departing_genes", "predicted_departure_size",
@@ -45,6 +47,10 @@ class Departures:
         mean - (sum of parts' means) + (n - 1) mean of control cells.
     effect_standard_error
         Of `effect`.
+    slope
+        Of `effect` on the sum, over genes, through 0: 1 for a sum, less where parts weaken each
+        other. Least squares, with what noise adds to either sum of products taken off; NaN where
+        less than a fifth is left.
     fdr
         Of a two-sided test of `departure` against 0, normal, Benjamini-Hochberg over the genes of
         a combination; NaN for genes without a standard error.
@@ -57,6 +63,7 @@ class Departures:
     departure: Matrix
     standard_error: Matrix
     effect_standard_error: Matrix
+    slope: np.ndarray
     fdr: Matrix
 
 
@@ -85,15 +92,20 @@ def departures(observed: anndata.AnnData) -> Departures:
     of_control = observed.var["control_standard_error"].to_numpy(dtype=np.float64) ** 2
     # an effect's error is its cells' and the control cells', which all effects share
     of_cells = np.clip(np.nan_to_num(of_effect**2) - of_control, 0, None)
-    others = (members.sum(axis=1) - 1)[:, None]
-    variance = of_cells[own] + members @ of_cells + others**2 * of_control
-    departure = ate[own] - members @ np.nan_to_num(ate)
+    n_parts = members.sum(axis=1)[:, None]
+    variance = of_cells[own] + members @ of_cells + (n_parts - 1) ** 2 * of_control
+    total = members @ np.nan_to_num(ate)
+    departure = ate[own] - total
+    # both share the control cells, once in the effect and n times in the sum
+    products = np.sum(total * ate[own] - n_parts * of_control, axis=1)
+    squares = np.sum(total**2 - members @ of_cells - n_parts**2 * of_control, axis=1)
+    known = squares > LEAST_SIGNAL * np.sum(total**2, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         pvalue = 2 * stats.norm.sf(np.abs(departure) / np.sqrt(variance))
     pvalue[variance == 0] = np.nan
     return Departures(
         names, members, own, ate[own], departure, np.sqrt(variance), of_effect[own],
-        _false_discovery_rates(pvalue),
+        products / np.where(known, squares, np.nan), _false_discovery_rates(pvalue),
     )  # fmt: skip
 
 
@@ -115,7 +127,7 @@ def tabulate_departures(
     -------
     DataFrame
         A row per model and combination whose parts are observed. Of the data: n_cells,
-        correlation_with_sum and slope_on_sum (of its effect, over genes; 1 for a sum),
+        correlation_with_sum (of its effect, over genes) and slope_on_sum (1 for a sum),
         effect_size and departure_size (root mean square over genes, log2(CP10k + 1), the part
         that is noise taken off), n_departing (genes) and departing_genes, the strongest with
         their departure. Of the model: whether it was trained on the combination,
@@ -131,7 +143,7 @@ def tabulate_departures(
             "n_cells": observed.obs["n_cells"].to_numpy()[found.row],
             "trained": observed.obs["n_train"].to_numpy()[found.row] > 0,
             "correlation_with_sum": pearson(total, found.effect),
-            "slope_on_sum": np.sum(total * found.effect, axis=1) / np.sum(total**2, axis=1),
+            "slope_on_sum": found.slope,
             "effect_size": _size_beyond_noise(found.effect, found.effect_standard_error),
             "departure_size": _size_beyond_noise(found.departure, found.standard_error),
             "n_departing": departing.sum(axis=1),
@@ -153,9 +165,6 @@ def tabulate_departures(
         }
         parts.append(of_data.assign(**of_model))
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
-
-
-ROUNDING = 1e-5  # of the largest effect, since effects are kept with 7 digits
 
 
 def _size_beyond_noise(effect: Matrix, standard_error: Matrix) -> np.ndarray:
