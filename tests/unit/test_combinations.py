@@ -71,6 +71,7 @@ def test_a_planted_interaction_is_found_and_no_other(observed):
     assert table.loc["A+B", "n_departing"] <= 2
     assert table.loc["A+C", "departure_size"] == pytest.approx(DEPARTURE * np.sqrt(5 / N_GENES), rel=0.1)  # fmt: skip
     assert table.loc["A+B", "departure_size"] < 0.02
+    assert table.loc["A+B", "noise_size"] == pytest.approx(2 * NOISE / np.sqrt(N_CELLS), rel=1e-3)
     assert table.loc["A+B", "effect_size"] == pytest.approx(np.sqrt(2), rel=0.1)
     assert table["slope_on_sum"].between(0.95, 1.05).all()
     assert table["trained"].tolist() == [False, True, True]

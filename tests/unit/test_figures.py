@@ -165,6 +165,7 @@ def combinations_table(n):
     index = pd.MultiIndex.from_product([MODELS, [f"A+B{i}" for i in range(n)]])
     table = index.to_frame(index=False, name=["model", "perturbation"])
     table["effect_size"], table["departure_size"] = 0.5, np.linspace(0, 0.4, 2 * n)
+    table["noise_size"] = 0.1
     table["n_departing"], table["predicted_departure_size"] = 3, 0.2
     table["departure_correlation"] = np.where(table["model"] == "no_change", np.nan, 0.3)
     return table

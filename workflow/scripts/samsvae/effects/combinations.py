@@ -18,8 +18,8 @@ ROUNDING = 1e-5  # of the largest effect, since effects are kept with 7 digits
 LEAST_SIGNAL = 0.2  # of the squares of a sum of effects
 COLUMNS = [
     "model", "perturbation", "n_cells", "trained", "correlation_with_sum", "slope_on_sum",
-    "effect_size", "departure_size", "n_departing", "departing_genes", "predicted_departure_size",
-    "departure_correlation",
+    "effect_size", "departure_size", "noise_size", "n_departing", "departing_genes",
+    "predicted_departure_size", "departure_correlation",
 ]  # fmt: skip
 
 
@@ -129,8 +129,8 @@ def tabulate_departures(
         A row per model and combination whose parts are observed. Of the data: n_cells,
         correlation_with_sum (of its effect, over genes) and slope_on_sum (1 for a sum),
         effect_size and departure_size (root mean square over genes, log2(CP10k + 1), the part
-        that is noise taken off), n_departing (genes) and departing_genes, the strongest with
-        their departure. Of the model: whether it was trained on the combination,
+        that is noise taken off), noise_size (what noise alone would make of departure_size),
+        n_departing (genes) and departing_genes, the strongest with their departure. Of the model: whether it was trained on the combination,
         predicted_departure_size, and departure_correlation with the observed departure, NaN for
         a model that adds up effects.
     """
@@ -146,6 +146,7 @@ def tabulate_departures(
             "slope_on_sum": found.slope,
             "effect_size": _size_beyond_noise(found.effect, found.effect_standard_error),
             "departure_size": _size_beyond_noise(found.departure, found.standard_error),
+            "noise_size": np.sqrt(np.mean(np.nan_to_num(found.standard_error) ** 2, axis=1)),
             "n_departing": departing.sum(axis=1),
             "departing_genes": [
                 _strongest(found.departure[row], departing[row], observed.var_names)

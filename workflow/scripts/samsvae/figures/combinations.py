@@ -36,6 +36,9 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
         of_data["departure_size"], rows, "D", color=OBSERVED_COLOUR, markersize=3.5,
         label="beyond the sum of its parts",
     )  # fmt: skip
+    noise: dict[str, Any] = {"marker": "|", "linestyle": "", "color": "0.4", "markersize": 5}
+    size.plot(of_data["noise_size"], rows, label="noise of the cells", **noise)
+    foreseen.plot(of_data["noise_size"], rows, **noise)
     for row, number in zip(rows, of_data["n_departing"], strict=True):
         size.annotate(
             f"{number:,}", (1.02, row), xycoords=size.get_yaxis_transform(), va="center",
