@@ -37,6 +37,7 @@ def simulated(noise, scale=1.0):
     table.layers["ate"] = table.X
     table.layers["standard_error"] = np.full(ate.shape, np.sqrt(2) * error)
     table.var["control_standard_error"] = error
+    table.uns["n_control_cells"] = N_CELLS
     return table
 
 
@@ -60,6 +61,19 @@ def test_errors_of_departures_are_those_of_the_cells(observed):
     # mean - sum of parts + (n - 1) controls, each with the same error
     expected = NOISE / np.sqrt(N_CELLS) * np.sqrt([1 + 2 + 1, 1 + 2 + 1, 1 + 3 + 4])
     np.testing.assert_allclose(found.standard_error[:, 0], expected, rtol=1e-3)
+
+
+def test_few_cells_are_judged_by_welchs_t(observed):
+    """A pair of two cells and parts of many: nearly all noise is the pair's, with 1 degree."""
+    few = observed.copy()
+    few.obs["n_cells"] = [N_CELLS, N_CELLS, N_CELLS, 2, N_CELLS, N_CELLS, N_CELLS]
+    few.layers["standard_error"] = few.layers["standard_error"].copy()
+    few.layers["standard_error"][3] = 10.0
+    few.layers["ate"] = few.layers["ate"].copy()
+    few.layers["ate"][3] += np.linspace(-500, 500, N_GENES, dtype=np.float32)
+    found = departures(few)
+    pvalue = 2 * stats.t.sf(np.abs(found.departure[0]) / found.standard_error[0], 1)
+    np.testing.assert_allclose(found.fdr[0], stats.false_discovery_control(pvalue), rtol=0.02)
 
 
 def test_a_planted_interaction_is_found_and_no_other(observed):

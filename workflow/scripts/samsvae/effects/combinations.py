@@ -52,8 +52,8 @@ class Departures:
         other. Least squares, with what noise adds to either sum of products taken off; NaN where
         less than a fifth is left.
     fdr
-        Of a two-sided test of `departure` against 0, normal, Benjamini-Hochberg over the genes of
-        a combination; NaN for genes without a standard error.
+        Of Welch's t-test of `departure` against 0, two-sided, Benjamini-Hochberg over the genes
+        of a combination; NaN for genes without a standard error.
     """
 
     names: list[str]
@@ -93,7 +93,9 @@ def departures(observed: anndata.AnnData) -> Departures:
     # an effect's error is its cells' and the control cells', which all effects share
     of_cells = np.clip(np.nan_to_num(of_effect**2) - of_control, 0, None)
     n_parts = members.sum(axis=1)[:, None]
-    variance = of_cells[own] + members @ of_cells + (n_parts - 1) ** 2 * of_control
+    shared = (n_parts - 1) ** 2 * of_control
+    variance = of_cells[own] + members @ of_cells + shared
+    freedom = _degrees_of_freedom(observed, of_cells, own, members, shared, variance)
     total = members @ np.nan_to_num(ate)
     departure = ate[own] - total
     # both share the control cells, once in the effect and n times in the sum
@@ -101,7 +103,7 @@ def departures(observed: anndata.AnnData) -> Departures:
     squares = np.sum(total**2 - members @ of_cells - n_parts**2 * of_control, axis=1)
     known = squares > LEAST_SIGNAL * np.sum(total**2, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        pvalue = 2 * stats.norm.sf(np.abs(departure) / np.sqrt(variance))
+        pvalue = 2 * stats.t.sf(np.abs(departure) / np.sqrt(variance), freedom)
     pvalue[variance == 0] = np.nan
     return Departures(
         names, members, own, ate[own], departure, np.sqrt(variance), of_effect[own],
@@ -130,7 +132,8 @@ def tabulate_departures(
         correlation_with_sum (of its effect, over genes) and slope_on_sum (1 for a sum),
         effect_size and departure_size (root mean square over genes, log2(CP10k + 1), the part
         that is noise taken off), noise_size (what noise alone would make of departure_size),
-        n_departing (genes) and departing_genes, the strongest with their departure. Of the model: whether it was trained on the combination,
+        n_departing (genes) and departing_genes, the strongest with their departure. Of the
+        model: whether it was trained on the combination,
         predicted_departure_size, and departure_correlation with the observed departure, NaN for
         a model that adds up effects.
     """
@@ -166,6 +169,22 @@ def tabulate_departures(
         }
         parts.append(of_data.assign(**of_model))
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
+
+
+def _degrees_of_freedom(
+    observed: anndata.AnnData,
+    of_cells: Matrix,
+    own: np.ndarray,
+    members: Matrix,
+    of_control: Matrix,
+    variance: Matrix,
+) -> Matrix:
+    """Approximate the degrees of freedom of sums of variances (Welch 1947)."""
+    n_cells = observed.obs["n_cells"].to_numpy(dtype=float)
+    squares = of_cells**2 / np.maximum(n_cells - 1, 1)[:, None]
+    n_control = max(int(observed.uns["n_control_cells"]) - 1, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return variance**2 / (squares[own] + members @ squares + of_control**2 / n_control)
 
 
 def _size_beyond_noise(effect: Matrix, standard_error: Matrix) -> np.ndarray:

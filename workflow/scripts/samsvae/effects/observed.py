@@ -101,7 +101,8 @@ def observed_effects(screen: anndata.AnnData, parts: pd.Series, provenance: str)
         log2 ratio of mean CP10k + 1; ``pvalue`` and ``fdr``: rank-sum test of held-out cells
         against control cells, corrected over genes. ``obs`` counts the cells of a perturbation,
         ``var`` the cells in which a gene was seen, and has the ``control_standard_error`` of the
-        control cells' mean, which all of `standard_error` share.
+        control cells' mean, which all of `standard_error` share; ``uns`` says how many control
+        cells there are.
     """
     names = perturbations(screen)
     labels = screen.obs["perturbation"].astype(str)
@@ -134,4 +135,5 @@ def observed_effects(screen: anndata.AnnData, parts: pd.Series, provenance: str)
     )
     table.var["n_cells"] = np.asarray((screen.X > 0).sum(axis=0)).ravel()
     table.var["control_standard_error"] = means.standard_error[-1].astype(np.float32)
+    table.uns["n_control_cells"] = int(means.n_cells[-1])
     return table
