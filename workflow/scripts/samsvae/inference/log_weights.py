@@ -82,9 +82,16 @@ def influences(model: PerturbationModel, dosage: Tensor, particles: int, seed: i
         [Q, C, size], or [C, size] where no variable is shared.
     """
     pyro.set_rng_seed(seed)
-    drawn = globals_in_parts(model, particles)
-    parts = [model.influence(shared, dosage) for _, shared in drawn]
-    return parts[0] if parts[0].dim() == dosage.dim() else torch.cat(parts)
+    done, influence = 0, dosage
+    for number, shared in globals_in_parts(model, particles):
+        part = model.influence(shared, dosage)
+        if part.dim() == dosage.dim():
+            return part
+        if done == 0:
+            influence = part.new_empty(particles, *part.shape[1:])
+        influence[done : done + number] = part
+        done += number
+    return influence
 
 
 def noise(counts: Tensor, particles: int, n_latent: int, seed: int) -> Tensor:

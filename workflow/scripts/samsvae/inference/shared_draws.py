@@ -9,7 +9,7 @@ from torch import Tensor
 from samsvae.inference.objective import latent_sites
 from samsvae.models.base import PerturbationModel
 
-LARGEST_DRAW = 2_000_000  # elements, of draws x perturbations x latent dimensions
+LARGEST_DRAW = 500_000  # elements, of draws x perturbations x latent dimensions
 
 
 def draw_globals(model: PerturbationModel, draws: int) -> dict[str, Tensor]:
