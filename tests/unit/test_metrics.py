@@ -12,7 +12,7 @@ from samsvae.metrics.factors import (
     match_factors,
     match_factors_by_effects,
 )
-from samsvae.metrics.iwelbo import summarise_iwelbo
+from samsvae.metrics.iwelbo import summarise_iwelbo, with_monte_carlo_errors
 from samsvae.metrics.registry import RUN_SCORES
 from samsvae.metrics.truth import (
     effect_recovery,
@@ -39,6 +39,20 @@ def test_bounds_are_paired_by_cell():
     assert table.loc[("b", "test"), "difference"] == -1
     assert table.loc[("b", "test"), "difference_standard_error"] == 0
     assert table.loc[("a", "val"), "difference"] == 0
+    by_particles = pd.DataFrame(
+        {
+            "scope": ["val", "val", "test", "test"],
+            "particles": [1, 9] * 2,
+            "standard_error": [4, 3, 2, 1],
+        }
+    )
+    both = [(run("b"), by_particles), (run("a"), by_particles[::-1])]
+    told = with_monte_carlo_errors(table.reset_index(), both)
+    assert told["iwelbo"].tolist() == table["iwelbo"].tolist()
+    assert told["particles"].eq(9).all()
+    assert told["iwelbo_monte_carlo_error"].tolist() == [
+        {"val": 3, "test": 1}[s] for s in told["scope"]
+    ]
 
 
 def permuted_mask(screen, rng, extra=2):

@@ -191,6 +191,9 @@ rule compare_iwelbo:
         iwelbo=lambda wildcards: files_of(
             wildcards.experiment, "iwelbo.parquet", models=TRAINED
         ),
+        by_particles=lambda wildcards: files_of(
+            wildcards.experiment, "iwelbo_by_particles.tsv", models=TRAINED
+        ),
     output:
         table=f"{TABLES}/iwelbo.tsv",
         metrics=f"{TABLES}/iwelbo_metrics.tsv",

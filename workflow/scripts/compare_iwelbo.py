@@ -1,5 +1,6 @@
 """Average the bounds of cells by run, paired with the first model."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from samsvae.job import run_job
@@ -8,10 +9,14 @@ from samsvae.job import run_job
 def main(snakemake: Any) -> None:
     """Run the rule."""
     from samsvae.files import read_table, write_tsv
-    from samsvae.metrics.iwelbo import summarise_iwelbo
+    from samsvae.metrics.iwelbo import summarise_iwelbo, with_monte_carlo_errors
 
-    runs = zip(snakemake.params.runs, snakemake.input.iwelbo, strict=True)
-    table = summarise_iwelbo((run, read_table(path)) for run, path in runs)
+    def read(paths: list[str]) -> Iterator[tuple[dict[str, Any], Any]]:
+        for run, path in zip(snakemake.params.runs, paths, strict=True):
+            yield run, read_table(path)
+
+    table = summarise_iwelbo(read(snakemake.input.iwelbo))
+    table = with_monte_carlo_errors(table, read(snakemake.input.by_particles))
     write_tsv(table, snakemake.output.table)
     metrics = table.rename(columns={"iwelbo": "value"}).assign(metric="iwelbo")
     columns = ["split", "model", "seed", "scope", "metric", "value"]

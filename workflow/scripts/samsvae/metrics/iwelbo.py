@@ -43,6 +43,33 @@ def summarise_iwelbo(runs: Iterable[tuple[Mapping[str, Any], pd.DataFrame]]) -> 
     return pd.DataFrame(rows)
 
 
+def with_monte_carlo_errors(
+    table: pd.DataFrame, runs: Iterable[tuple[Mapping[str, Any], pd.DataFrame]]
+) -> pd.DataFrame:
+    """Put the Monte-Carlo errors of mean bounds beside them.
+
+    Parameters
+    ----------
+    table
+        As of :func:`summarise_iwelbo`.
+    runs
+        Each with split, model and seed, and its bounds by scope and number of particles.
+
+    Returns
+    -------
+    DataFrame
+        With the columns particles, the largest number of them, and iwelbo_monte_carlo_error,
+        nats per cell: how far the mean over these very cells would move with other draws.
+    """
+    errors = pd.concat(
+        bounds.loc[bounds.groupby("scope")["particles"].idxmax()].assign(**run)
+        for run, bounds in runs
+    ).rename(columns={"standard_error": "iwelbo_monte_carlo_error"})
+    keys = ["split", "model", "seed", "scope"]
+    added = errors[[*keys, "particles", "iwelbo_monte_carlo_error"]]
+    return table.merge(added, on=keys, how="left", validate="one_to_one")
+
+
 def _mean_and_error(values: pd.Series, name: str) -> dict[str, float]:
     error = values.std() / np.sqrt(len(values)) if len(values) > 1 else float("nan")
     return {name: float(values.mean()), f"{name}_standard_error": float(error)}
