@@ -31,6 +31,7 @@ from samsvae.report.background import run_times
 from samsvae.report.biology import changes_in_words, combinations_in_words, pathways_in_words
 from samsvae.report.entries import MOST_ROWS, as_json, figure_entry, table_entry
 from samsvae.report.page import write_report
+from samsvae.report.reproduction import verdicts_in_words
 from tests.browser import visit
 from tests.conftest import ROOT
 
@@ -164,6 +165,15 @@ def test_the_page_says_in_words_what_perturbations_do(report):
     ]
     assert combinations_in_words(COMBINATIONS[:0]) == []
     assert "as far as these cells can tell" in combinations_in_words(COMBINATIONS[:1])[0]
+
+
+def test_the_page_says_whether_the_paper_was_reproduced():
+    table = pd.DataFrame({"verdict": ["inside", "inside", "outside", "not run"]})
+    assert verdicts_in_words(table) == [
+        "Of 3 results of the paper that were run as published, 2 lie where they are expected if nothing differs, and 1 do not. The others: 1 not run."
+    ]
+    [nothing] = verdicts_in_words(table[3:])
+    assert "None of the paper's 1 results was run as published" in nothing
 
 
 def perturbations_without_change():

@@ -15,6 +15,7 @@ from samsvae.provenance import digest_of, versions
 from samsvae.report.background import cells_in_words, competitors, describe, origins, run_times
 from samsvae.report.biology import biology_in_words
 from samsvae.report.entries import figure_entry, table_entry
+from samsvae.report.reproduction import reproduction_in_words
 from samsvae.statistics.paired import CONFIDENCE
 from samsvae.wording import readable
 
@@ -86,6 +87,9 @@ def _introduction(
         "findings": {
             "What the perturbations do.": biology_in_words(results / name / "tables", has),
             "Which model is best, and how surely.": sentences(summary, n_top),
+            "Are the paper's results reproduced?": reproduction_in_words(
+                results / name / "tables", has
+            ),
         },
         "tables": condition_tables(summary, experiment["models"], n_top),
         "splits": list(splits(experiment)),
