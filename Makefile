@@ -6,14 +6,15 @@
 PYTHON ?= python3
 CORES ?= all
 CONFIG ?= config.yaml
+DURATION ?= 600
 BIN := .venv/bin
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test lint plan coverage docs clean
+.PHONY: help run check test test-slurm test-faults fuzz audit lint plan coverage docs clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/'
 
 run: .venv/run.installed ## run the workflow (CONFIG=file.yaml, CORES=n) and say where the report is
 	$(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG)
@@ -24,6 +25,20 @@ check: .venv/run.installed ## print what the screens are like, before training (
 
 test: .venv/test.installed lint ## run every check and test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-slurm: .venv/test.installed ## run the workflow on a Slurm of its own (root and Debian; else skipped)
+	$(BIN)/python -m pytest --numprocesses 0 -m slurm tests/slurm
+
+test-faults: .venv/test.installed ## kill jobs fifty times, and fill disks; what comes out is the same (minutes)
+	$(BIN)/python -m pytest --numprocesses 0 -m faults tests/faults tests/workflow
+
+fuzz: .venv/test.installed ## try to break it with configurations and files (DURATION=seconds)
+	SAMSVAE_FUZZ_SECONDS=$(DURATION) nice -n 19 $(BIN)/python -m pytest --numprocesses 0 -s tests/fuzz
+
+audit: ## look the locked packages up among known vulnerabilities (network)
+	test -x .venv/audit/bin/pip-audit || $(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet pip-audit==2.10.1
+	.venv/audit/bin/pip-audit --requirement envs/requirements.txt --no-deps --disable-pip
 
 lint: .venv/test.installed ## check style, types and the workflow
 	$(BIN)/ruff check .

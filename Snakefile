@@ -22,6 +22,7 @@ include: "workflow/rules/reproduce.smk"
 include: "workflow/rules/expression.smk"
 include: "workflow/rules/enrichment.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/provenance.smk"
 
 
 rule all:

@@ -122,14 +122,32 @@ class Project:
         return {str(f.relative_to(self.folder)): f.stat().st_mtime for f in files if f.is_file()}
 
 
-def kill_session(leader: int) -> None:
-    """Kill a session's processes, whatever their groups, without warning."""
+def session_of(leader: int) -> list[int]:
+    """Processes of a session, whatever their groups."""
+    found = []
     for entry in Path("/proc").iterdir():
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, IndexError):
             # the command's name is in brackets, and the session is the fourth field after it
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
             if int(fields[3]) == leader:
-                os.kill(int(entry.name), signal.SIGKILL)
+                found.append(int(entry.name))
+    return found
+
+
+def kill_session(leader: int) -> None:
+    """Kill a session's processes without warning, until none is left to start another."""
+    while living := [process for process in session_of(leader) if not is_dead(process)]:
+        for process in living:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+def is_dead(process: int) -> bool:
+    """Whether a process has ended, though its parent may not have asked yet."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def copy_project(folder: Path, original: Path = ROOT) -> Path:

@@ -1,7 +1,9 @@
 """The whole chain on a tiny simulated screen."""
 
 import copy
+import hashlib
 import html
+import json
 import os
 import re
 import subprocess
@@ -140,6 +142,8 @@ def test_one_figure_comes_back_alone_and_soon(finished):
         "random/figures/metrics.pdf",
         "logs/figure/random/metrics.log",
         "benchmarks/figure/random/metrics.tsv",
+        "provenance/random/figures/metrics.svg.json",
+        "provenance/random/figures/metrics.pdf.json",
     )
     assert changed == {
         figure,
@@ -237,6 +241,37 @@ def test_planning_the_default_configuration_is_quick_and_imports_nothing_heavy(p
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
     assert "samsvae.config" in imported
     assert not {"torch", "scanpy", "pyro"} & imported
+
+
+def test_the_chain_behind_a_figure_leads_back_to_the_cells(finished):
+    """Every digest is that of the file as it is, and a file changed since is told."""
+    figure = "results/random/figures/iwelbo"
+    done = finished.snakemake(f"{figure}.provenance.txt")
+    assert done.returncode == 0, done.stdout[-4000:]
+    told = (finished.folder / f"{figure}.provenance.txt").read_text()
+    assert told in done.stdout
+    stages = re.findall(r"(?m)^(\w+): \d+ file", told)
+    assert {"figure", "compare_iwelbo", "estimate_iwelbo", "train", "simulate_screen"} <= set(
+        stages
+    )
+    screen = finished.folder / "results/screens/tiny/screen.h5ad"
+    assert hashlib.sha256(screen.read_bytes()).hexdigest()[:16] in told
+    assert "Every file is as it was" in told
+    record = json.loads(
+        (finished.folder / "results/provenance/random/tables/iwelbo.tsv.json").read_text()
+    )
+    assert {"config_digest", "code_digest", "versions", "machine", "seed", "inputs"} <= set(record)
+    table = finished.folder / "results/random/tables/iwelbo.tsv"
+    before, times = table.read_bytes(), os.stat(table)
+    table.write_bytes(before + b"\n")
+    edited = subprocess.run(
+        [sys.executable, "-c", f"from samsvae.chain import *; print(describe_chain('{figure}.svg'))"],
+        cwd=finished.folder, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": "workflow/scripts"},
+    )  # fmt: skip
+    table.write_bytes(before)
+    os.utime(table, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert "Changed: results/random/tables/iwelbo.tsv" in edited.stdout
 
 
 def test_cells_are_sampled_on_request(finished):

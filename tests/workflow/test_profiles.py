@@ -59,6 +59,11 @@ def test_groups_name_rules_that_there_are():
     assert set(sizes) <= set(grouped.values())
 
 
+def test_a_group_adds_up_numbers_alone():
+    """Snakemake's own need of disk depends on inputs, which a group may only be about to make."""
+    assert isinstance(SLURM["default-resources"]["disk_mb"], int)
+
+
 def test_resources_are_no_part_of_the_configuration():
     schema = (ROOT / "workflow/schemas/config.schema.yaml").read_text()
     assert not re.search(r"mem_mb|runtime:|threads:", schema)

@@ -12,8 +12,11 @@ HERE = Path(workflow.basedir)
 SCRIPTS = HERE / "workflow" / "scripts"
 LIBRARY = SCRIPTS / "samsvae"
 sys.path.insert(0, str(SCRIPTS))
+# HDF5 need not lock files, which some shared disks cannot: whatever is written has a name of its
+# own until it is whole
 os.environ.update(
-    PYTHONPATH=os.pathsep.join([str(SCRIPTS), os.getenv("PYTHONPATH", "")])
+    PYTHONPATH=os.pathsep.join([str(SCRIPTS), os.getenv("PYTHONPATH", "")]),
+    HDF5_USE_FILE_LOCKING="FALSE",
 )
 
 from samsvae.config import (

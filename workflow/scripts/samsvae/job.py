@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from samsvae.chain import keep_records
 from samsvae.errors import InputError, Interrupted
 
 logger = logging.getLogger("samsvae")
@@ -49,6 +50,7 @@ def _status(main: Callable[[Any], None], snakemake: Any, log_path: Path) -> int:
     """Do the work, and give the status that the process ends with."""
     try:
         main(snakemake)
+        keep_records(snakemake)
     except InputError as error:
         logger.error("%s", error)
         return 1

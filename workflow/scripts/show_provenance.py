@@ -1,0 +1,20 @@
+"""Print what figures were made from, back to the data; keep it beside a single one."""
+
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    from samsvae.chain import describe_chain
+    from samsvae.files import write_text
+
+    text = "\n".join(describe_chain(figure) for figure in snakemake.input)
+    print(text, flush=True)
+    for path in snakemake.output:
+        write_text(text, path)
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])
