@@ -104,6 +104,7 @@ rule export_cells:
         gpu=1,
     params:
         run=run_of,
+        cells=config["evaluation"]["exported_cells"],
         code=uses_model("export_cells"),
     script:
         "../scripts/export_cells.py"

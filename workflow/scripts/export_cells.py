@@ -14,9 +14,10 @@ def main(snakemake: Any) -> None:
     from samsvae.files import whole_file
     from samsvae.inference.cells import choose_device
     from samsvae.inference.checkpoint import load_model
+    from samsvae.labels import CONTROL
     from samsvae.provenance import provenance
-    from samsvae.screen import digest_of_screen, read_screen
-    from samsvae.splits import read_split
+    from samsvae.screen import digest_of_screen, perturbations, read_screen
+    from samsvae.splits import TRAIN, read_split
 
     torch.set_num_threads(snakemake.threads)
     given, params = snakemake.input, snakemake.params
@@ -24,19 +25,21 @@ def main(snakemake: Any) -> None:
     screen = read_screen(given.screen)
     parts = read_split(given.split, screen)
     compared = cell_eval.compared_cells(screen, parts)
-    labels = screen.obs["perturbation"].astype(str)[compared]
+    names = perturbations(screen[compared])
     if "model" in given.keys():  # noqa: SIM118
         trained = load_model(given.model, choose_device())
         sizes = screen.obs["library_size"].to_numpy()
-        predicted = cell_eval.cells_of_model(trained, labels, sizes, seed)
+        predicted = cell_eval.cells_of_model(trained, names, params.cells, sizes, seed)
     elif "effects" in given.keys():  # noqa: SIM118
         effects = read_effects(given.effects)
-        predicted = cell_eval.cells_of_effects(effects, screen, parts, labels, seed)
+        control = screen.X[((screen.obs["perturbation"] == CONTROL) & (parts == TRAIN)).to_numpy()]
+        predicted = cell_eval.cells_of_effects(effects, control, names, params.cells, seed)
     else:
         half, compared = cell_eval.halves(screen, parts, compared, seed)
         predicted = cell_eval.real_cells(screen, half)
     real = cell_eval.real_cells(screen, compared)
-    made_by = provenance({"run": params.run}, params.code, screen=digest_of_screen(screen))
+    config = {"run": params.run, "exported_cells": params.cells}
+    made_by = provenance(config, params.code, screen=digest_of_screen(screen))
     for cells, path in ((real, snakemake.output.real), (predicted, snakemake.output.predicted)):
         cells.uns["provenance"] = made_by
         with whole_file(path) as temporary:

@@ -19,7 +19,7 @@ from samsvae.effects.split_half import half_of_held_out
 from samsvae.errors import InputError
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.labels import CONTROL
-from samsvae.splits import TEST, TRAIN, held_out_cells
+from samsvae.splits import TEST, held_out_cells
 
 # what cell-eval takes the column and the control cells to be called, unless it is told
 PERTURBATION_COLUMN, CONTROL_LABEL = "target_gene", "non-targeting"
@@ -97,16 +97,20 @@ def log_normalised(counts: sparse.csr_matrix) -> sparse.csr_matrix:
 
 
 def cells_of_model(
-    trained: TrainedModel, labels: pd.Series, library_sizes: np.ndarray, seed: int
+    trained: TrainedModel, names: Sequence[str], number: int, library_sizes: np.ndarray, seed: int
 ) -> anndata.AnnData:
-    """Draw as many cells of each perturbation, and of control, as there are real ones.
+    """Draw cells of control and of each perturbation from a model.
+
+    Few cells are as noisy as few measured ones, and hide what the model predicts in the mean.
 
     Parameters
     ----------
     trained
         The model.
-    labels
-        Perturbations of the real cells.
+    names
+        Perturbations, without control.
+    number
+        Cells of each.
     library_sizes
         Counts per cell to resample from.
     seed
@@ -117,41 +121,34 @@ def cells_of_model(
     AnnData
         As of :func:`laid_out`.
     """
-    number = labels.value_counts()
-    drawn = []
-    for names in ([CONTROL], sorted(set(labels) - {CONTROL})):
-        cells = sample_cells(trained, names, int(number[names].max()), library_sizes, seed)
-        own = cells.obs["perturbation"].astype(str).map(number)
-        drawn.append(cells[(cells.obs["draw"] < own).to_numpy()])
-    counts = sparse.vstack([cells.X for cells in drawn], format="csr")
-    perturbation = [label for cells in drawn for label in cells.obs["perturbation"]]
-    return laid_out(log_normalised(counts), perturbation, trained.genes)
+    cells = sample_cells(trained, [CONTROL, *names], number, library_sizes, seed)
+    return laid_out(log_normalised(cells.X), list(cells.obs["perturbation"]), trained.genes)
 
 
 def cells_of_effects(
     effects: anndata.AnnData,
-    screen: anndata.AnnData,
-    parts: pd.Series,
-    labels: pd.Series,
+    control: sparse.csr_matrix,
+    names: Sequence[str],
+    number: int,
     seed: int,
 ) -> anndata.AnnData:
-    """Make cells of a baseline, which predicts mean effects alone, from training control cells.
+    """Make cells of a baseline, which predicts mean effects alone, from control cells.
 
-    Control cells are drawn with replacement, as many as there are real cells. Then each gene is
-    moved until its mean over them is that of the drawn control cells plus the predicted effect:
-    up by the same amount in every cell, down in proportion, so that nothing falls below 0. Where
-    the predicted mean is below 0 it becomes 0. The spread of such cells is no prediction.
+    Control cells are drawn with replacement. Then each gene is moved until its mean over them is
+    that of the drawn control cells plus the predicted effect: up by the same amount in every
+    cell, down in proportion, so that nothing falls below 0. Where the predicted mean is below 0
+    it becomes 0. The spread of such cells is no prediction.
 
     Parameters
     ----------
     effects
         Predicted effects, log2(CP10k + 1).
-    screen
-        Canonical screen.
-    parts
-        Split of each cell.
-    labels
-        Perturbations of the real cells.
+    control
+        Counts of training control cells, cells x genes.
+    names
+        Perturbations, without control.
+    number
+        Cells of each.
     seed
         Seed of the choice of control cells.
 
@@ -161,22 +158,18 @@ def cells_of_effects(
         As of :func:`laid_out`.
     """
     rng = np.random.default_rng(seed)
-    is_control = (screen.obs["perturbation"] == CONTROL).to_numpy() & (parts == TRAIN).to_numpy()
-    control = log_normalised(screen.X[is_control])
-    number = labels.value_counts()
+    expression = log_normalised(control)
 
-    def draw(label: str) -> sparse.csr_matrix:
-        return control[rng.integers(control.shape[0], size=number[label])]
+    def draw() -> sparse.csr_matrix:
+        return expression[rng.integers(expression.shape[0], size=number)]
 
-    drawn = draw(CONTROL)
-    unperturbed = _means(drawn)
-    blocks = [drawn]
-    names = [CONTROL, *sorted(set(labels) - {CONTROL})]
-    for label in names[1:]:
-        effect = np.log(2) * np.asarray(effects[label].X, dtype=np.float64).ravel()
-        blocks.append(_moved(draw(label), unperturbed + effect))
-    perturbation = list(np.repeat(names, number[names]))
-    return laid_out(sparse.vstack(blocks, format="csr"), perturbation, list(screen.var_names))
+    blocks = [draw()]
+    unperturbed = _means(blocks[0])
+    for name in names:
+        effect = np.log(2) * np.asarray(effects[name].X, dtype=np.float64).ravel()
+        blocks.append(_moved(draw(), unperturbed + effect))
+    perturbation = [name for name in (CONTROL, *names) for _ in range(number)]
+    return laid_out(sparse.vstack(blocks, format="csr"), perturbation, list(effects.var_names))
 
 
 def real_cells(screen: anndata.AnnData, chosen: np.ndarray) -> anndata.AnnData:
