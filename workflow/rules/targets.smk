@@ -133,9 +133,11 @@ def settings_of_splits(wildcards):
     return {name: vars(split) for name, split in splits(entry).items()}
 
 
-def seeds_of(wildcards):
-    """The seeds of training of an experiment."""
-    return EXPERIMENTS[wildcards.experiment]["seeds"]
+def seeds_to_choose_by(wildcards):
+    """The seeds of training of an experiment, and that of the job if it is another."""
+    seeds = EXPERIMENTS[wildcards.experiment]["seeds"]
+    own = int(wildcards.seed)
+    return seeds if own in seeds else [*seeds, own]
 
 
 def candidate_files(wildcards, name, seeds):
@@ -154,8 +156,11 @@ def candidates_of_run(name):
 
 def selection_tables(experiment):
     """What was tried and chosen on each split of an experiment, model by model."""
+    seed = EXPERIMENTS[experiment]["seeds"][0]  # all seeds have the same table
     return [
-        f"{SPLIT}/{model}/selection.tsv".format(experiment=experiment, split=split)
+        f"{RUN}/selection.tsv".format(
+            experiment=experiment, split=split, model=model, seed=seed
+        )
         for split in splits(EXPERIMENTS[experiment])
         for model in EXPERIMENTS[experiment]["models"]
         if model in CANDIDATES

@@ -1,4 +1,7 @@
-"""Choose among the candidates of a model by the bounds of the validation cells of a split."""
+"""Choose among the candidates of a model by the bounds of the validation cells of a split.
+
+What the training of the chosen one left is copied under the name of the model.
+"""
 
 from typing import Any
 
@@ -7,20 +10,30 @@ from samsvae.job import run_job
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
+    import itertools
     import logging
+    import shutil
 
-    from samsvae.files import write_tsv
+    from samsvae.files import whole_file, write_tsv
     from samsvae.statistics.selection import select, validation_bounds
 
-    runs = [
-        (run["model"], run["seed"], validation_bounds(path))
-        for run, path in zip(snakemake.params.runs, snakemake.input.iwelbo, strict=True)
-    ]
-    table = select(runs, snakemake.params.hyperparameters)
-    split, model = snakemake.wildcards.split, snakemake.wildcards.model
-    write_tsv(table.assign(split=split, model=model), snakemake.output.table, ["split", "model"])
+    given, output, params = snakemake.input, snakemake.output, snakemake.params
+    split, model, seed = (snakemake.wildcards[name] for name in ("split", "model", "seed"))
+    runs = list(itertools.product(params.candidates, params.seeds))
+    bounds = dict(zip(runs, given.iwelbo, strict=True))
+    table = select(
+        [(*run, validation_bounds(path)) for run, path in bounds.items()], params.candidates
+    )
     chosen = table[table["chosen"]].iloc[0]
     logging.info("chosen: %s, %.2f nats per cell", chosen["candidate"], chosen["mean_iwelbo"])
+    place = list(params.candidates).index(chosen["candidate"])
+    sources = {"iwelbo": bounds[chosen["candidate"], int(seed)]}
+    for name in ("model", "last_model", "history", "by_particles"):
+        sources[name] = given[name][place]
+    for name, source in sources.items():
+        with whole_file(output[name]) as temporary:
+            shutil.copyfile(source, temporary)
+    write_tsv(table.assign(split=split, model=model), output.selection, ["split", "model"])
 
 
 if "snakemake" in globals():
