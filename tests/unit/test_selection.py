@@ -127,12 +127,12 @@ def test_the_overview_counts_splits_and_averages_over_them(tmp_path):
     table = overview(selection, splits)
     assert list(table["fraction"]) == [0.0] * 3 + [0.5] * 3
     assert list(table["candidate"]) == NAMES * 2
-    assert list(table["chosen"]) == [1, 2, 0] * 2
+    assert list(table["n_chosen"]) == [1, 2, 0] * 2
     assert (table["n_splits"] == 3).all()
     means = (
         selection.drop_duplicates(["split", "candidate"]).groupby("candidate")["mean_iwelbo"].mean()
     )
-    assert table["iwelbo"][:3].to_list() == pytest.approx(means[NAMES].to_list())
+    assert table["validation_iwelbo"][:3].to_list() == pytest.approx(means[NAMES].to_list())
 
     alone = overview(tables[0], {next(iter(splits)): splits[next(iter(splits))]})
     of_split = tables[0].drop_duplicates("candidate")

@@ -124,12 +124,9 @@ STAGES = (
             ),
             Table(
                 "candidates.tsv",
-                "Hyperparameters tried and chosen: mean bound of the validation cells (IWELBO, "
-                "nats per cell) over splits and training seeds, how far that is behind the chosen "
-                "candidate's (95 % interval over splits, or over the cells of a single split), and "
-                "on how many splits a candidate was chosen. The validation cells of each split "
-                "choose for it; test cells are not looked at. A bound by which a model was chosen "
-                "flatters it, so judge the chosen one by its test cells.",
+                "Hyperparameters tried and chosen: bound of the validation cells (IWELBO, nats per "
+                "cell), how far it is behind the chosen candidate's, and how often a candidate was "
+                "chosen. Each split chooses by its own validation cells, never by test cells.",
                 (GRIDS,),
             ),
         ),
@@ -151,14 +148,9 @@ STAGES = (
             Table("paired_differences.tsv", "Every two models compared on every main score."),
             Table(
                 "reproduction_overview.tsv",
-                "The paper's results (Bereket and Karaletsos 2023) beside those of the same models "
-                "here, told by kind and hyperparameters: mean ± half the 95 % interval of the mean "
-                "over splits. Bounds in nats per cell; relative ones are differences to SAMS-VAE "
-                "with correlated embeddings at fraction 0; ate_pearson is of effects among all "
-                "cells of the test perturbations. Where cells, genes, training steps, split seeds "
-                "and settings are the paper's, a result is inside if it lies where the mean of n "
-                "new splits falls 95 times in 100 if nothing differs: mean ± t s √(1/5 + 1/n). "
-                "Elsewhere the numbers are no reproduction, and the last columns say why.",
+                "The paper's results and ours, mean ± half the 95 % interval over splits; bounds "
+                "in nats per cell, relative ones to SAMS-VAE at fraction 0. There is a verdict at "
+                "the paper's scale and settings alone; the last columns say what is less or other.",
                 (PAPER,),
             ),
             Table(

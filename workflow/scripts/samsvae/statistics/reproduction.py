@@ -242,20 +242,25 @@ def overview(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Text: of each quantity the paper's and our mean with half the 95 % interval over splits,
-        the verdicts counted, and in words the scale and settings of our runs.
+        Text: the verdicts counted, of each quantity among test cells and perturbations the
+        paper's and our mean with half the 95 % interval over splits, and in words the scale and
+        settings of our runs.
     """
     rows = []
     keys = ["fraction", "model", "combinations", "our_model"]
     for (fraction, model, combinations, _), group in table.groupby(keys, sort=False, dropna=False):
-        row = {"fraction": f"{fraction:g}", "model": model, "pairs": combinations}
-        for _, one in group.iterrows():
+        verdicts = group["verdict"].value_counts(sort=False)
+        several = len(verdicts) > 1
+        row = {
+            "fraction": f"{fraction:g}",
+            "model": model,
+            "pairs": combinations,
+            "verdict": ", ".join(f"{n} {v}" if several else v for v, n in verdicts.items()),
+        }
+        for _, one in group[group["quantity"] != "val_iwelbo"].iterrows():
             digits = 2 if "iwelbo" in one["quantity"] else 3
             row[f"{one['quantity']}_paper"] = _in_text(one, "paper", digits)
             row[f"{one['quantity']}_ours"] = _in_text(one, "our", digits)
-        verdicts = group["verdict"].value_counts(sort=False)
-        several = len(verdicts) > 1
-        row["verdict"] = ", ".join(f"{n} {v}" if several else v for v, n in verdicts.items())
         row["scale"] = group["scale"].mode()[0]
         row["settings"] = max(group["settings"].dropna(), key=len, default="")
         rows.append(row)

@@ -110,10 +110,10 @@ def overview(selection: pd.DataFrame, splits: Mapping[str, Split]) -> pd.DataFra
     Returns
     -------
     DataFrame
-        One row per fraction, model and candidate: hyperparameters, ``iwelbo`` of the validation
-        cells (nats per cell), how far that is ``behind`` the chosen candidate's with
-        ``behind_low`` and ``behind_high`` (95 %, over splits; of a single split, over its cells),
-        ``n_splits``, and on how many of them it was ``chosen``.
+        One row per fraction, model and candidate: hyperparameters, ``validation_iwelbo`` (nats per
+        cell), how far that is ``behind`` the chosen candidate's with ``behind_low`` and
+        ``behind_high`` (95 %, over splits; of a single split, over its cells), ``n_splits``, and
+        ``n_chosen``, on how many of them it was chosen.
     """
     of_candidates = selection.drop_duplicates(["split", "model", "candidate"])
     rows = []
@@ -129,12 +129,12 @@ def overview(selection: pd.DataFrame, splits: Mapping[str, Split]) -> pd.DataFra
                     "model": model,
                     "candidate": candidate,
                     "hyperparameters": group["hyperparameters"].iloc[0],
-                    "iwelbo": group["mean_iwelbo"].mean(),
+                    "validation_iwelbo": group["mean_iwelbo"].mean(),
                     "behind": behind[0],
                     "behind_low": low[0],
                     "behind_high": high[0],
                     "n_splits": len(group),
-                    "chosen": int(group["chosen"].sum()),
+                    "n_chosen": int(group["chosen"].sum()),
                 }
             )
     return pd.DataFrame(rows)
