@@ -1,0 +1,221 @@
+"""Latent factors: which perturbations use them, and which groups of perturbations share them.
+
+A perturbation uses a factor, a latent dimension, where its mask is more likely open than not.
+"""
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from samsvae.metrics.factors import MASK_THRESHOLD
+
+USAGE = [
+    "dimension", "n_perturbations", "share", "expected_perturbations", "size", "share_positive",
+    "perturbations",
+]  # fmt: skip
+GROUPS = [
+    "dimension", "group", "n_perturbations", "group_size", "overlap", "expected_overlap",
+    "pvalue", "fdr", "fdr_permuted", "perturbations",
+]  # fmt: skip
+SHARING = [
+    "group", "group_size", "shared_factors", "expected_shared_factors", "pvalue", "fdr",
+]  # fmt: skip
+PERMUTATIONS = 1000
+MOST_GROUPS = 20_000  # gone through one by one
+RANDOM_GROUPS = 5_000
+
+
+def masks_of(latents: pd.DataFrame) -> pd.DataFrame:
+    """Lay out who uses what, perturbations x dimensions, boolean.
+
+    Parameters
+    ----------
+    latents
+        What :func:`samsvae.biology.latent_effects.latent_effects` gave for a model with a mask.
+    """
+    return _matrix(latents, "mask_probability") > MASK_THRESHOLD
+
+
+def used_shifts(latents: pd.DataFrame) -> pd.DataFrame:
+    """Lay out how far each perturbation is moved along what it uses, 0 elsewhere.
+
+    Parameters
+    ----------
+    latents
+        As for :func:`masks_of`.
+    """
+    return _matrix(latents, "shift").where(masks_of(latents), 0.0)
+
+
+def _matrix(latents: pd.DataFrame, value: str) -> pd.DataFrame:
+    return latents.pivot_table(index="perturbation", columns="dimension", values=value)
+
+
+def factor_usage(latents: pd.DataFrame) -> pd.DataFrame:
+    """Describe every factor that a perturbation uses, the most used first.
+
+    Parameters
+    ----------
+    latents
+        As for :func:`masks_of`.
+
+    Returns
+    -------
+    DataFrame
+        One row per factor: the number and the share of perturbations that use it, and their
+        number as expected from the mask's probabilities; the mean absolute shift of those that
+        use it, in basal standard deviations, and the share that it moves up; their names, from
+        the largest shift on.
+    """
+    used = masks_of(latents)
+    probability, shift = _matrix(latents, "mask_probability"), _matrix(latents, "shift")
+    rows = []
+    for dimension in used.columns[used.any()]:
+        shifts = shift.loc[used[dimension], dimension]
+        by_size = shifts.abs().sort_values(ascending=False, kind="stable").index
+        rows.append(
+            {
+                "dimension": dimension,
+                "n_perturbations": len(shifts),
+                "share": len(shifts) / len(used),
+                "expected_perturbations": probability[dimension].sum(),
+                "size": shifts.abs().mean(),
+                "share_positive": (shifts > 0).mean(),
+                "perturbations": ";".join(by_size),
+            }
+        )
+    table = pd.DataFrame(rows, columns=USAGE)
+    return table.sort_values("n_perturbations", ascending=False, kind="stable")
+
+
+def factor_groups(
+    used: pd.DataFrame, members: pd.DataFrame, seed: int, permutations: int = PERMUTATIONS
+) -> pd.DataFrame:
+    """Test whether the perturbations that use a factor gather in a known group.
+
+    Parameters
+    ----------
+    used
+        Who uses what, perturbations x dimensions.
+    members
+        Who belongs where, the same perturbations x groups.
+    seed
+        Seed of the permutations.
+    permutations
+        How often masks are given to other perturbations.
+
+    Returns
+    -------
+    DataFrame
+        One row per factor in use and group: hypergeometric p-value among all perturbations of
+        the model, and its false discovery rate over all rows in two ways. `fdr` is Benjamini and
+        Hochberg's. `fdr_permuted` is the number of p-values as small when whole masks are dealt
+        out to perturbations at random, on average over permutations, by their number in truth:
+        factors that resemble one another, and groups that overlap, do so there, too.
+    """
+    used = used.loc[:, used.any()]
+    hits = used.to_numpy(dtype=int).T @ members.to_numpy(dtype=int)
+    if not hits.size:
+        return pd.DataFrame(columns=GROUPS)
+    n_users, sizes = used.sum().to_numpy(), members.sum().to_numpy()
+
+    def pvalues(overlap: np.ndarray) -> np.ndarray:
+        return stats.hypergeom.sf(overlap - 1, len(used), sizes[None, :], n_users[:, None])
+
+    pvalue = pvalues(hits)
+    rng = np.random.default_rng(seed)
+    null = np.sort(
+        np.concatenate(
+            [
+                pvalues(used.to_numpy(dtype=int)[rng.permutation(len(used))].T @ members).ravel()
+                for _ in range(permutations)
+            ]
+        )
+    )
+    return pd.DataFrame(
+        {
+            "dimension": np.repeat(used.columns.to_numpy(), len(sizes)),
+            "group": np.tile(members.columns.to_numpy(), len(n_users)),
+            "n_perturbations": np.repeat(n_users, len(sizes)),
+            "group_size": np.tile(sizes, len(n_users)),
+            "overlap": hits.ravel(),
+            "expected_overlap": np.outer(n_users, sizes).ravel() / len(used),
+            "pvalue": pvalue.ravel(),
+            "fdr": stats.false_discovery_control(pvalue.ravel()),
+            "fdr_permuted": _permuted_fdr(pvalue.ravel(), null, permutations),
+            "perturbations": [
+                ";".join(used.index[used[factor] & members[group]])
+                for factor in used.columns
+                for group in members.columns
+            ],
+        }
+    ).sort_values("pvalue", kind="stable")[GROUPS]
+
+
+def _permuted_fdr(pvalue: np.ndarray, null: np.ndarray, permutations: int) -> np.ndarray:
+    """Divide the expected number of null p-values as small by that of true ones; never falling."""
+    order = np.argsort(pvalue, kind="stable")
+    tie = pvalue[order] * (1 + 1e-9)  # what is equal but for rounding is as small
+    expected = np.searchsorted(null, tie, side="right") / permutations
+    found = np.searchsorted(pvalue[order], tie, side="right")
+    rate = np.minimum.accumulate((expected / found)[::-1])[::-1].clip(max=1)
+    result = np.empty_like(rate)
+    result[order] = rate
+    return result
+
+
+def group_sharing(used: pd.DataFrame, members: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Test whether the perturbations of a group share factors more than chance.
+
+    Parameters
+    ----------
+    used, members, seed
+        As for :func:`factor_groups`.
+
+    Returns
+    -------
+    DataFrame
+        One row per group of two perturbations at least: the mean number of factors that two of
+        its perturbations both use, the mean over other groups of that size, and the share of
+        these that reach it. All groups of that size are gone through where they are few, so that
+        the p-value is exact; otherwise random ones, the group itself counting as one of them.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for group in members.columns[members.sum() > 1]:
+        inside = members[group].to_numpy()
+        [observed] = _shared_by_two(inside[None], used)
+        others, all_of_them = _groups_of_size(len(used), int(inside.sum()), rng)
+        null = _shared_by_two(others, used)
+        reached = int((null >= observed - 1e-9).sum())
+        rows.append(
+            {
+                "group": group,
+                "group_size": int(inside.sum()),
+                "shared_factors": observed,
+                "expected_shared_factors": null.mean(),
+                "pvalue": (reached + 1 - all_of_them) / (len(null) + 1 - all_of_them),
+            }
+        )
+    table = pd.DataFrame(rows, columns=SHARING[:-1])
+    return table.assign(fdr=stats.false_discovery_control(table["pvalue"]) if rows else [])
+
+
+def _groups_of_size(n: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
+    """All groups of that size, groups x perturbations, or random ones; and whether it is all."""
+    if math.comb(n, size) > MOST_GROUPS:
+        return rng.random((RANDOM_GROUPS, n)).argsort(axis=1) < size, False
+    chosen = np.array(list(combinations(range(n), size)))
+    groups = np.zeros((len(chosen), n), dtype=bool)
+    np.put_along_axis(groups, chosen, True, axis=1)
+    return groups, True
+
+
+def _shared_by_two(groups: np.ndarray, used: pd.DataFrame) -> np.ndarray:
+    """Mean number of factors that two members of a group both use, by group."""
+    number = groups.astype(float) @ used.to_numpy(dtype=float)
+    size = groups.sum(axis=1)
+    return (number * (number - 1)).sum(axis=1) / (size * (size - 1))

@@ -1,0 +1,87 @@
+"""Which perturbations resemble one another: in data, in predictions, and in latent space."""
+
+import numpy as np
+import pandas as pd
+
+from samsvae.labels import doses
+from samsvae.metrics.factors import MASK_THRESHOLD
+
+OBSERVED, PREDICTED, LATENT = "observed", "predicted", "latent"
+
+
+def similarity_table(effects: pd.DataFrame, latents: pd.DataFrame) -> pd.DataFrame:
+    """Compare every two perturbations, by every kind of effect.
+
+    Parameters
+    ----------
+    effects
+        What :func:`samsvae.effects.table.long_table` gave.
+    latents
+        What :func:`samsvae.biology.latent_effects.latent_effects` gave, with a column ``model``.
+
+    Returns
+    -------
+    DataFrame
+        One row per kind, model and unordered pair of perturbations, itself included. Kinds are
+        ``observed`` (of the first model's rows) and ``predicted``, Pearson correlations over
+        genes, and ``latent``, the cosine of shifts along the factors in use: there, no shift is a
+        place of its own, and what two perturbations do not use makes them no more alike. A
+        perturbation without any effect is like none, 0. A model that predicts the same for all
+        has no rows of that kind.
+    """
+    models = list(pd.unique(effects["model"]))
+    by_model = {model: effects[effects["model"] == model] for model in models}
+    observed = _matrix(by_model[models[0]], "observed")
+    matrices = {(OBSERVED, OBSERVED): observed}
+    for model in models:
+        predicted = _matrix(by_model[model], "predicted").loc[observed.index]
+        if np.ptp(predicted.to_numpy(), axis=0).any():
+            matrices[PREDICTED, model] = predicted
+        own = latents[latents["model"] == model]
+        if len(own):
+            matrices[LATENT, model] = _shifts(own, list(observed.index))
+    first, second = np.triu_indices(len(observed))
+    names = observed.index.to_numpy(dtype=object)
+    parts = [
+        pd.DataFrame(
+            {
+                "kind": pd.Categorical([kind], [OBSERVED, PREDICTED, LATENT]).repeat(len(first)),
+                "model": pd.Categorical([model], [OBSERVED, *models]).repeat(len(first)),
+                "first": pd.Categorical.from_codes(first, names),
+                "second": pd.Categorical.from_codes(second, names),
+                "similarity": _cosines(matrix, centred=kind != LATENT)[first, second],
+            }
+        )
+        for (kind, model), matrix in matrices.items()
+    ]
+    strength = pd.Series(observed.std(axis=1).to_numpy(), names)
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(strength=table["first"].astype(object).map(strength).astype(np.float32))
+
+
+def _matrix(rows: pd.DataFrame, value: str) -> pd.DataFrame:
+    return rows.pivot_table(index="perturbation", columns="gene", values=value, observed=True)
+
+
+def _shifts(latents: pd.DataFrame, perturbations: list[str]) -> pd.DataFrame:
+    """Latent shifts of labels along the factors in use; a combination's parts are added up."""
+    used = (latents["mask_probability"].isna()) | (latents["mask_probability"] > MASK_THRESHOLD)
+    shifts = latents.assign(shift=latents["shift"].where(used, 0.0)).pivot_table(
+        index="perturbation", columns="dimension", values="shift"
+    )
+    rows = [
+        shifts.loc[name].to_numpy()
+        if name in shifts.index
+        else sum(dose * shifts.loc[part].to_numpy() for part, dose in doses(name).items())
+        for name in perturbations
+    ]
+    return pd.DataFrame(np.array(rows), index=perturbations)
+
+
+def _cosines(matrix: pd.DataFrame, centred: bool) -> np.ndarray:
+    rows = matrix.to_numpy(dtype=float)
+    if centred:
+        rows = rows - rows.mean(axis=1, keepdims=True)
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows / np.where(norm > 0, norm, 1.0)
+    return (rows @ rows.T).clip(-1, 1).astype(np.float32)
