@@ -207,6 +207,24 @@ RUN_SCORES: dict[str, Score] = {
     "mask_recall": Score(
         "share of true mask entries that are inferred", SHARE, "higher", 1.0, None
     ),
+    "total_correlation": Score(
+        "mean absolute correlation over held-out cells of true factors with the matched latent "
+        "dimensions, effects included",
+        "", "higher", 1.0, None,
+    ),
+    "total_r_squared": Score(
+        "mean share of the true factors' variance over held-out cells that is linear in all latent "
+        "dimensions, effects included",
+        "", "higher", 1.0, None,
+    ),
+    "basal_correlation": Score(
+        "the same correlation, of basal states",
+        "", "higher", 1.0, None,
+    ),
+    "basal_r_squared": Score(
+        "the same share, of basal states",
+        "", "higher", 1.0, None,
+    ),
     "mean_correlation": Score(
         "mean absolute correlation of matched latent effects with the true ones",
         "", "higher", 1.0, None,

@@ -82,7 +82,7 @@ def mask_recovery(
         and mask_density, the share of entries above one half.
     """
     true_mask = screen.uns["truth"]["mask"]
-    mask = _in_order_of_truth(screen, probability, perturbations) > MASK_THRESHOLD
+    mask = in_order_of_truth(screen, probability, perturbations) > MASK_THRESHOLD
     scores = mask_scores(true_mask, mask, match_factors(true_mask, mask.astype(float)))
     return {
         **{f"mask_{name}": value for name, value in scores.items()},
@@ -111,7 +111,7 @@ def matched_masks(
         dimension, true_mask and probability. Dimensions that no target moves are left out.
     """
     truth = screen.uns["truth"]
-    probability = _in_order_of_truth(screen, probability, perturbations)
+    probability = in_order_of_truth(screen, probability, perturbations)
     factor, dimension = match_factors(truth["mask"], (probability > MASK_THRESHOLD).astype(float))
     matched = {int(d): int(f) for f, d in zip(factor, dimension, strict=True)}
     used = np.flatnonzero((probability > MASK_THRESHOLD).any(axis=0)).tolist()
@@ -131,8 +131,9 @@ def matched_masks(
     )
 
 
-def _in_order_of_truth(
+def in_order_of_truth(
     screen: anndata.AnnData, probability: np.ndarray, perturbations: Sequence[str]
 ) -> np.ndarray:
+    """Sort the rows of a mask as the truth has its targets."""
     row = {name: index for index, name in enumerate(perturbations)}
     return probability[[row[target] for target in screen.uns["truth"]["targets"]]]

@@ -1,0 +1,173 @@
+"""Latent states of cells: inferred, classified, laid out, and compared with the truth."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from samsvae.biology.basal_state import ALL, classify_basal_state, classify_states
+from samsvae.biology.state_map import OTHER, shown_as
+from samsvae.inference.cells import Cells
+from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Encoding
+from samsvae.inference.states import CellStates, cell_states
+from samsvae.metrics.recovery import mask_thresholds, state_recovery, state_scores
+from samsvae.models.registry import build_model
+
+KINDS = ("sams_vae", "sams_vae_beta_bernoulli", "cpa_vae", "svae_plus", "conditional_vae")
+
+
+def untrained(kind, screen, **settings):
+    torch.manual_seed(0)
+    combinations = "unique" if kind == "svae_plus" else "additive"
+    settings = {
+        "kind": kind,
+        "n_latent": 3,
+        "n_hidden": 8,
+        "combinations": combinations,
+        **settings,
+    }
+    encoding = Encoding.of(screen.obs["perturbation"], combinations)
+    model = build_model(settings, screen.n_vars, len(encoding.names))
+    model.standardise.fit(torch.ones(screen.n_vars), torch.ones(screen.n_vars))
+    return TrainedModel(model.eval(), settings, list(screen.var_names), encoding)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_total_state_is_the_basal_one_plus_the_effects(kind, tiny_screen):
+    trained = untrained(kind, tiny_screen)
+    if kind in ("cpa_vae", "sams_vae"):
+        with torch.no_grad():  # certain effects, and every mask open
+            guide = getattr(trained.model, "embedding_guide", None)
+            if kind == "sams_vae":
+                trained.model.mask_logits.fill_(40)
+            else:
+                guide.location.normal_()
+                guide.log_scale.fill_(-20)
+    keep = np.arange(tiny_screen.n_obs) % 3 == 0
+    states = cell_states(trained, tiny_screen, keep, seed=0)
+    assert states.basal.shape == states.total.shape == (keep.sum(), 3)
+    control = (tiny_screen.obs["perturbation"] == "control").to_numpy()[keep]
+    difference = states.total - states.basal
+    np.testing.assert_allclose(difference[control], 0, atol=1e-6)
+    if kind == "cpa_vae":
+        labels = list(tiny_screen.obs["perturbation"][keep])
+        expected = trained.encoding.dosage(labels) @ guide.location.detach().numpy()
+        np.testing.assert_allclose(difference, expected, atol=1e-4)
+    if kind == "conditional_vae":
+        assert (difference == 0).all()
+    again = cell_states(trained, tiny_screen, keep, seed=0)
+    assert (again.basal == states.basal).all()
+
+
+def test_the_basal_state_is_the_location_that_the_encoder_gives(tiny_screen):
+    trained = untrained("cpa_vae", tiny_screen, basal_encoder="mean_field")
+    keep = np.arange(tiny_screen.n_obs) < 50
+    cells = Cells.of(tiny_screen, keep, trained.encoding, torch.device("cpu"))
+    location, _ = trained.model.encode(cells.counts.float(), torch.zeros(1))
+    states = cell_states(trained, tiny_screen, keep, seed=0)
+    np.testing.assert_allclose(states.basal, location.detach().numpy(), atol=1e-5)
+
+
+def cells_and_labels(rng, n_control=120, n_each=40, n_perturbations=6):
+    names = ["control"] * n_control
+    names += [f"P{p}" for p in range(n_perturbations) for _ in range(n_each)]
+    return rng.normal(size=(len(names), 5)), np.array([*names, *["RARE"] * 4], dtype=object)
+
+
+def test_a_classifier_sees_what_differs_and_nothing_else():
+    rng = np.random.default_rng(0)
+    basal, labels = cells_and_labels(rng)
+    basal = np.vstack([basal, rng.normal(size=(4, 5))])
+    moves = {name: rng.normal(0, 4, 5) for name in set(labels) - {"control"}}
+    total = basal + np.array([moves.get(name, np.zeros(5)) for name in labels])
+    table = classify_states({"basal": basal, "total": total}, labels, seed=0)
+    assert set(table["perturbation"]) == {*(f"P{p}" for p in range(6)), ALL}
+    means = table.groupby(["perturbation", "state", "labels"])["accuracy"].first()
+    for state, kind in (("basal", "true"), ("basal", "shuffled"), ("total", "shuffled")):
+        against_control = [means[f"P{p}", state, kind] for p in range(6)]
+        assert abs(np.mean(against_control) - 0.5) < 0.1
+        assert abs(means[ALL, state, kind] - 1 / 7) < 0.1
+    assert min(means[f"P{p}", "total", "true"] for p in range(6)) > 0.95
+    assert means[ALL, "total", "true"] > 0.9
+    # as many cells of each class
+    number = table.drop_duplicates("perturbation").set_index("perturbation")["n_cells"]
+    assert number.to_dict() == {**{f"P{p}": 80 for p in range(6)}, ALL: 7 * 40}
+    again = classify_states({"basal": basal, "total": total}, labels, seed=0)
+    pd.testing.assert_frame_equal(again, table)
+
+
+def test_a_difference_of_spread_alone_is_not_seen():
+    """As posterior means have it where counts tell more of some states than of others."""
+    rng = np.random.default_rng(1)
+    values, labels = cells_and_labels(rng, 600, 300, 2)
+    values = np.vstack([values, rng.normal(size=(4, 5))])
+    values[labels == "P0"] *= 0.5
+    table = classify_states({"basal": values}, labels, seed=0).set_index(["labels", "perturbation"])
+    assert abs(table.loc[("true", "P0"), "accuracy"] - 0.5) < 0.06
+
+
+def test_nothing_is_classified_where_cells_are_few():
+    labels = np.array(["control"] * 30 + ["P"] * 3, dtype=object)
+    table = classify_states({"basal": np.zeros((33, 2))}, labels, seed=0)
+    assert table.empty
+    assert "accuracy" in table
+
+
+@pytest.mark.parametrize(
+    ("kind", "claimed"), [("sams_vae", True), ("cpa_vae", True), ("svae_plus", False), ("conditional_vae", False)]
+)  # fmt: skip
+def test_who_claims_a_basal_state_that_is_free_of_the_perturbation(kind, claimed, tiny_screen):
+    few = tiny_screen[tiny_screen.obs["perturbation"].isin(["control", "TARGET01"])]
+    parts = pd.Series(np.where(np.arange(few.n_obs) % 2, "train", "test"))
+    table = classify_basal_state(untrained(kind, few), few, parts, seed=0)
+    assert (table["claimed"] == claimed).all()
+    assert 0 < table["n_cells"].max() <= (parts == "test").sum()
+
+
+def test_the_perturbations_that_move_cells_farthest_are_named():
+    labels = np.array(["control", "near", "far", "control", "near", "far"], dtype=object)
+    total = np.array([0, 1, 9, 0, 1, 9.0])[:, None]
+    assert list(shown_as(labels, total)) == list(labels)
+    many = np.array(["control", *(f"P{p:02d}" for p in range(20))], dtype=object)
+    shown = shown_as(many, np.arange(21.0)[:, None])
+    assert set(shown) == {"control", OTHER, *(f"P{p}" for p in range(13, 20))}
+
+
+def test_states_up_to_order_and_sign_are_the_true_ones(tiny_screen):
+    truth = tiny_screen.uns["truth"]
+    keep = np.arange(tiny_screen.n_obs) % 2 == 0
+    basal = tiny_screen.obsm["true_basal"][keep].astype(float)
+    shift = np.zeros_like(basal)
+    shift[:, : len(truth["factors"])] = tiny_screen.obsm["dosage"][keep] @ (
+        truth["mask"] * truth["embedding"]
+    )
+    order = np.random.default_rng(0).permutation(basal.shape[1])
+    same = CellStates(-basal[:, order], 2 * (basal + shift)[:, order])
+    table = state_recovery(tiny_screen, keep, same)
+    assert table["value"].to_numpy() == pytest.approx(1)
+    assert set(table["factor"]) == {*truth["factors"], "NUISANCE_1", "NUISANCE_2"}
+    # other axes hold as much, but factor by factor they are not the true ones
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(basal.shape[1],) * 2))[0]
+    turned = state_scores(
+        state_recovery(tiny_screen, keep, CellStates(basal @ turn, (basal + shift) @ turn))
+    )
+    assert turned["basal_r_squared"] == pytest.approx(1)
+    assert turned["basal_correlation"] < 0.95
+    assert set(turned) == {
+        f"{s}_{m}" for s in ("basal", "total") for m in ("correlation", "r_squared")
+    }
+
+
+def test_a_sure_mask_has_the_same_f1_at_every_threshold(tiny_screen):
+    truth = tiny_screen.uns["truth"]
+    names = list(truth["targets"])
+    sure = mask_thresholds(tiny_screen, truth["mask"] * 0.98 + 0.01, names)
+    f1 = sure[sure["measure"] == "f1"].set_index("threshold")["value"]
+    assert (f1[(f1.index > 0.01) & (f1.index < 0.99)] == 1).all()
+    assert 0.5 in f1.index
+    unsure = mask_thresholds(tiny_screen, truth["mask"] * 0.4 + 0.2, names)
+    f1 = unsure[unsure["measure"] == "f1"].set_index("threshold")
+    assert f1.loc[0.5, "value"] == 1
+    assert f1.loc[0.9, "value"] == 0
+    assert f1.loc[0.1, "density"] == 1

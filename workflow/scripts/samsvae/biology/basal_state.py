@@ -1,0 +1,134 @@
+"""Is the basal state free of the perturbation? How well a classifier tells perturbations apart."""
+
+from collections.abc import Mapping
+
+import anndata
+import numpy as np
+import pandas as pd
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.model_selection import StratifiedKFold
+
+from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.states import cell_states
+from samsvae.labels import CONTROL
+from samsvae.models.additive import AdditiveShiftModel
+from samsvae.splits import TRAIN
+
+FOLDS = 5
+FEWEST_CELLS = 10  # of a perturbation that is classified
+ALL = "all"  # in place of a perturbation: which one of all, or control, a cell has
+COLUMNS = [
+    "state", "labels", "perturbation", "accuracy", "standard_error", "chance", "n_cells",
+]  # fmt: skip
+
+
+def classify_states(
+    states: Mapping[str, np.ndarray], labels: np.ndarray, seed: int
+) -> pd.DataFrame:
+    """Classify cells by their latent states, with their true labels and with shuffled ones.
+
+    The classifier is a linear discriminant whose covariance is shrunk as Ledoit and Wolf (2004)
+    do, with the same prior for all classes, in five-fold cross-validation. Each perturbation is
+    told from as many control cells, drawn at random, of which chance gets one half right; and all
+    perturbations and control are told apart at once, with as many cells of each, without those
+    that have less than half the median number of cells.
+
+    Parameters
+    ----------
+    states
+        Cells x K by kind of state, such as ``basal`` and ``total``; cells that the model was not
+        trained on.
+    labels
+        Perturbation of each cell. Those with fewer than ten cells are left out.
+    seed
+        Seed of the cells drawn, the folds and the shuffles.
+
+    Returns
+    -------
+    DataFrame
+        One row per state, labels (``true`` or ``shuffled``) and perturbation: accuracy as a mean
+        over classes, its binomial standard error, chance, and the cells that were classified. The
+        perturbation ``all`` is all of them at once.
+    """
+    number = pd.Series(labels).value_counts()
+    classes = sorted(number.index[number >= FEWEST_CELLS])
+    tasks = [(name, [CONTROL, name]) for name in classes if name != CONTROL]
+    if CONTROL not in classes or not tasks:
+        return pd.DataFrame(columns=COLUMNS)
+    rows = []
+    common = [name for name in classes if number[name] >= number[classes].median() / 2]
+    for index, (name, told_apart) in enumerate([*tasks, (ALL, common)]):
+        rng = np.random.default_rng([seed, index])
+        size = min(number[told_apart])
+        cells = np.concatenate(
+            [rng.choice(np.flatnonzero(labels == one), size, replace=False) for one in told_apart]
+        )
+        true = labels[cells]
+        shuffled = rng.permutation(true)
+        rows += [
+            {
+                "state": state,
+                "labels": kind,
+                "perturbation": name,
+                **_accuracy(values[cells], given, index),
+                "chance": 1 / len(told_apart),
+                "n_cells": len(cells),
+            }
+            for state, values in states.items()
+            for kind, given in (("true", true), ("shuffled", shuffled))
+        ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def classify_basal_state(
+    trained: TrainedModel, screen: anndata.AnnData, parts: pd.Series, seed: int
+) -> pd.DataFrame:
+    """Classify the cells that a model was not trained on by what it makes of them.
+
+    What is classified are posterior means; see :func:`samsvae.inference.states.cell_states` for
+    why those of a basal state may be told apart by their spread, but not by their means, which is
+    what a linear discriminant sees.
+
+    Parameters
+    ----------
+    trained
+        The model.
+    screen
+        Canonical screen.
+    parts
+        Split of each cell.
+    seed
+        Seed of everything random.
+
+    Returns
+    -------
+    DataFrame
+        As of :func:`classify_states`, and whether the model claims that its basal state is free
+        of the perturbation (``claimed``): those that add effects to a basal state with an encoder
+        of its own. What is left of SVAE+'s state without the effect, and the conditional VAE's
+        state, are classified for comparison.
+    """
+    keep = (parts != TRAIN).to_numpy()
+    states = cell_states(trained, screen, keep, seed)
+    labels = screen.obs["perturbation"].to_numpy(dtype=object)[keep]
+    table = classify_states({"basal": states.basal, "total": states.total}, labels, seed)
+    return table.assign(claimed=isinstance(trained.model, AdditiveShiftModel))
+
+
+def _accuracy(values: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, float]:
+    """Cross-validated accuracy; classes are of the same size, so that it is a mean over them."""
+    n_classes = len(set(labels))
+    right = np.zeros(len(labels), dtype=bool)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    for train, test in folds.split(values, labels):
+        classifier = LinearDiscriminantAnalysis(
+            solver="lsqr", shrinkage="auto", priors=np.full(n_classes, 1 / n_classes)
+        )
+        right[test] = (
+            classifier.fit(values[train], labels[train]).predict(values[test]) == (labels[test])
+        )
+    accuracy = float(right.mean())
+    return {
+        "accuracy": accuracy,
+        "standard_error": float(np.sqrt(accuracy * (1 - accuracy) / len(labels))),
+    }
