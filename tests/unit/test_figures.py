@@ -175,13 +175,102 @@ def agreement_table(models):
     return pathway_agreement(enrichment_table(models).assign(seed=0), 0.05)
 
 
+def latents_table(n_perturbations, dimensions=4, masked=True, groups=0):
+    index = pd.MultiIndex.from_product(
+        [MODELS[:1], [f"P{i}" for i in range(n_perturbations)], range(dimensions)],
+        names=["model", "perturbation", "dimension"],
+    )
+    table = index.to_frame(index=False)
+    rng = np.random.default_rng(0)
+    table["shift"] = rng.normal(size=len(table))
+    table["mask_probability"] = rng.uniform(size=len(table)) if masked else np.nan
+    number = table["perturbation"].str[1:].astype(int)
+    table["group"] = [f"PATHWAY_{n % groups}" if groups and n % 3 else None for n in number]
+    return table
+
+
+def dots_table(n_rows, names):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {
+            "model": MODELS[0],
+            "dimension": rng.integers(0, 40, n_rows),
+            names: [f"SET_{i}" for i in rng.integers(0, 30, n_rows)],
+            "pvalue": rng.uniform(0, 0.01, n_rows),
+            "fdr": rng.uniform(0, 0.3, n_rows),
+        }
+    ).drop_duplicates(["dimension", names])
+    return table.assign(gene_sets="s", mean_effect=0.1, overlap=2, group_size=4)
+
+
+def similarity_table(n_perturbations, kinds):
+    names = [f"P{i}" for i in range(n_perturbations)]
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i:]]
+    table = pd.DataFrame(
+        [(kind, model, *pair) for kind, model in kinds for pair in pairs],
+        columns=["kind", "model", "first", "second"],
+    )
+    table["similarity"] = np.random.default_rng(0).uniform(-1, 1, len(table))
+    table.loc[table["first"] == table["second"], "similarity"] = 1.0
+    return table.assign(strength=1.0)
+
+
+def basal_table(n_perturbations):
+    index = pd.MultiIndex.from_product(
+        [MODELS[:1], ["basal", "total"], ["true", "shuffled"], [*range(n_perturbations), "all"]],
+        names=["model", "state", "labels", "perturbation"],
+    )
+    table = index.to_frame(index=False).assign(accuracy=0.5, claimed=False)
+    return table.assign(chance=np.where(table["perturbation"] == "all", 0.1, 0.5))
+
+
+def state_table(**covariates):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(200, 2)), columns=["x", "y"])
+    table["state"] = ["basal", "total"] * 100
+    table["shown_as"] = rng.choice(["control", "P1", "P2", "other perturbations"], 200)
+    return table.assign(perturbation="P", cell="c", **covariates)
+
+
+def recovery_table(masked):
+    thresholds = pd.DataFrame(
+        {"measure": "f1", "threshold": [0.1, 0.5, 0.9], "density": [1, 0.1, 0]}
+    )
+    states = pd.DataFrame(
+        {"measure": "correlation", "state": ["basal", "total"] * 2, "factor": list("aabb")}
+    )
+    parts = [thresholds, states] if masked else [states]
+    return pd.concat(parts).assign(split="s", model=MODELS[0], seed=0, value=0.5)
+
+
+LATENT_KINDS = [("observed", "observed"), ("latent", MODELS[0]), ("predicted", MODELS[0])]
 TABLES = {
     ("screen", "few"): split_table(8),
     ("screen", "many"): split_table(200),
     ("split", "singles"): split_table(8),
     ("effects", "few"): effects_table(3),
-    ("similarity", "one"): effects_table(1),
-    ("similarity", "many"): effects_table(60),
+    ("similarity", "one"): similarity_table(1, LATENT_KINDS),
+    ("similarity", "many"): similarity_table(60, LATENT_KINDS),
+    ("similarity", "observed alone"): similarity_table(5, LATENT_KINDS[:1]),
+    ("factors", "few"): latents_table(8, groups=2),
+    ("factors", "many"): latents_table(700, 60, groups=12),
+    ("factors", "one"): latents_table(1),
+    ("factors", "pairs of their own"): pd.concat(
+        [latents_table(4), latents_table(9).assign(model=MODELS[1])]
+    ),
+    ("factors", "no mask"): latents_table(8, masked=False),
+    ("factors", "none in use"): latents_table(8).assign(mask_probability=0.1),
+    ("factor_groups", "many"): dots_table(300, "group"),
+    ("factor_groups", "none"): dots_table(0, "group"),
+    ("factor_enrichment", "many"): dots_table(300, "set"),
+    ("factor_enrichment", "one"): dots_table(1, "set"),
+    ("factor_enrichment", "none"): dots_table(5, "set").assign(fdr=0.9),
+    ("basal", "many"): basal_table(300),
+    ("basal", "none"): basal_table(3)[:0],
+    ("state_map", "no covariate"): state_table(),
+    ("state_map", "covariates"): state_table(batch=["a", "b"] * 100, mito=np.linspace(0, 1, 200)),
+    ("recovery", "masked"): recovery_table(True),
+    ("recovery", "no mask"): recovery_table(False),
     ("metrics", "with undefined"): summary_table(),
     ("metrics", "fractions"): summary_table([0.0, 0.5]),
     ("paired_differences", "seeds"): differences_table("seeds"),

@@ -12,8 +12,11 @@ from samsvae.contents import (
     COUNTS,
     FRACTIONS,
     GENE_SETS,
+    GROUPS,
+    MASKS,
     SHOWN_FIGURES,
     STAGES,
+    STATE_MAP,
     TRAINING,
     TRUTH,
     Figure,
@@ -123,7 +126,7 @@ def test_every_figure_has_a_module_and_a_caption_that_is_read_either_way():
 
 
 def test_an_experiment_shows_what_it_has_the_data_for():
-    every = [COUNTS, TRAINING, GENE_SETS, FRACTIONS, TRUTH]
+    every = [COUNTS, TRAINING, GENE_SETS, FRACTIONS, TRUTH, MASKS, GROUPS, STATE_MAP]
     assert {f.name for f in figures_of(every)} == set(SHOWN_FIGURES)
     assert all(figure.needs == () for figure in figures_of([]))
     for lacking in every:

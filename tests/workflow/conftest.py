@@ -34,7 +34,13 @@ TINY_CONFIG: dict[str, Any] = {
         "ceiling": {"kind": "split_half"},
     },
     "training": {"max_steps": 60, "batch_size": 64, "validate_every": 20, "learning_rate": 0.003},
-    "evaluation": {"iwelbo_particles": 10, "effect_draws": 20, "top_genes": 10},
+    # UMAP takes a quarter of a minute to import, so one test alone draws its figure
+    "evaluation": {
+        "iwelbo_particles": 10,
+        "effect_draws": 20,
+        "top_genes": 10,
+        "mapped_cells": 0,
+    },
     "enrichment": {"top_genes": 12, "max_perturbations": 5, "permutations": 50},
     "experiments": {
         "random": {

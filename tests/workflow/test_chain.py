@@ -29,6 +29,7 @@ FIGURES = {
     "effects", "metrics", "similarity", "differential_expression", "enrichment", "perturbations",
     "paired_differences", "volcanoes", "de_by_strength", "combinations", "pathway_map",
     "pathway_agreement",
+    "factors", "factor_enrichment", "basal", "recovery",
 }  # fmt: skip
 
 
@@ -216,7 +217,10 @@ def test_the_same_configuration_gives_the_same_numbers_whatever_the_cores(finish
     run = "results/random/random-seed0/sams/seed0"
     for name in ("model.safetensors", "history.tsv"):
         assert weights(again, run, name) == weights(finished, run, name)
-    for name in ("metrics", "iwelbo", "de_comparison", "de_by_strength", "combinations", "enrichment", "pathway_agreement", "latent_effects"):  # fmt: skip
+    for name in (
+        "metrics", "iwelbo", "de_comparison", "de_by_strength", "combinations", "enrichment",
+        "pathway_agreement", "latent_effects", "factors", "factor_enrichment", "basal", "recovery",
+    ):  # fmt: skip
         table = f"results/random/tables/{name}.tsv"
         assert (again.folder / table).read_bytes() == (finished.folder / table).read_bytes()
 
@@ -326,6 +330,26 @@ def test_cells_for_cell_eval_are_made_on_request_of_a_negative_control_and_of_a_
         assert list(real.var_names) == list(predicted.var_names) == list(screen.var_names)
         assert set(real.obs_names) < set(screen.obs_names)
         assert '"seed": 0' in predicted.uns["provenance"]
+
+
+def test_states_are_mapped_where_this_is_not_switched_off(finished):
+    figure = "results/random/figures/state_map.svg"
+    chosen = copy.deepcopy(TINY_CONFIG)
+    chosen["evaluation"]["mapped_cells"] = 60
+    asked = Project(finished.folder, chosen)
+    assert asked.planned(figure) == {"map_states": 1, "figure": 1}
+    assert not finished.planned("tables")
+    done = asked.snakemake(figure)
+    assert done.returncode == 0, done.stdout[-4000:]
+    table = pd.read_csv(finished.folder / "results/random/tables/state_map.tsv", sep="\t")
+    assert table.groupby("state").size().to_dict() == {"basal": 60, "total": 60}
+    assert np.isfinite(table[["x", "y"]]).all(axis=None)
+
+
+def test_latent_tables_of_any_run_are_made_by_their_path(finished):
+    run = "results/unseen/unseen_combinations-f1-seed0/sams/seed1"
+    assert finished.planned(f"{run}/factors.tsv") == {"tabulate_latents_of_run": 1}
+    assert finished.planned(f"{run}/basal.tsv") == {"classify_states_of_run": 1}
 
 
 def test_long_work_shows_progress_in_terminal_and_log(finished):

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from samsvae.biology.gene_sets import write_gmt
 from samsvae.effects.observed import log_expression
 from tests.conftest import real_file
 
@@ -27,6 +28,8 @@ def effects(project, experiment, split, model):
 def test_papalexi_shows_the_interferon_gamma_pathway(project):
     screen = real_file("papalexi2021_thp1_ko_20729x299.h5ad")
     hallmark = real_file("hallmark_v7.0.gmt")
+    groups = project.folder / "groups.gmt"
+    write_gmt({"INTERFERON_GAMMA": INTERFERON_GAMMA}, groups, "known axis")
     project.config = {
         "screens": {
             "papalexi": {
@@ -37,9 +40,11 @@ def test_papalexi_shows_the_interferon_gamma_pathway(project):
         "gene_sets": {"hallmark": str(hallmark)},
         "models": {"sams": SAMS},
         "training": TRAINING,
+        "evaluation": {"mapped_cells": 0},
         "experiments": {
             "papalexi": {
                 "screen": "papalexi", "split": {"kind": "random"}, "models": ["sams", "additive"],
+                "perturbation_groups": str(groups),
             }
         },
     }  # fmt: skip
@@ -73,6 +78,13 @@ def test_papalexi_shows_the_interferon_gamma_pathway(project):
     over = agreement[of_model & (agreement["method"] == "over_representation")]
     assert (over["top_predicted"] == over["top_observed"]).all()
     assert (agreement.loc[of_model, "correlation"] > 0.3).all()
+    sharing = pd.read_csv(project.folder / "results/papalexi/tables/group_sharing.tsv", sep="\t")
+    print(sharing.to_string())
+    [axis_sharing] = sharing.to_dict("records")
+    assert axis_sharing["shared_factors"] > axis_sharing["expected_shared_factors"]
+    assert axis_sharing["pvalue"] < 0.01
+    gathered = pd.read_csv(project.folder / "results/papalexi/tables/factor_groups.tsv", sep="\t")
+    assert gathered["fdr"].min() < 0.05
     pvalues_are_scipys(project.folder / "results", "IFNGR2")
 
 
@@ -101,6 +113,7 @@ def test_norman_runs_on_unseen_combinations(project):
         },
         "models": {"sams": SAMS},
         "training": {**TRAINING, "max_steps": 600, "batch_size": 256},
+        "evaluation": {"mapped_cells": 0},
         "experiments": {
             "norman": {
                 "screen": "norman",

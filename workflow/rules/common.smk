@@ -31,15 +31,25 @@ from samsvae.contents import (
     FRACTIONS,
     GENE_SETS,
     GRIDS,
+    GROUPS,
+    MASKS,
     PAPER,
     SHOWN_FIGURES,
+    STATE_MAP,
     TRAINING,
     TRUTH,
     figures_of,
     tables_of,
 )
 from samsvae.errors import InputError
-from samsvae.experiments import conditions, is_ceiling, is_trained, runs, splits
+from samsvae.experiments import (
+    conditions,
+    has_mask,
+    is_ceiling,
+    is_trained,
+    runs,
+    splits,
+)
 from samsvae.grids import candidates, expanded, has_grid
 from samsvae.models.registry import MODELS
 from samsvae.preflight import check_inputs
@@ -122,6 +132,18 @@ def uses_model(script):
     return digest
 
 
+def uses_models(script):
+    """The same with the modules of all kinds of models of the job's runs."""
+
+    def digest(wildcards):
+        kinds = {
+            config["models"][run["model"]]["kind"] for run in runs_shown(wildcards)
+        }
+        return uses(script, *sorted(MODELS[kind][0] for kind in kinds))
+
+    return digest
+
+
 def uses_source(script):
     """Digest a script and its library with the module of the simulator of the job's screen."""
 
@@ -178,6 +200,13 @@ def run_of(wildcards):
         "model": wildcards.model,
         "seed": int(wildcards.seed),
     }
+
+
+def runs_shown(wildcards):
+    """The trained runs that a job is about: its own, or else the reference of every model."""
+    if "model" in wildcards.keys():
+        return [run_of(wildcards)]
+    return runs_of(wildcards.experiment, models=TRAINED, reference=True)
 
 
 def files_of(experiment, name, **chosen):

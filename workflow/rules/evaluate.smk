@@ -220,6 +220,7 @@ rule recover_truth:
     output:
         metrics=f"{RUN}/truth.tsv",
         masks=f"{RUN}/matched_masks.tsv",
+        recovery=f"{RUN}/recovery.tsv",
     log:
         "results/logs/recover_truth/{experiment}/{split}/{model}-seed{seed}.log",
     benchmark:
@@ -236,29 +237,6 @@ rule recover_truth:
         code=uses_model("recover_truth"),
     script:
         "../scripts/recover_truth.py"
-
-
-rule tabulate_latents:
-    input:
-        model=f"{RUN}/model.safetensors",
-    output:
-        table=f"{RUN}/latent_effects.tsv",
-    log:
-        "results/logs/tabulate_latents/{experiment}/{split}/{model}-seed{seed}.log",
-    benchmark:
-        "results/benchmarks/tabulate_latents/{experiment}/{split}/{model}-seed{seed}.tsv"
-    conda:
-        "../../envs/samsvae.yaml"
-    resources:
-        mem_mb=growing(1500),
-        runtime=growing(20),
-    params:
-        run=run_of,
-        draws=1000,
-        seed=lambda wildcards: int(wildcards.seed),
-        code=uses_model("tabulate_latents"),
-    script:
-        "../scripts/tabulate_latents.py"
 
 
 rule collect_metrics:

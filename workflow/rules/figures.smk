@@ -30,19 +30,6 @@ use rule collect_training as collect_iwelbo_by_particles with:
         "results/benchmarks/collect_tables/{experiment}/iwelbo_by_particles.tsv"
 
 
-use rule collect_metrics as collect_latents with:
-    input:
-        tables=lambda wildcards: files_of(
-            wildcards.experiment, "latent_effects.tsv", models=TRAINED, reference=True
-        ),
-    output:
-        table=f"{TABLES}/latent_effects.tsv",
-    log:
-        "results/logs/collect_tables/{experiment}/latent_effects.log",
-    benchmark:
-        "results/benchmarks/collect_tables/{experiment}/latent_effects.tsv"
-
-
 use rule collect_metrics as collect_masks with:
     input:
         tables=lambda wildcards: files_of(
@@ -54,6 +41,19 @@ use rule collect_metrics as collect_masks with:
         "results/logs/collect_tables/{experiment}/matched_masks.log",
     benchmark:
         "results/benchmarks/collect_tables/{experiment}/matched_masks.tsv"
+
+
+use rule collect_metrics as collect_recovery with:
+    input:
+        tables=lambda wildcards: files_of(
+            wildcards.experiment, "recovery.tsv", models=TRAINED
+        ),
+    output:
+        table=f"{TABLES}/recovery.tsv",
+    log:
+        "results/logs/collect_tables/{experiment}/recovery.log",
+    benchmark:
+        "results/benchmarks/collect_tables/{experiment}/recovery.tsv"
 
 
 rule figure:

@@ -1,5 +1,15 @@
 # Which files there are: what rules take, and what the targets ask for.
 
+# what there is to say about the latent factors of runs
+LATENT_TABLES = {
+    "latents": "latent_effects.tsv",
+    "factors": "factors.tsv",
+    "groups": "factor_groups.tsv",
+    "sharing": "group_sharing.tsv",
+    "genes": "factor_genes.parquet",
+    "enrichment": "factor_enrichment.tsv",
+}
+
 CHECK = "results/checks/{screen}"
 # where a canonical screen has its labels, so that it is read like any other file
 CANONICAL = {"perturbation_matrix": {"obsm": "dosage", "names": "perturbations"}}
@@ -21,6 +31,9 @@ def properties(experiment):
         FRACTIONS: len(conditions(splits(entry))) > 1,
         GRIDS: any(model in CANDIDATES for model in entry["models"]),
         PAPER: trained and has_published_results(experiment),
+        MASKS: any(has_mask(config["models"][model]) for model in entry["models"]),
+        GROUPS: entry["perturbation_groups"],
+        STATE_MAP: config["evaluation"]["mapped_cells"],
         TRUTH: is_simulated(experiment),
     }
     return sorted(name for name, present in has.items() if present)
@@ -124,6 +137,7 @@ def recovery_input(wildcards):
         files["predicted"] = f"{folder}/predicted_effects.h5ad"
     if wildcards.model in TRAINED:
         files["model"] = f"{folder}/model.safetensors"
+        files["split"] = f"{SPLIT}/split.tsv".format(**wildcards)
     return files
 
 
@@ -179,6 +193,49 @@ def exported_input(wildcards):
     elif wildcards.model in BASELINES:
         files["effects"] = f"{folder}/predicted_effects.h5ad"
     return files
+
+
+def models_shown(wildcards):
+    """The trained models that a job is about, in the order of its runs."""
+    return [
+        f"{RUN}/model.safetensors".format(experiment=wildcards.experiment, **run)
+        for run in runs_shown(wildcards)
+    ]
+
+
+def latents_input(wildcards):
+    """Models, and what is known of perturbations and genes."""
+    files = {"models": models_shown(wildcards), "screen": screen_of(wildcards)}
+    groups = EXPERIMENTS[wildcards.experiment]["perturbation_groups"]
+    if groups:
+        files["groups"] = groups
+    if has_counts(wildcards.experiment) and gene_sets_of(wildcards):
+        split = runs_shown(wildcards)[0]["split"]
+        files["observed"] = f"{SPLIT}/observed_effects.h5ad".format(
+            experiment=wildcards.experiment, split=split
+        )
+        files["gene_sets"] = gene_sets_of(wildcards)
+    return files
+
+
+def states_input(wildcards):
+    """Models, and the cells that they were not trained on."""
+    split = runs_shown(wildcards)[0]["split"]
+    return {
+        "models": models_shown(wildcards),
+        "screen": screen_of(wildcards),
+        "split": f"{SPLIT}/split.tsv".format(
+            experiment=wildcards.experiment, split=split
+        ),
+    }
+
+
+def similarity_input(wildcards):
+    """Effects, and latent effects where a model is trained."""
+    files = {"effects": f"{TABLES}/effects.parquet"}
+    if runs_shown(wildcards):
+        files["latents"] = f"{TABLES}/latent_effects.tsv"
+    return {name: path.format(**wildcards) for name, path in files.items()}
 
 
 def metric_tables(wildcards):

@@ -13,8 +13,11 @@ def main(snakemake: Any) -> None:
     from samsvae.effects.table import read_effects
     from samsvae.files import write_tsv
     from samsvae.inference.checkpoint import load_model
+    from samsvae.inference.states import cell_states
+    from samsvae.metrics.recovery import COLUMNS, mask_thresholds, state_recovery, state_scores
     from samsvae.metrics.truth import effect_recovery, mask_recovery, matched_masks, true_effects
     from samsvae.screen import read_screen
+    from samsvae.splits import TRAIN, read_split
 
     screen = read_screen(snakemake.input.screen)
     values: dict[str, float] = {}
@@ -23,18 +26,25 @@ def main(snakemake: Any) -> None:
         true = true_effects(screen, list(predicted.obs_names), seed=0)
         values |= effect_recovery(true, np.asarray(predicted.X, dtype=float))
     masks = pd.DataFrame(columns=["target", "factor", "dimension", "true_mask", "probability"])
+    recovered = [pd.DataFrame(columns=COLUMNS)]
     if "model" in snakemake.input.keys():  # noqa: SIM118
         trained = load_model(snakemake.input.model)
+        unseen = (read_split(snakemake.input.split, screen) != TRAIN).to_numpy()
+        recovered = [state_recovery(screen, unseen, cell_states(trained, screen, unseen, seed=0))]
+        values |= state_scores(recovered[0])
         probability = trained.model.mask_probability()
         targets_have_masks = set(screen.uns["truth"]["targets"]) <= set(trained.encoding.names)
         if probability is not None and targets_have_masks:
-            masks = matched_masks(screen, probability.detach().numpy(), trained.encoding.names)
-            values |= mask_recovery(screen, probability.detach().numpy(), trained.encoding.names)
+            given = screen, probability.detach().numpy(), trained.encoding.names
+            masks = matched_masks(*given)
+            values |= mask_recovery(*given)
+            recovered.append(mask_thresholds(*given))
     table = pd.DataFrame({"scope": "truth", "metric": values.keys(), "value": values.values()})
     run = snakemake.params.run
     first = ["split", "model", "seed"]
     write_tsv(table.assign(**run), snakemake.output.metrics, first=first)
     write_tsv(masks.assign(**run), snakemake.output.masks, first=first)
+    write_tsv(pd.concat(recovered).assign(**run), snakemake.output.recovery, first=first)
 
 
 if "snakemake" in globals():

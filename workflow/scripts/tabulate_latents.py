@@ -1,4 +1,4 @@
-"""Lay out where a trained model sees each perturbation in latent space."""
+"""Lay out where trained models see each perturbation, and what their latent factors are."""
 
 from typing import Any
 
@@ -7,20 +7,39 @@ from samsvae.job import run_job
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
+    import pandas as pd
     import torch
 
-    from samsvae.biology.latent_effects import latent_effects
-    from samsvae.files import write_tsv
+    from samsvae.biology.enrichment import Enrichment
+    from samsvae.biology.factor_tables import factor_tables, read_annotation
+    from samsvae.files import write_parquet, write_tsv
     from samsvae.inference.checkpoint import load_model
+    from samsvae.provenance import provenance
 
     torch.set_num_threads(snakemake.threads)
-    trained = load_model(snakemake.input.model)
-    table = latent_effects(trained, snakemake.params.draws, snakemake.params.seed)
-    write_tsv(
-        table.assign(**snakemake.params.run),
-        snakemake.output.table,
-        first=["split", "model", "seed"],
+    given, params = snakemake.input, snakemake.params
+    settings = Enrichment(**params.enrichment)
+    gene_sets = dict(zip(params.gene_set_names, given.get("gene_sets", []), strict=True))
+    annotation = read_annotation(
+        given.screen, given.get("observed"), given.get("groups"), gene_sets, settings
     )
+    found = [
+        factor_tables(load_model(path), annotation, settings, **params.draws, seed=run["seed"])
+        for run, path in zip(params.runs, given.models, strict=True)
+    ]
+    first = ["split", "model", "seed"]
+    for name, path in snakemake.output.items():
+        parts = [
+            tables.tables()[name].assign(**run)
+            for run, tables in zip(params.runs, found, strict=True)
+        ]
+        table = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+        if name == "genes":
+            made_by = provenance({"runs": params.runs, "draws": params.draws}, params.code)
+            repeated = table.astype(dict.fromkeys(["split", "model", "gene"], "category"))
+            write_parquet(repeated, made_by, path)
+        else:
+            write_tsv(table, path, first)
 
 
 if "snakemake" in globals():

@@ -19,6 +19,9 @@ FRACTIONS = "fractions"  # several of them
 GRIDS = "grids"  # of hyperparameters to choose from
 PAPER = "paper"  # results that it reports
 TRUTH = "truth"  # known, since the screen is simulated
+MASKS = "masks"  # of a model, which say what uses which latent dimension
+GROUPS = "groups"  # of perturbations that are known
+STATE_MAP = "state_map"  # not switched off
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,6 @@ STAGES = (
             Figure("fractions", "intervals.tsv", (TRAINING, FRACTIONS)),
             Figure("effects", "effects.parquet", (COUNTS,)),
             Figure("perturbations", f"{SPLIT_FOLDER}/perturbation_metrics.parquet", (COUNTS,)),
-            Figure("similarity", "effects.parquet", (COUNTS,)),
             Table("summary.tsv", "The main scores with intervals, ranks of models and verdicts."),
             Table("paired_differences.tsv", "Every two models compared on every main score."),
             Table(
@@ -238,10 +240,71 @@ STAGES = (
         "mechanisms",
         "Which mechanisms do perturbations share?",
         "The models place each perturbation in a space of few latent dimensions. SAMS-VAE's "
-        "perturbations use only some of these: those that several share are mechanisms in common.",
+        "perturbations use only some of these: those that several share are mechanisms in common. "
+        "What such a factor does shows when it alone is pushed, through the decoder.",
         (
             Figure("latent_effects", "latent_effects.tsv", (TRAINING,)),
+            Figure("factors", "latent_effects.tsv", (TRAINING, MASKS)),
+            Figure("factor_groups", "factor_groups.tsv", (TRAINING, MASKS, GROUPS)),
+            Figure(
+                "factor_enrichment",
+                "factor_enrichment.tsv",
+                (TRAINING, MASKS, COUNTS, GENE_SETS),
+            ),
+            Figure("similarity", "similarity.parquet", (COUNTS,)),
+            Table(
+                "factors.tsv",
+                "Every factor in use: how many perturbations use it, how far they are moved along "
+                "it (basal standard deviations), the share that it moves up, and their names.",
+                (TRAINING, MASKS),
+            ),
+            Table(
+                "factor_groups.tsv",
+                "Which known groups of perturbations gather in which factor: hypergeometric test, "
+                "with false discovery rates by Benjamini and Hochberg and by permuted masks.",
+                (TRAINING, MASKS, GROUPS),
+                first="pvalue",
+            ),
+            Table(
+                "group_sharing.tsv",
+                "Whether two members of a known group share more factors than two members of other "
+                "groups of that size.",
+                (TRAINING, MASKS, GROUPS),
+                first="pvalue",
+            ),
+            Table(
+                "factor_enrichment.tsv",
+                "Gene sets among the genes that each factor moves most.",
+                (TRAINING, MASKS, COUNTS, GENE_SETS),
+                first="pvalue",
+            ),
+        ),
+    ),
+    Stage(
+        "basal",
+        "Is the basal state free of the perturbation?",
+        "A cell's latent state is meant to fall into a basal part, what the cell would be anyway, "
+        "and the effect of its perturbation. If it does, nothing can tell from the basal part of a "
+        "cell which perturbation the cell received.",
+        (
+            Figure("basal", "basal.tsv", (TRAINING,)),
+            Figure("state_map", "state_map.tsv", (TRAINING, STATE_MAP)),
+            Table(
+                "basal.tsv",
+                'Accuracy of the classifier by state, perturbation (against control; "all" is all '
+                "at once) and true or shuffled labels.",
+                (TRAINING,),
+            ),
+        ),
+    ),
+    Stage(
+        "truth",
+        "How much of the truth is recovered?",
+        "The screen is simulated, so it is known which perturbation moves which latent factor, and "
+        "where each cell lies along it.",
+        (
             Figure("truth", "matched_masks.tsv", (TRAINING, TRUTH)),
+            Figure("recovery", "recovery.tsv", (TRAINING, TRUTH)),
         ),
     ),
 )

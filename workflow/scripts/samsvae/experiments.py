@@ -7,6 +7,7 @@ from typing import Any
 
 BASELINES = ("no_change", "mean_effect", "additive", "bilinear")
 CEILINGS = ("split_half",)
+MASKED = ("sams_vae", "sams_vae_beta_bernoulli", "svae_plus")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ def is_trained(model: Mapping[str, Any]) -> bool:
 def is_ceiling(model: Mapping[str, Any]) -> bool:
     """Tell whether a model of the configuration is a measurement of held-out cells themselves."""
     return model["kind"] in CEILINGS
+
+
+def has_mask(model: Mapping[str, Any]) -> bool:
+    """Tell whether a model of the configuration says which perturbation uses which dimension."""
+    return model["kind"] in MASKED
 
 
 def runs(experiment: Mapping[str, Any], models: Mapping[str, Any]) -> list[Run]:

@@ -15,7 +15,7 @@ from samsvae.sources.verification import PublishedFile, check_size
 
 
 def check_inputs(config: Mapping[str, Any]) -> None:
-    """Check the files that the experiments need: headers or sizes of screens, gene sets.
+    """Check the files that the experiments need: screens by header or size, gene sets, groups.
 
     A published file that is not there yet is no fault, and none is read through.
 
@@ -46,6 +46,8 @@ def check_inputs(config: Mapping[str, Any]) -> None:
             listed = screen.get("genes")
             if listed is not None and not Path(listed).is_file():
                 raise InputError(f"{listed}: no such file. Set 'genes' to a list, or to null.")
+        if experiment["perturbation_groups"] is not None:
+            read_gmt(experiment["perturbation_groups"])
         for gene_sets in gene_set_names(config, name):
             path = config["gene_sets"].get(gene_sets)
             if path is None:

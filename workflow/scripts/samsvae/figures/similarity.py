@@ -1,4 +1,4 @@
-"""Which perturbations resemble one another, by observed and by predicted effects."""
+"""Which perturbations resemble one another, in data, in predictions and in latent space."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,43 +8,53 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from samsvae.biology.similarity import LATENT, OBSERVED, PREDICTED
 from samsvae.figures.style import DIVERGING, clustered, panels
 from samsvae.wording import readable
 
-MOST_PERTURBATIONS = 40
+MOST_PERTURBATIONS, MOST_MAPS = 40, 12
+LABEL_SIZE = 4.5
 
 
 def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
-    """Draw from effects.parquet; the strongest perturbations, clustered by observed effects."""
-    first = table[table["model"] == models[0]]
-    observed = _matrix(first, "observed")
-    strength = observed.std(axis=1).sort_values(ascending=False)
-    names = strength.index[:MOST_PERTURBATIONS]
-    order = names[clustered(_correlation(observed.loc[names]))]
-    predicted = {
-        readable(model): _matrix(table[table["model"] == model], "predicted") for model in models
-    }
-    # the same prediction for all, such as no change, tells nothing of resemblance
-    differing = {m: effects for m, effects in predicted.items() if np.ptp(effects, axis=0).any()}
-    shown = {"observed": observed, **differing}
-    figure, axes = panels(len(shown), 3, 2.4)
-    for index, (axis, (title, matrix)) in enumerate(zip(axes, shown.items(), strict=True)):
-        correlation = pd.DataFrame(_correlation(matrix.loc[order]), order, order)
+    """Draw from similarity.parquet; the strongest perturbations, clustered by observed effects."""
+    observed = table[table["kind"] == OBSERVED]
+    own = observed[observed["first"].astype(str) == observed["second"].astype(str)]
+    strength = own.set_index(own["first"].astype(str))["strength"].sort_values(ascending=False)
+    names = list(strength.index[:MOST_PERTURBATIONS])
+    shown = table[table["first"].isin(names) & table["second"].isin(names)]
+    maps = [(OBSERVED, OBSERVED)]
+    maps += [(kind, model) for model in models for kind in (LATENT, PREDICTED)]
+    by_map = shown.groupby(["kind", "model"], observed=True)
+    matrices = {one: _square(by_map.get_group(one), names) for one in maps if one in by_map.groups}
+    order = [names[row] for row in clustered(matrices[OBSERVED, OBSERVED].to_numpy())]
+    matrices = dict(list(matrices.items())[:MOST_MAPS])
+    figure, axes = panels(len(matrices), 3, 0.7 + 0.062 * max(len(order), 20))
+    pairs = np.triu_indices(len(order), 1)
+    measured = matrices[OBSERVED, OBSERVED].loc[order, order].to_numpy()[pairs]
+    for index, (axis, ((kind, model), matrix)) in enumerate(
+        zip(axes, matrices.items(), strict=True)
+    ):
+        drawn = matrix.loc[order, order]
         sns.heatmap(
-            correlation, ax=axis, cmap=DIVERGING, vmin=-1, vmax=1, square=True, cbar=False,
+            drawn, ax=axis, cmap=DIVERGING, vmin=-1, vmax=1, cbar=False,
             xticklabels=False, yticklabels=1 if index % 3 == 0 else False,
         )  # fmt: skip
-        axis.set(title=title, xlabel="", ylabel="")
-        axis.tick_params(labelsize=4.5, length=0)
+        title = "observed effects" if kind == OBSERVED else f"{readable(model)}\n{kind} effects"
+        if kind != OBSERVED and len(order) > 2:
+            title += f", r = {np.corrcoef(measured, drawn.to_numpy()[pairs])[0, 1]:.2f}"
+        axis.set(xlabel="", ylabel="")
+        axis.set_title(title, fontsize=7)
+        axis.tick_params(labelsize=LABEL_SIZE, length=0)
     figure.colorbar(
-        axes[0].collections[0], ax=axes, shrink=0.5, label="Pearson r of effects over genes"
-    )
+        axes[0].collections[0], ax=axes, location="bottom", shrink=0.4, aspect=30,
+        label="similarity: r over genes, cosine in latent space",
+    )  # fmt: skip
     return figure
 
 
-def _matrix(rows: pd.DataFrame, value: str) -> pd.DataFrame:
-    return rows.pivot_table(index="perturbation", columns="gene", values=value, observed=True)
-
-
-def _correlation(matrix: pd.DataFrame) -> np.ndarray:
-    return np.atleast_2d(np.nan_to_num(np.corrcoef(matrix.to_numpy(dtype=float)), nan=0.0))
+def _square(rows: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Lay out pairs as a symmetric matrix."""
+    half = rows.pivot_table(index="first", columns="second", values="similarity", observed=True)
+    half = half.reindex(index=names, columns=names)
+    return half.fillna(half.T).astype(float)

@@ -1,0 +1,124 @@
+# What is in latent space: factors, what they do and who shares them, and the states of cells. Each
+# table is of the first split and seed; that of any other run can be asked for by its path.
+
+
+rule tabulate_latents:
+    input:
+        unpack(latents_input),
+    output:
+        **{name: f"{TABLES}/{file}" for name, file in LATENT_TABLES.items()},
+    log:
+        "results/logs/tabulate_latents/{experiment}.log",
+    benchmark:
+        "results/benchmarks/tabulate_latents/{experiment}.tsv"
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(60),
+    params:
+        runs=runs_shown,
+        gene_set_names=lambda wildcards, input: (
+            gene_set_names(config, wildcards.experiment)
+            if "gene_sets" in input.keys()
+            else []
+        ),
+        enrichment=config["enrichment"],
+        draws={
+            "latent_draws": 1000,
+            "effect_draws": config["evaluation"]["effect_draws"],
+        },
+        code=uses_models("tabulate_latents"),
+    script:
+        "../scripts/tabulate_latents.py"
+
+
+use rule tabulate_latents as tabulate_latents_of_run with:
+    output:
+        **{name: f"{RUN}/{file}" for name, file in LATENT_TABLES.items()},
+    log:
+        "results/logs/tabulate_latents/{experiment}/{split}/{model}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/tabulate_latents/{experiment}/{split}/{model}-seed{seed}.tsv"
+
+
+rule classify_states:
+    input:
+        unpack(states_input),
+    output:
+        table=f"{TABLES}/basal.tsv",
+    log:
+        "results/logs/classify_states/{experiment}.log",
+    benchmark:
+        "results/benchmarks/classify_states/{experiment}.tsv"
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(4000, per_input=20),
+        runtime=growing(120),
+    params:
+        runs=runs_shown,
+        code=uses_models("classify_states"),
+    script:
+        "../scripts/classify_states.py"
+
+
+use rule classify_states as classify_states_of_run with:
+    output:
+        table=f"{RUN}/basal.tsv",
+    log:
+        "results/logs/classify_states/{experiment}/{split}/{model}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/classify_states/{experiment}/{split}/{model}-seed{seed}.tsv"
+
+
+# of the first model alone, since UMAP takes seconds to import and more to run
+rule map_states:
+    input:
+        unpack(states_input),
+    output:
+        table=f"{TABLES}/state_map.tsv",
+    log:
+        "results/logs/map_states/{experiment}.log",
+    benchmark:
+        "results/benchmarks/map_states/{experiment}.tsv"
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(4000, per_input=20),
+        runtime=growing(60),
+    params:
+        runs=runs_shown,
+        most_cells=config["evaluation"]["mapped_cells"],
+        code=uses_models("map_states"),
+    script:
+        "../scripts/map_states.py"
+
+
+use rule map_states as map_states_of_run with:
+    output:
+        table=f"{RUN}/state_map.tsv",
+    log:
+        "results/logs/map_states/{experiment}/{split}/{model}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/map_states/{experiment}/{split}/{model}-seed{seed}.tsv"
+
+
+rule compare_perturbations:
+    input:
+        unpack(similarity_input),
+    output:
+        table=f"{TABLES}/similarity.parquet",
+    log:
+        "results/logs/compare_perturbations/{experiment}.log",
+    benchmark:
+        "results/benchmarks/compare_perturbations/{experiment}.tsv"
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000, per_input=20),
+        runtime=growing(30),
+    params:
+        code=uses("compare_perturbations"),
+    script:
+        "../scripts/compare_perturbations.py"

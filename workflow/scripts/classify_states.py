@@ -1,0 +1,34 @@
+"""Tell how well perturbations can be told apart by the latent states of held-out cells."""
+
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    import pandas as pd
+    import torch
+
+    from samsvae.biology.basal_state import classify_basal_state
+    from samsvae.files import write_tsv
+    from samsvae.inference.cells import choose_device
+    from samsvae.inference.checkpoint import load_model
+    from samsvae.screen import read_screen
+    from samsvae.splits import read_split
+
+    torch.set_num_threads(snakemake.threads)
+    screen = read_screen(snakemake.input.screen)
+    parts = read_split(snakemake.input.split, screen)
+    tables = [
+        classify_basal_state(load_model(path, choose_device()), screen, parts, run["seed"]).assign(
+            **run
+        )
+        for run, path in zip(snakemake.params.runs, snakemake.input.models, strict=True)
+    ]
+    table = pd.concat([table for table in tables if len(table)] or tables)
+    write_tsv(table, snakemake.output.table, first=["split", "model", "seed"])
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])

@@ -1,0 +1,26 @@
+"""Tell which perturbations resemble one another, in data, predictions and latent space."""
+
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    import pandas as pd
+
+    from samsvae.biology.similarity import similarity_table
+    from samsvae.files import read_table, write_parquet
+    from samsvae.provenance import provenance
+
+    latents = snakemake.input.get("latents")
+    table = similarity_table(
+        read_table(snakemake.input.effects),
+        pd.DataFrame(columns=["model"]) if latents is None else read_table(latents),
+    )
+    made_by = provenance({}, snakemake.params.code)
+    write_parquet(table, made_by, snakemake.output.table)
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])

@@ -1,0 +1,37 @@
+"""Lay out the latent states of held-out cells on a plane."""
+
+from typing import Any
+
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    import torch
+
+    from samsvae.biology.state_map import state_map
+    from samsvae.files import write_tsv
+    from samsvae.inference.cells import choose_device
+    from samsvae.inference.checkpoint import load_model
+    from samsvae.screen import read_screen
+    from samsvae.splits import read_split
+
+    torch.set_num_threads(snakemake.threads)
+    screen = read_screen(snakemake.input.screen)
+    run = snakemake.params.runs[0]
+    table = state_map(
+        load_model(snakemake.input.models[0], choose_device()),
+        screen,
+        read_split(snakemake.input.split, screen),
+        snakemake.params.most_cells,
+        run["seed"],
+    )
+    write_tsv(
+        table.assign(**run),
+        snakemake.output.table,
+        first=["split", "model", "seed"],
+    )
+
+
+if "snakemake" in globals():
+    run_job(main, globals()["snakemake"])
