@@ -97,10 +97,14 @@ rule export_cells:
         real=f"{RUN}/cell_eval/real.h5ad",
     log:
         "results/logs/export_cells/{experiment}/{split}/{model}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/export_cells/{experiment}/{split}/{model}-seed{seed}.tsv"
     conda:
         "../../envs/samsvae.yaml"
     threads: 1
     resources:
+        mem_mb=growing(4000, per_input=20),
+        runtime=growing(60),
         gpu=1,
     params:
         run=run_of,
@@ -266,8 +270,13 @@ rule tidy_metrics:
         table=f"{TABLES}/metrics.parquet",
     log:
         "results/logs/tidy_metrics/{experiment}.log",
+    benchmark:
+        "results/benchmarks/tidy_metrics/{experiment}.tsv"
     conda:
         "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(20),
     params:
         top_genes=config["evaluation"]["top_genes"],
         code=uses("tidy_metrics"),
