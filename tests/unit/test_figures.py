@@ -312,13 +312,24 @@ def test_figures_cope_with_what_experiments_may_hold(case, tmp_path):
     drawn = module.draw(TABLES[case], **OPTIONS)
     width = drawn.get_figwidth()
     assert width <= 7.2
-    save_figure(drawn, "caption", '{"config": {}}', [tmp_path / "a.svg", tmp_path / "a.pdf"])
+    save_figure(drawn, "caption", '{"config": {}}', [tmp_path / "a.svg"])
     again = module.draw(TABLES[case], **OPTIONS)
-    save_figure(again, "caption", '{"config": {}}', [tmp_path / "b.svg", tmp_path / "b.pdf"])
+    save_figure(again, "caption", '{"config": {}}', [tmp_path / "b.svg"])
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_a_figure_is_the_same_every_time_in_either_form_with_its_caption_and_origin(tmp_path):
+    use_style()
+    module = importlib.import_module("samsvae.figures.split")
+    for name in "ab":
+        drawn = module.draw(split_table(8), **OPTIONS)
+        paths = [tmp_path / f"{name}{suffix}" for suffix in (".svg", ".pdf")]
+        save_figure(drawn, "What it shows.", '{"code_digest": "c0de"}', paths)
     for suffix in (".svg", ".pdf"):
         first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in "ab")
         assert first == second
-    assert b"caption" in (tmp_path / "a.svg").read_bytes()
+        assert b"What it shows." in first
+        assert b"c0de" in first
 
 
 def test_similar_rows_become_neighbours():
