@@ -8,19 +8,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from samsvae.contents import (
+from samsvae.chapters import (
     COUNTS,
     FRACTIONS,
     GENE_SETS,
     GROUPS,
     MASKS,
-    SHOWN_FIGURES,
-    STAGES,
     STATE_MAP,
     TRAINING,
     TRUTH,
     Figure,
     Table,
+)
+from samsvae.contents import (
+    SHOWN_FIGURES,
+    STAGES,
     figures_of,
     stages_of,
     tables_of,

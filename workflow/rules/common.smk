@@ -19,14 +19,7 @@ os.environ.update(
     HDF5_USE_FILE_LOCKING="FALSE",
 )
 
-from samsvae.config import (
-    SIMULATED_GENE_SETS,
-    gene_set_names,
-    merge,
-    read_schema,
-    validate,
-)
-from samsvae.contents import (
+from samsvae.chapters import (
     COUNTS,
     FRACTIONS,
     GENE_SETS,
@@ -34,13 +27,18 @@ from samsvae.contents import (
     GROUPS,
     MASKS,
     PAPER,
-    SHOWN_FIGURES,
     STATE_MAP,
     TRAINING,
     TRUTH,
-    figures_of,
-    tables_of,
 )
+from samsvae.config import (
+    SIMULATED_GENE_SETS,
+    gene_set_names,
+    merge,
+    read_schema,
+    validate,
+)
+from samsvae.contents import SHOWN_FIGURES, figures_of, tables_of
 from samsvae.errors import InputError
 from samsvae.experiments import (
     conditions,

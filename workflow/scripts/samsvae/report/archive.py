@@ -4,7 +4,8 @@ import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from samsvae.contents import Table, stages_of
+from samsvae.chapters import Table
+from samsvae.contents import stages_of
 from samsvae.files import whole_file
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # the same files give the same archive

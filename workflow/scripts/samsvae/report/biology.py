@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from samsvae.biology.enrichment import OVER_REPRESENTATION
-from samsvae.contents import COUNTS, GENE_SETS
+from samsvae.chapters import COUNTS, GENE_SETS
 from samsvae.files import read_table
 from samsvae.wording import readable, readable_set
 

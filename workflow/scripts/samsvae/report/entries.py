@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from samsvae.contents import Figure, Table
+from samsvae.chapters import Figure, Table
 from samsvae.figures.captions import caption_as_html
 from samsvae.files import read_table
 from samsvae.wording import readable
@@ -63,7 +63,7 @@ def table_entry(table: Table, experiment: Path) -> dict[str, Any]:
     Parameters
     ----------
     table
-        Which one; of a long one the first rows, see :class:`samsvae.contents.Table`.
+        Which one; of a long one the first rows, see :class:`samsvae.chapters.Table`.
     experiment
         Folder of the experiment's results.
     """

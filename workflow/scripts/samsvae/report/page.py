@@ -7,7 +7,8 @@ from typing import Any
 import jinja2
 import yaml
 
-from samsvae.contents import STAGES, Figure, figures_of, stages_of
+from samsvae.chapters import Figure
+from samsvae.contents import STAGES, figures_of, stages_of
 from samsvae.experiments import splits
 from samsvae.files import read_table, whole_file
 from samsvae.findings import condition_tables, sentences

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from samsvae.contents import PAPER
+from samsvae.chapters import PAPER
 from samsvae.files import read_table
 from samsvae.statistics.reproduction import INSIDE, OUTSIDE
 
