@@ -134,9 +134,7 @@ def uses_models(script):
     """The same with the modules of all kinds of models of the job's runs."""
 
     def digest(wildcards):
-        kinds = {
-            config["models"][run["model"]]["kind"] for run in runs_shown(wildcards)
-        }
+        kinds = {MODEL_SETTINGS[run["model"]]["kind"] for run in runs_shown(wildcards)}
         return uses(script, *sorted(MODELS[kind][0] for kind in kinds))
 
     return digest

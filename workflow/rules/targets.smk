@@ -31,7 +31,7 @@ def properties(experiment):
         FRACTIONS: len(conditions(splits(entry))) > 1,
         GRIDS: any(model in CANDIDATES for model in entry["models"]),
         PAPER: trained and has_published_results(experiment),
-        MASKS: any(has_mask(config["models"][model]) for model in entry["models"]),
+        MASKS: any(has_mask(MODEL_SETTINGS[model]) for model in entry["models"]),
         GROUPS: entry["perturbation_groups"],
         STATE_MAP: config["evaluation"]["mapped_cells"],
         TRUTH: is_simulated(experiment),
