@@ -37,7 +37,8 @@ def rules():
 
 def local_rules():
     text = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
-    return set(re.findall(r"(?m)^localrules:\n    (\w+),$", text))
+    blocks = re.findall(r"(?m)^localrules:\n((?:    \w+,\n)+)", text)
+    return {name for block in blocks for name in re.findall(r"\w+", block)}
 
 
 @pytest.mark.parametrize("name", sorted(set(rules()) - local_rules()))
