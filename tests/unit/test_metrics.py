@@ -1,11 +1,14 @@
 from itertools import permutations
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
+from sklearn.linear_model import LinearRegression
 
+from samsvae.inference.states import CellStates
 from samsvae.metrics.factors import (
     latent_effect_scores,
     mask_scores,
@@ -13,6 +16,7 @@ from samsvae.metrics.factors import (
     match_factors_by_effects,
 )
 from samsvae.metrics.iwelbo import summarise_iwelbo, with_monte_carlo_errors
+from samsvae.metrics.recovery import state_recovery, state_scores
 from samsvae.metrics.registry import RUN_SCORES
 from samsvae.metrics.truth import (
     effect_recovery,
@@ -146,6 +150,26 @@ def of_masks(true, inferred):
     return {f"mask_{name}": value for name, value in scores.items()}
 
 
+def shift_of(true):
+    """What a perturbation of every factor adds to the basal state of some of the cells."""
+    return 0.7 * (true.sum(axis=1, keepdims=True) > 0) * np.ones(N_FACTORS)
+
+
+def of_states(true, inferred):
+    """Rows are cells here, whose states are the basal ones and a shift."""
+    shift = shift_of(true)
+    screen = anndata.AnnData(shape=(len(true), 1))
+    screen.obsm["true_basal"] = true - shift
+    screen.obsm["dosage"] = shift[:, :1] / 0.7
+    screen.uns["truth"] = {
+        "mask": np.ones((1, N_FACTORS)),
+        "embedding": np.full((1, N_FACTORS), 0.7),
+        "factors": [f"F{k}" for k in range(N_FACTORS)],
+    }
+    states = CellStates(basal=inferred - shift, total=inferred)
+    return state_scores(state_recovery(screen, np.ones(len(true), dtype=bool), states))
+
+
 def matchings(inferred):
     return (inferred[:, list(order)] for order in permutations(range(N_FACTORS)))
 
@@ -172,17 +196,30 @@ def r_squared_of_matched(true, inferred):
     )
 
 
+def mean_correlation(true, inferred):
+    return np.abs(correlations(true, best_by_correlation(true, inferred))).mean()
+
+
+def linearly_explained(true, inferred):
+    return np.mean([LinearRegression().fit(inferred, t).score(inferred, t) for t in true.T])
+
+
+def of_basal(score):
+    return lambda true, inferred: score(true - shift_of(true), inferred - shift_of(true))
+
+
 TRUTH = {
     "effect_pearson": (of_effects, lambda t, i: stats.pearsonr(t.ravel(), i.ravel()).statistic),
     "effect_rmse": (of_effects, lambda t, i: np.sqrt(np.mean(np.square(t - i)))),
     "mask_f1": (of_masks, best_mask_score(sklearn_metrics.f1_score)),
     "mask_precision": (of_masks, best_mask_score(sklearn_metrics.precision_score)),
     "mask_recall": (of_masks, best_mask_score(sklearn_metrics.recall_score)),
-    "mean_correlation": (
-        latent_effect_scores,
-        lambda t, i: np.abs(correlations(t, best_by_correlation(t, i))).mean(),
-    ),
+    "mean_correlation": (latent_effect_scores, mean_correlation),
     "effect_r_squared": (latent_effect_scores, r_squared_of_matched),
+    "total_correlation": (of_states, mean_correlation),
+    "total_r_squared": (of_states, linearly_explained),
+    "basal_correlation": (of_states, of_basal(mean_correlation)),
+    "basal_r_squared": (of_states, of_basal(linearly_explained)),
 }
 OF_BOUNDS = {"iwelbo", "iwelbo_relative"}  # see test_inference.py and test_statistics.py
 
@@ -211,7 +248,7 @@ def test_the_truth_scores_best_and_in_any_order_and_what_is_permuted_does_not(na
     score = RUN_SCORES[name]
     rng = np.random.default_rng(6)
     permuted = []
-    for _ in range(100):
+    for _ in range(30):
         true = drawn(rng)
         assert function(true, true)[name] == pytest.approx(score.best)
         inferred = true + drawn(rng)
