@@ -246,8 +246,9 @@ def test_several_inputs_act_as_their_concatenation():
     with torch.no_grad():
         together.weight.copy_(torch.cat([layer.weight for layer in layers.first], 1))
         together.bias.copy_(layers.first[0].bias)
-    hidden = layers.activation(together(torch.cat([one.expand(4, 7, 3), two], -1)))
-    expected = hidden + layers.activation(layers.others[0](hidden))
+    activation = nn.LeakyReLU()
+    hidden = activation(together(torch.cat([one.expand(4, 7, 3), two], -1)))
+    expected = hidden + activation(layers.others[0](hidden))
     torch.testing.assert_close(layers(one, two), expected)
 
 

@@ -8,6 +8,7 @@ from pyro.distributions import Normal, Poisson, TorchDistribution
 from torch import Tensor, nn
 
 from samsvae.models.log_mass import SMALLEST_MEAN
+from samsvae.models.multiplication import Linear
 from samsvae.models.negative_binomial import NegativeBinomialCounts, mean_counts
 from samsvae.models.networks import HiddenLayers
 
@@ -43,7 +44,7 @@ class NegativeBinomialLikelihood(Likelihood):
     def __init__(self, n_latent: int, n_genes: int, n_hidden: int, n_layers: int) -> None:
         super().__init__()
         self.hidden = HiddenLayers([n_latent], n_hidden, n_layers)
-        self.logits = nn.Linear(n_hidden, n_genes)
+        self.logits = Linear(n_hidden, n_genes)
         self.log_inverse_dispersion = nn.Parameter(torch.zeros(n_genes))
 
     def mean(self, latent: Tensor, library_size: Tensor) -> Tensor:
@@ -73,7 +74,7 @@ class PoissonLikelihood(Likelihood):
     def __init__(self, n_latent: int, n_genes: int, n_hidden: int, n_layers: int) -> None:
         super().__init__()
         self.hidden = HiddenLayers([n_latent], n_hidden, n_layers)
-        self.mean_head = nn.Linear(n_hidden, n_genes)
+        self.mean_head = Linear(n_hidden, n_genes)
 
     def mean(self, latent: Tensor, library_size: Tensor) -> Tensor:
         """Compute expected counts [..., G] of latent states [..., K]."""
@@ -97,8 +98,8 @@ class NormalLikelihood(Likelihood):
     def __init__(self, n_latent: int, n_genes: int, n_hidden: int, n_layers: int) -> None:
         super().__init__()
         self.hidden = HiddenLayers([n_latent], n_hidden, n_layers)
-        self.mean_head = nn.Linear(n_hidden, n_genes)
-        self.log_variance_head = nn.Linear(n_hidden, n_genes)
+        self.mean_head = Linear(n_hidden, n_genes)
+        self.log_variance_head = Linear(n_hidden, n_genes)
 
     def mean(self, latent: Tensor, library_size: Tensor) -> Tensor:
         """Compute expected values [..., G] of latent states [..., K]."""

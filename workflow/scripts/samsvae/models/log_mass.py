@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from samsvae.models import log_mass_compiled
 from samsvae.models.counts_term import counts_term
+from samsvae.models.multiplication import multiply
 
 SMALLEST_MEAN = 1e-4
 ROWS_AT_A_TIME = 512  # on a CPU, so that intermediate results stay in its cache
@@ -93,11 +94,13 @@ class _LogMass(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         counts, library_size, c, hidden, weight, bias = ctx.saved_tensors
-        if any(gradient.stride()):
+        if any(gradient.stride()) or not ctx.derivatives:
             inputs = (counts, library_size, c, hidden, weight, bias)
             return None, None, *_with_derivatives(*inputs, gradient)[1:], None
         common = gradient[0, 0]  # one number, expanded: known from its strides, without a look
-        return None, None, *(common * derivative for derivative in ctx.derivatives), None
+        # given away, so that another backward pass, if ever, goes through the blocks again
+        derivatives, ctx.derivatives = ctx.derivatives, []
+        return None, None, *(derivative.mul_(common) for derivative in derivatives), None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
@@ -134,11 +137,9 @@ def _value(
     term = hidden.new_empty(hidden.shape[:-1])
     compiled = log_mass_compiled.is_compiled_for(hidden)
     value = log_mass_compiled.value if compiled else _value_of_logits
-    kept = hidden.new_empty(0)  # one block of logits, whose memory is used again and again
     for here, group in _blocks(hidden):
         h = hidden[group, here].view(-1, hidden.shape[-1])
-        kept = torch.mm(h, weight.T, out=kept.resize_(0))
-        logits = kept.view(-1, len(counts[here]), len(bias))
+        logits = multiply(h, weight.T).view(-1, len(counts[here]), len(bias))
         given = (counts[here], library_size[here], c, bias)
         term[group, here] = value(*given, logits, SMALLEST_MEAN)
     return term
@@ -165,17 +166,18 @@ def _by_blocks(
 ) -> tuple[Tensor, ...]:
     """Compute the decoder's term, and the derivatives of its weighted sum."""
     term, by_hidden = hidden.new_empty(hidden.shape[:-1]), torch.empty_like(hidden)
-    by_c, by_weight, by_bias = (torch.zeros_like(each) for each in (c, weight, bias))
+    by_c, by_bias = torch.zeros_like(c), torch.zeros_like(bias)
+    by_weight = weight.new_zeros(weight.shape[::-1]).T  # as `multiply` gives it
     compiled = log_mass_compiled.is_compiled_for(hidden)
     score = log_mass_compiled.score if compiled else _score
     for here, group in _blocks(hidden):
         h = hidden[group, here].view(-1, hidden.shape[-1])
-        logits = torch.mm(h, weight.T).view(-1, len(counts[here]), len(bias))
+        logits = multiply(h, weight.T).view(-1, len(counts[here]), len(bias))
         given = (counts[here], library_size[here], c.detach(), bias, cell_weight[group, here])
         term[group, here] = score(*given, logits, by_c, by_bias, SMALLEST_MEAN)
         by_logits = logits.view(-1, len(bias))
-        torch.addmm(by_weight, by_logits.T, h, out=by_weight)
-        torch.mm(by_logits, weight, out=by_hidden[group, here].view_as(h))
+        by_weight += multiply(by_logits.T, h)
+        by_hidden[group, here] = multiply(by_logits, weight).view_as(by_hidden[group, here])
     return term, by_c, by_hidden, by_weight, by_bias
 
 

@@ -1,14 +1,15 @@
 """Networks shared by all models."""
 
-import operator
 from collections.abc import Sequence
-from functools import reduce
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from samsvae.models.multiplication import Linear
+
 SMALLEST_SCALE = 1e-4
+SLOPE = 0.01  # of LeakyReLU below 0
 
 
 class HiddenLayers(nn.Module):
@@ -27,17 +28,20 @@ class HiddenLayers(nn.Module):
     def __init__(self, input_sizes: Sequence[int], n_hidden: int, n_layers: int) -> None:
         super().__init__()
         self.first = nn.ModuleList(
-            nn.Linear(size, n_hidden, bias=index == 0) for index, size in enumerate(input_sizes)
+            Linear(size, n_hidden, bias=index == 0) for index, size in enumerate(input_sizes)
         )
-        self.others = nn.ModuleList(nn.Linear(n_hidden, n_hidden) for _ in range(n_layers - 1))
-        self.activation = nn.LeakyReLU()
+        self.others = nn.ModuleList(Linear(n_hidden, n_hidden) for _ in range(n_layers - 1))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Map inputs [..., size] to the last hidden layer [..., n_hidden]."""
-        parts = [layer(x) for layer, x in zip(self.first, inputs, strict=True)]
-        hidden = self.activation(reduce(operator.add, parts))
+        *first, last = zip(self.first, inputs, strict=True)
+        added = None
+        for layer, x in first:
+            added = layer(x, added)
+        layer, x = last
+        hidden: Tensor = layer(x, added, SLOPE)
         for layer in self.others:
-            hidden = hidden + self.activation(layer(hidden))
+            hidden = hidden + layer(hidden, slope=SLOPE)
         return hidden
 
     @torch.no_grad()
@@ -70,7 +74,7 @@ class GaussianNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.hidden = HiddenLayers(input_sizes, n_hidden, n_layers)
-        self.head = nn.Linear(n_hidden, 2 * n_outputs)
+        self.head = Linear(n_hidden, 2 * n_outputs)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Map inputs [..., size] to location and scale, each [..., n_outputs]."""
