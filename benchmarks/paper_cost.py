@@ -15,12 +15,11 @@ from typing import Any
 import pyro
 import torch
 import yaml
-from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
-from benchmarks.train import simulate_cells
+from benchmarks.train import count_operations, simulate_cells
 from samsvae.config import merge, read_schema, validate
 from samsvae.experiments import is_trained, runs
 from samsvae.inference.step import Training
@@ -62,7 +61,7 @@ def _count(
     model = build_model(settings, genes, perturbations)
     model.standardise.fit(*cells.moments(model.standardise.rescale))
     fitting = Fitting(model, cells, how, seed=0)
-    with FlopCounterMode(display=False) as counter:
+    with count_operations() as counter:
         fitting.take_step()
     return float(counter.get_total_flops())
 
