@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from samsvae.biology.factors import used_shifts
 from samsvae.figures.style import DIVERGING, PAGE_WIDTH, clustered, nothing_to_show
@@ -50,6 +51,7 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
         axes[0, column].bar(range(len(factors)), (matrix[factors] != 0).sum(), color="0.4")
         axes[0, column].set_title(readable(model))
         axes[0, column].tick_params(bottom=False)
+        axes[0, column].yaxis.set_major_locator(MaxNLocator(2, integer=True))
         rows = matrix.reindex(order)[factors].fillna(0.0)
         heat = axes[1, column]
         drawn = heat.imshow(
