@@ -4,7 +4,7 @@
 as many counts per cell as asked for; each is read, and its training cells are put on the device,
 in a process of its own whose peak is noted. The slope over sizes is the cost of a cell, and
 ``times_stored`` sets it against the bytes of the counts themselves: 8 for each that is not 0 (value
-and gene) and ``dense_bytes`` for each gene on the device.
+and gene) and ``dense_bytes`` for each gene on the device. ``times_file`` sets it against the file.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def load(path: Path) -> None:
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
     """Run the benchmark."""
-    peaks, dense, stored = [], 0, 0.0
+    peaks, sizes, dense, stored = [], [], 0, 0.0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "screen.h5ad"
         for n_cells in arguments.cells:
@@ -65,6 +65,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
             result = json.loads(done.stdout)
             peaks.append(result["peak"])
+            sizes.append(path.stat().st_size)
             dense = result["dense_bytes"]
     slope = float(np.polyfit(arguments.cells, peaks, 1)[0])
     needed = BYTES_STORED * stored + dense * arguments.genes
@@ -76,6 +77,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         "bytes_per_cell": round(slope),
         "dense_bytes": dense,
         "times_stored": round(slope / needed, 2),
+        "times_file": round(slope / float(np.polyfit(arguments.cells, sizes, 1)[0]), 1),
     }
 
 

@@ -31,7 +31,7 @@ def small_configuration():
     config["experiments"] = {
         "random": {"screen": "tiny", "split": {"kind": "random"}, "models": names}
     }
-    config["training"] |= {"max_steps": 1500, "validate_every": 20}
+    config["training"] |= {"max_steps": 4000, "validate_every": 20}
     return config
 
 

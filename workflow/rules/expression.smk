@@ -16,7 +16,7 @@ rule observe_effects:
     conda:
         "../../envs/samsvae.yaml"
     resources:
-        mem_mb=growing(1000, per_input=20),
+        mem_mb=growing(1000, per_input=40),
         runtime=growing(120),
     params:
         code=uses("observe_effects"),

@@ -20,7 +20,7 @@ rule train:
         "../../envs/samsvae.yaml"
     threads: 1
     resources:
-        mem_mb=growing(4000, per_input=20),
+        mem_mb=growing(4000, per_input=40),
         runtime=growing(12 * 60),
         gpu=1,
     params:

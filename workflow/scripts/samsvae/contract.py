@@ -69,7 +69,7 @@ def check_counts(
 def _refuse_values(
     matrix: sparse.csr_matrix, where: str, cells: np.ndarray | None, genes: np.ndarray | None
 ) -> None:
-    values = matrix.data
+    values = matrix.data.astype(np.float64)  # float32 cannot tell 2**31 from the largest count
     faults = {
         "is not a finite number": ~np.isfinite(values),
         "is negative": values < 0,
