@@ -119,6 +119,10 @@ def text_counts(file, _):
     file.create_dataset("X", (N_CELLS, N_GENES), h5py.string_dtype())
 
 
+def count_beyond_int32(file, _):
+    file["X/data"][0] = 2.0**31  # as float32, next to the largest that int32 holds
+
+
 def negative_pointer(file, _):
     file["X/indptr"][1] = -5
 
@@ -139,6 +143,7 @@ MALICIOUS = {
     huge_sparse: "4,611,686,018,427,387,904 values, but there are 30 cells",
     shorter_column: "damaged|5 values",
     text_counts: "not a matrix",
+    count_beyond_int32: "is above 2147483647",
     negative_pointer: "'indptr' does not fit",
     codes_beyond_categories: "cannot be read|damaged",
 }
