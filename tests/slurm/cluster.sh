@@ -65,7 +65,7 @@ ready() { [[ $(timeout 3 sinfo --noheader --Node --format=%T 2>/dev/null | grep 
 write_configuration() {
   local host cpus memory
   host=$(hostname -s)
-  cpus=$(nproc)
+  cpus=$(nproc --all) # plain nproc heeds OMP_NUM_THREADS
   memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.9)}' /proc/meminfo)
   cat >"$folder/slurm.conf" <<END
 ClusterName=tests
