@@ -114,6 +114,13 @@ def shorter_column(file, _):
     file["obs/label/codes"] = codes
 
 
+def matrix_column(file, _):
+    del file["obs/label"]
+    file["obs/label"] = np.ones((5, 8))
+    file["obs/label"].attrs["encoding-type"] = "array"
+    file["obs/label"].attrs["encoding-version"] = "0.2.0"
+
+
 def text_counts(file, _):
     del file["X"]
     file.create_dataset("X", (N_CELLS, N_GENES), h5py.string_dtype())
@@ -142,6 +149,7 @@ MALICIOUS = {
     huge_names: "declares",
     huge_sparse: "4,611,686,018,427,387,904 values, but there are 30 cells",
     shorter_column: "damaged|5 values",
+    matrix_column: "no column but a matrix",
     text_counts: "not a matrix",
     count_beyond_int32: "is above 2147483647",
     negative_pointer: "'indptr' does not fit",

@@ -159,6 +159,8 @@ def read_column(file: h5py.File, table: str, name: str) -> pd.Series:
             values = pd.Categorical.from_codes(values, categories)
     except Exception as error:
         raise _damaged(file, f"{table}[{name!r}]", error) from error
+    if np.ndim(values) != 1:
+        raise _damaged(file, f"{table}[{name!r}]", ValueError("it is no column but a matrix"))
     column = pd.Series(values)
     check_length(len(column), n_rows(file, table), f"{file.filename}: {table}[{name!r}]", "rows")
     return column
