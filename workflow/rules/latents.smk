@@ -24,10 +24,7 @@ rule tabulate_latents:
             else []
         ),
         enrichment=config["enrichment"],
-        draws={
-            "latent_draws": 1000,
-            "effect_draws": config["evaluation"]["effect_draws"],
-        },
+        draws={"latent_draws": 1000, "effect_draws": 100},
         code=uses_models("tabulate_latents"),
     script:
         "../scripts/tabulate_latents.py"
