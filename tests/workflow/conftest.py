@@ -37,7 +37,6 @@ TINY_CONFIG: dict[str, Any] = {
     # UMAP takes a quarter of a minute to import, so one test alone draws its figure
     "evaluation": {
         "iwelbo_particles": 10,
-        "effect_draws": 20,
         "top_genes": 10,
         "mapped_cells": 0,
     },
