@@ -132,7 +132,7 @@ class MeanBounds:
         n_cells = log_weights.shape[1]
         self.n_cells += n_cells
         for q in self.numbers:
-            groups = log_weights[: len(log_weights) // q * q].reshape(-1, q, n_cells)
+            groups = log_weights[: self.shares[q].size].reshape(*self.shares[q].shape, n_cells)
             bounds, shares = _bounds_and_shares(groups, axis=1)
             self.bounds[q] += bounds.sum(axis=1)
             self.shares[q] += shares.sum(axis=2)
