@@ -153,6 +153,9 @@ def check(page, words, targets, rules):
             for word in rest:
                 if re.fullmatch(r"[a-z_]+", word):
                     assert word in rules | {"all"}, (page, words)
+        case [".venv/bin/pip", "install", *packages]:
+            lock = (ROOT / "envs/requirements-dev.txt").read_text()
+            assert all(f"{package}==" in lock for package in packages), (page, words)
         case ["cd" | "cell-eval", *_]:
             pass
         case _:
