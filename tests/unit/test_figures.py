@@ -316,6 +316,8 @@ def test_figures_cope_with_what_experiments_may_hold(case, tmp_path):
     again = module.draw(TABLES[case], **OPTIONS)
     save_figure(again, "caption", '{"config": {}}', [tmp_path / "b.svg"])
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    # text is drawn as it is, so a label in matplotlib's notation of formulas would show it
+    assert "mathdefault" not in (tmp_path / "a.svg").read_text()
 
 
 def test_a_figure_is_the_same_every_time_in_either_form_with_its_caption_and_origin(tmp_path):

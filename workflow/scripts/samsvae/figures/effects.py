@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from samsvae.figures.style import EFFECT_UNITS, SEQUENTIAL, panels
 from samsvae.metrics.agreement import pearson
@@ -29,7 +30,11 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
         axis.set(title=f"{readable(model)}\n{score}", aspect="equal")
     for axis in axes[-3:]:  # the lowest of each column, also where the last row is not full
         axis.tick_params(labelbottom=True)
-    figure.colorbar(drawn, ax=axes, shrink=0.5, label="perturbation–gene pairs")
+    scale = figure.colorbar(
+        drawn, ax=axes, shrink=0.5, label="perturbation–gene pairs",
+        format=StrMethodFormatter("{x:,.0f}"),
+    )  # fmt: skip
+    scale.ax.yaxis.set_minor_formatter(NullFormatter())
     figure.supxlabel(f"observed effect, {EFFECT_UNITS}", fontsize=7)
     figure.supylabel(f"predicted effect, {EFFECT_UNITS}", fontsize=7)
     return figure

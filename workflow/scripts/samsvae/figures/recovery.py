@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from samsvae.figures.style import model_colours, panels
 from samsvae.metrics.factors import MASK_THRESHOLD
@@ -30,6 +31,8 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
                 axis.scatter(at[x], at["value"], s=12, color=colours[model], zorder=3)
     axes[0].set(xlabel="threshold of the mask's probability", ylabel="F1 of the mask")
     axes[1].set(xlabel="share of entries in the mask", ylabel="F1 of the mask", xscale="log")
+    axes[1].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes[1].xaxis.set_minor_formatter(NullFormatter())
     for axis in axes[:2]:
         axis.set_ylim(0, 1.03)
     _by_factor(axes[2], table[table["measure"] == "correlation"], shown, colours)
