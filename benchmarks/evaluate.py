@@ -30,11 +30,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scrip
 
 from benchmarks.train import MEAN_COUNT, multiplication, seconds_per_call, simulate_cells
 from samsvae.effects.predicted import predicted_effects
+from samsvae.files import write_parquet_parts, write_tsv
 from samsvae.inference.cell_stream import CellStream
 from samsvae.inference.cells import Cells, choose_device
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.encoding import Encoding
-from samsvae.inference.iwelbo import estimate_bounds, iwelbo
+from samsvae.inference.iwelbo import StreamedBounds, iwelbo
 from samsvae.inference.log_weights import ROWS_AT_A_TIME
 from samsvae.inference.memory import keep_freed_memory
 from samsvae.labels import CONTROL
@@ -42,6 +43,7 @@ from samsvae.models.registry import build_model
 from samsvae.models.sams_vae import SamsVae
 from samsvae.screen import read_screen
 from samsvae.screen_file import write_screen_in_blocks
+from samsvae.splits import TEST, split_table
 
 PARTS = ("iwelbo", "memory", "effects")
 OPEN_MASKS = 0.03
@@ -138,7 +140,7 @@ def measure_iwelbo(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def write_screen(arguments: argparse.Namespace, n_cells: int, path: Path) -> None:
-    """Write a screen of many cells to a file, as a source does."""
+    """Write a screen of many cells as a source does, and a split that tests them all."""
     rng = np.random.default_rng(0)
     labels = rng.choice([CONTROL, *names_of(arguments.perturbations)], n_cells)
 
@@ -150,6 +152,12 @@ def write_screen(arguments: argparse.Namespace, n_cells: int, path: Path) -> Non
     genes = [f"G{index:05d}" for index in range(arguments.genes)]
     cells = [f"cell{index}" for index in range(n_cells)]
     write_screen_in_blocks(blocks(), labels, cells, genes, "{}", path)
+    write_tsv(split_table(read_screen(path), [TEST] * n_cells), split_beside(path))
+
+
+def split_beside(screen: Path) -> Path:
+    """Name the file of the split of a screen."""
+    return screen.with_suffix(".tsv")
 
 
 def mib_above_model(arguments: argparse.Namespace, path: Path) -> float:
@@ -163,10 +171,10 @@ def mib_above_model(arguments: argparse.Namespace, path: Path) -> float:
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here on
     before = _resident_kib("VmRSS")
     keep_freed_memory()
-    screen = read_screen(path, counts_on_disk=True)
-    everyone = np.ones(screen.n_obs, dtype=bool)
-    cells = CellStream.of(screen, everyone, trained.encoding, torch.device("cpu"))
-    estimate_bounds(trained.model, cells, ["all"] * len(cells), arguments.particles, seed=0)
+    cells = CellStream.of(path, split_beside(path), [TEST], trained.encoding, torch.device("cpu"))
+    bounds = StreamedBounds(trained.model, cells, arguments.particles, seed=0)
+    write_parquet_parts(bounds.tables(), (), "{}", path.with_suffix(".parquet"))
+    bounds.by_particles()
     return (_resident_kib("VmHWM") - before) / 1024
 
 

@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pyro
 import pytest
 import torch
@@ -11,16 +12,19 @@ from pyro import poutine
 from pyro.distributions import Normal
 from torch import nn
 
+from samsvae.errors import InputError
+from samsvae.files import write_tsv
 from samsvae.inference import cell_stream, log_weights
 from samsvae.inference.cell_stream import CellStream
 from samsvae.inference.cells import Cells
 from samsvae.inference.encoding import Encoding
-from samsvae.inference.iwelbo import MeanBounds, estimate_bounds, fewer_particles, iwelbo
+from samsvae.inference.iwelbo import MeanBounds, StreamedBounds, fewer_particles, iwelbo
 from samsvae.inference.objective import elbo, local_log_weights, traces
 from samsvae.inference.shared_draws import draw_globals
 from samsvae.models.cpa_vae import CpaVae
 from samsvae.models.registry import MODELS, build_model
-from samsvae.screen import read_screen, write_source_screen
+from samsvae.screen import write_source_screen
+from samsvae.splits import TEST, TRAIN, VAL, split_table
 
 CPU = torch.device("cpu")
 N_GAUSSIAN = 200  # cells of the linear-Gaussian case
@@ -84,15 +88,22 @@ def test_with_the_exact_posterior_every_weight_is_the_marginal():
     assert (error < 1e-3).all()
 
 
+def mean_bounds(model, cells, particles, seed):
+    means = MeanBounds(particles)
+    influence = log_weights.influences(model, cells.dosage, particles, seed)
+    for weights in log_weights.log_weights(model, cells, influence, particles, seed):
+        means.add(weights.double().numpy())
+    return means.table().set_index("particles")
+
+
 def test_elbo_below_iwelbo_below_marginal_and_converging():
     model, cells, exact = linear_gaussian(widening=1.6)
-    found = estimate_bounds(model, cells, ["all"] * N_GAUSSIAN, 3000, seed=1)
-    np.testing.assert_allclose(found.bound, exact, atol=0.2)
-    covered = np.abs(found.bound - exact) < 4 * found.standard_error + 1e-3
-    assert covered.mean() > 0.98
-    curve = found.by_particles.set_index("particles")
+    bound, error = iwelbo(model, cells, 3000, seed=1)
+    np.testing.assert_allclose(bound, exact, atol=0.2)
+    assert (np.abs(bound - exact) < 4 * error + 1e-3).mean() > 0.98
+    curve = mean_bounds(model, cells, 3000, seed=1)
     assert list(curve.index) == [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 3000]
-    assert curve["iwelbo"].iloc[-1] == pytest.approx(found.bound.mean())
+    assert curve["iwelbo"].iloc[-1] == pytest.approx(bound.mean())
     rises, noise = curve["iwelbo"].diff()[1:], curve["standard_error"][1:]
     assert (rises > -3 * noise).all()
     assert (rises[:4] > 0).all()
@@ -112,11 +123,7 @@ def test_errors_of_the_mean_bound_are_its_scatter_over_seeds(particles):
     """From groups (1 and 5 of 50 particles) and by the delta method (all 40)."""
     model, cells, _ = linear_gaussian(widening=1.3)
     of_all = 40 if particles == 40 else 50
-    curves = [
-        estimate_bounds(model, cells, ["all"] * N_GAUSSIAN, of_all, seed).by_particles
-        for seed in range(40)
-    ]
-    rows = [curve.set_index("particles").loc[particles] for curve in curves]
+    rows = [mean_bounds(model, cells, of_all, seed).loc[particles] for seed in range(40)]
     scatter = np.std([row["iwelbo"] for row in rows], ddof=1)
     claimed = np.sqrt(np.mean([row["standard_error"] ** 2 for row in rows]))
     assert 0.65 < claimed / scatter < 1.5  # of forty, the scatter itself is known to 11 %
@@ -142,7 +149,8 @@ def test_weights_are_those_of_model_and_guide(kind, likelihood, tiny_screen):
     model, encoding = any_model(kind, likelihood, tiny_screen)
     keep = np.arange(tiny_screen.n_obs) % 40 == 0
     cells = Cells.of(tiny_screen, keep, encoding, CPU)
-    [ours] = log_weights.log_weights(model, cells, 7, seed=5)
+    influence = log_weights.influences(model, cells.dosage, 7, seed=5)
+    [ours] = log_weights.log_weights(model, cells, influence, 7, seed=5)
     batch = cells.batch(torch.arange(len(cells)))
     pyro.set_rng_seed(5)
     shared = draw_globals(model, 7)
@@ -162,14 +170,13 @@ def test_weights_are_those_of_model_and_guide(kind, likelihood, tiny_screen):
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=2e-3)
 
 
-def test_bounds_depend_neither_on_blocks_nor_on_the_order_of_cells(tiny_screen, monkeypatch):
+def test_bounds_depend_neither_on_batches_nor_on_the_order_of_cells(tiny_screen, monkeypatch):
     model, encoding = any_model("sams_vae", "negative_binomial", tiny_screen)
     keep = np.arange(tiny_screen.n_obs) % 4 == 0
-    bound, error = iwelbo(model, CellStream.of(tiny_screen, keep, encoding, CPU), 20, seed=3)
+    bound, error = iwelbo(model, Cells.of(tiny_screen, keep, encoding, CPU), 20, seed=3)
     order = np.random.default_rng(0).permutation(tiny_screen.n_obs)
-    shuffled = CellStream.of(tiny_screen[order].copy(), keep[order], encoding, CPU)
+    shuffled = Cells.of(tiny_screen[order].copy(), keep[order], encoding, CPU)
     monkeypatch.setattr(log_weights, "ROWS_AT_A_TIME", 70)
-    monkeypatch.setattr(cell_stream, "LARGEST_BLOCK", 17 * tiny_screen.n_vars)
     apart, _ = iwelbo(model, shuffled, 20, seed=3)
     same_cell = np.searchsorted(np.flatnonzero(keep), order[keep[order]])
     np.testing.assert_allclose(apart, bound[same_cell], rtol=1e-5)
@@ -177,33 +184,71 @@ def test_bounds_depend_neither_on_blocks_nor_on_the_order_of_cells(tiny_screen, 
     assert np.median(np.abs(other - apart)) > 0.1 * np.median(error)
 
 
-@pytest.mark.parametrize("counts_on_disk", [False, True])
-def test_streamed_cells_are_the_cells(counts_on_disk, tiny_screen, tmp_path, monkeypatch):
-    path = tmp_path / "screen.h5ad"
-    write_source_screen(tiny_screen.copy(), "{}", path)
-    screen = read_screen(path, counts_on_disk)
-    encoding = Encoding.of(screen.obs["perturbation"], "additive")
-    keep = np.random.default_rng(0).random(screen.n_obs) < 0.3
-    keep[100:200] = False  # whole blocks without a cell
-    whole = Cells.of(tiny_screen, keep, encoding, CPU)
+@pytest.fixture
+def files(tiny_screen, tmp_path, monkeypatch):
+    """A screen and a split of it, to be read 37 cells at a time; cells are named by numbers."""
+    screen = tiny_screen.copy()
+    screen.obs_names = [f"{number:05d}" for number in range(screen.n_obs)]
+    parts = np.random.default_rng(0).choice([TRAIN, VAL, TEST], screen.n_obs)
+    parts[100:200] = TRAIN  # whole blocks without a cell to stream
+    screen_file, split_file = tmp_path / "screen.h5ad", tmp_path / "split.tsv"
+    write_source_screen(screen, "{}", screen_file)
+    write_tsv(split_table(screen, parts), split_file)
     monkeypatch.setattr(cell_stream, "LARGEST_BLOCK", 37 * screen.n_vars)
-    stream = CellStream.of(screen, keep, encoding, CPU)
-    batches = list(stream.batches(5))
-    assert len(stream) == len(whole) == sum(len(batch.counts) for batch in batches)
-    assert max(len(batch.counts) for batch in batches) == 5
-    for name in ("counts", "library_size", "condition"):
-        together = torch.cat([getattr(batch, name) for batch in batches])
+    return screen, parts, screen_file, split_file
+
+
+def test_streamed_cells_are_the_cells(files):
+    screen, parts, *paths = files
+    encoding = Encoding.of(screen.obs["perturbation"], "additive")
+    keep = np.isin(parts, [VAL, TEST])
+    whole = Cells.of(screen, keep, encoding, CPU)
+    stream = CellStream.of(*paths, [VAL, TEST], encoding, CPU)
+    tables, blocks = zip(*stream.blocks(), strict=True)
+    assert stream.n_cells == len(whole) == sum(len(cells) for cells in blocks)
+    assert max(len(cells) for cells in blocks) <= 37
+    expected = split_table(screen[keep], parts[keep])
+    pd.testing.assert_frame_equal(pd.concat(tables, ignore_index=True), expected, check_dtype=False)
+    for name in ("counts", "library_size"):
+        together = torch.cat([getattr(cells, name) for cells in blocks])
         assert torch.equal(together, getattr(whole, name).to(together.dtype))
-    assert torch.equal(stream.dosage, whole.dosage)
-    if counts_on_disk:
-        screen.file.close()
+    dosage = torch.cat([cells.dosage[cells.condition] for cells in blocks])
+    assert torch.equal(dosage, whole.dosage[whole.condition])
 
 
-def test_cells_without_one_to_evaluate_have_no_bound(tiny_screen):
-    model, encoding = any_model("cpa_vae", "negative_binomial", tiny_screen)
-    nobody = CellStream.of(tiny_screen, np.zeros(tiny_screen.n_obs, bool), encoding, CPU)
-    found = estimate_bounds(model, nobody, [], 5, seed=0)
-    assert len(found.bound) == len(found.by_particles) == 0
+def test_streamed_bounds_are_those_of_the_cells(files):
+    screen, parts, *paths = files
+    model, encoding = any_model("sams_vae", "negative_binomial", screen)
+    stream = CellStream.of(*paths, [VAL, TEST], encoding, CPU)
+    bounds = StreamedBounds(model, stream, 20, seed=3)
+    table = pd.concat(bounds.tables(), ignore_index=True)
+    keep = np.isin(parts, [VAL, TEST])
+    assert list(table["cell"]) == list(screen.obs_names[keep])
+    bound, error = iwelbo(model, Cells.of(screen, keep, encoding, CPU), 20, seed=3)
+    np.testing.assert_allclose(table["iwelbo"], bound, rtol=1e-5)
+    np.testing.assert_allclose(table["standard_error"], error, rtol=1e-2, atol=1e-3)
+    means = bounds.by_particles().set_index(["scope", "particles"])["iwelbo"]
+    for part, of_part in table.groupby("split"):
+        assert means[part, 20] == pytest.approx(of_part["iwelbo"].mean())
+
+
+def test_a_split_of_another_screen_is_refused(files):
+    screen, parts, screen_file, split_file = files
+    encoding = Encoding.of(screen.obs["perturbation"], "additive")
+    table = split_table(screen, parts)
+    for other in (table[:-1], table[::-1], pd.concat([table, table[:1]])):
+        write_tsv(other, split_file)
+        with pytest.raises(InputError, match="not those of the screen"):
+            CellStream.of(screen_file, split_file, [VAL, TEST], encoding, CPU)
+
+
+def test_cells_without_one_to_evaluate_have_no_bound(files):
+    screen, _, *paths = files
+    model, encoding = any_model("cpa_vae", "negative_binomial", screen)
+    bounds = StreamedBounds(model, CellStream.of(*paths, ["unused"], encoding, CPU), 5, seed=0)
+    [table] = bounds.tables()
+    assert len(table) == len(bounds.by_particles()) == 0
+    assert {"cell", "split", "iwelbo"} < set(table.columns)
 
 
 def test_numbers_of_particles_are_round_and_end_with_all():

@@ -24,6 +24,8 @@ REMEDIES = {
     errno.EPERM: "Ask for permission to write there",
 }
 TOLD_IN_WORDS = (errno.ENOSPC, errno.EDQUOT)  # by libraries that write files on their own
+# how pandas reads text as it was written: "NA" and "null" may be names
+AS_WRITTEN: dict[str, Any] = {"sep": "\t", "keep_default_na": False, "na_values": [""]}
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM)
 
 
@@ -202,8 +204,26 @@ def _dictionary(column: "pd.Series[Any]") -> pyarrow.DictionaryArray:
     )
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """Read a table that :func:`write_tsv` or :func:`write_parquet` wrote, by its suffix."""
+def read_table(path: str | Path, text: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a table that :func:`write_tsv` or :func:`write_parquet` wrote, by its suffix.
+
+    Parameters
+    ----------
+    path
+        The file.
+    text
+        Columns of a file.tsv that hold text even where all of it looks like numbers.
+    """
     if Path(path).suffix == ".parquet":
         return pd.read_parquet(path)
-    return pd.read_csv(path, sep="\t", keep_default_na=False, na_values=[""])
+    return pd.read_csv(path, dtype=dict.fromkeys(text, str), **AS_WRITTEN)
+
+
+def read_table_in_parts(
+    path: str | Path, at_once: int, text: Sequence[str] = ()
+) -> Iterator[pd.DataFrame]:
+    """Read a table that :func:`write_tsv` wrote, so many rows at a time."""
+    with pd.read_csv(
+        path, dtype=dict.fromkeys(text, str), chunksize=at_once, **AS_WRITTEN
+    ) as parts:
+        yield from parts

@@ -5,16 +5,18 @@ The divisions of Bereket & Karaletsos 2023 (their section 4): ``random``,
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 
 from samsvae.errors import InputError
 from samsvae.experiments import Split
-from samsvae.files import read_table
+from samsvae.files import read_table, read_table_in_parts
 from samsvae.labels import CONTROL, components
 
 TRAIN, VAL, TEST, UNUSED = "train", "val", "test", "unused"
@@ -22,6 +24,7 @@ TEST_FRACTION = 0.2
 VAL_FRACTION = 0.2  # of what is left after the test cells, so 16 % of all
 TEST_PAIRS_FRACTION = 0.25
 FEWEST_CELLS = 10
+TEXT = ("cell", "perturbation", "split")  # columns of the table of a split
 
 
 def split_screen(screen: anndata.AnnData, split: Split) -> np.ndarray:
@@ -228,7 +231,49 @@ def read_split(path: str | Path, screen: anndata.AnnData) -> pd.Series:
     InputError
         If the file is of another screen.
     """
-    table = read_table(path).astype({"cell": str}).set_index("cell")["split"]
+    table = read_table(path, TEXT).set_index("cell")["split"]
     if not table.index.equals(pd.Index(screen.obs_names)):
-        raise InputError(f"{path}: its cells are not those of the screen. Remove the file.")
+        raise _of_another_screen(path)
     return table
+
+
+@dataclass(frozen=True)
+class CellsOfSplit:
+    """The rows of a split's table, so many at a time, compared with the screen as they are read.
+
+    Attributes
+    ----------
+    path
+        File of the split.
+    screen
+        File of the screen.
+    at_once
+        Cells in a block.
+    """
+
+    path: Path
+    screen: Path
+    at_once: int
+
+    def __iter__(self) -> Iterator[pd.DataFrame]:
+        """Go through all cells in order.
+
+        Raises
+        ------
+        InputError
+            If the split is of another screen.
+        """
+        done = 0
+        with h5py.File(self.screen, "r") as file:
+            names = file["obs"][file["obs"].attrs["_index"]].asstr()
+            for block in read_table_in_parts(self.path, self.at_once, TEXT):
+                if list(block["cell"]) != list(names[done : done + len(block)]):
+                    raise _of_another_screen(self.path)
+                done += len(block)
+                yield block
+            if done != len(names):
+                raise _of_another_screen(self.path)
+
+
+def _of_another_screen(path: str | Path) -> InputError:
+    return InputError(f"{path}: its cells are not those of the screen. Remove the file.")

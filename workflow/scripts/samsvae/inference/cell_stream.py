@@ -1,75 +1,127 @@
-"""A screen's cells read block by block, so that memory does not grow with their number."""
+"""A screen's cells read from files block by block, in memory that their number does not change."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-import anndata
+import h5py
 import numpy as np
+import pandas as pd
 import torch
+from scipy import sparse
 from torch import Tensor
 
-from samsvae.inference.cells import describe_conditions
+from samsvae.inference.cells import Cells, smallest_type
 from samsvae.inference.encoding import Encoding
-from samsvae.models.base import Batch
+from samsvae.splits import CellsOfSplit
 
 LARGEST_BLOCK = 1_000_000  # elements, of cells x genes
 
 
 @dataclass(frozen=True)
 class CellStream:
-    """Cells whose counts stay where they are, on disk or in a sparse matrix, until their turn.
+    """Cells of some parts of a split, whose names, labels and counts stay in files.
 
     Attributes
     ----------
-    counts
-        X of the screen: CSR in memory, or of a screen that was opened ``backed``.
-    position
-        Rows of `counts` that are streamed, in rising order.
-    library_size
-        Of each streamed cell, length N.
+    screen
+        File of a canonical screen.
+    cells
+        Its cells as the split's file describes them, block by block.
+    parts
+        The parts of the split that are streamed.
+    labels
+        Distinct labels of the streamed cells, in alphabetical order.
     dosage
-        Distinct rows of the design, C x T.
-    condition
-        Row of `dosage` of each streamed cell, length N.
+        Row of the design of each label, C x T.
+    n_cells
+        Cells that are streamed.
     """
 
-    counts: Any
-    position: np.ndarray
-    library_size: Tensor
+    screen: Path
+    cells: CellsOfSplit
+    parts: tuple[str, ...]
+    labels: tuple[str, ...]
     dosage: Tensor
-    condition: Tensor
-
-    def __len__(self) -> int:
-        return len(self.position)
+    n_cells: int
 
     @classmethod
     def of(
-        cls, screen: anndata.AnnData, keep: np.ndarray, encoding: Encoding, device: torch.device
+        cls,
+        screen: str | Path,
+        split: str | Path,
+        parts: Sequence[str],
+        encoding: Encoding,
+        device: torch.device,
     ) -> "CellStream":
-        """Stream some cells of a screen; parameters as of :meth:`samsvae.inference.cells.Cells.of`.
+        """Look through a split for the cells to stream.
 
-        The screen may have been opened with its counts on disk.
+        Parameters
+        ----------
+        screen
+            File of a canonical screen.
+        split
+            File of one of its splits.
+        parts
+            Which cells to stream, such as those of ``val`` and ``test``.
+        encoding
+            How labels become dosages.
+        device
+            Where the cells are needed.
+
+        Raises
+        ------
+        InputError
+            If the split is of another screen.
         """
-        obs = screen.obs[keep]
-        return cls(screen.X, np.flatnonzero(keep), *describe_conditions(obs, encoding, device))
+        with h5py.File(screen, "r") as file:
+            n_genes = file["X"].attrs["shape"][1]
+        cells = CellsOfSplit(Path(split), Path(screen), max(1, LARGEST_BLOCK // n_genes))
+        labels: set[str] = set()
+        n_cells = 0
+        for block in cells:
+            chosen = block["split"].isin(parts)
+            n_cells += int(chosen.sum())
+            labels |= set(block.loc[chosen, "perturbation"])
+        ordered = tuple(sorted(labels))
+        dosage = torch.from_numpy(encoding.dosage(ordered)).to(device)
+        return cls(Path(screen), cells, tuple(parts), ordered, dosage, n_cells)
 
-    def batches(self, size: int) -> Iterator[Batch]:
-        """Go through all cells once, in order, in batches of nearly the same size, or less."""
-        n_rows, n_genes = self.counts.shape
-        at_once = max(1, LARGEST_BLOCK // n_genes)
-        for start in range(0, n_rows, at_once):
-            first, last = np.searchsorted(self.position, (start, start + at_once))
-            if first == last:
-                continue
-            rows = self.counts[start : start + at_once][self.position[first:last] - start]
-            for index in np.array_split(np.arange(first, last), -(-(last - first) // size)):
-                counts = rows[index - first].toarray().astype(np.float32, copy=False)
-                here = torch.from_numpy(index).to(self.dosage.device)
-                yield Batch(
-                    counts=torch.from_numpy(counts).to(self.dosage.device),
-                    library_size=self.library_size[here],
-                    dosage=self.dosage,
-                    condition=self.condition[here],
-                    n_cells=len(self),
-                )
+    def blocks(self) -> Iterator[tuple[pd.DataFrame, Cells]]:
+        """Go through all cells once, in order.
+
+        Yields
+        ------
+        DataFrame
+            Rows of the split's table.
+        Cells
+            The same cells, whose conditions are rows of :attr:`dosage`.
+        """
+        first = 0
+        with h5py.File(self.screen, "r") as file:
+            for block in self.cells:
+                chosen = block["split"].isin(self.parts).to_numpy()
+                if chosen.any():
+                    counts = _read_rows(file["X"], first, first + len(block))[chosen]
+                    table = block[chosen].reset_index(drop=True)
+                    yield table, self._on_device(table, counts)
+                first += len(block)
+
+    def _on_device(self, table: pd.DataFrame, counts: sparse.csr_matrix) -> Cells:
+        device = self.dosage.device
+        size = table["library_size"].to_numpy()
+        label = pd.Categorical(table["perturbation"], categories=self.labels)
+        return Cells(
+            counts=torch.from_numpy(counts.astype(smallest_type(counts)).toarray()).to(device),
+            library_size=torch.tensor(size, dtype=torch.float32, device=device),
+            dosage=self.dosage,
+            condition=torch.tensor(label.codes, dtype=torch.long, device=device),
+        )
+
+
+def _read_rows(counts: h5py.Group, first: int, last: int) -> sparse.csr_matrix:
+    """Read consecutive rows of a CSR matrix; of its row pointers, too, no others are read."""
+    pointers = counts["indptr"][first : last + 1].astype(np.int64)
+    entries = slice(pointers[0], pointers[-1])
+    parts = counts["data"][entries], counts["indices"][entries], pointers - pointers[0]
+    return sparse.csr_matrix(parts, shape=(last - first, counts.attrs["shape"][1]))

@@ -69,7 +69,7 @@ class Cells:
             Where to.
         """
         kept = screen[keep]
-        counts = torch.from_numpy(kept.X.astype(_smallest_type(kept.X)).toarray())
+        counts = torch.from_numpy(kept.X.astype(smallest_type(kept.X)).toarray())
         return cls(counts.to(device), *describe_conditions(kept.obs, encoding, device))
 
     def batch(self, index: Tensor) -> Batch:
@@ -131,7 +131,7 @@ def describe_conditions(
     )
 
 
-def _smallest_type(matrix: sparse.csr_matrix) -> type[np.number]:
+def smallest_type(matrix: sparse.csr_matrix) -> type[np.number]:
     """Choose the type that holds counts in the fewest bytes; float32 if they are no counts."""
     if np.issubdtype(matrix.dtype, np.floating):
         return np.float32

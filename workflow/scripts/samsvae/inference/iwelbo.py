@@ -1,50 +1,27 @@
 """The importance-weighted bound of single cells (Burda et al. 2016), and of fewer particles."""
 
+import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
-from samsvae.inference.log_weights import CellSource, log_weights
+from samsvae.inference.cell_stream import CellStream
+from samsvae.inference.cells import Cells
+from samsvae.inference.log_weights import influences, log_weights
 from samsvae.models.base import PerturbationModel
+from samsvae.pace import Pace
+
+logger = logging.getLogger(__name__)
 
 FEWEST_GROUPS = 10  # whose scatter tells an error; with fewer, groups are as large at least
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """Predictive bounds of cells.
-
-    Attributes
-    ----------
-    bound
-        Nats, one per cell.
-    standard_error
-        Of the Monte-Carlo estimate of each, by the delta method.
-    by_particles
-        The mean bound of each part of the cells at fewer and fewer particles, as
-        :meth:`MeanBounds.table` lays it out, with the part as ``scope``.
-    """
-
-    bound: np.ndarray
-    standard_error: np.ndarray
-    by_particles: pd.DataFrame
-
-
 def iwelbo(
-    model: PerturbationModel, cells: CellSource, particles: int, seed: int
+    model: PerturbationModel, cells: Cells, particles: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Estimate the predictive bound of each cell, and its error, as :func:`estimate_bounds`."""
-    bounds = estimate_bounds(model, cells, ["all"] * len(cells), particles, seed)
-    return bounds.bound, bounds.standard_error
-
-
-def estimate_bounds(
-    model: PerturbationModel, cells: CellSource, parts: Sequence[str], particles: int, seed: int
-) -> Bounds:
-    """Estimate the predictive bound of each cell, and the mean bound of parts of the cells.
+    """Estimate the predictive bound of each cell.
 
     The global variables are drawn once from the guide, shared by all cells, and not scored:
     log 1/Q sum_q exp[log p(x | z_q, l) + log p(z_q) - log q(z_q | x)].
@@ -56,8 +33,6 @@ def estimate_bounds(
     cells
         Held-out cells. A cell's bound is the same, but for rounding, whatever their order and
         whatever other cells there are; see :func:`samsvae.inference.log_weights.log_weights`.
-    parts
-        The part of each cell, such as ``val`` and ``test``.
     particles
         Q.
     seed
@@ -65,23 +40,89 @@ def estimate_bounds(
 
     Returns
     -------
-    Bounds
-        In the order of the cells.
+    bound, standard_error : ndarray
+        Of each cell, in nats; the error is that of the Monte-Carlo estimate, by the delta method.
     """
+    influence = influences(model, cells.dosage, particles, seed)
     bound, error = np.empty(len(cells)), np.empty(len(cells))
-    part = np.asarray(parts, dtype=object)
-    means = {name: MeanBounds(particles) for name in sorted(set(parts))}
     done = 0
-    for block in log_weights(model, cells, particles, seed):
-        weights = block.cpu().double().numpy()
-        here = slice(done, done := done + weights.shape[1])
-        bound[here], error[here] = _summarise(weights)
-        for name, mean in means.items():
-            mean.add(weights[:, part[here] == name])
-    tables = {name: mean.table() for name, mean in means.items()}
-    tables = tables or {"": MeanBounds(particles).table()[:0]}
-    by_particles = pd.concat(tables, names=["scope"]).reset_index("scope").reset_index(drop=True)
-    return Bounds(bound, error, by_particles)
+    for block in log_weights(model, cells, influence, particles, seed):
+        here = slice(done, done := done + block.shape[1])
+        bound[here], error[here] = _summarise(block.cpu().double().numpy())
+    return bound, error
+
+
+class StreamedBounds:
+    """Bounds of single cells, as :func:`iwelbo`, and mean bounds of parts, of streamed cells.
+
+    Memory does not grow with the number of cells.
+
+    Parameters
+    ----------
+    model
+        Model and guide.
+    cells
+        Held-out cells, in files.
+    particles
+        Q.
+    seed
+        Seed of the samples.
+    """
+
+    def __init__(
+        self, model: PerturbationModel, cells: CellStream, particles: int, seed: int
+    ) -> None:
+        self.model, self.cells = model, cells
+        self.particles, self.seed = particles, seed
+        self.means = {part: MeanBounds(particles) for part in sorted(cells.parts)}
+
+    def tables(self) -> Iterator[pd.DataFrame]:
+        """Go through all cells once.
+
+        Yields
+        ------
+        DataFrame
+            Rows of the split's table, with ``iwelbo`` and ``standard_error`` in nats. Without a
+            cell, there is one table without a row.
+        """
+        influence = influences(self.model, self.cells.dosage, self.particles, self.seed)
+        pace, done = Pace(self.cells.n_cells), 0
+        for table, cells in self.cells.blocks():
+            part = table["split"].to_numpy()
+            bound, error = np.empty(len(cells)), np.empty(len(cells))
+            first = 0
+            for block in log_weights(self.model, cells, influence, self.particles, self.seed):
+                weights = block.cpu().double().numpy()
+                here = slice(first, first := first + weights.shape[1])
+                bound[here], error[here] = _summarise(weights)
+                for name, mean in self.means.items():
+                    mean.add(weights[:, part[here] == name])
+            yield table.assign(iwelbo=bound, standard_error=error)
+            done += len(cells)
+            if pace.is_due():
+                speed, left = pace.at(done)
+                logger.info(
+                    "cell %d/%d (%d %%)  %.0f cells/s  %s left",
+                    done, pace.total, round(100 * done / pace.total), speed, left,
+                )  # fmt: skip
+        if done == 0:
+            yield pd.DataFrame(columns=["cell", "perturbation", "library_size", "split"]).assign(
+                iwelbo=np.empty(0), standard_error=np.empty(0)
+            )
+        logger.info("%d particles of %d cells in %s", self.particles, done, pace.elapsed)
+
+    def by_particles(self) -> pd.DataFrame:
+        """Lay out the mean bound of the cells of each part that were gone through.
+
+        Returns
+        -------
+        DataFrame
+            As :meth:`MeanBounds.table` lays it out, with the part as ``scope``; parts without a
+            cell have no row.
+        """
+        tables = {name: mean.table() for name, mean in self.means.items() if mean.n_cells}
+        tables = tables or {"": MeanBounds(self.particles).table()[:0]}
+        return pd.concat(tables, names=["scope"]).reset_index("scope").reset_index(drop=True)
 
 
 def _summarise(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

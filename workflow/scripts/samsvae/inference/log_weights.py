@@ -1,46 +1,27 @@
-"""Log importance weights of cells, block by block, in memory that does not grow with the cells."""
+"""Log importance weights of cells, in memory that does not grow with the cells."""
 
 import hashlib
-import logging
 from collections.abc import Iterator
-from typing import Protocol
 
 import pyro
 import torch
 from torch import Tensor
 
+from samsvae.inference.cells import Cells
 from samsvae.inference.shared_draws import globals_in_parts
 from samsvae.models.base import Batch, PerturbationModel
-from samsvae.pace import Pace
-
-logger = logging.getLogger(__name__)
 
 ROWS_AT_A_TIME = 2048  # particles x cells
 
 
-class CellSource(Protocol):
-    """Cells that can be gone through in blocks."""
-
-    @property
-    def dosage(self) -> Tensor:
-        """Distinct rows of the design, C x T."""
-
-    def __len__(self) -> int:
-        """Count the cells."""
-
-    def batches(self, size: int) -> Iterator[Batch]:
-        """Go through all cells once, in order, so many at a time at most."""
-
-
 @torch.no_grad()
 def log_weights(
-    model: PerturbationModel, cells: CellSource, particles: int, seed: int
+    model: PerturbationModel, cells: Cells, influence: Tensor, particles: int, seed: int
 ) -> Iterator[Tensor]:
     """Weigh particles of the cells' own variables against the counts.
 
-    The variables that all cells share are drawn once from the guide, and not scored. A cell's
-    random numbers follow from the seed and its counts. So its weights do not depend on the order
-    of cells, on the other cells or on how they are grouped into blocks, but for rounding.
+    A cell's random numbers follow from the seed and its counts. So its weights do not depend on
+    the order of cells, on the other cells or on how they are grouped, but for rounding.
 
     Parameters
     ----------
@@ -48,6 +29,8 @@ def log_weights(
         Model and guide.
     cells
         Cells.
+    influence
+        What :func:`influences` gave for their conditions.
     particles
         Q.
     seed
@@ -56,25 +39,29 @@ def log_weights(
     Yields
     ------
     Tensor
-        log p(x | z_q, l) + log p(z_q) - log q(z_q | x), in nats, Q x cells of a block.
+        log p(x | z_q, l) + log p(z_q) - log q(z_q | x), in nats, Q x cells of a batch.
     """
     pyro.enable_validation(False)
-    influence = influences(model, cells.dosage, particles, seed)
-    pace, done = Pace(len(cells)), 0
     for batch in cells.batches(max(1, ROWS_AT_A_TIME // particles)):
         yield weigh(model, batch, influence, noise(batch.counts, particles, model.n_latent, seed))
-        done += len(batch.counts)
-        if pace.is_due():
-            speed, left = pace.at(done)
-            logger.info(
-                "cell %d/%d (%d %%)  %.0f cells/s  %s left",
-                done, len(cells), round(100 * done / len(cells)), speed, left,
-            )  # fmt: skip
-    logger.info("%d particles of %d cells in %s", particles, done, pace.elapsed)
 
 
+@torch.no_grad()
 def influences(model: PerturbationModel, dosage: Tensor, particles: int, seed: int) -> Tensor:
     """Draw the shared variables from the guide, and keep what they bring to each condition.
+
+    They are drawn once for all cells, and not scored.
+
+    Parameters
+    ----------
+    model
+        Model and guide.
+    dosage
+        Distinct rows of the design, C x T.
+    particles
+        Q.
+    seed
+        Seed of the draws.
 
     Returns
     -------
