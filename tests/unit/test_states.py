@@ -107,6 +107,25 @@ def test_a_difference_of_spread_alone_is_not_seen():
     assert abs(table.loc[("true", "P0"), "accuracy"] - 0.5) < 0.06
 
 
+def test_dimensions_that_no_cell_uses_tell_nothing():
+    """However well they tell apart on their own scale."""
+    rng = np.random.default_rng(2)
+    used, labels = cells_and_labels(rng)
+    used = np.vstack([used, rng.normal(size=(4, 5))])
+    away = (labels == "P0")[:, None]
+    states = {
+        "kept": np.hstack([used, 0.01 * (rng.normal(size=(len(labels), 1)) + 9 * away)]),
+        "told apart": np.hstack([used, rng.normal(size=(len(labels), 1)) + 9 * away]),
+        "unused": 0.01 * (rng.normal(size=(len(labels), 3)) + 9 * away),
+    }
+    table = classify_states(states, labels, seed=0)
+    of_p0 = table[(table["perturbation"] == "P0") & (table["labels"] == "true")].set_index("state")
+    assert of_p0["n_dimensions"].to_dict() == {"kept": 5, "told apart": 6, "unused": 0}
+    assert abs(of_p0.loc["kept", "accuracy"] - 0.5) < 0.2
+    assert of_p0.loc["told apart", "accuracy"] > 0.95
+    assert of_p0.loc["unused", "accuracy"] == 0.5
+
+
 def test_nothing_is_classified_where_cells_are_few():
     labels = np.array(["control"] * 30 + ["P"] * 3, dtype=object)
     table = classify_states({"basal": np.zeros((33, 2))}, labels, seed=0)

@@ -16,9 +16,11 @@ from samsvae.splits import TRAIN
 
 FOLDS = 5
 FEWEST_CELLS = 10  # of a perturbation that is classified
+SMALLEST_VARIANCE = 0.01  # over cells, of a dimension in use, in basal variances
 ALL = "all"  # in place of a perturbation: which one of all, or control, a cell has
 COLUMNS = [
     "state", "labels", "perturbation", "accuracy", "standard_error", "chance", "n_cells",
+    "n_dimensions",
 ]  # fmt: skip
 
 
@@ -32,6 +34,11 @@ def classify_states(
     told from as many control cells, drawn at random, of which chance gets one half right; and all
     perturbations and control are told apart at once, with as many cells of each, without those
     that have less than half the median number of cells.
+
+    Dimensions that no cell uses are left out: those whose posterior means have a variance of no
+    more than 0.01 over all cells (the active units of Burda et al. 2016), which is a hundredth of
+    the prior's. There the posterior is the prior, and its mean nearly the same in every cell; a
+    discriminant, which has no unit of length, would take differences of a thousandth for a state.
 
     Parameters
     ----------
@@ -47,8 +54,9 @@ def classify_states(
     -------
     DataFrame
         One row per state, labels (``true`` or ``shuffled``) and perturbation: accuracy as a mean
-        over classes, its binomial standard error, chance, and the cells that were classified. The
-        perturbation ``all`` is all of them at once.
+        over classes, its binomial standard error, chance, and the cells and dimensions that were
+        classified. The perturbation ``all`` is all of them at once. With no dimension in use, the
+        accuracy is chance.
     """
     number = pd.Series(labels).value_counts()
     classes = sorted(number.index[number >= FEWEST_CELLS])
@@ -56,6 +64,9 @@ def classify_states(
     if CONTROL not in classes or not tasks:
         return pd.DataFrame(columns=COLUMNS)
     rows = []
+    in_use = {
+        state: values[:, values.var(axis=0) > SMALLEST_VARIANCE] for state, values in states.items()
+    }
     common = [name for name in classes if number[name] >= number[classes].median() / 2]
     for index, (name, told_apart) in enumerate([*tasks, (ALL, common)]):
         rng = np.random.default_rng([seed, index])
@@ -73,8 +84,9 @@ def classify_states(
                 **_accuracy(values[cells], given, index),
                 "chance": 1 / len(told_apart),
                 "n_cells": len(cells),
+                "n_dimensions": values.shape[1],
             }
-            for state, values in states.items()
+            for state, values in in_use.items()
             for kind, given in (("true", true), ("shuffled", shuffled))
         ]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -118,6 +130,8 @@ def classify_basal_state(
 def _accuracy(values: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, float]:
     """Cross-validated accuracy; classes are of the same size, so that it is a mean over them."""
     n_classes = len(set(labels))
+    if values.shape[1] == 0:
+        return {"accuracy": 1 / n_classes, "standard_error": 0.0}
     right = np.zeros(len(labels), dtype=bool)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     for train, test in folds.split(values, labels):
@@ -125,7 +139,7 @@ def _accuracy(values: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, fl
             solver="lsqr", shrinkage="auto", priors=np.full(n_classes, 1 / n_classes)
         )
         right[test] = (
-            classifier.fit(values[train], labels[train]).predict(values[test]) == (labels[test])
+            classifier.fit(values[train], labels[train]).predict(values[test]) == labels[test]
         )
     accuracy = float(right.mean())
     return {

@@ -15,7 +15,7 @@ from samsvae.inference.cells import Cells, smallest_type
 from samsvae.inference.encoding import Encoding
 from samsvae.splits import CellsOfSplit
 
-LARGEST_BLOCK = 1_000_000  # elements, of cells x genes
+LARGEST_BLOCK = 400_000  # elements, of cells x genes
 
 
 @dataclass(frozen=True)
