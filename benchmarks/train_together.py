@@ -12,9 +12,10 @@ import torch
 
 from benchmarks.train import seconds_per_call, simulate_cells
 from samsvae.inference.cells import choose_device
+from samsvae.inference.joint_step import JointStep
 from samsvae.inference.memory import keep_freed_memory
 from samsvae.inference.step import Training
-from samsvae.inference.together import JointStep, Member
+from samsvae.inference.together import Member
 from samsvae.inference.trainer import Fitting
 from samsvae.models.registry import build_model
 

@@ -9,8 +9,11 @@ import torch
 from samsvae.errors import InputError
 from samsvae.inference.cells import Cells
 from samsvae.inference.encoding import Encoding
+from samsvae.inference.joint_step import JointStep
+from samsvae.inference.progress import Progress
+from samsvae.inference.resume import StateFile
 from samsvae.inference.step import Training
-from samsvae.inference.together import JointStep, fit_together
+from samsvae.inference.together import fit_together
 from samsvae.inference.trainer import fit
 from samsvae.models.registry import MODELS, build_model
 
@@ -81,6 +84,42 @@ def test_each_seed_stops_when_its_own_validation_bound_has_ceased_to_rise(cells)
         assert all(
             validated.loc[: step + 4].idxmax() > step for step in validated.loc[: best - 1].index
         )
+
+
+def test_an_interrupted_training_goes_on_as_if_nothing_had_been(cells, tmp_path, monkeypatch):
+    """To the last bit, whether a seed had been at its end or not."""
+
+    def build():
+        return build_model({"kind": "sams_vae", **SMALL}, *shape)
+
+    shape = (cells[0].counts.shape[1], cells[0].dosage.shape[1])
+    how = Training(
+        max_steps=60, batch_size=32, particles=2, learning_rate=0.2, validate_every=4, patience=2,
+        open_masks=0,
+    )  # fmt: skip
+    whole = fit_together(build, *cells, how, SEEDS)
+    ends = sorted({fitted.history["step"].max() for fitted in whole})
+    assert len(ends) > 1
+    report = Progress.report
+    for interrupted_at in (8, ends[0] + 4):
+
+        def interrupt(self, step, fitted, validated, at=interrupted_at):
+            if step == at:
+                raise KeyboardInterrupt
+            report(self, step, fitted, validated)
+
+        state_file = StateFile(tmp_path / f"{interrupted_at}.safetensors", "this training")
+        with monkeypatch.context() as patched:
+            patched.setattr(Progress, "report", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                fit_together(build, *cells, how, SEEDS, state_file)
+        resumed = fit_together(build, *cells, how, SEEDS, state_file)
+        for one, other in zip(whole, resumed, strict=True):
+            pd.testing.assert_frame_equal(one.history, other.history)
+            for name, weights in one.last_weights.items():
+                assert torch.equal(weights, other.last_weights[name])
+            for name, weights in one.model.state_dict().items():
+                assert torch.equal(weights, other.model.state_dict()[name])
 
 
 def test_what_cannot_be_trained_together_is_refused(cells):

@@ -1,10 +1,15 @@
-"""Simulators of latent shifts, from the configuration to the table of recovered truth."""
+"""Simulators of latent shifts, from the configuration to the table of recovered truth.
+
+Two seeds are trained together on the way, as one program.
+"""
 
 import re
 
 import pandas as pd
 import pytest
+import torch
 
+from samsvae.inference.checkpoint import load_model
 from tests.workflow.conftest import SMALL_NETWORK, TINY_CONFIG
 
 pytestmark = pytest.mark.workflow
@@ -23,10 +28,15 @@ def test_truth_is_compared_with_what_a_model_recovers(project):
             f"sams_{name}": {"kind": "sams_vae", "likelihood": likelihood, **SMALL_NETWORK}
             for name, (_, likelihood, _) in SCREENS.items()
         },
-        "training": TINY_CONFIG["training"],
+        "training": {**TINY_CONFIG["training"], "seeds_together": True},
         "evaluation": TINY_CONFIG["evaluation"],
         "experiments": {
-            name: {"screen": name, "split": {"kind": "as_simulated"}, "models": [f"sams_{name}"]}
+            name: {
+                "screen": name,
+                "split": {"kind": "as_simulated"},
+                "models": [f"sams_{name}"],
+                "seeds": [0, 2],
+            }
             for name in SCREENS
         },
     }
@@ -39,6 +49,11 @@ def test_truth_is_compared_with_what_a_model_recovers(project):
         assert table.loc[table["metric"] == "mask_recall", "value"].between(0, 1).all()
         parts = pd.read_csv(results / "as_simulated-seed0" / "split.tsv", sep="\t")["split"]
         assert parts.value_counts().to_dict() == {"train": 270, "val": 90, "test": 90}
+        runs = results / "as_simulated-seed0" / f"sams_{name}"
+        first, second = (load_model(runs / f"seed{seed}" / "model.safetensors") for seed in (0, 2))
+        assert not torch.equal(*(one.model.mask_logits for one in (first, second)))
+        assert not (runs / "unfinished_training.safetensors").exists()
+    assert "rule train:" not in done.stdout
     # effects on expression have no meaning where there are no counts
     planned = project.snakemake("figures", "--dry-run").stdout
     gaussian, poisson = (

@@ -41,6 +41,7 @@ from samsvae.config import (
 from samsvae.contents import SHOWN_FIGURES, figures_of, tables_of
 from samsvae.errors import InputError
 from samsvae.experiments import (
+    can_be_fitted_together,
     conditions,
     has_mask,
     is_ceiling,
@@ -84,6 +85,14 @@ MODEL_SETTINGS = expanded(config["models"])
 CANDIDATES = {n: candidates(n, m) for n, m in config["models"].items() if has_grid(m)}
 TRAINED = [name for name, model in MODEL_SETTINGS.items() if is_trained(model)]
 FITTED = [name for name in TRAINED if name not in CANDIDATES]
+# of each of them, all seeds are trained as one program
+FITTED_TOGETHER = [
+    name
+    for name in FITTED
+    if config["training"]["seeds_together"]
+    and can_be_fitted_together(MODEL_SETTINGS[name])
+]
+HOW_TO_FIT = {k: v for k, v in config["training"].items() if k != "seeds_together"}
 CEILINGS = [name for name, model in MODEL_SETTINGS.items() if is_ceiling(model)]
 BASELINES = [name for name in MODEL_SETTINGS if name not in TRAINED + CEILINGS]
 SCREENS = config["screens"]

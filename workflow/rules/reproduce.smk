@@ -28,7 +28,7 @@ rule compare_with_paper:
             for name in EXPERIMENTS[wildcards.experiment]["models"]
             if name in FITTED
         },
-        training=config["training"],
+        training=HOW_TO_FIT,
         evaluation=config["evaluation"],
         code=uses("compare_with_paper"),
     script:

@@ -70,6 +70,15 @@ def is_trained(model: Mapping[str, Any]) -> bool:
     return model["kind"] not in (*BASELINES, *CEILINGS)
 
 
+def can_be_fitted_together(model: Mapping[str, Any]) -> bool:
+    """Tell whether all seeds of a trained model can be fitted as one program.
+
+    They have to see the same labels, and their random numbers to be drawn apart from the model's
+    weights, which those of a Beta distribution cannot.
+    """
+    return not model["shuffle_labels"] and model.get("rate_guide") != "beta"
+
+
 def is_ceiling(model: Mapping[str, Any]) -> bool:
     """Tell whether a model of the configuration is a measurement of held-out cells themselves."""
     return model["kind"] in CEILINGS

@@ -58,6 +58,15 @@ class Course:
         logger.info("stopped at step %d, the best being step %d", step, self.best_step)
         return True
 
+    def values(self) -> dict[str, Any]:
+        """All that is kept of the evaluations, but for the best weights, as JSON has it."""
+        return {"best": self.best, "best_step": self.best_step, "rows": self.rows}
+
+    def set_values(self, values: Mapping[str, Any]) -> None:
+        """Set what :meth:`values` gave."""
+        self.best, self.best_step = values["best"], values["best_step"]
+        self.rows = values["rows"]
+
     def history(self) -> pd.DataFrame:
         """One row per evaluation and set of cells."""
         return pd.DataFrame(self.rows)

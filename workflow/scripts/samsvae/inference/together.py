@@ -8,28 +8,31 @@ for rounding.
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import signal as signals
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import NoReturn
 
 import pyro
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch import Tensor
 
+from samsvae.errors import Interrupted
 from samsvae.inference.cells import Cells
 from samsvae.inference.course import Course
 from samsvae.inference.divergence import describe_batch
-from samsvae.inference.mask_schedule import turn_to_sparsest_axes
-from samsvae.inference.noise import Draw, GivenNoise, RandomStream
+from samsvae.inference.interruption import asked_to_end
+from samsvae.inference.joint_step import JointStep
+from samsvae.inference.noise import RandomStream
 from samsvae.inference.progress import Progress
-from samsvae.inference.step import (
-    RepeatedStep,
-    Training,
-    mask_schedule,
-    matmul_precision,
-    training_bound,
+from samsvae.inference.resume import (
+    StateFile,
+    named,
+    optimiser_tensors,
+    set_optimiser_tensors,
+    unnamed,
 )
+from samsvae.inference.step import Training, matmul_precision
 from samsvae.inference.trainer import Fitted, check_cells, mean_bound, validation_bound
 from samsvae.models.base import PerturbationModel
 
@@ -42,6 +45,7 @@ def fit_together(
     validation: Cells,
     training: Training,
     seeds: Sequence[int],
+    state_file: StateFile | None = None,
 ) -> list[Fitted]:
     """Fit a model with several seeds at once.
 
@@ -55,6 +59,9 @@ def fit_together(
         How to fit. With `patience`, a seed keeps what it had when its own was at an end.
     seeds
         One training each.
+    state_file
+        Where to keep the state at each evaluation. An unfinished training goes on from there and
+        ends, on a CPU, with the same weights as an uninterrupted one.
 
     Returns
     -------
@@ -67,33 +74,134 @@ def fit_together(
         If there is no cell to train on or to validate on, or if the guide draws from a
         distribution other than Normal and Bernoulli.
     DivergenceError
-        If a loss is not finite.
+        If a loss is not finite. The state of the last evaluation stays.
+    Interrupted
+        If a signal asked to end. The state of the last evaluation stays.
     """
     check_cells(train, validation)
     pyro.enable_validation(False)
-    members = [Member(build, train, training, seed) for seed in seeds]
-    take = JointStep([member.model for member in members], train, training)
-    progress, step = Progress(training.max_steps), 0
-    with matmul_precision(training.matmul_precision):
-        while any(member.fitted is None for member in members):
-            until = min(step + training.validate_every, training.max_steps)
-            record: list[Tensor] = []
-            for at in range(step, until):
-                positions = torch.stack([next(member.batches) for member in members])
-                take.draw(member.stream for member in members)
-                terms = take(positions, at)
-                record.append(torch.stack(list(terms.values())))
-            values = torch.stack(record).unbind(-1)
-            for index, member in enumerate(members):
-                if member.fitted is None:
-                    fitted = mean_bound(
-                        values[index], list(terms), step + 1, training, member.batch_of
-                    )
-                    member.evaluate(take.weights_of(index), fitted, until, validation, len(train))
-            step = until
-            rows = [row for member in members for row in member.course.rows[-2:]]
-            progress.report(step, _mean_elbo(rows, "train"), _mean_elbo(rows, "val"))
-    return [member.fitted for member in members if member.fitted is not None]
+    fitting = JointFitting(build, train, training, seeds)
+    if state_file is not None:
+        fitting.take_up(state_file)
+    progress = Progress(training.max_steps, fitting.step)
+    with matmul_precision(training.matmul_precision), asked_to_end() as asked:
+        while not fitting.finished:
+            fitting.go_to_next_evaluation(asked)
+            fitted, validated = fitting.evaluate(validation, len(train))
+            progress.report(fitting.step, fitted, validated)
+            if state_file is not None:
+                fitting.keep(state_file)
+    return [member.fitted() for member in fitting.members]
+
+
+class JointFitting:
+    """A joint training under way: all that its next step depends on.
+
+    Parameters
+    ----------
+    build
+        Makes the model.
+    cells
+        The training cells.
+    training
+        How to fit.
+    seeds
+        One training each.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], PerturbationModel],
+        cells: Cells,
+        training: Training,
+        seeds: Sequence[int],
+    ) -> None:
+        self.training = training
+        self.members = [Member(build, cells, training, seed) for seed in seeds]
+        self.take = JointStep([member.model for member in self.members], cells, training)
+        self.step = 0
+        self.since_evaluation: list[Tensor] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether every seed is at its end."""
+        return all(member.last_weights is not None for member in self.members)
+
+    def go_to_next_evaluation(self, asked: Sequence[signals.Signals]) -> None:
+        """Move the parameters until an evaluation is due.
+
+        Raises
+        ------
+        Interrupted
+            If a signal asked to end.
+        """
+        until = min(self.step + self.training.validate_every, self.training.max_steps)
+        while self.step < until:
+            if asked:
+                self._leave(asked[0])
+            positions = torch.stack([next(member.batches) for member in self.members])
+            self.take.draw(member.stream for member in self.members)
+            terms = self.take(positions, self.step)
+            self.step += 1
+            self.since_evaluation.append(torch.stack(list(terms.values())))
+
+    def _leave(self, signal: signals.Signals) -> NoReturn:
+        raise Interrupted(
+            f"asked to end by {signal.name} after step {self.step}; the same command goes on from "
+            "the last evaluation",
+            signal,
+        )
+
+    def evaluate(self, validation: Cells, n_train: int) -> tuple[float, float]:
+        """Judge what the seeds that are not at their end have reached.
+
+        Returns
+        -------
+        fitted, validated : float
+            Mean bounds of training cells, since the last evaluation, and of validation cells.
+        """
+        first = self.step - len(self.since_evaluation) + 1
+        values = torch.stack(self.since_evaluation).unbind(-1)
+        self.since_evaluation = []
+        bounds = []
+        for index, member in enumerate(self.members):
+            if member.last_weights is None:
+                names = list(self.take.terms)
+                fitted = mean_bound(values[index], names, first, self.training, member.batch_of)
+                weights = self.take.weights_of(index)
+                validated = member.evaluate(weights, fitted, self.step, validation, n_train)
+                bounds.append((fitted["elbo"], validated["elbo"]))
+        of_training, of_validation = zip(*bounds, strict=True)
+        return sum(of_training) / len(bounds), sum(of_validation) / len(bounds)
+
+    def keep(self, state_file: StateFile) -> None:
+        """Write everything down, right after an evaluation."""
+        tensors = {
+            **named("parameters", self.take.parameters_by_name),
+            **optimiser_tensors(self.take.optimiser),
+        }
+        for index, member in enumerate(self.members):
+            tensors |= named(f"member.{index}", member.tensors())
+        # the order of an epoch may be a view that another tensor shares
+        content = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        courses = [member.course.values() for member in self.members]
+        state_file.save(content, {"step": self.step, "courses": courses})
+
+    def take_up(self, state_file: StateFile) -> None:
+        """Go on from what was written down, if anything was."""
+        kept = state_file.load()
+        if kept is None:
+            return
+        tensors, values = kept
+        with torch.no_grad():
+            for name, weights in unnamed("parameters", tensors).items():
+                self.take.parameters_by_name[name].copy_(weights)
+        set_optimiser_tensors(self.take.optimiser, tensors)
+        for index, member in enumerate(self.members):
+            member.set_tensors(unnamed(f"member.{index}", tensors))
+            member.course.set_values(values["courses"][index])
+        self.step = values["step"]
+        logger.info("going on from step %d", self.step)
 
 
 class Member:
@@ -126,7 +234,7 @@ class Member:
         self.batch_of = partial(describe_batch, cells, training.batch_size, seed)
         self.training = training
         self.course = Course(self.model, training)
-        self.fitted: Fitted | None = None
+        self.last_weights: Mapping[str, Tensor] | None = None  # once it is at its end
 
     def evaluate(
         self,
@@ -135,125 +243,34 @@ class Member:
         step: int,
         validation: Cells,
         n_train: int,
-    ) -> None:
-        """Judge the weights that this seed has reached, and finish if it is at its end."""
+    ) -> dict[str, float]:
+        """Judge the weights that this seed has reached, and keep them if it is at its end."""
         self.model.load_state_dict(weights)
         with self.stream():
             validated = validation_bound(self.model, validation, self.training, n_train)
         self.course.judge(step, terms, validated, weights)
         if step >= self.training.max_steps or self.course.exhausted(step):
-            last_weights = copy.deepcopy(self.model.state_dict())
-            self.model.load_state_dict(self.course.best_weights)
-            self.fitted = Fitted(self.model.eval(), last_weights, self.course.history())
+            self.last_weights = copy.deepcopy(self.model.state_dict())
+        return validated
 
+    def fitted(self) -> Fitted:
+        """Give what the training of this seed led to, once it is at its end."""
+        assert self.last_weights is not None
+        self.model.load_state_dict(self.course.best_weights)
+        return Fitted(self.model.eval(), self.last_weights, self.course.history())
 
-class JointStep(RepeatedStep):
-    """The bounds of several models at a batch of cells for each.
-
-    Parameters
-    ----------
-    models
-        Alike but for their weights.
-    cells
-        The training cells.
-    training
-        How to fit.
-    """
-
-    def __init__(
-        self, models: Sequence[PerturbationModel], cells: Cells, training: Training
-    ) -> None:
-        self.parameters_by_name, self.buffers = stack_module_state(list(models))
-        size = min(training.batch_size, len(cells))
-        device = cells.counts.device
-        positions = torch.zeros(len(models), size, dtype=torch.long, device=device)
-        super().__init__(self.parameters_by_name.values(), positions, training)
-        self.cells = cells
-        self.one = copy.deepcopy(models[0])  # takes the weights of each in turn
-        self.masks = mask_schedule(
-            self.one, len(cells), training, self.buffers["mask_opening"], self._turn_axes
-        )
-        self.bound = _Bound(self.one, cells, training, self.masks.weight)
-        self.asked = self._noise_asked_for()
-        self.noise = {
-            name: torch.zeros(len(models), *draw.shape, device=device)
-            for name, draw in self.asked.items()
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything but the weights and what the evaluations have shown."""
+        return {
+            **named("best", self.course.best_weights),
+            **named("batches", self.batches.state()),
+            **named("stream", self.stream.states),
+            **named("last", dict(self.last_weights or {})),
         }
 
-    def _noise_asked_for(self) -> dict[str, Draw]:
-        seen = GivenNoise()
-        with RandomStream(self.positions.device)(), torch.no_grad(), seen:
-            self.bound.terms(self.positions[0])
-        return seen.asked
-
-    @torch.no_grad()
-    def _turn_axes(self) -> None:
-        for index in range(len(self.positions)):
-            self.one.load_state_dict(self.weights_of(index))
-            turn_to_sparsest_axes(self.one)
-            for name, stacked in self.parameters_by_name.items():
-                stacked[index].copy_(self.one.get_parameter(name))
-
-    def draw(self, streams: Iterable[RandomStream]) -> None:
-        """Draw the random numbers of the next step, each model's from its own stream."""
-        for index, stream in enumerate(streams):
-            with stream():
-                for name, draw in self.asked.items():
-                    self.noise[name][index] = draw(self.positions.device)
-
-    def loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Minus the sum of the bounds with weighted masks, and the terms of each bound."""
-
-        def of_one(
-            parameters: Mapping[str, Tensor],
-            buffers: Mapping[str, Tensor],
-            positions: Tensor,
-            noise: Mapping[str, Tensor],
-        ) -> tuple[Tensor, dict[str, Tensor]]:
-            state = {f"model.{name}": value for name, value in {**parameters, **buffers}.items()}
-            return functional_call(self.bound, state, (positions, noise))
-
-        losses, terms = vmap(of_one)(
-            self.parameters_by_name, self.buffers, self.positions, self.noise
-        )
-        return losses.sum(), terms
-
-    def clip(self, largest_norm: float) -> None:
-        """Scale each model's gradient down to a norm."""
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
-        factor = (largest_norm / (norms + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
-
-    def weights_of(self, index: int) -> dict[str, Tensor]:
-        """One model's weights."""
-        stacked = {**self.parameters_by_name, **self.buffers}
-        kept = self.one.state_dict()
-        return {name: stacked[name].detach()[index].clone() for name in kept}
-
-
-class _Bound(nn.Module):
-    """A model's loss as a function of its weights, a batch and noise."""
-
-    def __init__(
-        self, model: PerturbationModel, cells: Cells, training: Training, mask_weight: Tensor
-    ) -> None:
-        super().__init__()
-        self.model, self.cells, self.how = model, cells, training
-        self.mask_weight = mask_weight
-
-    def forward(
-        self, positions: Tensor, noise: Mapping[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        with GivenNoise(noise):
-            return self.terms(positions)
-
-    def terms(self, positions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        bound = training_bound(self.model, self.cells.batch(positions), self.how)
-        return bound.loss_at(self.mask_weight), bound.terms_per_cell
-
-
-def _mean_elbo(rows: Sequence[Mapping[str, Any]], cells: str) -> float:
-    bounds = [row["elbo"] for row in rows if row["cells"] == cells]
-    return sum(bounds) / len(bounds)
+    def set_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Set what :meth:`tensors` gave."""
+        self.course.best_weights = unnamed("best", tensors)
+        self.batches.set_state(unnamed("batches", tensors))
+        self.stream.states = unnamed("stream", tensors)
+        self.last_weights = unnamed("last", tensors) or None

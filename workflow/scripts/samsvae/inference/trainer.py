@@ -213,8 +213,7 @@ class Fitting:
             tensors["since_evaluation"] = torch.stack(self.since_evaluation)
         # the order of an epoch may be a view that another tensor shares
         content = {name: tensor.clone() for name, tensor in tensors.items()}
-        values = {"best": course.best, "best_step": course.best_step, "rows": course.rows}
-        state_file.save(content, {"step": self.step, **values})
+        state_file.save(content, {"step": self.step, **course.values()})
 
     def take_up(self, state_file: StateFile) -> None:
         """Go on from what was written down, if anything was."""
@@ -230,8 +229,8 @@ class Fitting:
         set_random_states(tensors, device)
         if "since_evaluation" in tensors:
             self.since_evaluation = list(tensors["since_evaluation"].to(device))
-        self.step, self.course.rows = values["step"], values["rows"]
-        self.course.best, self.course.best_step = values["best"], values["best_step"]
+        self.course.set_values(values)
+        self.step = values["step"]
         logger.info("going on from step %d", self.step)
 
 

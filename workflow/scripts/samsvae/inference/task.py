@@ -1,0 +1,135 @@
+"""What a training is about: a model's settings, the cells of a split, and how to fit it."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from samsvae.files import write_tsv
+from samsvae.inference.cells import Cells
+from samsvae.inference.checkpoint import TrainedModel, save_model
+from samsvae.inference.encoding import Encoding
+from samsvae.inference.memory import says_what_to_lower
+from samsvae.inference.resume import StateFile
+from samsvae.inference.step import Training
+from samsvae.inference.trainer import Fitted
+from samsvae.models.base import PerturbationModel
+from samsvae.models.registry import build_model
+from samsvae.provenance import digest_of, provenance
+from samsvae.screen import digest_of_screen, read_screen
+from samsvae.shuffled_labels import with_shuffled_labels
+from samsvae.splits import TRAIN, VAL, read_split
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """What a training is about.
+
+    Attributes
+    ----------
+    settings
+        Of the model.
+    training
+        How to fit.
+    genes
+        Of the screen.
+    encoding
+        How labels become dosages.
+    train, validation
+        Cells to fit, and cells to choose the best step by.
+    made_by
+        Provenance, as JSON.
+    fingerprint
+        Digest of all that the training depends on, the number of threads included.
+    """
+
+    settings: dict[str, Any]
+    training: Training
+    genes: list[str]
+    encoding: Encoding
+    train: Cells
+    validation: Cells
+    made_by: str
+    fingerprint: str
+
+    @classmethod
+    def read(
+        cls,
+        screen_file: str | Path,
+        split_file: str | Path,
+        settings: Mapping[str, Any],
+        training: Mapping[str, Any],
+        seeds: int | list[int],
+        code: str,
+        device: torch.device,
+    ) -> "TrainingTask":
+        """Read the cells, and put them on the device.
+
+        Parameters
+        ----------
+        screen_file, split_file
+            A canonical screen, and a split of it.
+        settings
+            Of the model.
+        training
+            How to fit.
+        seeds
+            Seed of the training; the seeds of all, if several are trained as one.
+        code
+            Digest of the code.
+        device
+            Where to.
+        """
+        screen = read_screen(screen_file)
+        parts = read_split(split_file, screen)
+        digest = digest_of_screen(screen)
+        if settings["shuffle_labels"]:
+            assert isinstance(seeds, int), "each seed has labels of its own"
+            logging.info("labels are shuffled: this model is a negative control")
+            screen = with_shuffled_labels(screen, parts, seeds)
+        encoding = Encoding.of(screen.obs["perturbation"], settings["combinations"])
+        logging.info("%d cells, %d genes, device %s", screen.n_obs, screen.n_vars, device)
+        config = {"model": dict(settings), "training": dict(training), "seed": seeds}
+        made_by = provenance(config, code, screen=digest)
+        return cls(
+            settings=dict(settings),
+            training=Training(**training),
+            genes=list(screen.var_names),
+            encoding=encoding,
+            train=Cells.of(screen, (parts == TRAIN).to_numpy(), encoding, device),
+            validation=Cells.of(screen, (parts == VAL).to_numpy(), encoding, device),
+            made_by=made_by,
+            fingerprint=digest_of([made_by, parts.tolist(), torch.get_num_threads()]),
+        )
+
+    def build(self) -> PerturbationModel:
+        """Make the model, with initial weights."""
+        return build_model(self.settings, len(self.genes), len(self.encoding.names))
+
+    def state_file(self, path: Path) -> StateFile:
+        """Name the file that keeps the state of the training while it is unfinished."""
+        return StateFile(path, self.fingerprint)
+
+    @contextmanager
+    def says_what_to_lower(self, device: torch.device) -> Iterator[None]:
+        """Tell the user what to change when memory does not suffice."""
+        lower = [
+            f"training.{key} (now {getattr(self.training, key)})"
+            for key in ("batch_size", "particles")
+        ]
+        with says_what_to_lower(
+            device, *lower, f"the model's n_hidden (now {self.settings['n_hidden']})"
+        ):
+            yield
+
+    def save(self, fitted: Fitted, folder: Path) -> None:
+        """Write what a training gave: history.tsv, model.safetensors, last_model.safetensors."""
+        write_tsv(fitted.history, folder / "history.tsv")
+        trained = TrainedModel(fitted.model, self.settings, self.genes, self.encoding)
+        save_model(trained, self.made_by, folder / "model.safetensors")
+        trained.model.load_state_dict(fitted.last_weights)
+        save_model(trained, self.made_by, folder / "last_model.safetensors")
