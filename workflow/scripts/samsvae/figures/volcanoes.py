@@ -30,12 +30,12 @@ def draw(
         )
     strengths = first.loc[is_de, "predicted"].abs()
     limit = float(strengths.quantile(COLOURED)) or 1.0
-    figure, axes = panels(len(names), 4, 1.75)
+    figure, axes = panels(len(names), 4, 1.85)
     rows = {name: first[first["perturbation"] == name] for name in names}
     for axis, name in zip(axes, names, strict=True):
         own = rows[name]
         drawn = volcano(axis, own, evaluation["fdr"], own["predicted"], limit)
-        axis.set_title(f"{name}: {number[name]:,} DE gene{'s' if number[name] > 1 else ''}")
+        axis.set_title(f"{name}\n{number[name]:,} DE gene{'s' if number[name] > 1 else ''}")
     figure.supxlabel(f"observed effect among held-out cells, {EFFECT_UNITS}", fontsize=7)
     figure.supylabel("−log10 false discovery rate", fontsize=7)
     figure.colorbar(
