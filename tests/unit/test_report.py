@@ -33,7 +33,12 @@ from samsvae.provenance import provenance
 from samsvae.report import page as page_module
 from samsvae.report.archive import write_archive
 from samsvae.report.background import run_times
-from samsvae.report.biology import changes_in_words, combinations_in_words, pathways_in_words
+from samsvae.report.biology import (
+    basal_in_words,
+    changes_in_words,
+    combinations_in_words,
+    pathways_in_words,
+)
 from samsvae.report.entries import MOST_ROWS, as_json, figure_entry, table_entry
 from samsvae.report.page import write_report
 from samsvae.report.reproduction import verdicts_in_words
@@ -64,6 +69,19 @@ AGREEMENT = pd.DataFrame(
      ("m", "over_representation", "C", None, None)],
     columns=["model", "method", "perturbation", "top_observed", "same_top"],
 ).assign(n_observed=1)  # fmt: skip
+BASAL = pd.DataFrame(
+    [
+        ("sams_vae", 0, "basal", "true", "all", 0.04, 0.025, True),
+        ("sams_vae", 1, "basal", "true", "all", 0.05, 0.025, True),
+        ("sams_vae", 0, "basal", "shuffled", "all", 0.9, 0.025, True),
+        ("sams_vae", 0, "basal", "true", "A", 0.9, 0.5, True),
+        ("sams_vae", 0, "total", "true", "all", 0.9, 0.025, True),
+        ("svae_plus", 0, "basal", "true", "all", 0.9, 0.025, False),
+    ],
+    columns=[
+        "model", "seed", "state", "labels", "perturbation", "accuracy", "chance", "claimed",
+    ],
+)  # fmt: skip
 COMBINATIONS = pd.DataFrame(
     {"model": ["m", "m", "n", "n"], "perturbation": ["A+B", "A+C"] * 2, "departure_size": [0.1, 0.2] * 2,
      "n_departing": [0, 3] * 2, "departing_genes": ["", "HBZ −0.50, CLC +0.20"] * 2}
@@ -100,6 +118,7 @@ def results(tmp_path_factory):
         write(
             folder / name / "tables/pathway_agreement.tsv", AGREEMENT.to_csv(sep="\t", index=False)
         )
+        write(folder / name / "tables/basal.tsv", BASAL.to_csv(sep="\t", index=False))
         write(folder / name / "tables/combinations.tsv", COMBINATIONS.to_csv(sep="\t", index=False))
         summary = "fraction\tscope\tmetric\tmodel\tvalue\tlow\thigh\tverdict\ttested_over\n\ttest\tpearson_held_out\tsams_vae\t0.8\t\t\tbest\t\n"
         write(folder / name / "tables/summary.tsv", summary)
@@ -170,6 +189,12 @@ def test_the_page_says_in_words_what_perturbations_do(report):
     ]
     assert combinations_in_words(COMBINATIONS[:0]) == []
     assert "as far as these cells can tell" in combinations_in_words(COMBINATIONS[:1])[0]
+
+
+def test_words_on_basal_states_are_of_the_models_that_claim_them():
+    [sentence] = basal_in_words(BASAL)
+    assert "4.5 % by SAMS-VAE; chance is 2.5 %" in sentence
+    assert basal_in_words(BASAL[BASAL["perturbation"] == "A"]) == []
 
 
 def test_the_page_says_whether_the_paper_was_reproduced():

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from samsvae.biology.basal_state import ALL
 from samsvae.biology.enrichment import OVER_REPRESENTATION
-from samsvae.chapters import COUNTS, GENE_SETS
+from samsvae.chapters import COUNTS, GENE_SETS, TRAINING
 from samsvae.files import read_table
 from samsvae.wording import readable, readable_set
 
@@ -28,7 +29,10 @@ def biology_in_words(tables: Path, has: Collection[str]) -> list[str]:
     said = changes_in_words(read_table(tables / "perturbations.tsv"))
     if GENE_SETS in has:
         said += pathways_in_words(read_table(tables / "pathway_agreement.tsv"))
-    return said + combinations_in_words(read_table(tables / "combinations.tsv"))
+    said += combinations_in_words(read_table(tables / "combinations.tsv"))
+    if TRAINING in has:
+        said += basal_in_words(read_table(tables / "basal.tsv"))
+    return said
 
 
 def changes_in_words(perturbations: pd.DataFrame) -> list[str]:
@@ -87,6 +91,22 @@ def combinations_in_words(combinations: pd.DataFrame) -> list[str]:
         return [f"{sentence}, as far as these cells can tell."]
     row = departing.iloc[0]
     return [f"{sentence}, {row['perturbation']} most of all ({row['departing_genes']})."]
+
+
+def basal_in_words(basal: pd.DataFrame) -> list[str]:
+    """Say how often a classifier reads perturbations off basal states meant to be free of them."""
+    asked = basal[(basal["state"] == "basal") & (basal["labels"] == "true")]
+    rows = asked[asked["claimed"].astype(bool) & (asked["perturbation"] == ALL)]
+    if rows.empty:
+        return []
+    found = ", ".join(
+        f"{100 * accuracy:.1f} % by {readable(str(model))}"
+        for model, accuracy in rows.groupby("model", sort=False)["accuracy"].mean().items()
+    )
+    return [
+        "From the basal state of a held-out cell a classifier names its perturbation, or control, "
+        f"correctly in {found}; chance is {100 * rows['chance'].mean():.1f} %."
+    ]
 
 
 def _listed(names: list[str]) -> str:
