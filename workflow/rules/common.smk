@@ -10,7 +10,6 @@ from snakemake.common.configfile import load_configfile
 
 HERE = Path(workflow.basedir)
 SCRIPTS = HERE / "workflow" / "scripts"
-LIBRARY = SCRIPTS / "samsvae"
 sys.path.insert(0, str(SCRIPTS))
 # HDF5 need not lock files, which some shared disks cannot: whatever is written has a name of its
 # own until it is whole
@@ -32,7 +31,6 @@ from samsvae.chapters import (
     TRUTH,
 )
 from samsvae.config import (
-    SIMULATED_GENE_SETS,
     gene_set_names,
     merge,
     read_schema,
