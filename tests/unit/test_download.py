@@ -246,11 +246,11 @@ def test_a_file_that_changes_between_tries_is_begun_again(server, path):
     assert asked(server) == ["/first"] * 5
 
 
-def test_a_stalled_connection_is_broken_off_and_resumed(server, path):
+def test_a_stalled_connection_is_broken_off_and_resumed(server, path, caplog):
+    """By the client, which says so: the server would have closed it, but later."""
     server.behaviours["/first"] = [stall_after(500_000, seconds=2)]
-    started = time.monotonic()
     download(published(server), path, HURRIED)
-    assert time.monotonic() - started < 1.5
+    assert "the server has gone silent" in caplog.text
     assert_whole(path)
     assert server.requests[1][1]["Range"].startswith("bytes=")
 
