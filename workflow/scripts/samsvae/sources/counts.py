@@ -11,20 +11,23 @@ from functools import cached_property
 
 import h5py
 import numpy as np
-from scipy import sparse
 
 from samsvae.errors import InputError
+from samsvae.sources.blocks import (
+    Block,
+    Stored,
+    canonical,
+    chosen_columns,
+    chosen_rows,
+    compressed,
+    places,
+)
+from samsvae.sources.read_plan import Rows, dense_reads, length, sparse_reads, within
 from samsvae.sources.transposition import transposed
 
 BLOCK_BYTES = 2**23
-SKIPPED_BYTES = 2**18  # a shorter gap costs less to read than to skip
-SCATTERED = 0.25  # where fewer of the cells are wanted, rows are best read one by one
 
 SPARSE_FORMATS = {"csr_matrix": "csr", "csr": "csr", "csc_matrix": "csc", "csc": "csc"}
-
-Block = tuple[np.ndarray, sparse.csr_matrix]
-Rows = slice | np.ndarray
-Stored = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class CountMatrix:
@@ -134,57 +137,46 @@ class CountMatrix:
         """
         if self.layout != "dense":
             return list(self._sparse_reads(chosen))
-        row_bytes = max(self.shape[1] * self.element.dtype.itemsize, 1)
-        n_rows = max(self.block_bytes // row_bytes, 1)
-        chunks = self.element.chunks
-        if chunks is None and len(chosen) < SCATTERED * self.shape[0]:
-            return [chosen[first : first + n_rows] for first in range(0, len(chosen), n_rows)]
-        chunk = 1 if chunks is None else chunks[0]
-        apart = np.diff(chosen) > max(chunk, SKIPPED_BYTES // row_bytes)
-        return list(_slices(chosen, chosen // _grid(n_rows, chunk), apart))
+        row_bytes = self.shape[1] * self.element.dtype.itemsize
+        chunk = _chunk(self.element)
+        return dense_reads(chosen, self.shape[0], row_bytes, chunk, self.block_bytes)
 
     def _sparse_reads(self, chosen: np.ndarray) -> list[slice]:
-        starts = self._starts
         values, indices = self.element["data"], self.element["indices"]
-        chunk = 1 if values.chunks is None else values.chunks[0]
         entry_bytes = values.dtype.itemsize + indices.dtype.itemsize
-        gap = starts[chosen[1:]] - starts[chosen[:-1] + 1]
-        apart = gap > max(chunk, SKIPPED_BYTES // entry_bytes)
-        return _slices(
-            chosen, starts[chosen] // _grid(self.block_bytes // entry_bytes, chunk), apart
-        )
+        return sparse_reads(chosen, self._starts, entry_bytes, _chunk(values), self.block_bytes)
 
     def _dense_blocks(self, cells: np.ndarray, genes: np.ndarray | None) -> Iterator[Block]:
         reads = self.reads(cells)
-        most = max(map(_length, reads), default=0)
+        most = max(map(length, reads), default=0)
         buffer = np.empty((most, self.shape[1]), self.element.dtype)
         for rows in reads:
-            block = buffer[: _length(rows)]
+            block = buffer[: length(rows)]
             self._read(self.element, (rows, slice(None)), block)
-            positions = _within(cells, rows)
+            positions = within(cells, rows)
             local = positions - rows.start if isinstance(rows, slice) else np.arange(len(rows))
             kept = block[local] if genes is None else block[local[:, None], genes]
-            yield positions, _compressed(kept)
+            yield positions, compressed(kept)
 
     def _csr_blocks(self, cells: np.ndarray, genes: np.ndarray | None) -> Iterator[Block]:
         if genes is None:
             genes = np.arange(self.shape[1])
-        column = _places(genes, self.shape[1])
+        column = places(genes, self.shape[1])
         for positions, stored in self._stored_rows(cells):
-            yield positions, _canonical(_with_columns(stored, column, len(genes)))
+            yield positions, canonical(chosen_columns(stored, column, len(genes)))
 
     def _csc_blocks(self, cells: np.ndarray, genes: np.ndarray | None) -> Iterator[Block]:
         wanted = np.arange(self.shape[1]) if genes is None else np.asarray(genes, dtype=np.int64)
-        row = _places(cells, self.shape[0])
-        column = _places(wanted, self.shape[1])
+        row = places(cells, self.shape[0])
+        column = places(wanted, self.shape[1])
 
         def by_gene() -> Iterator[Block]:
             for positions, stored in self._stored_rows(np.sort(wanted)):
-                yield column[positions], _with_columns(stored, row, len(cells))
+                yield column[positions], chosen_columns(stored, row, len(cells))
 
         shape = (len(cells), len(wanted))
         for local, values in transposed(by_gene, shape, self.block_bytes):
-            yield cells[local], _canonical(values)
+            yield cells[local], canonical(values)
 
     def _stored_rows(self, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, Stored]]:
         """Read chosen cells of a CSR element, or chosen genes of a CSC one.
@@ -203,15 +195,15 @@ class CountMatrix:
             values, indices = (buffer[: last - first] for buffer in buffers)
             for part, buffer in zip(parts, (values, indices), strict=True):
                 self._read(part, slice(first, last), buffer)
-            positions = _within(chosen, rows)
+            positions = within(chosen, rows)
             edges = starts[rows.start : rows.stop + 1] - first
+            stored = values, indices, edges
             if len(positions) < len(edges) - 1:
-                taken, edges = _entries(edges, positions - rows.start)
-                values, indices = values[taken], indices[taken]
+                stored = chosen_rows(stored, positions - rows.start)
             # as unsigned numbers, negative ones are large
-            if indices.size and indices.view(f"u{indices.itemsize}").max() >= n_columns:
+            if stored[1].size and stored[1].view(f"u{indices.itemsize}").max() >= n_columns:
                 raise self._damage("an index is out of bounds")
-            yield positions, (values, indices, edges)
+            yield positions, stored
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -241,67 +233,6 @@ class CountMatrix:
         )
 
 
-def _grid(size: int, chunk: int) -> int:
-    """Fill a size with whole chunks, so that few are read twice."""
-    return size // chunk * chunk or max(size, 1)
-
-
-def _slices(chosen: np.ndarray, cell_of_grid: np.ndarray, apart: np.ndarray) -> list[slice]:
-    """Cut positions where the grid says so, and where neighbours lie far apart."""
-    if not len(chosen):
-        return []
-    cuts = np.flatnonzero((np.diff(cell_of_grid) != 0) | apart) + 1
-    firsts = chosen[np.concatenate([[0], cuts])]
-    lasts = chosen[np.concatenate([cuts - 1, [len(chosen) - 1]])]
-    return [slice(int(a), int(b) + 1) for a, b in zip(firsts, lasts, strict=True)]
-
-
-def _entries(starts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tell where the entries of rows are stored, and where each row begins among these."""
-    sizes = starts[rows + 1] - starts[rows]
-    edges = np.concatenate([[0], np.cumsum(sizes)])
-    return np.arange(edges[-1]) + np.repeat(starts[rows] - edges[:-1], sizes), edges
-
-
-def _length(rows: Rows) -> int:
-    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
-
-
-def _within(chosen: np.ndarray, rows: Rows) -> np.ndarray:
-    if not isinstance(rows, slice):
-        return rows
-    first, last = np.searchsorted(chosen, [rows.start, rows.stop])
-    return chosen[first:last]
-
-
-def _places(chosen: np.ndarray, n: int) -> np.ndarray:
-    """Tell for each of n positions its place among those chosen, -1 if it is not."""
-    places = np.full(n, -1, dtype=np.int32)
-    places[chosen] = np.arange(len(chosen), dtype=np.int32)
-    return places
-
-
-def _with_columns(stored: Stored, place: np.ndarray, n: int) -> sparse.csr_matrix:
-    """Make a matrix of the chosen columns; it shares no memory with what it is made of."""
-    values, indices, edges = stored
-    moved = place[indices]
-    kept = np.flatnonzero(moved >= 0)
-    indptr = np.searchsorted(kept, edges)
-    return sparse.csr_matrix((values[kept], moved[kept], indptr), shape=(len(edges) - 1, n))
-
-
-def _canonical(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()
-    return matrix
-
-
-def _compressed(dense: np.ndarray) -> sparse.csr_matrix:
-    """Make CSR of a dense block, in half the time that scipy takes."""
-    stored = dense != 0
-    sizes = np.count_nonzero(stored, axis=1)
-    flat = np.flatnonzero(stored)
-    starts = np.arange(len(dense)) * dense.shape[1]
-    indices = (flat - np.repeat(starts, sizes)).astype(np.int32)
-    indptr = np.concatenate([[0], np.cumsum(sizes)])
-    return sparse.csr_matrix((dense.ravel()[flat], indices, indptr), shape=dense.shape)
+def _chunk(dataset: h5py.Dataset) -> int | None:
+    """Count the rows, or entries, that a file keeps together."""
+    return None if dataset.chunks is None else int(dataset.chunks[0])

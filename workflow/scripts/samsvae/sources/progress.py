@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from samsvae.pace import Pace
-from samsvae.sources.counts import Block
+from samsvae.sources.blocks import Block
 
 logger = logging.getLogger(__name__)
 

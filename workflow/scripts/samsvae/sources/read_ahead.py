@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from samsvae.sources.counts import Block
+from samsvae.sources.blocks import Block
 
 
 def read_ahead(blocks: Iterable[Block]) -> Iterator[Block]:

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from samsvae.sources.blocks import Block
+
 
 def transposed(
-    by_gene: Callable[[], Iterator[tuple[np.ndarray, sparse.csr_matrix]]],
+    by_gene: Callable[[], Iterator[Block]],
     shape: tuple[int, int],
     block_bytes: int,
-) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
+) -> Iterator[Block]:
     """Turn blocks of genes into blocks of cells.
 
     The first pass counts the entries of each cell, and so finds cells that together fill a block.
@@ -64,7 +66,7 @@ def _record(value: np.dtype) -> np.dtype:
 
 
 def _sort_by_block(
-    genes: Iterator[tuple[np.ndarray, sparse.csr_matrix]],
+    genes: Iterator[Block],
     block_of: np.ndarray,
     record: np.dtype,
     file: Any,
