@@ -11,7 +11,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from samsvae.inference.cells import Cells, smallest_type
+from samsvae.inference.cells import Cells
 from samsvae.inference.encoding import Encoding
 from samsvae.splits import CellsOfSplit
 
@@ -104,19 +104,10 @@ class CellStream:
                 if chosen.any():
                     counts = _read_rows(file["X"], first, first + len(block))[chosen]
                     table = block[chosen].reset_index(drop=True)
-                    yield table, self._on_device(table, counts)
+                    label = pd.Categorical(table["perturbation"], categories=self.labels)
+                    size = table["library_size"].to_numpy()
+                    yield table, Cells.on_device(counts, size, self.dosage, label.codes)
                 first += len(block)
-
-    def _on_device(self, table: pd.DataFrame, counts: sparse.csr_matrix) -> Cells:
-        device = self.dosage.device
-        size = table["library_size"].to_numpy()
-        label = pd.Categorical(table["perturbation"], categories=self.labels)
-        return Cells(
-            counts=torch.from_numpy(counts.astype(smallest_type(counts)).toarray()).to(device),
-            library_size=torch.tensor(size, dtype=torch.float32, device=device),
-            dosage=self.dosage,
-            condition=torch.tensor(label.codes, dtype=torch.long, device=device),
-        )
 
 
 def _read_rows(counts: h5py.Group, first: int, last: int) -> sparse.csr_matrix:

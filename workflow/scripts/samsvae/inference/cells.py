@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import anndata
 import numpy as np
-import pandas as pd
 import torch
 from scipy import sparse
 from torch import Tensor
@@ -69,8 +68,27 @@ class Cells:
             Where to.
         """
         kept = screen[keep]
-        counts = torch.from_numpy(kept.X.astype(smallest_type(kept.X)).toarray())
-        return cls(counts.to(device), *describe_conditions(kept.obs, encoding, device))
+        labels = kept.obs["perturbation"].cat.remove_unused_categories().cat
+        dosage = torch.from_numpy(encoding.dosage(list(labels.categories))).to(device)
+        size = kept.obs["library_size"].to_numpy()
+        return cls.on_device(kept.X, size, dosage, labels.codes.to_numpy())
+
+    @classmethod
+    def on_device(
+        cls,
+        counts: sparse.csr_matrix,
+        library_size: np.ndarray,
+        dosage: Tensor,
+        condition: np.ndarray,
+    ) -> "Cells":
+        """Put cells where their dosages are; the attributes of the class say what is what."""
+        dense = torch.from_numpy(counts.astype(smallest_type(counts)).toarray())
+        return cls(
+            counts=dense.to(dosage.device),
+            library_size=torch.tensor(library_size, dtype=torch.float32, device=dosage.device),
+            dosage=dosage,
+            condition=torch.tensor(condition, dtype=torch.long, device=dosage.device),
+        )
 
     def batch(self, index: Tensor) -> Batch:
         """Gather cells by their positions; the batch stands for all N cells."""
@@ -102,33 +120,6 @@ class Cells:
         mean = total / len(self)
         variance = (squares / len(self) - mean**2).clamp(min=0)
         return mean.float(), variance.sqrt().float()
-
-
-def describe_conditions(
-    obs: pd.DataFrame, encoding: Encoding, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Put all but the counts of cells on the device.
-
-    Parameters
-    ----------
-    obs
-        Library size and perturbation of each cell.
-    encoding
-        How labels become dosages.
-    device
-        Where to.
-
-    Returns
-    -------
-    library_size, dosage, condition : Tensor
-        As of :class:`Cells`.
-    """
-    labels = obs["perturbation"].cat.remove_unused_categories().cat
-    return (
-        torch.tensor(obs["library_size"].to_numpy(), dtype=torch.float32, device=device),
-        torch.from_numpy(encoding.dosage(list(labels.categories))).to(device),
-        torch.tensor(labels.codes.to_numpy(), dtype=torch.long, device=device),
-    )
 
 
 def smallest_type(matrix: sparse.csr_matrix) -> type[np.number]:

@@ -14,11 +14,6 @@ from samsvae.sources.highly_variable import FEWEST_POINTS, gene_moments, standar
 logger = logging.getLogger(__name__)
 
 
-def selects(source: H5adSource) -> bool:
-    """Tell whether a source leaves out genes."""
-    return source.genes is not None or source.min_mean > 0 or source.highly_variable is not None
-
-
 def listed_genes(symbols: Sequence[str], path: str, where: str) -> np.ndarray:
     """Choose the genes of a list.
 
