@@ -1,7 +1,10 @@
 """How fast long work goes, and how long it will still take."""
 
+import logging
 import time
 from datetime import timedelta
+
+logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -40,3 +43,28 @@ class Pace:
             return False
         self.latest = now
         return True
+
+
+class CellProgress:
+    """Says now and then how far something is with cells, how fast, and how long it will take.
+
+    Parameters
+    ----------
+    total
+        Cells of all.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = 0
+        self.pace = Pace(total)
+
+    def advance(self, n_cells: int) -> None:
+        """Count more cells; a line is logged every few seconds."""
+        self.done += n_cells
+        if self.pace.is_due():
+            speed, left = self.pace.at(self.done)
+            logger.info(
+                "cell %d/%d (%d %%)  %.0f cells/s  %s left",
+                self.done, self.total, round(100 * self.done / self.total), speed, left,
+            )  # fmt: skip

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from samsvae.inference.cell_stream import CellStream
 from samsvae.inference.cells import Cells
 from samsvae.inference.log_weights import influences, log_weights
 from samsvae.models.base import PerturbationModel
-from samsvae.pace import Pace
+from samsvae.pace import CellProgress
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +46,8 @@ def iwelbo(
     """
     influence = influences(model, cells.dosage, particles, seed)
     bound, error = np.empty(len(cells)), np.empty(len(cells))
-    done = 0
-    for block in log_weights(model, cells, influence, particles, seed):
-        here = slice(done, done := done + block.shape[1])
-        bound[here], error[here] = _summarise(block.cpu().double().numpy())
+    for here, weights in _weighed(model, cells, influence, particles, seed):
+        bound[here], error[here] = _summarise(weights)
     return bound, error
 
 
@@ -86,30 +85,23 @@ class StreamedBounds:
             cell, there is one table without a row.
         """
         influence = influences(self.model, self.cells.dosage, self.particles, self.seed)
-        pace, done = Pace(self.cells.n_cells), 0
+        progress = CellProgress(self.cells.n_cells)
         for table, cells in self.cells.blocks():
             part = table["split"].to_numpy()
             bound, error = np.empty(len(cells)), np.empty(len(cells))
-            first = 0
-            for block in log_weights(self.model, cells, influence, self.particles, self.seed):
-                weights = block.cpu().double().numpy()
-                here = slice(first, first := first + weights.shape[1])
+            for here, weights in _weighed(self.model, cells, influence, self.particles, self.seed):
                 bound[here], error[here] = _summarise(weights)
                 for name, mean in self.means.items():
                     mean.add(weights[:, part[here] == name])
             yield table.assign(iwelbo=bound, standard_error=error)
-            done += len(cells)
-            if pace.is_due():
-                speed, left = pace.at(done)
-                logger.info(
-                    "cell %d/%d (%d %%)  %.0f cells/s  %s left",
-                    done, pace.total, round(100 * done / pace.total), speed, left,
-                )  # fmt: skip
-        if done == 0:
+            progress.advance(len(cells))
+        if progress.done == 0:
             yield pd.DataFrame(columns=["cell", "perturbation", "library_size", "split"]).assign(
                 iwelbo=np.empty(0), standard_error=np.empty(0)
             )
-        logger.info("%d particles of %d cells in %s", self.particles, done, pace.elapsed)
+        logger.info(
+            "%d particles of %d cells in %s", self.particles, progress.done, progress.pace.elapsed
+        )
 
     def by_particles(self) -> pd.DataFrame:
         """Lay out the mean bound of the cells of each part that were gone through.
@@ -123,6 +115,16 @@ class StreamedBounds:
         tables = {name: mean.table() for name, mean in self.means.items() if mean.n_cells}
         tables = tables or {"": MeanBounds(self.particles).table()[:0]}
         return pd.concat(tables, names=["scope"]).reset_index("scope").reset_index(drop=True)
+
+
+def _weighed(
+    model: PerturbationModel, cells: Cells, influence: Tensor, particles: int, seed: int
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Go through cells in batches: which they are, and their log weights, Q x cells, in float64."""
+    done = 0
+    for weights in log_weights(model, cells, influence, particles, seed):
+        here = slice(done, done := done + weights.shape[1])
+        yield here, weights.cpu().double().numpy()
 
 
 def _summarise(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator
 
-from samsvae.pace import Pace
+from samsvae.pace import CellProgress
 from samsvae.sources.blocks import Block
 
 logger = logging.getLogger(__name__)
@@ -24,14 +24,8 @@ def with_progress(blocks: Iterable[Block], n_cells: int) -> Iterator[Block]:
     tuple
         The blocks.
     """
-    pace, done = Pace(n_cells), 0
+    progress = CellProgress(n_cells)
     for positions, counts in blocks:
         yield positions, counts
-        done += len(positions)
-        if pace.is_due():
-            speed, left = pace.at(done)
-            logger.info(
-                "cell %d/%d (%d %%)  %.0f cells/s  %s left",
-                done, n_cells, round(100 * done / n_cells), speed, left,
-            )  # fmt: skip
-    logger.info("%d cells in %s", done, pace.elapsed)
+        progress.advance(len(positions))
+    logger.info("%d cells in %s", progress.done, progress.pace.elapsed)
