@@ -59,3 +59,18 @@ def test_parts_of_any_size_become_one_table(tmp_path):
     write_parquet_parts(iter(parts), ["name"], "{}", tmp_path / "t.parquet")
     table = read_table(tmp_path / "t.parquet")
     assert list(table["name"]) == [*parts[0]["name"], *parts[1]["name"]]
+
+
+def test_small_parts_are_written_together(tmp_path, monkeypatch):
+    """As one table of few pieces, the last of what is left, names and missing ones as they were."""
+    monkeypatch.setattr("samsvae.files.ROWS_AT_ONCE", 25)
+    names = [f"P{i}" if i % 7 else None for i in range(93)]
+    whole = pd.DataFrame({"name": names, "x": np.arange(93.0)})
+    parts = [whole.iloc[first : first + 10] for first in range(0, 93, 10)]
+    write_parquet_parts(parts, ["name"], '{"a": 1}', tmp_path / "t.parquet")
+    file = pyarrow.parquet.read_metadata(tmp_path / "t.parquet")
+    assert [file.row_group(n).num_rows for n in range(file.num_row_groups)] == [30, 30, 30, 3]
+    assert file.metadata[b"provenance"] == b'{"a": 1}'
+    table = read_table(tmp_path / "t.parquet")
+    assert table["name"].cat.categories.is_unique
+    pd.testing.assert_frame_equal(table.astype({"name": object}), whole, check_categorical=False)

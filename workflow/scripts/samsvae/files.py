@@ -26,6 +26,7 @@ REMEDIES = {
 TOLD_IN_WORDS = (errno.ENOSPC, errno.EDQUOT)  # by libraries that write files on their own
 # how pandas reads text as it was written: "NA" and "null" may be names
 AS_WRITTEN: dict[str, Any] = {"sep": "\t", "keep_default_na": False, "na_values": [""]}
+ROWS_AT_ONCE = 2**14  # of a file.parquet that is written in parts
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM)
 
 
@@ -182,17 +183,32 @@ def write_parquet_parts(
     """
     with whole_file(path) as temporary, contextlib.ExitStack() as open_files:
         writer = None
-        for part in parts:
-            columns = {
-                name: _dictionary(part[name]) if name in names else pyarrow.array(part[name])
-                for name in part
-            }
-            content = pyarrow.table(columns, metadata={b"provenance": provenance.encode()})
+        for content in _gathered(_as_arrow(part, names, provenance) for part in parts):
             if writer is None:
                 writer = open_files.enter_context(
                     pyarrow.parquet.ParquetWriter(temporary, content.schema)
                 )
             writer.write_table(content)
+
+
+def _as_arrow(part: pd.DataFrame, names: Sequence[str], provenance: str) -> pyarrow.Table:
+    columns = {
+        name: _dictionary(part[name]) if name in names else pyarrow.array(part[name])
+        for name in part
+    }
+    return pyarrow.table(columns, metadata={b"provenance": provenance.encode()})
+
+
+def _gathered(parts: Iterable[pyarrow.Table]) -> Iterator[pyarrow.Table]:
+    """Put small parts together, since a file describes each that is written, and reads it apart."""
+    waiting: list[pyarrow.Table] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(len(one) for one in waiting) >= ROWS_AT_ONCE:
+            yield pyarrow.concat_tables(waiting).unify_dictionaries()
+            waiting = []
+    if waiting:
+        yield pyarrow.concat_tables(waiting).unify_dictionaries()
 
 
 def _dictionary(column: "pd.Series[Any]") -> pyarrow.DictionaryArray:
