@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from samsvae.biology.basal_state import ALL
-from samsvae.figures.style import PAGE_WIDTH, nothing_to_show, panels
+from samsvae.figures.style import PAGE_WIDTH, models_in, name_rows, nothing_to_show, panels
 from samsvae.wording import readable
 
 TOLERANCE = 0.05  # above chance, within which a basal state counts as free of the perturbation
@@ -22,7 +22,7 @@ STATES = {
 
 def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     """Draw from basal.tsv."""
-    shown = [model for model in models if model in set(table["model"])]
+    shown = models_in(table, models)
     if not shown:
         return nothing_to_show("Too few held-out cells of control or of every perturbation.")
     colours = dict(zip(STATES, sns.color_palette("colorblind", len(STATES)), strict=True))
@@ -57,7 +57,6 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
         axis.set(title=title, xlabel="cross-validated accuracy", xlim=(None, 1.03))
     claims = table.groupby("model")["claimed"].first()
     names = [readable(model) + ("" if claims[model] else " *") for model in shown]
-    axes[0].set_yticks(range(len(shown)), names)
-    axes[0].set_ylim(len(shown) - 0.5, -0.5)
+    name_rows(axes[0], names)
     figure.legend(*axes[0].get_legend_handles_labels(), ncols=3, loc="outside lower center")
     return figure

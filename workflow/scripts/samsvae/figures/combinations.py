@@ -11,6 +11,8 @@ from samsvae.figures.style import (
     EFFECT_UNITS,
     OBSERVED_COLOUR,
     model_colours,
+    models_in,
+    name_rows,
     nothing_to_show,
     panels,
 )
@@ -23,7 +25,7 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     """Draw from combinations.tsv; from the combination that departs most from a sum on."""
     if table.empty:
         return nothing_to_show("No combination has all its parts observed alone.")
-    shown = [model for model in models if model in set(table["model"])]
+    shown = models_in(table, models)
     of_data = table[table["model"] == shown[0]].set_index("perturbation")
     names = of_data["departure_size"].nlargest(MOST_COMBINATIONS).index
     of_data = of_data.loc[names]
@@ -65,8 +67,7 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     right.axvline(0, color="0.6", linewidth=0.6, zorder=0)
     right.set_xlim(-1.05, 1.05)
     right.set_xlabel("Pearson r of predicted and\nobserved departure from the sum")
-    size.set_yticks(rows, names, fontsize=5.5)
-    size.set_ylim(len(names) - 0.5, -0.5)
+    name_rows(size, names, fontsize=5.5)
     handles, labels = (
         [*one, *other]
         for one, other in zip(

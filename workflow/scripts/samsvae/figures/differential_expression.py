@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from samsvae.figures.style import model_colours, nothing_to_show, panels
+from samsvae.figures.style import model_colours, models_in, nothing_to_show, panels
 from samsvae.wording import readable
 
 FEWEST_GENES = 3
@@ -26,7 +26,7 @@ def draw(
             f"No perturbation has {FEWEST_GENES} or more differentially expressed genes "
             f"among held-out cells at FDR < {evaluation['fdr']:g}."
         )
-    shown = [model for model in models if model in set(table["model"])]
+    shown = models_in(table, models)
     colours = model_colours(models)
     figure, (spread, by_number) = panels(2, 2, 0.9 + 0.3 * len(shown), sharey=False)
     sns.boxplot(

@@ -1,18 +1,70 @@
-"""Dots of factors by gene sets or groups, the same for all figures of that kind."""
+"""Dots in rows and columns: colours say values, and areas how sure these are."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from samsvae.figures.style import PAGE_WIDTH, panels
+from samsvae.figures.style import PAGE_WIDTH, name_rows, panels, set_name
 from samsvae.wording import readable
 
 MOST_MODELS, MOST_FACTORS = 4, 30
 SMALLEST_FDR = 1e-10
 LEGEND = (0.25, 0.05, 1e-3, 1e-6)
-LONGEST_NAME = 38
+
+
+def draw_dots(
+    axis: Axes, dots: pd.DataFrame, columns: Sequence[Any], cmap: str, limits: tuple[float, float]
+) -> PathCollection:
+    """Draw the dots of a panel.
+
+    Parameters
+    ----------
+    axis
+        Where.
+    dots
+        A dot a row: its column and row, its value, and its fdr.
+    columns
+        Names of the columns.
+    cmap, limits
+        Colours of the values.
+    """
+    drawn = axis.scatter(
+        dots["column"], dots["row"], s=[_area(fdr) for fdr in dots["fdr"]], c=dots["value"],
+        cmap=cmap, vmin=limits[0], vmax=limits[1], edgecolors="0.5", linewidths=0.3,
+    )  # fmt: skip
+    axis.set_xticks(range(len(columns)), columns, rotation=90)
+    axis.grid(True, linewidth=0.3, color="0.9")
+    axis.set_axisbelow(True)
+    return drawn
+
+
+def explain_dots(
+    figure: Figure, axes: Sequence[Axes], rows: Sequence[str], drawn: PathCollection, label: str
+) -> None:
+    """Name the rows of all panels, and say what colours and areas mean.
+
+    Parameters
+    ----------
+    figure, axes
+        The panels.
+    rows
+        Gene sets, or groups, from above.
+    drawn
+        What :func:`draw_dots` gave.
+    label
+        Of the colours.
+    """
+    name_rows(axes[0], [set_name(name) for name in rows])
+    figure.colorbar(drawn, ax=axes, shrink=0.6, label=label)
+    handles = [
+        axes[-1].scatter([], [], s=_area(fdr), color="0.4", label=f"{fdr:g}") for fdr in LEGEND
+    ]
+    figure.legend(handles=handles, title="FDR", ncols=4, loc="outside lower center")
 
 
 def dots_by_factor(
@@ -45,32 +97,13 @@ def dots_by_factor(
         kept = clearest.sort_values("pvalue", kind="stable")[:MOST_FACTORS]
         factors = list(kept.sort_values("row", kind="stable").index)
         rows = rows[rows["dimension"].isin(factors)]
-        drawn = axis.scatter(
-            [factors.index(dimension) for dimension in rows["dimension"]],
-            rows["row"],
-            s=[_area(fdr) for fdr in rows["fdr"]],
-            c=rows["value"],
-            cmap=cmap, vmin=limits[0], vmax=limits[1], edgecolors="0.5", linewidths=0.3,
-        )  # fmt: skip
+        places = [factors.index(dimension) for dimension in rows["dimension"]]
+        drawn = draw_dots(axis, rows.assign(column=places), factors, cmap, limits)
         axis.set(title=readable(model), xlabel="factor", xlim=(-0.5, max(len(factors), 3) - 0.5))
-        axis.set_xticks(range(len(factors)), factors, rotation=90)
-        axis.grid(True, linewidth=0.3, color="0.9")
-        axis.set_axisbelow(True)
-    axes[0].set_yticks(range(len(names)), [_shortened(name) for name in names])
-    axes[0].set_ylim(len(names) - 0.5, -0.5)
-    figure.colorbar(drawn, ax=axes, shrink=0.6, label=label)
-    handles = [
-        axes[-1].scatter([], [], s=_area(fdr), color="0.4", label=f"{fdr:g}") for fdr in LEGEND
-    ]
-    figure.legend(handles=handles, title="FDR", ncols=4, loc="outside lower center")
+    explain_dots(figure, axes, names, drawn, label)
     return figure
 
 
 def _area(fdr: float) -> float:
     """Area of a dot in square points: grows with -log10 of the false discovery rate."""
     return 3 + 8 * float(-np.log10(np.clip(fdr, SMALLEST_FDR, 1)))
-
-
-def _shortened(name: str) -> str:
-    words = readable(name.removeprefix("HALLMARK_")).lower()
-    return words if len(words) <= LONGEST_NAME else words[: LONGEST_NAME - 1] + "…"

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from samsvae.figures.dots import MOST_MODELS, dots_by_factor
-from samsvae.figures.style import DIVERGING, EFFECT_UNITS, nothing_to_show
+from samsvae.figures.style import DIVERGING, EFFECT_UNITS, models_in, nothing_to_show
 
 MOST_SETS = 20
 LARGEST_FDR = 0.25  # of what is drawn at all
@@ -15,7 +15,7 @@ LARGEST_FDR = 0.25  # of what is drawn at all
 
 def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     """Draw from factor_enrichment.tsv; the sets of smallest p-values."""
-    shown = [model for model in models if model in set(table["model"])][:MOST_MODELS]
+    shown = models_in(table, models)[:MOST_MODELS]
     found = table[table["model"].isin(shown) & (table["fdr"] <= LARGEST_FDR)]
     if found.empty:
         return nothing_to_show("No gene set stands out among the genes of any factor.")

@@ -7,14 +7,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from samsvae.figures.dots import MOST_MODELS, dots_by_factor
-from samsvae.figures.style import SEQUENTIAL, nothing_to_show
+from samsvae.figures.style import SEQUENTIAL, models_in, nothing_to_show
 
 MOST_GROUPS = 20
 
 
 def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     """Draw from factor_groups.tsv; the groups of smallest p-values."""
-    shown = [model for model in models if model in set(table["model"])][:MOST_MODELS]
+    shown = models_in(table, models)[:MOST_MODELS]
     found = table[table["model"].isin(shown) & (table["overlap"] > 0)]
     if found.empty:
         return nothing_to_show("No perturbation of a known group uses a factor.")

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from samsvae.biology.factors import used_shifts
-from samsvae.figures.style import DIVERGING, PAGE_WIDTH, clustered, nothing_to_show
-from samsvae.wording import readable
+from samsvae.figures.style import DIVERGING, PAGE_WIDTH, clustered, models_in, nothing_to_show
+from samsvae.wording import readable, readable_set
 
 MOST_MODELS, MOST_PERTURBATIONS, MOST_FACTORS, MOST_GROUPS = 4, 80, 40, 9
 ROW_HEIGHT = 0.085  # inches, of a label of 5 points
@@ -24,7 +24,7 @@ LABEL_SIZE = 5
 def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     """Draw from latent_effects.tsv, of models with a mask; known groups together, if any."""
     of_masks = table[table["mask_probability"].notna()]
-    shown = [model for model in models if model in set(of_masks["model"])][:MOST_MODELS]
+    shown = models_in(of_masks, models)[:MOST_MODELS]
     if not shown:
         return nothing_to_show("No model of this experiment has a mask.")
     by_model = {model: of_masks[of_masks["model"] == model] for model in shown}
@@ -98,7 +98,7 @@ def _colour_by_group(figure: Figure, axis: Axes, group: pd.Series) -> None:
     for label in axis.get_yticklabels():
         label.set_color(palette.get(group[label.get_text()], "0.3"))
     handles = [
-        mpl.patches.Patch(color=colour, label=readable(str(name)).lower())
+        mpl.patches.Patch(color=colour, label=readable_set(str(name)))
         for name, colour in palette.items()
     ]
     figure.legend(handles=handles, ncols=3, loc="outside lower center", fontsize=LABEL_SIZE + 1)

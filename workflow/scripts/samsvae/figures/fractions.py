@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from samsvae.figures.style import model_colours, nothing_to_show, panels
+from samsvae.figures.style import model_colours, models_in, nothing_to_show, panels
 from samsvae.wording import readable
 
 
@@ -32,7 +32,7 @@ def draw(
     figure, axes = panels(len(shown), 3, 2.4)
     for axis, (metric, text) in zip(axes, shown.items(), strict=True):
         one = _of(table, metric)
-        present = [model for model in models if model in set(one["model"])]
+        present = models_in(one, models)
         width = 0.8 / len(present)
         for place, model in enumerate(present):
             rows = one[one["model"] == model].set_index("fraction").reindex(fractions)

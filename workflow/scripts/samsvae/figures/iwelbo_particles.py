@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from samsvae.figures.style import model_colours, panels
+from samsvae.figures.style import model_colours, models_in, panels
 from samsvae.wording import readable
 
 CELLS = {"test": "test cells", "val": "validation cells"}
@@ -18,7 +18,7 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     """Draw from iwelbo_by_particles.tsv; validation cells where no cell is left to test."""
     scope = "test" if (table["scope"] == "test").any() else "val"
     table = table[table["scope"] == scope]
-    shown = [model for model in models if model in set(table["model"])]
+    shown = models_in(table, models)
     colours = model_colours(models)
     figure, axes = panels(2, 2, 2.4)
     runs = table.set_index(["split", "seed", "particles"])

@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from samsvae.figures.style import DIVERGING, clustered, panels
+from samsvae.figures.style import DIVERGING, clustered, models_in, panels
 from samsvae.wording import readable
 
 MOST_PERTURBATIONS, MOST_DIMENSIONS = 50, 30
@@ -16,7 +16,7 @@ MOST_PERTURBATIONS, MOST_DIMENSIONS = 50, 30
 
 def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     """Draw from latent_effects.tsv; dimensions from the most used on, perturbations clustered."""
-    shown = [model for model in models if model in set(table["model"])]
+    shown = models_in(table, models)
     matrices = {
         model: table[table["model"] == model].pivot_table(
             index="perturbation", columns="dimension", values="shift"

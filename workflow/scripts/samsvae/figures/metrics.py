@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from samsvae.figures.style import model_colours, nothing_to_show, panels
+from samsvae.figures.style import model_colours, name_rows, nothing_to_show, panels
 from samsvae.statistics.summary import (
     BEST,
     CEILING,
@@ -45,8 +45,7 @@ def draw(
         _rows(axis, found, models, colours)
         axis.set_xlabel(_label(heading, metric))
         axis.xaxis.set_major_locator(MaxNLocator(3))
-    axes[0].set_yticks(range(len(models)), [readable(model) for model in models])
-    axes[0].set_ylim(len(models) - 0.5, -0.5)
+    name_rows(axes[0], [readable(model) for model in models])
     return figure
 
 

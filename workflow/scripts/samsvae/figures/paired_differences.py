@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from samsvae.figures.style import model_colours, nothing_to_show, panels
+from samsvae.figures.style import model_colours, models_in, name_rows, nothing_to_show, panels
 from samsvae.metrics.registry import HELD_OUT
 from samsvae.statistics.paired import TIE
 from samsvae.statistics.scores import RUNS
@@ -36,7 +36,7 @@ def draw(
         shown.remove(f"median_pearson{HELD_OUT}")
     if not shown:
         return nothing_to_show("Nothing was repeated, so no difference has an interval.")
-    others = [model for model in models[1:] if model in set(against["model"])]
+    others = models_in(against, models[1:])
     colours = model_colours(models)
     n_fractions = len(by_fraction(against))
     offset = np.linspace(-0.3, 0.3, n_fractions) if n_fractions > 1 else [0.0]
@@ -62,8 +62,7 @@ def draw(
         axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.axvline(0, color="0.5", linewidth=0.6, zorder=0)
         axis.set_xlabel(f"{titles[metric]}\n({WITHIN.get(over, f'over {over}')})")
-    axes[0].set_yticks(range(len(others)), [readable(model) for model in others])
-    axes[0].set_ylim(len(others) - 0.5, -0.5)
+    name_rows(axes[0], [readable(model) for model in others])
     figure.suptitle(f"Difference to {readable(models[0])}")
     return figure
 

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from samsvae.biology.enrichment import OVER_REPRESENTATION, PRERANKED
-from samsvae.figures.style import model_colours, nothing_to_show, panels
+from samsvae.figures.style import model_colours, models_in, name_rows, nothing_to_show, panels
 from samsvae.wording import readable
 
 MARKERS = {
@@ -20,7 +20,7 @@ HEIGHT = 0.2  # of the methods about a model's row
 
 def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     """Draw from pathway_agreement.tsv; a dot is a perturbation and a collection of gene sets."""
-    shown = [model for model in models if model in set(table["model"])]
+    shown = models_in(table, models)
     if not shown:
         return nothing_to_show("No model predicts an effect to test gene sets for.")
     titles = {
@@ -60,8 +60,7 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     axes[1].set_xlim(-0.05, 1.05)
     axes[2].set_xlim(-0.05, 1.3)
     axes[2].set_xticks([0, 0.5, 1])
-    axes[0].set_yticks(range(len(shown)), [readable(model) for model in shown])
-    axes[0].set_ylim(len(shown) - 0.5, -0.5)
+    name_rows(axes[0], [readable(model) for model in shown])
     handles = [
         axes[0].plot(
             [], [], marker, color="0.15", markerfacecolor="white", markersize=4, label=name

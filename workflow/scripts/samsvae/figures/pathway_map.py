@@ -10,8 +10,16 @@ from matplotlib.figure import Figure
 
 from samsvae.biology.enrichment import PRERANKED
 from samsvae.biology.pathway_agreement import OBSERVED
-from samsvae.figures.enrichment import LARGEST_SCORE, shortened
-from samsvae.figures.style import DIVERGING, PAGE_WIDTH, clustered, nothing_to_show, panels
+from samsvae.figures.style import (
+    DIVERGING,
+    LARGEST_SCORE,
+    PAGE_WIDTH,
+    clustered,
+    models_in,
+    nothing_to_show,
+    panels,
+    set_name,
+)
 from samsvae.wording import readable
 
 MOST_SETS, MOST_PERTURBATIONS = 30, 40
@@ -33,7 +41,7 @@ def draw(
     scores = _matrix(observed, "score", sets, names).fillna(0)
     rows = [sets[row] for row in clustered(scores.to_numpy())]
     columns = [names[column] for column in clustered(scores.to_numpy().T)]
-    predicting = [model for model in models if model in set(table["model"])][:MOST_MODELS]
+    predicting = models_in(table, models)[:MOST_MODELS]
     shown = {"observed effects": observed} | {
         f"predicted by {readable(model)}": table[table["model"] == model] for model in predicting
     }
@@ -49,7 +57,7 @@ def draw(
         axis.plot(across + 0.5, down + 0.5, "o", color="0.1", markersize=1.2)
         axis.set(title=title, xlabel="", ylabel="")
         axis.tick_params(labelsize=5, length=0)
-    axes[0].set_yticks(np.arange(len(rows)) + 0.5, [shortened(name) for _, name in rows])
+    axes[0].set_yticks(np.arange(len(rows)) + 0.5, [set_name(name) for _, name in rows])
     figure.colorbar(
         axes[0].collections[0], ax=axes, shrink=0.5, extend="both",
         label="normalised enrichment score",

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from samsvae.figures.style import model_colours, nothing_to_show, panels
+from samsvae.figures.style import model_colours, name_rows, nothing_to_show, panels
 from samsvae.metrics.registry import HELD_OUT
 from samsvae.wording import readable
 
@@ -55,6 +55,5 @@ def draw(
             axis.plot([low, high], [row, row], color="0.15", lw=1.2)
             axis.plot(middle, row, "o", color="0.15", markerfacecolor="white", markersize=3.5)
         axis.set_xlabel(title)
-    axes[0].set_yticks(range(len(models)), [readable(model) for model in models])
-    axes[0].set_ylim(len(models) - 0.5, -0.5)
+    name_rows(axes[0], [readable(model) for model in models])
     return figure

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from samsvae.figures.style import model_colours, panels
+from samsvae.figures.style import model_colours, models_in, panels
 from samsvae.metrics.factors import MASK_THRESHOLD
 from samsvae.wording import readable
 
@@ -17,7 +17,7 @@ from samsvae.wording import readable
 def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     """Draw from recovery.tsv; lines are runs of the first split, dots factors (means of runs)."""
     table = table[table["split"] == table["split"].iloc[0]]
-    shown = [model for model in models if model in set(table["model"])]
+    shown = models_in(table, models)
     colours = model_colours(models)
     figure, axes = panels(3, 3, 2.6)
     f1 = table[table["measure"] == "f1"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from scipy.cluster import hierarchy
 
 from samsvae.files import whole_file
+from samsvae.wording import readable_set
 
 mpl.use("svg")
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every font in a PDF
@@ -25,6 +27,8 @@ FONT_SIZE = 7  # points
 EFFECT_UNITS = "log2(CP10k + 1)"
 DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
 OBSERVED_COLOUR = "0.35"
+LARGEST_SCORE = 3.0  # normalised enrichment score of the strongest colour
+LONGEST_NAME = 38  # characters, of a gene set
 
 
 def use_style() -> None:
@@ -95,6 +99,24 @@ def model_colours(models: Sequence[str]) -> dict[str, Any]:
     """Give each model its colour, by its place in the experiment."""
     palette = sns.color_palette("colorblind", max(len(models), 1))
     return dict(zip(models, palette, strict=True))
+
+
+def models_in(table: pd.DataFrame, models: Sequence[str]) -> list[str]:
+    """Name the experiment's models that a table has rows of, in the experiment's order."""
+    present = set(table["model"])
+    return [model for model in models if model in present]
+
+
+def name_rows(axis: Axes, names: Sequence[str], **options: Any) -> None:
+    """Write names beside what is drawn at the heights 0, 1, 2, ..., the first at the top."""
+    axis.set_yticks(range(len(names)), names, **options)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+
+
+def set_name(name: str) -> str:
+    """Write a gene set's name so that it fits beside an axis."""
+    words = readable_set(name)
+    return words if len(words) <= LONGEST_NAME else words[: LONGEST_NAME - 1] + "…"
 
 
 def panels(

@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from samsvae.figures.style import panels
+from samsvae.figures.style import models_in, panels
 from samsvae.wording import readable
 
 STEPS_LEFT_OUT = 0.1  # the steep first part, which would hide the rest
@@ -15,7 +15,7 @@ STEPS_LEFT_OUT = 0.1  # the steep first part, which would hide the rest
 
 def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     """Draw from training.tsv."""
-    shown = [model for model in models if model in set(table["model"])]
+    shown = models_in(table, models)
     late = table[table["step"] >= STEPS_LEFT_OUT * table["step"].max()]
     styles = {"train": (sns.color_palette("colorblind")[0], "-"),
               "val": (sns.color_palette("colorblind")[1], "--")}  # fmt: skip

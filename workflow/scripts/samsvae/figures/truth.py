@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from samsvae.figures.style import nothing_to_show, panels
+from samsvae.figures.style import models_in, nothing_to_show, panels
 from samsvae.wording import readable
 
 
 def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     """Draw from matched_masks.tsv."""
-    shown = [model for model in models if model in set(table["model"])]
+    shown = models_in(table, models)
     if not shown:
         return nothing_to_show("No model of this experiment has a mask.")
     n_targets = table["target"].nunique()
