@@ -20,6 +20,7 @@ from samsvae.effects.expectation import ExpectedLogCounts
 from samsvae.effects.observed import log_expression, observed_effects
 from samsvae.effects.overview import list_perturbations
 from samsvae.effects.predicted import predicted_effects
+from samsvae.effects.strongest import strongest_genes
 from samsvae.effects.table import long_table, read_effects, rows_of_perturbation, write_effects
 from samsvae.errors import InputError
 from samsvae.experiments import Split
@@ -290,6 +291,14 @@ def test_perturbations_are_listed_with_the_genes_they_change(observed):
     assert first["raised"].split(" ")[0] == effect[is_de].idxmax()
     assert f"{effect[is_de].max():+.2f}" in first["raised"]
     assert "−" in first["lowered"]
+
+
+def test_genes_keep_the_hyphens_of_their_names():
+    genes = pd.Index(["NKX2-1", "HLA-A", "KLF1"])
+    effect, chosen = np.array([0.5, -1.25, 9.0]), np.array([True, True, False])
+    assert strongest_genes(effect, chosen, genes, 5) == "HLA-A −1.25, NKX2-1 +0.50"
+    assert strongest_genes(effect, chosen, genes, 1) == "HLA-A −1.25"
+    assert strongest_genes(effect, ~chosen & False, genes, 5) == ""
 
 
 @given(st.text(min_size=1))

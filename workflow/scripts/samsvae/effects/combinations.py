@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from samsvae.effects.strongest import strongest_genes
 from samsvae.labels import doses, label_of
 from samsvae.metrics.agreement import pearson
 
@@ -152,8 +153,8 @@ def tabulate_departures(
             "noise_size": np.sqrt(np.mean(np.nan_to_num(found.standard_error) ** 2, axis=1)),
             "n_departing": departing.sum(axis=1),
             "departing_genes": [
-                _strongest(found.departure[row], departing[row], observed.var_names)
-                for row in range(len(found.names))
+                strongest_genes(departure, chosen, observed.var_names, MOST_NAMED)
+                for departure, chosen in zip(found.departure, departing, strict=True)
             ],
         }
     )
@@ -200,9 +201,3 @@ def _false_discovery_rates(pvalue: Matrix) -> Matrix:
         if tested.any():
             rates[row, tested] = stats.false_discovery_control(values[tested])
     return rates
-
-
-def _strongest(departure: np.ndarray, chosen: np.ndarray, genes: pd.Index) -> str:
-    order = np.argsort(np.where(chosen, -np.abs(departure), np.inf), kind="stable")
-    named = order[: min(MOST_NAMED, int(chosen.sum()))]
-    return ", ".join(f"{genes[gene]} {departure[gene]:+.2f}" for gene in named).replace("-", "−")

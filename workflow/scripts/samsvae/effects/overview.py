@@ -4,6 +4,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
+from samsvae.effects.strongest import strongest_genes
 from samsvae.labels import file_name
 
 MOST_NAMED = 6
@@ -33,19 +34,13 @@ def list_perturbations(observed: anndata.AnnData, fdr: float) -> pd.DataFrame:
             "perturbation": name,
             "n_cells": observed.obs["n_cells"].iloc[row],
             "n_held_out": observed.obs["n_held_out"].iloc[row],
-            "n_de": int(is_de[row].sum()),
-            "raised": _strongest(effects[row], is_de[row] & (effects[row] > 0), observed.var_names),
-            "lowered": _strongest(
-                effects[row], is_de[row] & (effects[row] < 0), observed.var_names
-            ),
+            "n_de": int(own.sum()),
+            "raised": strongest_genes(effect, own & (effect > 0), observed.var_names, MOST_NAMED),
+            "lowered": strongest_genes(effect, own & (effect < 0), observed.var_names, MOST_NAMED),
             "figure": f"figures/perturbations/{file_name(name)}.svg",
         }
-        for row, name in enumerate(observed.obs_names)
+        for row, (name, effect, own) in enumerate(
+            zip(observed.obs_names, effects, is_de, strict=True)
+        )
     ]
     return pd.DataFrame(rows).sort_values("n_de", ascending=False, kind="stable")
-
-
-def _strongest(effect: np.ndarray, chosen: np.ndarray, genes: pd.Index) -> str:
-    order = np.argsort(np.where(chosen, -np.abs(effect), np.inf), kind="stable")
-    named = order[: min(MOST_NAMED, int(chosen.sum()))]
-    return ", ".join(f"{genes[gene]} {effect[gene]:+.2f}" for gene in named).replace("-", "−")
