@@ -12,7 +12,6 @@ def main(snakemake: Any) -> None:
 
     from samsvae.biology.basal_state import classify_basal_state
     from samsvae.files import write_tsv
-    from samsvae.inference.cells import choose_device
     from samsvae.inference.checkpoint import load_model
     from samsvae.screen import read_screen
     from samsvae.splits import read_split
@@ -21,9 +20,7 @@ def main(snakemake: Any) -> None:
     screen = read_screen(snakemake.input.screen)
     parts = read_split(snakemake.input.split, screen)
     tables = [
-        classify_basal_state(load_model(path, choose_device()), screen, parts, run["seed"]).assign(
-            **run
-        )
+        classify_basal_state(load_model(path), screen, parts, run["seed"]).assign(**run)
         for run, path in zip(snakemake.params.runs, snakemake.input.models, strict=True)
     ]
     table = pd.concat([table for table in tables if len(table)] or tables)

@@ -11,7 +11,6 @@ def main(snakemake: Any) -> None:
 
     from samsvae.biology.state_map import state_map
     from samsvae.files import write_tsv
-    from samsvae.inference.cells import choose_device
     from samsvae.inference.checkpoint import load_model
     from samsvae.screen import read_screen
     from samsvae.splits import read_split
@@ -20,7 +19,7 @@ def main(snakemake: Any) -> None:
     screen = read_screen(snakemake.input.screen)
     run = snakemake.params.runs[0]
     table = state_map(
-        load_model(snakemake.input.models[0], choose_device()),
+        load_model(snakemake.input.models[0]),
         screen,
         read_split(snakemake.input.split, screen),
         snakemake.params.most_cells,
