@@ -8,27 +8,21 @@ from samsvae.job import run_job
 def main(snakemake: Any) -> None:
     """Run the rule."""
     from samsvae.biology.enrichment import Enrichment, enrich, strongest
-    from samsvae.biology.gene_sets import measured_sets, read_gmt
-    from samsvae.effects.table import read_effects
+    from samsvae.biology.gene_sets import read_collections
+    from samsvae.effects.table import measured_genes, read_effects
     from samsvae.files import write_tsv
 
-    settings = Enrichment(**snakemake.params.settings)
-    observed = read_effects(snakemake.input.observed)
-    # a gene that no cell shows was not measured
-    measured = observed.var_names[observed.var["n_cells"] > 0]
-    effects = read_effects(snakemake.input.effects)[:, measured]
-    collections = {
-        name: measured_sets(
-            read_gmt(path), effects.var_names, path, settings.min_size, settings.max_size
-        )
-        for name, path in zip(
-            snakemake.params.gene_set_names, snakemake.input.gene_sets, strict=True
-        )
-    }
+    given, params = snakemake.input, snakemake.params
+    settings = Enrichment(**params.settings)
+    observed = read_effects(given.observed)
+    measured = measured_genes(observed)
+    effects = read_effects(given.effects)[:, measured]
+    paths = dict(zip(params.gene_set_names, given.gene_sets, strict=True))
+    collections = read_collections(paths, measured, settings.min_size, settings.max_size)
     tested = strongest(observed, settings.max_perturbations)
     table = enrich(effects, tested, collections, settings, seed=0)
     write_tsv(
-        table.assign(**snakemake.params.run),
+        table.assign(**params.run),
         snakemake.output.table,
         first=["split", "model", "seed"],
     )

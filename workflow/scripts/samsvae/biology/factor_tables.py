@@ -24,11 +24,11 @@ from samsvae.biology.factors import (
     masks_of,
     used_shifts,
 )
-from samsvae.biology.gene_sets import GeneSets, measured_sets, read_gmt
+from samsvae.biology.gene_sets import GeneSets, read_collections, read_gmt
 from samsvae.biology.latent_effects import latent_effects
 from samsvae.biology.perturbation_groups import members_of, target_genes
 from samsvae.effects.factors import factor_effects
-from samsvae.effects.table import read_effects
+from samsvae.effects.table import measured_genes, read_effects
 from samsvae.inference.checkpoint import TrainedModel
 
 logger = logging.getLogger(__name__)
@@ -163,18 +163,10 @@ def read_annotation(
     InputError
         If a file is not a GMT file, or a collection shares no gene with the screen.
     """
-    measured: list[str] = []
-    if observed is not None:
-        shown = read_effects(observed).var["n_cells"]
-        measured = list(shown.index[shown > 0])  # a gene that no cell shows was not measured
+    measured = [] if observed is None else measured_genes(read_effects(observed))
     return Annotation(
         perturbation_groups={} if perturbation_groups is None else read_gmt(perturbation_groups),
         target_genes=target_genes(screen),
-        gene_sets={
-            name: measured_sets(
-                read_gmt(path), measured, str(path), settings.min_size, settings.max_size
-            )
-            for name, path in gene_sets.items()
-        },
+        gene_sets=read_collections(gene_sets, measured, settings.min_size, settings.max_size),
         measured=frozenset(measured),
     )

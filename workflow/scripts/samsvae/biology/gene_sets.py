@@ -1,7 +1,7 @@
 """Gene sets in GMT files, restricted to the genes that a screen measures."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from samsvae.errors import InputError
@@ -53,6 +53,24 @@ def read_gmt(path: str | Path) -> GeneSets:
     if not sets:
         raise InputError(f"{file}: there is no gene set in this file.")
     return sets
+
+
+def read_collections(
+    paths: Mapping[str, str | Path], genes: Collection[str], min_size: int, max_size: int
+) -> dict[str, GeneSets]:
+    """Read several GMT files, each restricted as by :func:`measured_sets`.
+
+    Parameters
+    ----------
+    paths
+        Files by the name of the collection.
+    genes, min_size, max_size
+        As of :func:`measured_sets`.
+    """
+    return {
+        name: measured_sets(read_gmt(path), genes, str(path), min_size, max_size)
+        for name, path in paths.items()
+    }
 
 
 def write_gmt(sets: Mapping[str, Iterable[str]], path: str | Path, description: str) -> None:

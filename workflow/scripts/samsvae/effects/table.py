@@ -66,6 +66,11 @@ def read_effects(path: str | Path) -> anndata.AnnData:
     return anndata.read_h5ad(path)
 
 
+def measured_genes(observed: anndata.AnnData) -> list[str]:
+    """Name the genes that a cell shows; one that no cell shows was not measured."""
+    return list(observed.var_names[observed.var["n_cells"] > 0])
+
+
 def truth_of(observed: anndata.AnnData, predicted: anndata.AnnData) -> anndata.AnnData:
     """Choose what predicted effects are compared with.
 

@@ -97,12 +97,8 @@ def matched_masks(
 
     Parameters
     ----------
-    screen
-        A simulated screen.
-    probability
-        Posterior mask probabilities, model's perturbations x latent dimensions.
-    perturbations
-        Names of the model's perturbations.
+    screen, probability, perturbations
+        As for :func:`mask_recovery`.
 
     Returns
     -------
