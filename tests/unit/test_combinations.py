@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from samsvae.effects.combinations import departures, parts_of, tabulate_departures
 from samsvae.effects.observed import log_expression, observed_effects
 from samsvae.experiments import Split
+from samsvae.metrics.combinations import departures, parts_of, tabulate_departures
 from samsvae.splits import split_cells
 
 NAMES = ["A", "B", "C", "A+B", "A+C", "A+B+C", "B+D"]

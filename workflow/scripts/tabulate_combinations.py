@@ -7,9 +7,9 @@ from samsvae.job import run_job
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.effects.combinations import tabulate_departures
     from samsvae.effects.table import read_effects
     from samsvae.files import write_tsv
+    from samsvae.metrics.combinations import tabulate_departures
 
     observed = read_effects(snakemake.input.observed)
     runs = zip(snakemake.params.runs, snakemake.input.predicted, strict=True)

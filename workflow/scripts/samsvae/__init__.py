@@ -7,7 +7,12 @@ The floors, from the ground up (imports go down only):
 - :mod:`samsvae.models`: the generative models and their guides
 - :mod:`samsvae.inference`: objective, training, importance-weighted bounds
 - :mod:`samsvae.effects`: observed and predicted average treatment effects
-- :mod:`samsvae.metrics`, :mod:`samsvae.biology`, :mod:`samsvae.figures`: what is made of them
+- :mod:`samsvae.metrics`, :mod:`samsvae.biology`: how good they are, and what they say of genes
+- :mod:`samsvae.statistics`: how sure the scores are, and which model is better
+- :mod:`samsvae.figures`, :mod:`samsvae.report`: what a reader is shown
+
+Beside them, :mod:`samsvae.inspection` looks at a screen before anything is trained, and
+:mod:`samsvae.chain` follows a result back to the data.
 """
 
 __version__ = "0.1.0"
