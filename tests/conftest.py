@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import anndata
+import pandas as pd
 import pytest
 import torch
 from hypothesis import settings
@@ -39,6 +40,13 @@ TINY = Simulation(
 @pytest.fixture(scope="session")
 def tiny_screen() -> anndata.AnnData:
     return simulate(TINY)[0]
+
+
+def true_shifts(screen: anndata.AnnData) -> pd.DataFrame:
+    """How far each target truly moves each factor, in basal standard deviations; 0 where masked."""
+    truth = screen.uns["truth"]
+    shifts = truth["mask"] * truth["embedding"]
+    return pd.DataFrame(shifts, index=truth["targets"], columns=truth["factors"])
 
 
 def canonical(source: H5adSource) -> anndata.AnnData:

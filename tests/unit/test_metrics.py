@@ -24,7 +24,7 @@ from samsvae.metrics.truth import (
     matched_masks,
     true_effects,
 )
-from samsvae.sources.simulated import truth_table
+from tests.conftest import true_shifts
 
 
 def test_bounds_are_paired_by_cell():
@@ -97,7 +97,7 @@ def test_matched_masks_lay_truth_beside_inference(tiny_screen):
 
 def test_true_effects_are_what_many_cells_show(tiny_screen):
     """Inert targets move nothing; others move the genes of their factors, in the right sense."""
-    shifts = truth_table(tiny_screen)
+    shifts = true_shifts(tiny_screen)
     names = list(shifts.index)
     true = true_effects(tiny_screen, names, seed=0)
     inert = (shifts == 0).all(axis=1).to_numpy()

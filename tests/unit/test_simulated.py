@@ -4,8 +4,8 @@ import pytest
 from samsvae.errors import InputError
 from samsvae.labels import components
 from samsvae.screen import content_digest
-from samsvae.sources.simulated import Simulation, simulate, truth_table
-from tests.conftest import TINY
+from samsvae.sources.simulated import Simulation, simulate
+from tests.conftest import TINY, true_shifts
 
 
 def test_a_seed_is_a_screen():
@@ -31,7 +31,7 @@ def test_truth_is_kept_and_every_factor_is_moved(tiny_screen):
     truth = tiny_screen.uns["truth"]
     assert truth["mask"].shape == (8, 3)
     assert (truth["mask"].sum(0) > 0).all()
-    assert (truth_table(tiny_screen).to_numpy() != 0).astype(int).tolist() == truth["mask"].astype(
+    assert (true_shifts(tiny_screen).to_numpy() != 0).astype(int).tolist() == truth["mask"].astype(
         int
     ).tolist()
     assert tiny_screen.obsm["true_basal"].shape == (tiny_screen.n_obs, 5)
@@ -42,7 +42,7 @@ def test_cells_move_where_their_target_moves_them():
     screen, gene_sets = simulate(settings)
     shares = screen.to_df().div(screen.obs["library_size"], axis=0)
     control = shares[screen.obs["perturbation"] == "control"].mean()
-    shifts = truth_table(screen)
+    shifts = true_shifts(screen)
     target = shifts.abs().max(axis=1).idxmax()
     programme = shifts.loc[target].abs().idxmax()
     loadings = screen.uns["truth"]["loadings"][list(shifts.columns).index(programme)]

@@ -13,7 +13,6 @@ from itertools import combinations
 
 import anndata
 import numpy as np
-import pandas as pd
 
 from samsvae.errors import InputError
 from samsvae.labels import CONTROL, JOIN
@@ -184,17 +183,3 @@ def _gene_sets(
         chosen = rng.choice(settings.n_genes, settings.programme_size, replace=False)
         sets[f"DECOY_{decoy:02d}"] = [genes[g] for g in sorted(chosen)]
     return sets
-
-
-def truth_table(screen: anndata.AnnData) -> pd.DataFrame:
-    """Show which target truly moves which factor, and how far.
-
-    Returns
-    -------
-    DataFrame
-        Targets x factors; the shift in basal standard deviations, 0 where masked.
-    """
-    truth = screen.uns["truth"]
-    return pd.DataFrame(
-        truth["mask"] * truth["embedding"], index=truth["targets"], columns=truth["factors"]
-    )
