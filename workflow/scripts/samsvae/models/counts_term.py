@@ -10,11 +10,12 @@ genes by small counts.
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numba import njit, prange
 from torch import Tensor
+
+from samsvae.models.compiled import use_as_many_threads
 
 LARGEST_TABULATED = 63  # few counts of a cell are larger
 LARGE_SHAPE = 16.0  # from here Stirling's series is exact to rounding
@@ -83,14 +84,6 @@ def _slope(x: Tensor, c: Tensor) -> Tensor:
     series = torch.log1p(x / large) - (x + large - 0.5) * x / product
     series += x * (x + 2 * large) / (12 * product**2)
     return torch.where(c > LARGE_SHAPE, series, direct)
-
-
-def use_as_many_threads() -> None:
-    """Let compiled code use as many threads as PyTorch does."""
-    threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-    if torch.get_num_threads() != threads:  # they share a pool, which Numba opens at full size
-        torch.set_num_threads(threads)
 
 
 @njit(parallel=True, cache=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from samsvae.models import log_mass_compiled
+from samsvae.models.compiled import is_compiled_for
 from samsvae.models.counts_term import counts_term
 from samsvae.models.multiplication import multiply
 
@@ -135,7 +136,7 @@ def _value(
 ) -> Tensor:
     """Compute the decoder's term alone."""
     term = hidden.new_empty(hidden.shape[:-1])
-    compiled = log_mass_compiled.is_compiled_for(hidden)
+    compiled = is_compiled_for(hidden)
     value = log_mass_compiled.value if compiled else _value_of_logits
     for here, group in _blocks(hidden):
         h = hidden[group, here].view(-1, hidden.shape[-1])
@@ -168,7 +169,7 @@ def _by_blocks(
     term, by_hidden = hidden.new_empty(hidden.shape[:-1]), torch.empty_like(hidden)
     by_c, by_bias = torch.zeros_like(c), torch.zeros_like(bias)
     by_weight = weight.new_zeros(weight.shape[::-1]).T  # as `multiply` gives it
-    compiled = log_mass_compiled.is_compiled_for(hidden)
+    compiled = is_compiled_for(hidden)
     score = log_mass_compiled.score if compiled else _score
     for here, group in _blocks(hidden):
         h = hidden[group, here].view(-1, hidden.shape[-1])

@@ -14,7 +14,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from samsvae.models.counts_term import use_as_many_threads
+from samsvae.models.compiled import use_as_many_threads
 
 # ln 2 as a sum, the first part of so few bits that its product with an exponent is exact
 LN_2 = np.float32(0.693359375), np.float32(math.log(2) - 0.693359375)
@@ -34,11 +34,6 @@ LOG_SERIES = tuple(np.float32(2 / power) for power in (9, 7, 5, 3))
 inlined = partial(njit, error_model="numpy", forceinline=True)
 function = inlined(fastmath={"contract"})  # a product and a sum may be rounded once
 over_genes = inlined(fastmath={"contract", "reassoc", "nsz"})  # and sums taken in any order
-
-
-def is_compiled_for(tensor: Tensor) -> bool:
-    """Whether :func:`score` takes tensors such as this one."""
-    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 
 def score(
