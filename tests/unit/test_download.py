@@ -18,7 +18,7 @@ from samsvae.sources import download as module
 from samsvae.sources.download import Patience, download
 from samsvae.sources.verification import (
     PublishedFile,
-    check_size,
+    check_file_size,
     read_receipt,
     verify,
     write_receipt,
@@ -348,7 +348,7 @@ def test_a_users_own_file_is_verified(server, tmp_path):
     verify(own, published(server))
     verify(own, published(server, md5=hashlib.md5(CONTENT).hexdigest().upper()))
     own.write_bytes(OTHER)
-    check_size(own, published(server))
+    check_file_size(own, published(server))
     with pytest.raises(InputError, match=r"own\.h5ad: not the published screen\.h5ad: its md5 is"):
         verify(own, published(server))
 

@@ -11,7 +11,7 @@ from samsvae.biology.gene_sets import measured_sets, read_gmt
 from samsvae.config import gene_set_names
 from samsvae.errors import InputError
 from samsvae.sources.registry import DOWNLOADS_FOLDER, download_of, own_settings
-from samsvae.sources.verification import PublishedFile, check_size
+from samsvae.sources.verification import PublishedFile, check_file_size
 
 
 def check_inputs(config: Mapping[str, Any]) -> None:
@@ -60,4 +60,4 @@ def check_inputs(config: Mapping[str, Any]) -> None:
 def _check_published(path: str | None, published: PublishedFile) -> None:
     downloaded = Path(DOWNLOADS_FOLDER, published.file)
     if path is not None or downloaded.exists():
-        check_size(path or downloaded, published)
+        check_file_size(path or downloaded, published)

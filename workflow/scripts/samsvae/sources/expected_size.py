@@ -7,7 +7,7 @@ from samsvae.errors import InputError
 PUBLISHED = "published"
 
 
-def check_size(
+def check_screen_size(
     found: Mapping[str, int],
     expected: Mapping[str, int | str | None],
     published: Mapping[str, int],

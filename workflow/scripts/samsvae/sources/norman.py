@@ -23,7 +23,7 @@ import pandas as pd
 from samsvae.errors import InputError
 from samsvae.labels import CONTROL, JOIN, canonical_labels, components
 from samsvae.sources.counts import CountMatrix
-from samsvae.sources.expected_size import PUBLISHED, check_size
+from samsvae.sources.expected_size import PUBLISHED, check_screen_size
 from samsvae.sources.gene_names import read_genes, unique_names
 from samsvae.sources.h5ad_file import (
     columns,
@@ -107,7 +107,7 @@ def write_norman_screen(source: NormanSource, provenance: str, output: str | Pat
         table = read_genes(file)
         genes = _marked_genes(file) if original else _chosen_genes(counts, table, source)
         targets = {gene for label in labels.categories for gene in components(label)}
-        check_size(
+        check_screen_size(
             {"cells": len(labels), "genes": len(genes), "targets": len(targets)},
             {
                 "cells": source.expected_cells,

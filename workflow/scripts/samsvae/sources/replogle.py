@@ -26,7 +26,7 @@ import pandas as pd
 from samsvae.errors import InputError
 from samsvae.files import read_table
 from samsvae.labels import CONTROL, JOIN
-from samsvae.sources.expected_size import PUBLISHED, check_size
+from samsvae.sources.expected_size import PUBLISHED, check_screen_size
 from samsvae.sources.gene_names import read_genes, unique_names
 from samsvae.sources.h5ad_file import (
     columns,
@@ -137,7 +137,7 @@ def select(file: h5py.File, source: ReplogleSource) -> Selection:
 
     table = read_genes(file)
     genes = np.flatnonzero(table["symbol"].isin(_genes_of(source.response_genes)))
-    check_size(
+    check_screen_size(
         {
             "cells": len(cells),
             "genes": len(genes),

@@ -135,13 +135,13 @@ def verify(path: str | Path, published: PublishedFile) -> None:
     InputError
         If the file is missing, has another size, which is seen at once, or another checksum.
     """
-    check_size(path, published)
+    check_file_size(path, published)
     difference = checksums_of(Path(path), published).difference()
     if difference:
         raise InputError(_not_the_file(path, published, difference))
 
 
-def check_size(path: str | Path, published: PublishedFile) -> None:
+def check_file_size(path: str | Path, published: PublishedFile) -> None:
     """Refuse a file that is missing or whose size is not the published one, without reading it.
 
     Raises
