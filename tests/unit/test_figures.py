@@ -6,9 +6,9 @@ import pytest
 
 from samsvae.biology.pathway_agreement import pathway_agreement
 from samsvae.figures.style import clustered, model_colours, save_figure, use_style
-from samsvae.findings import condition_tables, sentences
 from samsvae.metrics.strength import scores_by_strength
 from samsvae.report.background import describe
+from samsvae.report.findings import condition_tables, sentences
 from samsvae.wording import readable
 
 MODELS = ["sams_vae", "no_change"]

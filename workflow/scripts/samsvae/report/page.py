@@ -11,11 +11,11 @@ from samsvae.chapters import Figure
 from samsvae.contents import STAGES, figures_of, stages_of
 from samsvae.experiments import splits
 from samsvae.files import read_table, whole_file
-from samsvae.findings import condition_tables, sentences
 from samsvae.provenance import digest_of, versions
 from samsvae.report.background import cells_in_words, competitors, describe, origins, run_times
 from samsvae.report.biology import biology_in_words
 from samsvae.report.entries import figure_entry, table_entry
+from samsvae.report.findings import condition_tables, sentences
 from samsvae.report.reproduction import reproduction_in_words
 from samsvae.statistics.paired import CONFIDENCE
 from samsvae.wording import readable
