@@ -8,14 +8,14 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from samsvae.figures.bounds import unseen_cells
 from samsvae.figures.style import COLUMN_WIDTH, model_colours, models_in, name_rows
 from samsvae.wording import readable
 
 
 def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     """Draw from iwelbo.tsv; test cells, or validation cells where no cell is left to test."""
-    scope = "test" if (table["scope"] == "test").any() else "val"
-    table = table[table["scope"] == scope]
+    table, cells = unseen_cells(table)
     shown = models_in(table, models)
     colours = model_colours(models)
     figure, axis = plt.subplots(figsize=(COLUMN_WIDTH, 0.6 + 0.3 * len(shown)))
@@ -36,6 +36,5 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     )  # fmt: skip
     axis.axvline(0, color="0.6", linewidth=0.6, zorder=0)
     name_rows(axis, [readable(model) for model in shown])
-    cells = {"test": "test cells", "val": "validation cells"}[scope]
     axis.set_xlabel(f"IWELBO minus that of {readable(shown[0])},\nnats per cell ({cells})")
     return figure

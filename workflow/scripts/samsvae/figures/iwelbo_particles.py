@@ -8,16 +8,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from samsvae.figures.bounds import unseen_cells
 from samsvae.figures.style import model_colours, models_in, panels
 from samsvae.wording import readable
-
-CELLS = {"test": "test cells", "val": "validation cells"}
 
 
 def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     """Draw from iwelbo_by_particles.tsv; validation cells where no cell is left to test."""
-    scope = "test" if (table["scope"] == "test").any() else "val"
-    table = table[table["scope"] == scope]
+    table, cells = unseen_cells(table)
     shown = models_in(table, models)
     colours = model_colours(models)
     figure, axes = panels(2, 2, 2.4)
@@ -44,7 +42,7 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
         axis.set_xticks(particles, [f"{number:g}" for number in particles])
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel("particles")
-    axes[0].set_ylabel(f"IWELBO, nats per cell ({CELLS[scope]})")
+    axes[0].set_ylabel(f"IWELBO, nats per cell ({cells})")
     axes[1].set_ylabel(f"IWELBO minus that of {readable(shown[0])},\nnats per cell")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure

@@ -1,6 +1,6 @@
 """Every model against the first, paired, with the interval of the difference."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,7 @@ from samsvae.wording import readable
 WITHIN = {"perturbations": "over perturbations", "cells": "over cells"}
 
 
-def draw(
-    table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
-) -> Figure:
+def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     """Draw from paired_differences.tsv."""
     titles = {
         f"pearson{HELD_OUT}": "r, held-out cells",

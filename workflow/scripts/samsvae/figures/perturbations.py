@@ -1,6 +1,6 @@
 """How the quality of predictions is distributed over perturbations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,7 @@ from samsvae.wording import readable
 SPREAD_OF_DOTS = 0.22
 
 
-def draw(
-    table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
-) -> Figure:
+def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     """Draw from perturbation_metrics.parquet; perturbations with test cells, seeds averaged."""
     titles = {
         f"pearson{HELD_OUT}": "Pearson r of a perturbation's\neffect, held-out cells",
