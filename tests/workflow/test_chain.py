@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import zipfile
 
 import anndata
@@ -236,14 +235,12 @@ def weights(project, run, name):
     return {key: tensor.numpy().tobytes() for key, tensor in state.items()}
 
 
-def test_planning_the_default_configuration_is_quick_and_imports_nothing_heavy(project):
-    started = time.monotonic()
+def test_planning_the_default_configuration_imports_nothing_heavy(project):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "snakemake", "--dry-run", "--cores", "1"],
         cwd=project.folder, capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": ""},
     )  # fmt: skip
-    print(f"planned in {time.monotonic() - started:.1f} s")
     assert done.returncode == 0, done.stdout
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
     assert "samsvae.config" in imported
