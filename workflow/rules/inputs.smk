@@ -1,4 +1,13 @@
-# What rules take, subject by subject in the order of their files, and what tells it.
+# What rules take: functions of wildcards, in the order of the rules' files.
+
+CHECK = "results/checks/{screen}"
+# where a canonical screen has its labels, so that it is read like any other file
+CANONICAL = {"perturbation_matrix": {"obsm": "dosage", "names": "perturbations"}}
+CHECKED = list(
+    dict.fromkeys(
+        EXPERIMENTS[name]["screen"] for name in filter(has_counts, EXPERIMENTS)
+    )
+)
 
 # what there is to say about the latent factors of runs
 LATENT_TABLES = {
@@ -9,15 +18,6 @@ LATENT_TABLES = {
     "genes": "factor_genes.parquet",
     "enrichment": "factor_enrichment.tsv",
 }
-
-CHECK = "results/checks/{screen}"
-# where a canonical screen has its labels, so that it is read like any other file
-CANONICAL = {"perturbation_matrix": {"obsm": "dosage", "names": "perturbations"}}
-CHECKED = list(
-    dict.fromkeys(
-        EXPERIMENTS[name]["screen"] for name in filter(has_counts, EXPERIMENTS)
-    )
-)
 
 
 def gene_sets_of(wildcards):
@@ -78,40 +78,6 @@ def norman_input(wildcards):
         "receipt": receipt_of(wildcards),
         **({} if genes is None else {"genes": genes}),
     }
-
-
-def seeds_to_choose_by(wildcards):
-    """The seeds of training of an experiment, and that of the job if it is another."""
-    seeds = EXPERIMENTS[wildcards.experiment]["seeds"]
-    own = int(wildcards.seed)
-    return seeds if own in seeds else [*seeds, own]
-
-
-def candidate_files(wildcards, name, seeds):
-    """The file of that name of each candidate of a job's model, seed by seed."""
-    return [
-        f"{SPLIT}/{candidate}/seed{seed}/{name}".format(**wildcards)
-        for candidate in CANDIDATES[wildcards.model]
-        for seed in seeds
-    ]
-
-
-def candidates_of_run(name):
-    """Input function: the file of that name of each candidate, from the job's seed."""
-    return lambda wildcards: candidate_files(wildcards, name, [wildcards.seed])
-
-
-def selection_tables(experiment):
-    """What was tried and chosen on each split of an experiment, model by model."""
-    seed = EXPERIMENTS[experiment]["seeds"][0]  # all seeds have the same table
-    return [
-        f"{RUN}/selection.tsv".format(
-            experiment=experiment, split=split, model=model, seed=seed
-        )
-        for split in splits(EXPERIMENTS[experiment])
-        for model in EXPERIMENTS[experiment]["models"]
-        if model in CANDIDATES
-    ]
 
 
 def exported_input(wildcards):
@@ -194,6 +160,40 @@ def settings_of_splits(wildcards):
     """What the splits of an experiment are, by name."""
     entry = EXPERIMENTS[wildcards.experiment]
     return {name: vars(split) for name, split in splits(entry).items()}
+
+
+def seeds_to_choose_by(wildcards):
+    """The seeds of training of an experiment, and that of the job if it is another."""
+    seeds = EXPERIMENTS[wildcards.experiment]["seeds"]
+    own = int(wildcards.seed)
+    return seeds if own in seeds else [*seeds, own]
+
+
+def candidate_files(wildcards, name, seeds):
+    """The file of that name of each candidate of a job's model, seed by seed."""
+    return [
+        f"{SPLIT}/{candidate}/seed{seed}/{name}".format(**wildcards)
+        for candidate in CANDIDATES[wildcards.model]
+        for seed in seeds
+    ]
+
+
+def candidates_of_run(name):
+    """Input function: the file of that name of each candidate, from the job's seed."""
+    return lambda wildcards: candidate_files(wildcards, name, [wildcards.seed])
+
+
+def selection_tables(experiment):
+    """What was tried and chosen on each split of an experiment, model by model."""
+    seed = EXPERIMENTS[experiment]["seeds"][0]  # all seeds have the same table
+    return [
+        f"{RUN}/selection.tsv".format(
+            experiment=experiment, split=split, model=model, seed=seed
+        )
+        for split in splits(EXPERIMENTS[experiment])
+        for model in EXPERIMENTS[experiment]["models"]
+        if model in CANDIDATES
+    ]
 
 
 def models_shown(wildcards):
