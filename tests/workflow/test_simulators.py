@@ -61,3 +61,7 @@ def test_truth_is_compared_with_what_a_model_recovers(project):
     )
     assert {"training", "iwelbo", "truth", "metrics"} <= gaussian < poisson
     assert {"screen", "effects", "differential_expression"} <= poisson - gaussian
+    other = "results/gaussian/as_simulated-seed0/sams_gaussian/seed1/history.tsv"
+    refused = project.snakemake(other, "--dry-run")
+    assert refused.returncode != 0
+    assert "trained together, and 1 is none of them (0, 2). Add it" in refused.stdout

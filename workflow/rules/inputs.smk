@@ -80,6 +80,18 @@ def norman_input(wildcards):
     }
 
 
+def joint_training(wildcards):
+    """What the joint training of a model's seeds gave, if the job's seed is one of them."""
+    seeds = EXPERIMENTS[wildcards.experiment]["seeds"]
+    if int(wildcards.seed) not in seeds:
+        raise WorkflowError(
+            f"The seeds of the model {wildcards.model!r} are trained together, and "
+            f"{wildcards.seed} is none of them ({', '.join(map(str, seeds))}). Add it to "
+            f"experiments.{wildcards.experiment}.seeds, or leave out training.seeds_together."
+        )
+    return f"{SPLIT}/{{model}}/seeds.zip".format(**wildcards)
+
+
 def exported_input(wildcards):
     """What predicted cells are made of: a model, a baseline's effects, or held-out cells alone."""
     folder = RUN.format(**wildcards)

@@ -63,7 +63,7 @@ rule train_seeds:
 
 rule take_seed:
     input:
-        seeds=f"{SPLIT}/{{model}}/seeds.zip",
+        seeds=joint_training,
     output:
         model=f"{RUN}/model.safetensors",
         last_model=f"{RUN}/last_model.safetensors",
