@@ -26,7 +26,7 @@ REMEDIES = {
 TOLD_IN_WORDS = (errno.ENOSPC, errno.EDQUOT)  # by libraries that write files on their own
 # how pandas reads text as it was written: "NA" and "null" may be names
 AS_WRITTEN: dict[str, Any] = {"sep": "\t", "keep_default_na": False, "na_values": [""]}
-ROWS_AT_ONCE = 2**14  # of a file.parquet that is written in parts
+ROWS_AT_ONCE = 2**12  # of a file.parquet that is written in parts
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM)
 
 
