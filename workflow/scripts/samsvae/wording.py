@@ -1,6 +1,13 @@
 """Names as a person would write them."""
 
-TERMS = {"sams vae": "SAMS-VAE", "cpa vae": "CPA-VAE", "vae": "VAE", "rna": "RNA"}
+TERMS = {
+    "sams vae": "SAMS-VAE",
+    "cpa vae": "CPA-VAE",
+    "svae plus": "SVAE+",
+    "beta bernoulli": "beta-Bernoulli",
+    "vae": "VAE",
+    "rna": "RNA",
+}
 
 
 def readable(name: str) -> str:
