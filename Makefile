@@ -24,7 +24,7 @@ check: .venv/run.installed ## print what the screens are like, before training (
 	$(BIN)/snakemake --cores $(CORES) check --configfile $(CONFIG)
 
 test: .venv/test.installed lint ## run every check and test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slurm: .venv/test.installed ## run the workflow on a Slurm of its own (root and Debian; else skipped)
 	$(BIN)/python -m pytest --numprocesses 0 -m slurm tests/slurm
@@ -53,7 +53,7 @@ plan: .venv/run.installed ## plan every configuration that is shipped, without i
 	  $(BIN)/snakemake --dry-run --quiet --cores 1 --configfile $$config || exit 1; done
 
 coverage: .venv/test.installed ## name the lines of the library that no test reaches
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report term-missing:skip-covered
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report term-missing:skip-covered
 
 docs: .venv/test.installed ## write the documentation to site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

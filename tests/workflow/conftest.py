@@ -90,7 +90,7 @@ class Project:
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "PYTHONPATH": ""},
-            timeout=600,
+            timeout=1200,
             check=False,
         )
 
