@@ -16,9 +16,8 @@ export PYTHONPATH :=
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/'
 
-run: .venv/run.installed ## run the workflow (CONFIG=file.yaml, CORES=n) and say where the report is
+run: .venv/run.installed ## run the workflow (CONFIG=file.yaml, CORES=n), and say what it found
 	$(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG)
-	@echo "The report: results/report.html"
 
 check: .venv/run.installed ## print what the screens are like, before training (CONFIG=file.yaml)
 	$(BIN)/snakemake --cores $(CORES) check --configfile $(CONFIG)

@@ -29,6 +29,7 @@ include: "workflow/rules/provenance.smk"
 
 
 rule all:
+    """everything: runs, tables, figures and the report"""
     default_target: True
     input:
         "results/report.html",
@@ -38,20 +39,23 @@ rule all:
 
 
 rule tables:
+    """the tables of every experiment"""
     input:
         all_tables(),
 
 
 rule figures:
+    """the figures of every experiment"""
     input:
         all_figures(),
 
 
 rule perturbation_figures:
+    """a figure of each perturbation that changes a gene"""
     input:
         perturbation_figures,
 
 
 onsuccess:
-    if not ONLY_CHECKED:
-        print("The report: results/report.html")
+    if closing := closing_words():
+        print(closing)

@@ -166,3 +166,13 @@ def test_every_configuration_that_is_shipped_is_listed():
     listed = (ROOT / "config/README.md").read_text()
     for path in (ROOT / "config").glob("*.yaml"):
         assert path.name in listed
+
+
+def test_snakemake_lists_what_every_rule_gives():
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--list"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    rules = [line for line in done.stdout.splitlines() if re.match(r"[a-z_]+( |$)", line)]
+    assert len(rules) > 40
+    assert [rule for rule in rules if not re.fullmatch(r"[a-z_]+ \(.+\)", rule)] == []

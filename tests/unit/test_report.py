@@ -131,7 +131,8 @@ def results(tmp_path_factory):
 def report(results):
     path = results / "report.html"
     captions = [CAPTIONS / f"{name}.rst" for name in SHOWN_FIGURES]
-    write_report(CONFIG, PROPERTIES, captions, CAPTIONS / "report.html.j2", path)
+    findings = results / "findings.txt"
+    write_report(CONFIG, PROPERTIES, captions, CAPTIONS / "report.html.j2", path, findings)
     return path
 
 
@@ -238,11 +239,22 @@ def test_the_archive_opens_like_the_folder_and_is_the_same_every_time(report, tm
         assert f"report/{file}" in names
 
 
+def test_what_was_found_is_a_text_for_the_terminal(results, report):
+    text = (results / "findings.txt").read_text()
+    assert max(map(len, text.splitlines())) <= 100
+    found = " ".join(text.split())
+    assert found.count("Which model is best, and how surely.") == len(CONFIG["experiments"])
+    assert "JAK2 (31)" in found
+    assert "predicted effects agree best with those among held-out cells: 0.800" in found
+
+
 def test_drawings_of_a_large_report_stay_beside_it(results, report, monkeypatch):
     monkeypatch.setattr(page_module, "LARGEST_PAGE", 100)
     large = results / "large.html"
     captions = [CAPTIONS / f"{name}.rst" for name in SHOWN_FIGURES]
-    write_report(CONFIG, PROPERTIES, captions, CAPTIONS / "report.html.j2", large)
+    write_report(
+        CONFIG, PROPERTIES, captions, CAPTIONS / "report.html.j2", large, results / "large.txt"
+    )
     assert "base64" not in large.read_text()
     assert 'src="first/figures/effects.svg"' in large.read_text()
     assert "base64" in report.read_text()

@@ -7,6 +7,7 @@ localrules:
 
 # Without output, so that it prints each time.
 rule check:
+    """what is wrong or strange in the screens of the configuration, printed"""
     input:
         texts=expand(f"{CHECK}.txt", screen=CHECKED),
         findings=expand(f"{CHECK}.tsv", screen=CHECKED),
@@ -21,6 +22,7 @@ rule check:
 
 
 rule check_screen:
+    """what is wrong or strange in a screen"""
     input:
         checked_files,
     output:

@@ -3,6 +3,7 @@ import functools
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -62,6 +63,7 @@ from samsvae.sources.registry import (
 )
 from samsvae.statistics.published import is_published
 
+STARTED = time.time()
 # while it reads its rules, Snakemake does not say which targets it was given
 ONLY_CHECKED = "check" in sys.argv
 

@@ -2,6 +2,7 @@
 
 
 rule simulate_screen:
+    """a simulated screen, whose truth is known"""
     output:
         screen=SCREEN,
         gene_sets=PROGRAMMES,
@@ -39,6 +40,7 @@ localrules:
 
 
 rule download:
+    """a published file, compared with its checksum"""
     output:
         receipt="results/downloads/{download}.json",
     log:
@@ -58,6 +60,7 @@ rule download:
 
 
 rule verify_file:
+    """a published file that was there before, compared with its checksum"""
     input:
         file=lambda wildcards: SCREENS[wildcards.screen]["path"],
     output:
@@ -81,6 +84,7 @@ rule verify_file:
 
 # Memory does not grow with the number of cells read.
 rule build_norman:
+    """the screen of Norman et al. 2019"""
     input:
         unpack(norman_input),
     output:
@@ -104,6 +108,7 @@ rule build_norman:
 
 
 rule build_replogle:
+    """the screen of Replogle et al. 2022"""
     input:
         receipt=receipt_of,
         perturbations=HERE / "data/reference/replogle_perturbations.tsv",
@@ -129,6 +134,7 @@ rule build_replogle:
 
 
 rule read_screen:
+    """the screen of an h5ad file"""
     input:
         lambda wildcards: SCREENS[wildcards.screen]["path"],
     output:
@@ -152,6 +158,7 @@ rule read_screen:
 
 
 rule split_cells:
+    """which cells train, validate and test"""
     input:
         screen=screen_of,
     output:

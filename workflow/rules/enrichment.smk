@@ -2,6 +2,7 @@
 
 
 rule enrich_observed:
+    """gene sets among the genes that change most"""
     input:
         effects=f"{SPLIT}/observed_effects.h5ad",
         observed=f"{SPLIT}/observed_effects.h5ad",
@@ -64,6 +65,7 @@ use rule collect_metrics as collect_enrichment with:
 
 
 rule compare_pathways:
+    """gene sets of predicted against those of observed effects"""
     input:
         table=f"{TABLES}/enrichment.tsv",
     output:

@@ -2,6 +2,7 @@
 
 
 rule estimate_iwelbo:
+    """importance-weighted bounds of held-out cells"""
     input:
         screen=screen_of,
         split=f"{SPLIT}/split.tsv",
@@ -31,6 +32,7 @@ rule estimate_iwelbo:
 
 
 rule evaluate_effects:
+    """scores of predicted effects, of all runs on a split"""
     input:
         observed=f"{SPLIT}/observed_effects.h5ad",
         predicted=lambda wildcards: files_of(
@@ -59,6 +61,7 @@ rule evaluate_effects:
 
 
 rule compare_iwelbo:
+    """mean bounds of every run, and differences between models"""
     input:
         iwelbo=lambda wildcards: files_of(
             wildcards.experiment, "iwelbo.parquet", models=TRAINED
@@ -86,6 +89,7 @@ rule compare_iwelbo:
 
 
 rule recover_truth:
+    """how much of a simulated truth a model recovers"""
     input:
         unpack(recovery_input),
     output:
@@ -111,6 +115,7 @@ rule recover_truth:
 
 
 rule collect_metrics:
+    """the tables of one kind of an experiment, as one"""
     input:
         tables=metric_tables,
     output:
@@ -131,6 +136,7 @@ rule collect_metrics:
 
 
 rule tidy_metrics:
+    """all scores, with what they are, in metrics.parquet"""
     input:
         unpack(all_metrics),
     output:
@@ -153,6 +159,7 @@ rule tidy_metrics:
 
 # which model is better, by how much and how surely
 rule compare_models:
+    """intervals, paired tests and the summary"""
     input:
         unpack(comparison_input),
     output:

@@ -2,6 +2,7 @@
 
 
 rule observe_effects:
+    """observed effects and differential expression of a split"""
     input:
         screen=screen_of,
         split=f"{SPLIT}/split.tsv",
@@ -25,6 +26,7 @@ rule observe_effects:
 
 
 rule tabulate_effects:
+    """observed and predicted effects of every gene"""
     input:
         observed=lambda wildcards: f"{reference_split(wildcards.experiment)}/observed_effects.h5ad",
         predicted=lambda wildcards: files_of(
@@ -60,6 +62,7 @@ use rule collect_metrics as collect_de_comparison with:
 
 
 rule stratify_scores:
+    """scores by the strength of perturbations"""
     input:
         table=f"{TABLES}/de_comparison.tsv",
     output:
@@ -81,6 +84,7 @@ rule stratify_scores:
 
 # of the first split and seed, like the table of effects; ceilings have no model of a combination
 rule tabulate_combinations:
+    """effects of combinations against the sum of their parts"""
     input:
         observed=lambda wildcards: f"{reference_split(wildcards.experiment)}/observed_effects.h5ad",
         predicted=lambda wildcards: files_of(
@@ -112,6 +116,7 @@ rule tabulate_combinations:
 
 # a checkpoint, since only a screen's cells tell which perturbations it has
 checkpoint list_perturbations:
+    """how many cells and changed genes each perturbation has"""
     input:
         observed=lambda wildcards: f"{reference_split(wildcards.experiment)}/observed_effects.h5ad",
     output:

@@ -57,6 +57,7 @@ use rule collect_metrics as collect_recovery with:
 
 
 rule figure:
+    """a figure, as SVG and PDF"""
     input:
         table=figure_table,
         caption=HERE / "workflow/report/{figure}.rst",
@@ -90,6 +91,7 @@ rule figure:
 
 # no target but perturbation_figures asks for these; a user does, by the path
 rule perturbation_figure:
+    """the figure of one perturbation"""
     input:
         table=f"{TABLES}/effects.parquet",
         caption=HERE / "workflow/report/perturbation.rst",
@@ -116,6 +118,7 @@ rule perturbation_figure:
 
 # the page alone, and all that it shows in one file to pass on
 rule write_report:
+    """the report, its archive, and the findings as text"""
     input:
         figures=all_figures(),
         tables=all_tables(),
@@ -129,6 +132,7 @@ rule write_report:
     output:
         report="results/report.html",
         archive="results/report.zip",
+        findings="results/findings.txt",
     log:
         "results/logs/write_report.log",
     benchmark:

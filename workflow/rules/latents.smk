@@ -3,6 +3,7 @@
 
 
 rule tabulate_latents:
+    """masks, embeddings and genes of latent factors"""
     input:
         unpack(latents_input),
     output:
@@ -40,6 +41,7 @@ use rule tabulate_latents as tabulate_latents_of_run with:
 
 
 rule classify_states:
+    """how well a classifier tells perturbations by latent states"""
     input:
         unpack(states_input),
     output:
@@ -71,6 +73,7 @@ use rule classify_states as classify_states_of_run with:
 
 # of the first model alone, since UMAP takes seconds to import and more to run
 rule map_states:
+    """UMAP of basal and total states"""
     input:
         unpack(states_input),
     output:
@@ -102,6 +105,7 @@ use rule map_states as map_states_of_run with:
 
 
 rule compare_perturbations:
+    """resemblance of perturbations, by effects and by latents"""
     input:
         unpack(similarity_input),
     output:

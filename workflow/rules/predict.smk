@@ -2,6 +2,7 @@
 
 
 rule predict_effects:
+    """effects that a trained model predicts"""
     input:
         screen=screen_of,
         model=f"{RUN}/model.safetensors",
@@ -31,6 +32,7 @@ rule predict_effects:
 
 
 rule predict_baseline:
+    """effects that a baseline predicts"""
     input:
         screen=screen_of,
         split=f"{SPLIT}/split.tsv",
@@ -55,6 +57,7 @@ rule predict_baseline:
 
 
 rule predict_ceiling:
+    """effects among half of the held-out cells"""
     input:
         screen=screen_of,
         split=f"{SPLIT}/split.tsv",
@@ -81,6 +84,7 @@ rule predict_ceiling:
 
 # no target asks for these cells; a user does, by the path
 rule sample_cells:
+    """cells drawn from a trained model, as AnnData"""
     input:
         screen=screen_of,
         model=f"{RUN}/model.safetensors",
@@ -110,6 +114,7 @@ rule sample_cells:
 
 # as the cells above, on request alone
 rule export_cells:
+    """cells of a model or baseline for cell-eval, as AnnData"""
     input:
         unpack(exported_input),
     output:

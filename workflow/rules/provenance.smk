@@ -8,6 +8,7 @@ localrules:
 
 # Without output, so that it prints each time.
 rule provenance:
+    """what every figure was made from, printed"""
     input:
         all_figures(),
     log:
@@ -21,6 +22,7 @@ rule provenance:
 
 
 rule figure_provenance:
+    """what one figure was made from"""
     input:
         f"{FIGURES}/{{figure}}.svg",
     output:

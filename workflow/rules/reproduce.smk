@@ -2,6 +2,7 @@
 
 
 rule compare_with_paper:
+    """the paper's results beside one's own"""
     input:
         screen=screen_of,
         metrics=f"{TABLES}/metrics.tsv",

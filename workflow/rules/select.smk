@@ -4,6 +4,7 @@
 # Every seed makes the same choice, by the bounds of all seeds. Copies, not links: a file as old as
 # its training would seem older than what it was chosen by.
 rule select_model:
+    """the best of a grid of models, by validation cells"""
     input:
         iwelbo=lambda wildcards: candidate_files(
             wildcards, "iwelbo.parquet", seeds_to_choose_by(wildcards)
@@ -39,6 +40,7 @@ rule select_model:
 
 
 rule tabulate_selection:
+    """what was tried in grids, and what was chosen"""
     input:
         tables=lambda wildcards: selection_tables(wildcards.experiment),
     output:

@@ -76,3 +76,13 @@ def perturbation_figures(wildcards):
         for table in lists
         for line in table.read_text(encoding="utf-8").splitlines()[1:]
     ]
+
+
+def closing_words():
+    """What came out, if this run wrote the report, and where to look."""
+    page, findings = Path("results/report.html"), Path("results/findings.txt")
+    if ONLY_CHECKED or not page.is_file():
+        return ""
+    is_new = findings.is_file() and findings.stat().st_mtime >= STARTED
+    told = f"\n{findings.read_text(encoding='utf-8')}\n" if is_new else ""
+    return f"{told}The report: {page}"

@@ -3,6 +3,7 @@
 
 
 rule train:
+    """a trained model"""
     input:
         screen=screen_of,
         split=f"{SPLIT}/split.tsv",
@@ -34,6 +35,7 @@ rule train:
 
 # All seeds of a model as one program, which uses a GPU better where the model is small.
 rule train_seeds:
+    """all seeds of a model, trained together"""
     input:
         screen=screen_of,
         split=f"{SPLIT}/split.tsv",
@@ -62,6 +64,7 @@ rule train_seeds:
 
 
 rule take_seed:
+    """one of the seeds that were trained together"""
     input:
         seeds=joint_training,
     output:

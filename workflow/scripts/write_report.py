@@ -1,4 +1,4 @@
-"""Write the report: one HTML file with everything that it shows inside, and an archive of both."""
+"""Write the report: one HTML file with everything inside, an archive, and its findings as text."""
 
 from typing import Any
 
@@ -16,6 +16,7 @@ def main(snakemake: Any) -> None:
         captions=snakemake.input.captions,
         template=snakemake.input.template,
         path=snakemake.output.report,
+        findings=snakemake.output.findings,
     )
     write_archive(snakemake.params.experiments, snakemake.output.report, snakemake.output.archive)
 

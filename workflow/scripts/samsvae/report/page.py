@@ -1,5 +1,6 @@
 """The page: a story told stage by stage, that asks the network for nothing."""
 
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import yaml
 from samsvae.chapters import Figure
 from samsvae.contents import STAGES, figures_of, stages_of
 from samsvae.experiments import splits
-from samsvae.files import read_table, whole_file
+from samsvae.files import read_table, whole_file, write_text
 from samsvae.provenance import digest_of, versions
 from samsvae.report.background import cells_in_words, competitors, describe, origins, run_times
 from samsvae.report.biology import biology_in_words
@@ -20,6 +21,7 @@ from samsvae.report.reproduction import reproduction_in_words
 from samsvae.statistics.paired import CONFIDENCE
 from samsvae.wording import readable
 
+TERMINAL_WIDTH = 100
 LARGEST_PAGE = 30_000_000  # bytes of drawings; beyond that they stay files beside the page
 
 
@@ -29,8 +31,9 @@ def write_report(
     captions: Sequence[str | Path],
     template: str | Path,
     path: str | Path,
+    findings: str | Path,
 ) -> None:
-    """Write the report beside the experiments' folders.
+    """Write the report beside the experiments' folders, and what it says in short as plain text.
 
     Parameters
     ----------
@@ -43,9 +46,12 @@ def write_report(
     template
         Jinja template of the page; its style and its script are beside it.
     path
-        The file to write; the experiments' folders are beside it.
+        The page to write; the experiments' folders are beside it.
+    findings
+        The text to write.
     """
     results = Path(path).parent
+    introductions = [_introduction(config, name, results, has) for name, has in experiments.items()]
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(template).parent),
         autoescape=True,
@@ -54,9 +60,7 @@ def write_report(
         undefined=jinja2.StrictUndefined,
     )
     text = templates.get_template(Path(template).name).render(
-        experiments=[
-            _introduction(config, name, results, has) for name, has in experiments.items()
-        ],
+        experiments=introductions,
         stages=_stages(experiments, {Path(one).stem: Path(one) for one in captions}, results),
         confidence=round(100 * CONFIDENCE),
         significance=config["evaluation"]["significance"],
@@ -68,6 +72,7 @@ def write_report(
     )
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+    write_text("\n".join(map(_in_short, introductions)), findings)
 
 
 def _introduction(
@@ -96,6 +101,20 @@ def _introduction(
         "splits": list(splits(experiment)),
         "models": [(model, readable(model)) for model in experiment["models"]],
     }
+
+
+def _in_short(introduction: Mapping[str, Any]) -> str:
+    """Write what was run, and what came out, as lines for a terminal."""
+    lines = [introduction["title"], ""]
+    lines += textwrap.wrap(f"{introduction['cells']} {introduction['description']}", TERMINAL_WIDTH)
+    for question, answers in introduction["findings"].items():
+        if answers:
+            lines += ["", question]
+        for answer in answers:
+            lines += textwrap.wrap(
+                answer, TERMINAL_WIDTH, initial_indent="- ", subsequent_indent="  "
+            )
+    return "\n".join(lines) + "\n"
 
 
 def _stages(
