@@ -51,8 +51,9 @@ plan: .venv/run.installed ## plan every configuration that is shipped, without i
 	for config in config.yaml $(filter-out config/own_screen.yaml,$(wildcard config/*.yaml)); do \
 	  $(BIN)/snakemake --dry-run --quiet --cores 1 --configfile $$config || exit 1; done
 
-coverage: .venv/test.installed ## name the lines of the library that no test reaches
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report term-missing:skip-covered
+coverage: .venv/test.installed ## name the lines of the library that no unit test reaches
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/unit workflow/scripts/samsvae \
+	  --cov --cov-report term-missing:skip-covered
 
 docs: .venv/test.installed ## write the documentation to site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -50,12 +50,6 @@ rule figures:
         all_figures(),
 
 
-rule perturbation_figures:
-    """a figure of each perturbation that changes a gene"""
-    input:
-        perturbation_figures,
-
-
 onsuccess:
     if closing := closing_words():
         print(closing)

@@ -116,6 +116,12 @@ rule perturbation_figure:
         "../scripts/draw_perturbation.py"
 
 
+rule perturbation_figures:
+    """a figure of each perturbation that changes a gene"""
+    input:
+        perturbation_figures,
+
+
 # the page alone, and all that it shows in one file to pass on
 rule write_report:
     """the report, its archive, and the findings as text"""
