@@ -1,6 +1,10 @@
 # Figures, each from one tidy table, and the report.
 
 
+localrules:
+    perturbation_figures,
+
+
 use rule collect_metrics as collect_training with:
     input:
         tables=lambda wildcards: files_of(
