@@ -1,19 +1,21 @@
 """Seeds trained as one batched program end as they would alone."""
 
+import signal
+
 import numpy as np
 import pandas as pd
 import pyro
 import pytest
 import torch
 
-from samsvae.errors import InputError
+from samsvae.errors import InputError, Interrupted
 from samsvae.inference.cells import Cells
 from samsvae.inference.encoding import Encoding
 from samsvae.inference.joint_step import JointStep
 from samsvae.inference.progress import Progress
 from samsvae.inference.resume import StateFile
 from samsvae.inference.step import Training
-from samsvae.inference.together import fit_together
+from samsvae.inference.together import JointFitting, fit_together
 from samsvae.inference.trainer import fit
 from samsvae.models.registry import MODELS, build_model
 
@@ -100,19 +102,29 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(cells, tmp_path,
     whole = fit_together(build, *cells, how, SEEDS)
     ends = sorted({fitted.history["step"].max() for fitted in whole})
     assert len(ends) > 1
-    report = Progress.report
-    for interrupted_at in (8, ends[0] + 4):
+    report, step = Progress.report, JointFitting.take_step
+    # at an evaluation without warning, before and after a seed has come to its end; or between
+    # evaluations by a signal
+    for interrupted_at in (8, ends[0] + 4, 10):
 
         def interrupt(self, step, fitted, validated, at=interrupted_at):
             if step == at:
                 raise KeyboardInterrupt
             report(self, step, fitted, validated)
 
+        def take_step(self, at=interrupted_at):
+            if self.step == at and at % how.validate_every:
+                signal.raise_signal(signal.SIGTERM)
+            step(self)
+
         state_file = StateFile(tmp_path / f"{interrupted_at}.safetensors", "this training")
         with monkeypatch.context() as patched:
             patched.setattr(Progress, "report", interrupt)
-            with pytest.raises(KeyboardInterrupt):
+            patched.setattr(JointFitting, "take_step", take_step)
+            with pytest.raises((KeyboardInterrupt, Interrupted)):
                 fit_together(build, *cells, how, SEEDS, state_file)
+        if interrupted_at == 10:
+            assert state_file.load()[1]["step"] == 11
         resumed = fit_together(build, *cells, how, SEEDS, state_file)
         for one, other in zip(whole, resumed, strict=True):
             pd.testing.assert_frame_equal(one.history, other.history)

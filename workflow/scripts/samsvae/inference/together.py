@@ -17,7 +17,6 @@ import pyro
 import torch
 from torch import Tensor
 
-from samsvae.errors import Interrupted
 from samsvae.inference.cells import Cells
 from samsvae.inference.course import Course
 from samsvae.inference.divergence import describe_batch
@@ -33,7 +32,14 @@ from samsvae.inference.resume import (
     unnamed,
 )
 from samsvae.inference.step import Training, matmul_precision
-from samsvae.inference.trainer import Fitted, check_cells, mean_bound, validation_bound
+from samsvae.inference.trainer import (
+    Fitted,
+    check_cells,
+    evaluation_due,
+    interrupted,
+    mean_bound,
+    validation_bound,
+)
 from samsvae.models.base import PerturbationModel
 
 logger = logging.getLogger(__name__)
@@ -76,7 +82,7 @@ def fit_together(
     DivergenceError
         If a loss is not finite. The state of the last evaluation stays.
     Interrupted
-        If a signal asked to end. The state of the last evaluation stays.
+        If a signal asked to end, the state being kept.
     """
     check_cells(train, validation)
     pyro.enable_validation(False)
@@ -86,7 +92,10 @@ def fit_together(
     progress = Progress(training.max_steps, fitting.step)
     with matmul_precision(training.matmul_precision), asked_to_end() as asked:
         while not fitting.finished:
-            fitting.go_to_next_evaluation(asked)
+            while not fitting.evaluation_due:
+                if asked:
+                    fitting.leave(asked[0], state_file)
+                fitting.take_step()
             fitted, validated = fitting.evaluate(validation, len(train))
             progress.report(fitting.step, fitted, validated)
             if state_file is not None:
@@ -127,30 +136,30 @@ class JointFitting:
         """Whether every seed is at its end."""
         return all(member.last_weights is not None for member in self.members)
 
-    def go_to_next_evaluation(self, asked: Sequence[signals.Signals]) -> None:
-        """Move the parameters until an evaluation is due.
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether as many steps as there should be lie behind the last evaluation."""
+        return evaluation_due(self.step, self.since_evaluation, self.training)
+
+    def take_step(self) -> None:
+        """Move the parameters of every seed once."""
+        positions = torch.stack([next(member.batches) for member in self.members])
+        self.take.draw(member.stream for member in self.members)
+        terms = self.take(positions, self.step)
+        self.step += 1
+        self.since_evaluation.append(torch.stack(list(terms.values())))
+
+    def leave(self, signal: signals.Signals, state_file: StateFile | None) -> NoReturn:
+        """Write everything down, and end because a signal asks to.
 
         Raises
         ------
         Interrupted
-            If a signal asked to end.
+            In any case.
         """
-        until = min(self.step + self.training.validate_every, self.training.max_steps)
-        while self.step < until:
-            if asked:
-                self._leave(asked[0])
-            positions = torch.stack([next(member.batches) for member in self.members])
-            self.take.draw(member.stream for member in self.members)
-            terms = self.take(positions, self.step)
-            self.step += 1
-            self.since_evaluation.append(torch.stack(list(terms.values())))
-
-    def _leave(self, signal: signals.Signals) -> NoReturn:
-        raise Interrupted(
-            f"asked to end by {signal.name} after step {self.step}; the same command goes on from "
-            "the last evaluation",
-            signal,
-        )
+        if state_file is not None:
+            self.keep(state_file)
+        raise interrupted(signal, self.step, is_kept=state_file is not None)
 
     def evaluate(self, validation: Cells, n_train: int) -> tuple[float, float]:
         """Judge what the seeds that are not at their end have reached.
@@ -175,13 +184,15 @@ class JointFitting:
         return sum(of_training) / len(bounds), sum(of_validation) / len(bounds)
 
     def keep(self, state_file: StateFile) -> None:
-        """Write everything down, right after an evaluation."""
+        """Write everything down."""
         tensors = {
             **named("parameters", self.take.parameters_by_name),
             **optimiser_tensors(self.take.optimiser),
         }
         for index, member in enumerate(self.members):
             tensors |= named(f"member.{index}", member.tensors())
+        if self.since_evaluation:
+            tensors["since_evaluation"] = torch.stack(self.since_evaluation)
         # the order of an epoch may be a view that another tensor shares
         content = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         courses = [member.course.values() for member in self.members]
@@ -200,6 +211,8 @@ class JointFitting:
         for index, member in enumerate(self.members):
             member.set_tensors(unnamed(f"member.{index}", tensors))
             member.course.set_values(values["courses"][index])
+        if "since_evaluation" in tensors:
+            self.since_evaluation = list(tensors["since_evaluation"].to(self.take.positions.device))
         self.step = values["step"]
         logger.info("going on from step %d", self.step)
 

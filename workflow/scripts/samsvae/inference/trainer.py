@@ -167,9 +167,7 @@ class Fitting:
     @property
     def evaluation_due(self) -> bool:
         """Whether as many steps as there should be lie behind the last evaluation."""
-        return bool(self.since_evaluation) and (
-            self.step >= self.training.max_steps or self.step % self.training.validate_every == 0
-        )
+        return evaluation_due(self.step, self.since_evaluation, self.training)
 
     def take_step(self) -> dict[str, Tensor]:
         """Move the parameters once, and return the bound's terms."""
@@ -192,11 +190,9 @@ class Fitting:
         Interrupted
             In any case.
         """
-        what = f"asked to end by {signal.name} after step {self.step}"
-        if state_file is None:
-            raise Interrupted(what, signal)
-        self.keep(state_file)
-        raise Interrupted(f"{what}; the same command goes on from there", signal)
+        if state_file is not None:
+            self.keep(state_file)
+        raise interrupted(signal, self.step, is_kept=state_file is not None)
 
     def keep(self, state_file: StateFile) -> None:
         """Write everything down."""
@@ -232,6 +228,19 @@ class Fitting:
         self.course.set_values(values)
         self.step = values["step"]
         logger.info("going on from step %d", self.step)
+
+
+def evaluation_due(step: int, since_evaluation: Sequence[Tensor], training: Training) -> bool:
+    """Whether so many steps have been taken that the validation cells are to be asked."""
+    return bool(since_evaluation) and (
+        step >= training.max_steps or step % training.validate_every == 0
+    )
+
+
+def interrupted(signal: signals.Signals, step: int, is_kept: bool) -> Interrupted:
+    """Say that a signal has ended a training, and whether it can go on."""
+    goes_on = "; the same command goes on from there" if is_kept else ""
+    return Interrupted(f"asked to end by {signal.name} after step {step}{goes_on}", signal)
 
 
 def mean_bound(
