@@ -7,6 +7,7 @@ from datetime import timedelta
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
+LONGEST = timedelta(days=999)  # that is said to be left, when work stands still
 
 
 class Pace:
@@ -22,8 +23,8 @@ class Pace:
 
     def __init__(self, total: int, done: int = 0) -> None:
         self.total = total
-        self.first = done
         self.started = self.latest = time.monotonic()
+        self.told = self.started, done
 
     @property
     def elapsed(self) -> timedelta:
@@ -31,10 +32,17 @@ class Pace:
         return timedelta(seconds=round(time.monotonic() - self.started))
 
     def at(self, done: int) -> tuple[float, timedelta]:
-        """Tell the speed so far, each second, and the time that is left."""
-        elapsed = max(time.monotonic() - self.started, 1e-9)
-        speed = (done - self.first) / elapsed
-        return speed, timedelta(seconds=round(max(self.total - done, 0) / max(speed, 1e-9)))
+        """Tell the speed since the last time, each second, and how long the rest takes with it.
+
+        Not the speed since the start, which a GPU spends on compiling.
+        """
+        (since, before), now = self.told, time.monotonic()
+        self.told = now, done
+        speed = (done - before) / max(now - since, 1e-9)
+        rest = max(self.total - done, 0)
+        if rest > speed * LONGEST.total_seconds():
+            return speed, LONGEST
+        return speed, timedelta(seconds=round(rest / speed) if rest else 0)
 
     def is_due(self) -> bool:
         """Whether it is time for another line in the log."""
