@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import anndata
 import numpy as np
@@ -14,6 +15,7 @@ from samsvae.inference.encoding import Encoding
 from samsvae.models.base import Batch
 
 
+@cache  # a process that asked again would wait for the card that it has itself
 def choose_device() -> torch.device:
     """Choose a CUDA device that no other job has, else Apple's MPS, else the CPU."""
     if torch.cuda.is_available():
