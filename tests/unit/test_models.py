@@ -205,6 +205,18 @@ def test_the_compiled_block_hands_on_what_is_no_number():
     assert torch.equal(value.isfinite(), finite)
 
 
+def test_without_triton_the_plain_passes_are_taken_and_the_log_says_so(monkeypatch, caplog):
+    def not_there(name):
+        raise ModuleNotFoundError(f"No module named {name}")
+
+    monkeypatch.setattr(log_mass.importlib, "import_module", not_there)
+    log_mass._triton_kernels.cache_clear()
+    with caplog.at_level("INFO"):
+        assert log_mass._triton_kernels(torch.device("cpu")) is None
+    assert "without Triton (No module named" in caplog.text
+    log_mass._triton_kernels.cache_clear()
+
+
 def test_the_compiled_exponential_and_logarithm_are_numpys():
     y = np.exp(np.linspace(-30, 15, 2000)).astype(np.float32)
     zero, one = np.float32(0), np.float32(1)

@@ -8,8 +8,12 @@ The first bracket depends on counts and c alone, the second on the decoder, too.
 difference of large numbers, however large c.
 """
 
+import importlib
+import logging
 import math
 from collections.abc import Iterator
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,6 +24,8 @@ from samsvae.models import log_mass_compiled
 from samsvae.models.compiled import is_compiled_for
 from samsvae.models.counts_term import counts_term
 from samsvae.models.multiplication import multiply
+
+logger = logging.getLogger(__name__)
 
 SMALLEST_MEAN = 1e-4
 ROWS_AT_A_TIME = 512  # on a CPU, so that intermediate results stay in its cache
@@ -136,8 +142,8 @@ def _value(
 ) -> Tensor:
     """Compute the decoder's term alone."""
     term = hidden.new_empty(hidden.shape[:-1])
-    compiled = is_compiled_for(hidden)
-    value = log_mass_compiled.value if compiled else _value_of_logits
+    kernels = _kernels(hidden)
+    value = kernels.value if kernels else _value_of_logits
     for here, group in _blocks(hidden):
         h = hidden[group, here].view(-1, hidden.shape[-1])
         logits = multiply(h, weight.T).view(-1, len(counts[here]), len(bias))
@@ -169,8 +175,8 @@ def _by_blocks(
     term, by_hidden = hidden.new_empty(hidden.shape[:-1]), torch.empty_like(hidden)
     by_c, by_bias = torch.zeros_like(c), torch.zeros_like(bias)
     by_weight = weight.new_zeros(weight.shape[::-1]).T  # as `multiply` gives it
-    compiled = is_compiled_for(hidden)
-    score = log_mass_compiled.score if compiled else _score
+    kernels = _kernels(hidden)
+    score = kernels.score if kernels else _score
     for here, group in _blocks(hidden):
         h = hidden[group, here].view(-1, hidden.shape[-1])
         logits = multiply(h, weight.T).view(-1, len(counts[here]), len(bias))
@@ -213,6 +219,28 @@ def _score(
     torch.mul(by_log, (cell_weight * library_size)[..., None], out=logits)
     by_bias += logits.sum((0, 1))
     return term
+
+
+def _kernels(tensor: Tensor) -> ModuleType | None:
+    """Choose the module whose compiled code takes tensors such as this one, if one does."""
+    if is_compiled_for(tensor):
+        return log_mass_compiled
+    if tensor.device.type == "cuda" and tensor.dtype == torch.float32:
+        return _triton_kernels(tensor.device)
+    return None
+
+
+@cache
+def _triton_kernels(device: torch.device) -> ModuleType | None:
+    """Try whether Triton, which comes with PyTorch for CUDA, finds the compiler that it needs."""
+    one, two = torch.ones(1, device=device), torch.ones(1, 1, device=device)
+    try:
+        kernels = importlib.import_module("samsvae.models.log_mass_triton")
+        kernels.score(two, one, one, one, two, two[None].clone(), one.clone(), one.clone(), 1.0)
+    except Exception as error:  # of any kind: it has many, and none is in the way of slower steps
+        logger.info("the likelihood is computed in more passes, without Triton (%s)", error)
+        return None
+    return kernels
 
 
 def _blocks(hidden: Tensor) -> Iterator[tuple[slice, slice]]:
