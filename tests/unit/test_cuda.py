@@ -1,0 +1,262 @@
+"""What is computed on a CUDA device is what is computed on a CPU. Skipped where there is none."""
+
+import copy
+import dataclasses
+import shutil
+
+import numpy as np
+import pandas as pd
+import pyro
+import pytest
+import torch
+
+from samsvae.effects.predicted import predicted_effects
+from samsvae.errors import InputError
+from samsvae.inference.cells import Cells
+from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Encoding
+from samsvae.inference.iwelbo import iwelbo
+from samsvae.inference.memory import says_what_to_lower
+from samsvae.inference.noise import GivenNoise
+from samsvae.inference.objective import elbo, signed_sum
+from samsvae.inference.resume import StateFile
+from samsvae.inference.step import Training
+from samsvae.inference.together import fit_together
+from samsvae.inference.trainer import Fitting, fit, validation_bound
+from samsvae.labels import CONTROL
+from samsvae.models import log_mass
+from samsvae.models.log_mass import SMALLEST_MEAN
+from samsvae.models.registry import MODELS, build_model
+from tests.unit.test_models import block
+
+if not torch.cuda.is_available():
+    pytest.skip("there is no CUDA device", allow_module_level=True)
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+SMALL = {"n_latent": 6, "n_hidden": 32}
+QUICK = Training(
+    max_steps=40, batch_size=64, particles=3, learning_rate=1e-3, validate_every=10, open_masks=0.3
+)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    pyro.enable_validation(False)
+    pyro.set_rng_seed(0)
+
+
+@pytest.fixture(scope="module")
+def encoding(tiny_screen):
+    return Encoding.of(tiny_screen.obs["perturbation"], "additive")
+
+
+@pytest.fixture(scope="module")
+def cells(tiny_screen, encoding):
+    """Training and validation cells on each device."""
+    keep = np.arange(tiny_screen.n_obs) % 3 > 0
+    return {
+        device: [Cells.of(tiny_screen, part, encoding, device) for part in (keep, ~keep)]
+        for device in (CPU, CUDA)
+    }
+
+
+def build(cells, kind="sams_vae", **settings):
+    shape = cells[CPU][0].counts.shape[1], cells[CPU][0].dosage.shape[1]
+    return build_model({"kind": kind, **SMALL, **settings}, *shape)
+
+
+def assert_alike(expected, found, tolerance=1e-3):
+    """Within rounding, which Adam blows up where a gradient is next to nothing."""
+    for name, weights in expected.items():
+        error = (found[name].to(weights.device) - weights).norm()
+        assert error <= tolerance * weights.norm() + 1e-4, name
+
+
+@pytest.fixture(scope="module")
+def triton_kernels():
+    kernels = log_mass._triton_kernels(torch.empty(0, device="cuda").device)
+    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("there is no C compiler, which Triton needs")
+    assert kernels is not None
+    return kernels
+
+
+def on_cuda(inputs):
+    return [each.cuda() if isinstance(each, torch.Tensor) else each for each in inputs]
+
+
+@pytest.mark.parametrize("genes", [1, 31, 300, 1024, 5000])
+def test_the_kernels_are_as_accurate_as_single_precision_allows(genes, triton_kernels):
+    ours, exact = on_cuda(block(torch.float, genes=genes)), block(torch.double, genes=genes)
+    terms = triton_kernels.score(*ours), log_mass._score(*exact)
+    torch.testing.assert_close(terms[0].cpu().double(), terms[1], rtol=2e-6, atol=1e-6)
+    for derivative, expected in zip(ours[5:8], exact[5:8], strict=True):
+        error = (derivative.cpu().double() - expected).abs()
+        assert error.max() <= 2e-6 * expected.abs().max() + 1e-6
+    x, size, c, bias, _, logits, *_ = on_cuda(block(torch.float, genes=genes))
+    assert torch.equal(triton_kernels.value(x, size, c, bias, logits, SMALLEST_MEAN), terms[0])
+
+
+def test_the_kernels_hand_on_what_is_no_number(triton_kernels):
+    logits = torch.zeros(2, 6, 300)
+    logits[0, 1, 7], logits[1, 2, 0] = torch.nan, torch.inf
+    inputs = on_cuda(block(torch.float, logits))
+    finite = triton_kernels.score(*inputs).isfinite()
+    assert finite.logical_not().nonzero().tolist() == [[0, 1], [1, 2]]
+    assert torch.equal(inputs[5].isfinite().all(-1), finite)
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+@pytest.mark.parametrize("likelihood", ["negative_binomial", "poisson"])
+def test_bounds_and_gradients_are_those_of_the_cpu(kind, likelihood, cells):
+    """Given the same random numbers."""
+    model = build(cells, kind, likelihood=likelihood)
+    model.standardise.fit(*cells[CPU][0].moments(model.standardise.rescale))
+    seen = GivenNoise()
+    positions = torch.arange(50)
+    with seen, torch.no_grad():
+        elbo(model, cells[CPU][0].batch(positions), 3)
+    noise = {name: draw(CPU) for name, draw in seen.asked.items()}
+    results = []
+    for device in (CPU, CUDA):
+        copied = copy.deepcopy(model).to(device)
+        with GivenNoise({name: each.to(device) for name, each in noise.items()}):
+            bound = elbo(copied, cells[device][0].batch(positions.to(device)), 3)
+        loss = bound.loss_at(torch.ones((), device=device))
+        loss.backward()
+        gradients = {n: p.grad for n, p in copied.named_parameters() if p.grad is not None}
+        results.append((loss.detach().cpu(), gradients))
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-5, atol=1e-3)
+    assert results[0][1].keys() == results[1][1].keys()
+    assert_alike(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("kind", ["sams_vae", "svae_plus", "conditional_vae"])
+def test_a_replayed_step_is_the_step_itself(kind, cells, caplog):
+    ends = []
+    with caplog.at_level("INFO"):
+        for cuda_graph in (False, True):
+            training = dataclasses.replace(QUICK, cuda_graph=cuda_graph)
+            ends.append(fit(lambda: build(cells, kind), *cells[CUDA], training, seed=1))
+    assert caplog.text.count("replayed as a CUDA graph") == 1
+    assert_alike(ends[0].last_weights, ends[1].last_weights)
+    pd.testing.assert_frame_equal(ends[0].history, ends[1].history, rtol=1e-4)
+
+
+def test_training_reaches_the_bound_that_it_reaches_on_a_cpu(cells):
+    training = dataclasses.replace(QUICK, max_steps=400, validate_every=100)
+    reached = []
+    for device in (CPU, CUDA):
+        history = fit(lambda: build(cells), *cells[device], training, seed=1).history
+        reached.append(history[history["cells"] == "val"].set_index("step")["elbo"])
+    rise = reached[0].iloc[-1] - reached[0].iloc[0]
+    assert rise > 1
+    assert (reached[1] - reached[0]).abs().max() < 0.1 * rise + 0.5
+
+
+def test_a_step_waits_for_nothing(cells):
+    fitting = Fitting(build(cells).cuda(), cells[CUDA][0], QUICK, seed=0)
+    for _ in range(2):
+        fitting.take_step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(2):
+            fitting.take_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_memory_does_not_grow_with_steps(cells):
+    fitting = Fitting(build(cells).cuda(), cells[CUDA][0], QUICK, seed=0)
+    peaks = []
+    for _ in range(2):
+        for _ in range(20):
+            fitting.take_step()
+        fitting.mean_of_steps()
+        peaks.append(torch.cuda.max_memory_allocated())
+    assert peaks[1] <= peaks[0] + 2**20
+
+
+def test_an_interrupted_training_goes_on_as_if_nothing_had_been(cells, tmp_path):
+    whole = fit(lambda: build(cells), *cells[CUDA], QUICK, seed=2)
+    fitting = Fitting(_started(cells, seed=2), cells[CUDA][0], QUICK, seed=2)
+    for _ in range(15):
+        fitting.take_step()
+        if fitting.step == 10:
+            _evaluate(fitting, cells)
+    state_file = StateFile(tmp_path / "state.safetensors", "this training")
+    fitting.keep(state_file)
+    pyro.set_rng_seed(99)
+    resumed = fit(lambda: build(cells), *cells[CUDA], QUICK, seed=2, state_file=state_file)
+    assert_alike(whole.last_weights, resumed.last_weights)
+    pd.testing.assert_frame_equal(whole.history, resumed.history, rtol=1e-4)
+
+
+def _started(cells, seed):
+    pyro.set_rng_seed(seed)
+    model = build(cells).cuda()
+    model.standardise.fit(*cells[CUDA][0].moments(model.standardise.rescale))
+    return model
+
+
+def _evaluate(fitting, cells):
+    fitted = fitting.mean_of_steps()
+    train, validation = cells[CUDA]
+    validated = validation_bound(fitting.model, validation, QUICK, n_train=len(train))
+    assert validated["elbo"] == pytest.approx(
+        signed_sum({k: v for k, v in validated.items() if k != "elbo"})
+    )
+    fitting.course.judge(fitting.step, fitted, validated, fitting.model.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["sams_vae", "cpa_vae"])
+def test_seeds_trained_together_end_as_they_would_alone(kind, cells):
+    alone = [fit(lambda: build(cells, kind), *cells[CUDA], QUICK, seed) for seed in (3, 1)]
+    together = fit_together(lambda: build(cells, kind), *cells[CUDA], QUICK, (3, 1))
+    for one, other in zip(alone, together, strict=True):
+        assert_alike(one.last_weights, other.last_weights)
+
+
+def test_the_importance_weighted_bound_is_that_of_the_cpu(cells):
+    """Cells draw the same random numbers; shared variables are drawn on the device."""
+    model = build(cells)
+    bounds = [
+        iwelbo(copy.deepcopy(model).to(device), cells[device][1], particles=200, seed=0)
+        for device in (CPU, CUDA)
+    ]
+    difference = bounds[1][0] - bounds[0][0]
+    error = np.hypot(bounds[0][1], bounds[1][1]) + 1e-3
+    assert (np.abs(difference) < 6 * error).all()
+
+
+def test_predicted_effects_are_those_of_the_cpu(cells, tiny_screen, encoding):
+    model = build(cells)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    labels = [name for name in tiny_screen.obs["perturbation"].cat.categories if name != CONTROL]
+    effects = []
+    for device in (CPU, CUDA):
+        trained = TrainedModel(
+            copy.deepcopy(model).to(device).eval(), {}, list(tiny_screen.var_names), encoding
+        )
+        effects.append(predicted_effects(trained, labels, draws=2000, seed=0))
+    difference = np.abs(effects[0][0] - effects[1][0])
+    error = np.hypot(effects[0][1], effects[1][1])
+    assert (difference < 6 * error + 1e-4).all()
+
+
+def test_a_full_card_says_what_to_lower(cells):
+    training = dataclasses.replace(QUICK, batch_size=200, particles=200_000)
+
+    def train_too_much():
+        with says_what_to_lower(CUDA, "batch_size (now 200)"):
+            fit(lambda: build(cells), *cells[CUDA], training, seed=0)
+
+    torch.cuda.set_per_process_memory_fraction(0.01)
+    try:
+        with pytest.raises(InputError, match=r"The memory of the GPU \(.*Lower batch_size"):
+            train_too_much()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
