@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scrip
 
 from samsvae.inference.cells import Cells, choose_device
 from samsvae.inference.memory import keep_freed_memory
-from samsvae.inference.step import Training
+from samsvae.inference.step import MATMUL_PRECISIONS, Training, matmul_precision
 from samsvae.inference.trainer import Fitting
 from samsvae.models.multiplication import multiply
 from samsvae.models.registry import MODELS, build_model
@@ -132,8 +132,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     }
     model = build_model(settings, arguments.genes, arguments.perturbations).to(device)
     model.standardise.fit(*cells.moments(model.standardise.rescale))
-    training = Training(batch_size=arguments.batch, particles=arguments.particles)
+    training = Training(
+        batch_size=arguments.batch,
+        particles=arguments.particles,
+        matmul_precision=arguments.precision,
+        cuda_graph=not arguments.without_graph,
+    )
     fitting = Fitting(model, cells, training, seed=0)
+    with matmul_precision(arguments.precision):
+        return {"model": arguments.model, **measure_steps(fitting, arguments, device)}
+
+
+def measure_steps(
+    fitting: Fitting, arguments: argparse.Namespace, device: torch.device
+) -> dict[str, object]:
+    """Time steps by turns with a matrix multiplication."""
     with count_operations() as counter:
         fitting.take_step()
     gflop = 1e-9 * counter.get_total_flops()
@@ -147,8 +160,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     rate = gflop / step_seconds
     sgemm, fastest = (product_gflop / each for each in (product_seconds[0], min(product_seconds)))
     return {
-        "model": arguments.model,
-        "device": str(device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": torch.get_num_threads(),
         "steps_per_second": round(1 / step_seconds, 3),
         "gflop_per_step": round(gflop, 3),
@@ -182,6 +194,10 @@ def main() -> None:
         ("threads", 2),
     ):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--precision", choices=list(MATMUL_PRECISIONS), default="float32")
+    parser.add_argument(
+        "--without-graph", action="store_true", help="launch each kernel of a step by itself"
+    )
     parser.add_argument("--seconds", type=float, default=20.0, help="how long to measure")
     print(json.dumps(measure(parser.parse_args())))
 
