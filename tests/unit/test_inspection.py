@@ -420,6 +420,7 @@ def test_norman_passes_with_its_peculiarities_named():
     assert "obs['ncounts']" in said["part of the genes"]
     assert "10 of 15 combinations" in said["pairs without their single genes"]
     assert "30 of 31" in said["targets that are not measured"]
+    assert "bilinear" not in said["targets that are not measured"]
     assert len(said) == 7
     assert check.facts["batches by the suffix of barcodes"].startswith("8, ")
 

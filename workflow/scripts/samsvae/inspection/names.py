@@ -163,7 +163,8 @@ def _unmeasured(singles: list[str], evidence: Evidence) -> Iterator[Finding]:
             f"{len(absent)} of {len(singles)} targeted genes are not among the measured ones: "
             f"{some(absent)}. "
             + (
-                "Labels and genes may be named differently."
+                "Labels and genes may be named differently; and the model 'bilinear', which knows "
+                "a perturbation by the expression of its target, cannot be used."
                 if all_of_them
                 else "Whether these were hit cannot be seen in their own counts."
             ),
