@@ -1,21 +1,20 @@
-"""Memory that the jobs of a screen take for each of its cells, measured on growing screens.
+"""Memory that jobs take for each cell of a screen, measured on growing screens.
 
 ``python -m benchmarks.memory_per_cell`` prints JSON. Screens of several sizes are simulated with
-as many counts per cell as asked for; each is read, and its training cells are put on the device,
-in a process of its own whose peak is noted. The slope over sizes is the cost of a cell, and
-``times_stored`` sets it against the bytes of the counts themselves: 8 for each that is not 0 (value
-and gene) and ``dense_bytes`` for each gene on the device. ``times_file`` sets it against the file.
+as many counts per cell as asked for. The training cells of each are put on the CPU as a training
+does, and the effects of each are observed, in processes of their own whose peaks are noted. The
+slope over sizes is the cost of a cell: ``times_dense`` sets that of a training against the dense
+counts of its training cells, ``times_stored`` that of observing effects against the counts that
+are not 0 (8 bytes each: value and gene), ``times_file`` both against the file.
 """
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import anndata
 import numpy as np
 import pandas as pd
 import torch
@@ -24,11 +23,15 @@ from scipy import sparse
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
+from benchmarks.build_screen import peak_mib
+from samsvae.effects.observed import observed_effects
 from samsvae.inference.cells import Cells
 from samsvae.inference.encoding import Encoding
-from samsvae.screen import build_screen, read_screen, write_source_screen
+from samsvae.screen import build_screen, open_screen, read_screen, write_source_screen
+from samsvae.splits import TEST, TRAIN
 
 BYTES_STORED = 8  # of a count in CSR: value and gene, int32 each
+TRAINED_ALL_BUT_ONE_OF = 5
 
 
 def write_screen(path: Path, n_cells: int, genes: int, filled: float) -> int:
@@ -44,53 +47,75 @@ def write_screen(path: Path, n_cells: int, genes: int, filled: float) -> int:
     return int(screen.X.nnz)
 
 
-def load(path: Path) -> None:
-    """Do with a screen what a training does before its first step, and print the peak."""
-    screen: anndata.AnnData = read_screen(path)
-    encoding = Encoding.of(screen.obs["perturbation"], "additive")
-    train = np.arange(screen.n_obs) % 5 != 0
-    cells = Cells.of(screen, train, encoding, torch.device("cpu"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"peak": peak, "dense_bytes": cells.counts.element_size()}))
+def train(path: Path) -> int:
+    """Do with a screen what a training does before its first step; bytes of a dense count."""
+    with open_screen(path) as screen:
+        encoding = Encoding.of(screen.obs["perturbation"], "additive")
+        cells = Cells.of(screen, trained_cells(screen.n_obs), encoding, torch.device("cpu"))
+    return cells.counts.element_size()
+
+
+def observe(path: Path) -> int:
+    """Observe the effects of a screen; bytes of a stored count."""
+    screen = read_screen(path)
+    parts = np.where(trained_cells(screen.n_obs), TRAIN, TEST)
+    observed_effects(screen, pd.Series(parts, index=screen.obs_names), "{}")
+    return BYTES_STORED
+
+
+def trained_cells(n_cells: int) -> np.ndarray:
+    """Choose four cells of five."""
+    return np.arange(n_cells) % TRAINED_ALL_BUT_ONE_OF != 0
+
+
+WORK = {"train": train, "observe": observe}
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
     """Run the benchmark."""
-    peaks, sizes, dense, stored = [], [], 0, 0.0
+    peaks: dict[str, list[float]] = {name: [] for name in WORK}
+    sizes, stored = [], 0.0
+    bytes_of_count: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "screen.h5ad"
         for n_cells in arguments.cells:
             stored = write_screen(path, n_cells, arguments.genes, arguments.filled) / n_cells
-            command = [sys.executable, "-m", "benchmarks.memory_per_cell", "--load", str(path)]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-            result = json.loads(done.stdout)
-            peaks.append(result["peak"])
             sizes.append(path.stat().st_size)
-            dense = result["dense_bytes"]
-    slope = float(np.polyfit(arguments.cells, peaks, 1)[0])
-    needed = BYTES_STORED * stored + dense * arguments.genes
+            for name in WORK:
+                command = [sys.executable, "-m", "benchmarks.memory_per_cell", "--do", name]
+                command += ["--screen", str(path)]
+                done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+                result = json.loads(done.stdout)
+                peaks[name].append(result["peak_mib"])
+                bytes_of_count[name] = result["bytes_of_count"]
+    slope = {n: 2**20 * np.polyfit(arguments.cells, peak, 1)[0] for n, peak in peaks.items()}
+    of_file = np.polyfit(arguments.cells, sizes, 1)[0]
+    trained = 1 - 1 / TRAINED_ALL_BUT_ONE_OF
+    dense = bytes_of_count["train"] * arguments.genes * trained
     return {
         "cells": arguments.cells,
         "genes": arguments.genes,
         "counts_per_cell_that_are_not_0": round(stored),
-        "peak_mib": [round(peak / 2**20) for peak in peaks],
-        "bytes_per_cell": round(slope),
-        "dense_bytes": dense,
-        "times_stored": round(slope / needed, 2),
-        "times_file": round(slope / float(np.polyfit(arguments.cells, sizes, 1)[0]), 1),
+        "peak_mib": {name: [round(peak) for peak in of_work] for name, of_work in peaks.items()},
+        "bytes_per_cell": {name: round(each) for name, each in slope.items()},
+        "times_dense": round(slope["train"] / dense, 2),
+        "times_stored": round(slope["observe"] / (bytes_of_count["observe"] * stored), 2),
+        "times_file": {name: round(each / of_file, 1) for name, each in slope.items()},
     }
 
 
 def main() -> None:
     """Read the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cells", type=int, nargs="+", default=[10_000, 20_000, 40_000])
+    parser.add_argument("--cells", type=int, nargs="+", default=[20_000, 40_000, 80_000])
     parser.add_argument("--genes", type=int, default=2000)
     parser.add_argument("--filled", type=float, default=0.1, help="share of counts that are not 0")
-    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--do", choices=list(WORK), help=argparse.SUPPRESS)
+    parser.add_argument("--screen", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.load:
-        load(arguments.load)
+    if arguments.do:
+        bytes_of_count = WORK[arguments.do](arguments.screen)
+        print(json.dumps({"peak_mib": peak_mib(), "bytes_of_count": bytes_of_count}))
     else:
         print(json.dumps(measure(arguments)))
 

@@ -21,6 +21,7 @@ from samsvae.inference.resume import StateFile
 from samsvae.inference.step import Training, matmul_precision
 from samsvae.inference.trainer import Fitting, fit
 from samsvae.models.registry import build_model
+from samsvae.screen import open_screen, write_source_screen
 from samsvae.splits import split_cells
 
 CPU = torch.device("cpu")
@@ -68,6 +69,35 @@ def test_cells_keep_counts_exactly_in_a_small_type(tiny_screen, parts_of):
     mean, deviation = cells.moments(torch.log1p)
     np.testing.assert_allclose(mean, logs.mean(0), rtol=1e-5)
     np.testing.assert_allclose(deviation, logs.std(0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(200, torch.uint8), (300, torch.int16)])
+def test_cells_come_from_the_file_as_from_memory_whatever_the_block(
+    largest, dtype, tiny_screen, parts_of, tmp_path, monkeypatch
+):
+    """The largest count comes in a late block, when others already lie in a smaller type."""
+    encoding, _ = parts_of
+    screen = tiny_screen.copy()
+    screen.X.data = screen.X.data.clip(max=100)
+    screen.X.data[-1] = largest
+    write_source_screen(screen, "{}", tmp_path / "screen.h5ad")
+    for keep in (
+        np.ones(screen.n_obs, bool),
+        np.arange(screen.n_obs) % 3 > 0,
+        np.arange(screen.n_obs) > screen.n_obs - 9,
+        np.zeros(screen.n_obs, bool),
+    ):
+        whole = Cells.of(screen, keep, encoding, CPU)
+        assert (whole.counts.numpy() == screen[keep].X.toarray()).all()
+        assert whole.counts.dtype == (dtype if keep[-1] else torch.uint8)
+        for at_once in (1, 700, 10**9):
+            with monkeypatch.context() as patched, open_screen(tmp_path / "screen.h5ad") as opened:
+                patched.setattr("samsvae.inference.cells.LARGEST_BLOCK", at_once)
+                streamed = Cells.of(opened, keep, encoding, CPU)
+            for field in dataclasses.fields(Cells):
+                ours, theirs = (getattr(each, field.name) for each in (streamed, whole))
+                assert ours.dtype == theirs.dtype
+                assert torch.equal(ours, theirs)
 
 
 def test_an_epoch_visits_every_cell_once_at_most(parts_of):

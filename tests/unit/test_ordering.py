@@ -24,7 +24,7 @@ from samsvae.metrics.registry import meaning
 from samsvae.metrics.truth import true_effects
 from samsvae.models.registry import build_model
 from samsvae.screen import perturbations
-from samsvae.shuffled_labels import with_shuffled_labels
+from samsvae.shuffled_labels import shuffled_labels
 from samsvae.sources.simulated import Simulation, simulate
 from samsvae.splits import TRAIN, VAL, split_screen
 from samsvae.statistics.comparison import Rules, differences_of_runs, intervals
@@ -91,7 +91,10 @@ def judged():
     for seed in SEEDS:
         predicted["split_half", seed] = split_half(screen, parts, seed, "")
         predicted["sams_vae", seed] = train(screen, seed)
-        predicted["shuffled", seed] = train(with_shuffled_labels(screen, parts, seed), seed)
+        relabelled = screen.copy()
+        labels = screen.obs["perturbation"]
+        relabelled.obs["perturbation"] = shuffled_labels(labels, parts, seed)
+        predicted["shuffled", seed] = train(relabelled, seed)
 
     observed = observed_effects(screen, parts, "")
     asked = {

@@ -13,16 +13,16 @@ def main(snakemake: Any) -> None:
     from samsvae.biology.basal_state import classify_basal_state
     from samsvae.files import write_tsv
     from samsvae.inference.checkpoint import load_model
-    from samsvae.screen import read_screen
+    from samsvae.screen import open_screen
     from samsvae.splits import read_split
 
     torch.set_num_threads(snakemake.threads)
-    screen = read_screen(snakemake.input.screen)
-    parts = read_split(snakemake.input.split, screen)
-    tables = [
-        classify_basal_state(load_model(path), screen, parts, run["seed"]).assign(**run)
-        for run, path in zip(snakemake.params.runs, snakemake.input.models, strict=True)
-    ]
+    with open_screen(snakemake.input.screen) as screen:
+        parts = read_split(snakemake.input.split, screen)
+        tables = [
+            classify_basal_state(load_model(path), screen, parts, run["seed"]).assign(**run)
+            for run, path in zip(snakemake.params.runs, snakemake.input.models, strict=True)
+        ]
     table = pd.concat([table for table in tables if len(table)] or tables)
     write_tsv(table, snakemake.output.table, first=["split", "model", "seed"])
 

@@ -12,19 +12,19 @@ def main(snakemake: Any) -> None:
     from samsvae.biology.state_map import state_map
     from samsvae.files import write_tsv
     from samsvae.inference.checkpoint import load_model
-    from samsvae.screen import read_screen
+    from samsvae.screen import open_screen
     from samsvae.splits import read_split
 
     torch.set_num_threads(snakemake.threads)
-    screen = read_screen(snakemake.input.screen)
     run = snakemake.params.runs[0]
-    table = state_map(
-        load_model(snakemake.input.models[0]),
-        screen,
-        read_split(snakemake.input.split, screen),
-        snakemake.params.most_cells,
-        run["seed"],
-    )
+    with open_screen(snakemake.input.screen) as screen:
+        table = state_map(
+            load_model(snakemake.input.models[0]),
+            screen,
+            read_split(snakemake.input.split, screen),
+            snakemake.params.most_cells,
+            run["seed"],
+        )
     write_tsv(
         table.assign(**run),
         snakemake.output.table,

@@ -15,14 +15,14 @@ def main(snakemake: Any) -> None:
     from samsvae.inference.checkpoint import load_model
     from samsvae.inference.memory import keep_freed_memory, says_what_to_lower
     from samsvae.provenance import provenance
-    from samsvae.screen import digest_of_screen, perturbations, read_screen
+    from samsvae.screen import digest_of_screen, open_screen, perturbations
 
     keep_freed_memory()
     torch.set_num_threads(snakemake.threads)
     device = choose_device()
     trained = load_model(snakemake.input.model, device)
-    screen = read_screen(snakemake.input.screen)
-    names = perturbations(screen)
+    with open_screen(snakemake.input.screen) as screen:
+        names, digest = perturbations(screen), digest_of_screen(screen)
     estimator, seed = snakemake.params.estimator, snakemake.params.seed
     draws = snakemake.params.draws or ESTIMATORS[estimator].draws
     with says_what_to_lower(device, f"evaluation.effect_draws (now {draws})"):
@@ -33,7 +33,7 @@ def main(snakemake: Any) -> None:
         "effect_draws": draws,
         "seed": seed,
     }
-    made_by = provenance(config, snakemake.params.code, screen=digest_of_screen(screen))
+    made_by = provenance(config, snakemake.params.code, screen=digest)
     layers = {"standard_error": error}
     table = effects_table(effects, names, trained.genes, layers, made_by)
     write_effects(table, snakemake.output.effects)

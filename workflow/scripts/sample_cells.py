@@ -16,12 +16,14 @@ def main(snakemake: Any) -> None:
     from samsvae.inference.memory import says_what_to_lower
     from samsvae.labels import CONTROL
     from samsvae.provenance import provenance
-    from samsvae.screen import digest_of_screen, perturbations, read_screen
+    from samsvae.screen import digest_of_screen, open_screen, perturbations
 
     torch.set_num_threads(snakemake.threads)
     device = choose_device()
     trained = load_model(snakemake.input.model, device)
-    screen = read_screen(snakemake.input.screen)
+    with open_screen(snakemake.input.screen) as screen:
+        names, digest = perturbations(screen), digest_of_screen(screen)
+        sizes = screen.obs["library_size"].to_numpy()
     params = snakemake.params
     config = {
         "model": trained.settings,
@@ -32,12 +34,12 @@ def main(snakemake: Any) -> None:
     with says_what_to_lower(device, f"evaluation.sampled_cells (now {params.cells})"):
         cells = sample_cells(
             trained,
-            [CONTROL, *perturbations(screen)],
+            [CONTROL, *names],
             params.cells,
-            screen.obs["library_size"].to_numpy(),
+            sizes,
             params.seed,
             params.sample_from,
-            provenance(config, params.code, screen=digest_of_screen(screen)),
+            provenance(config, params.code, screen=digest),
         )
     with whole_file(snakemake.output.cells) as temporary:
         cells.write_h5ad(temporary, compression="lzf")

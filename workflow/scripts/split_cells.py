@@ -11,19 +11,19 @@ def main(snakemake: Any) -> None:
     from samsvae.experiments import Split
     from samsvae.files import write_text, write_tsv
     from samsvae.provenance import provenance
-    from samsvae.screen import digest_of_screen, read_screen
+    from samsvae.screen import digest_of_screen, open_screen
     from samsvae.splits import check_trained, split_screen, split_table
 
-    screen = read_screen(snakemake.input.screen)
-    labels = screen.obs["perturbation"].astype(str)
-    parts = split_screen(screen, Split(**snakemake.params.split))
-    untrained = check_trained(labels, parts, snakemake.params.untrained_perturbations)
-    if untrained:
-        logging.info("without a training cell, left at their prior: %s", ", ".join(untrained))
-    made_by = provenance(
-        snakemake.params.split, snakemake.params.code, screen=digest_of_screen(screen)
-    )
-    write_tsv(split_table(screen, parts), snakemake.output.split)
+    params = snakemake.params
+    with open_screen(snakemake.input.screen) as screen:
+        parts = split_screen(screen, Split(**params.split))
+        labels = screen.obs["perturbation"].astype(str)
+        untrained = check_trained(labels, parts, params.untrained_perturbations)
+        if untrained:
+            logging.info("without a training cell, left at their prior: %s", ", ".join(untrained))
+        made_by = provenance(params.split, params.code, screen=digest_of_screen(screen))
+        table = split_table(screen, parts)
+    write_tsv(table, snakemake.output.split)
     write_text(made_by, snakemake.output.provenance)
 
 

@@ -13,7 +13,8 @@ An AnnData object with
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,22 @@ def write_source_screen(screen: anndata.AnnData, provenance: str, path: str | Pa
 def read_screen(path: str | Path) -> anndata.AnnData:
     """Read a screen that :func:`write_source_screen` wrote."""
     return anndata.read_h5ad(path)
+
+
+@contextmanager
+def open_screen(path: str | Path) -> Iterator[anndata.AnnData]:
+    """Read all of a screen but its counts, which stay in the file until their rows are asked for.
+
+    Yields
+    ------
+    AnnData
+        Of use until the context is left.
+    """
+    screen = anndata.read_h5ad(path, backed="r")
+    try:
+        yield screen
+    finally:
+        screen.file.close()
 
 
 def digest_of_screen(screen: anndata.AnnData) -> str:

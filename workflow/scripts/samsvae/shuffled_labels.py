@@ -1,13 +1,12 @@
 """A negative control: cells whose perturbation labels have changed places."""
 
-import anndata
 import numpy as np
 import pandas as pd
 
 from samsvae.splits import TRAIN, VAL
 
 
-def with_shuffled_labels(screen: anndata.AnnData, parts: pd.Series, seed: int) -> anndata.AnnData:
+def shuffled_labels(labels: pd.Series, parts: pd.Series, seed: int) -> pd.Series:
     """Permute labels among the training cells, and among the validation cells.
 
     What a model then learns of a perturbation is chance, while cells, labels and their numbers
@@ -16,8 +15,8 @@ def with_shuffled_labels(screen: anndata.AnnData, parts: pd.Series, seed: int) -
 
     Parameters
     ----------
-    screen
-        Canonical screen.
+    labels
+        Canonical label of each cell, categorical.
     parts
         Split of each cell, as in split.tsv.
     seed
@@ -25,15 +24,12 @@ def with_shuffled_labels(screen: anndata.AnnData, parts: pd.Series, seed: int) -
 
     Returns
     -------
-    AnnData
-        The same cells; labels and dosages of those that neither train nor validate stay.
+    Series
+        Labels of the same cells; those of cells that neither train nor validate stay.
     """
     rng = np.random.default_rng(seed)
-    source = np.arange(screen.n_obs)
+    source = np.arange(len(labels))
     for part in (TRAIN, VAL):
         own = np.flatnonzero(parts == part)
         source[own] = rng.permutation(own)
-    shuffled = screen.copy()
-    shuffled.obs["perturbation"] = screen.obs["perturbation"].array[source]
-    shuffled.obsm["dosage"] = screen.obsm["dosage"][source]
-    return shuffled
+    return pd.Series(labels.array[source], index=labels.index, name=labels.name)

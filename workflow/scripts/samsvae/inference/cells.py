@@ -3,16 +3,20 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import anndata
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy import sparse
 from torch import Tensor
 
 from samsvae.inference.cards import take_card
 from samsvae.inference.encoding import Encoding
 from samsvae.models.base import Batch
+
+LARGEST_BLOCK = 4_000_000  # elements, of cells x genes, while counts become dense
 
 
 @cache  # a process that asked again would wait for the card that it has itself
@@ -61,7 +65,7 @@ class Cells:
         Parameters
         ----------
         screen
-            Canonical screen.
+            Canonical screen, whose counts may be in a file.
         keep
             Boolean, one per cell of the screen.
         encoding
@@ -69,11 +73,14 @@ class Cells:
         device
             Where to.
         """
-        kept = screen[keep]
-        labels = kept.obs["perturbation"].cat.remove_unused_categories().cat
-        dosage = torch.from_numpy(encoding.dosage(list(labels.categories))).to(device)
-        size = kept.obs["library_size"].to_numpy()
-        return cls.on_device(kept.X, size, dosage, labels.codes.to_numpy())
+        kept = screen.obs[keep]
+        labels = kept["perturbation"].cat.remove_unused_categories().cat
+        return cls(
+            counts=_gather(screen.X, keep, device),
+            library_size=_on(device, kept["library_size"], torch.float32),
+            dosage=torch.from_numpy(encoding.dosage(list(labels.categories))).to(device),
+            condition=_on(device, labels.codes, torch.long),
+        )
 
     @classmethod
     def on_device(
@@ -84,12 +91,11 @@ class Cells:
         condition: np.ndarray,
     ) -> "Cells":
         """Put cells where their dosages are; the attributes of the class say what is what."""
-        dense = torch.from_numpy(counts.astype(smallest_type(counts)).toarray())
         return cls(
-            counts=dense.to(dosage.device),
-            library_size=torch.tensor(library_size, dtype=torch.float32, device=dosage.device),
+            counts=_dense(counts).to(dosage.device),
+            library_size=_on(dosage.device, library_size, torch.float32),
             dosage=dosage,
-            condition=torch.tensor(condition, dtype=torch.long, device=dosage.device),
+            condition=_on(dosage.device, condition, torch.long),
         )
 
     def batch(self, index: Tensor) -> Batch:
@@ -122,6 +128,29 @@ class Cells:
         mean = total / len(self)
         variance = (squares / len(self) - mean**2).clamp(min=0)
         return mean.float(), variance.sqrt().float()
+
+
+def _gather(counts: Any, keep: np.ndarray, device: torch.device) -> Tensor:
+    """Put rows of sparse counts on the device block by block, so that no other copy is whole."""
+    n_genes = counts.shape[1]
+    gathered = torch.empty(int(keep.sum()), n_genes, dtype=torch.uint8, device=device)
+    done, at_once = 0, max(1, LARGEST_BLOCK // n_genes)
+    for first in range(0, len(keep), at_once):
+        chosen = keep[first : first + at_once]
+        if chosen.any():
+            block = _dense(counts[first : first + at_once][chosen])
+            gathered = gathered.to(torch.promote_types(gathered.dtype, block.dtype))
+            gathered[done : done + len(block)] = block
+            done += len(block)
+    return gathered
+
+
+def _dense(counts: sparse.csr_matrix) -> Tensor:
+    return torch.from_numpy(counts.astype(smallest_type(counts)).toarray())
+
+
+def _on(device: torch.device, values: ArrayLike, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(np.asarray(values), dtype=dtype, device=device)
 
 
 def smallest_type(matrix: sparse.csr_matrix) -> type[np.number]:

@@ -20,8 +20,8 @@ from samsvae.inference.trainer import Fitted
 from samsvae.models.base import PerturbationModel
 from samsvae.models.registry import build_model
 from samsvae.provenance import digest_of, provenance
-from samsvae.screen import digest_of_screen, read_screen
-from samsvae.shuffled_labels import with_shuffled_labels
+from samsvae.screen import digest_of_screen, open_screen
+from samsvae.shuffled_labels import shuffled_labels
 from samsvae.splits import TRAIN, VAL, read_split
 
 
@@ -84,27 +84,27 @@ class TrainingTask:
         device
             Where to.
         """
-        screen = read_screen(screen_file)
-        parts = read_split(split_file, screen)
-        digest = digest_of_screen(screen)
-        if settings["shuffle_labels"]:
-            assert isinstance(seeds, int), "each seed has labels of its own"
-            logging.info("labels are shuffled: this model is a negative control")
-            screen = with_shuffled_labels(screen, parts, seeds)
-        encoding = Encoding.of(screen.obs["perturbation"], settings["combinations"])
-        logging.info("%d cells, %d genes, device %s", screen.n_obs, screen.n_vars, device)
-        config = {"model": dict(settings), "training": dict(training), "seed": seeds}
-        made_by = provenance(config, code, screen=digest)
-        return cls(
-            settings=dict(settings),
-            training=Training(**training),
-            genes=list(screen.var_names),
-            encoding=encoding,
-            train=Cells.of(screen, (parts == TRAIN).to_numpy(), encoding, device),
-            validation=Cells.of(screen, (parts == VAL).to_numpy(), encoding, device),
-            made_by=made_by,
-            fingerprint=digest_of([made_by, parts.tolist(), torch.get_num_threads()]),
-        )
+        with open_screen(screen_file) as screen:
+            parts = read_split(split_file, screen)
+            if settings["shuffle_labels"]:
+                assert isinstance(seeds, int), "each seed has labels of its own"
+                logging.info("labels are shuffled: this model is a negative control")
+                labels = screen.obs["perturbation"]
+                screen.obs["perturbation"] = shuffled_labels(labels, parts, seeds)
+            encoding = Encoding.of(screen.obs["perturbation"], settings["combinations"])
+            logging.info("%d cells, %d genes, device %s", screen.n_obs, screen.n_vars, device)
+            config = {"model": dict(settings), "training": dict(training), "seed": seeds}
+            made_by = provenance(config, code, screen=digest_of_screen(screen))
+            return cls(
+                settings=dict(settings),
+                training=Training(**training),
+                genes=list(screen.var_names),
+                encoding=encoding,
+                train=Cells.of(screen, (parts == TRAIN).to_numpy(), encoding, device),
+                validation=Cells.of(screen, (parts == VAL).to_numpy(), encoding, device),
+                made_by=made_by,
+                fingerprint=digest_of([made_by, parts.tolist(), torch.get_num_threads()]),
+            )
 
     def build(self) -> PerturbationModel:
         """Make the model, with initial weights."""
