@@ -8,7 +8,6 @@ The first bracket depends on counts and c alone, the second on the decoder, too.
 difference of large numbers, however large c.
 """
 
-import importlib
 import logging
 import math
 from collections.abc import Iterator
@@ -233,14 +232,15 @@ def _kernels(tensor: Tensor) -> ModuleType | None:
 @cache
 def _triton_kernels(device: torch.device) -> ModuleType | None:
     """Try whether Triton, which comes with PyTorch for CUDA, finds the compiler that it needs."""
-    one, two = torch.ones(1, device=device), torch.ones(1, 1, device=device)
+    one, two, logits = (torch.ones([1] * dimensions, device=device) for dimensions in (1, 2, 3))
     try:
-        kernels = importlib.import_module("samsvae.models.log_mass_triton")
-        kernels.score(two, one, one, one, two, two[None].clone(), one.clone(), one.clone(), 1.0)
+        from samsvae.models import log_mass_triton
+
+        log_mass_triton.score(two, one, one, one, two, logits, one.clone(), one.clone(), 1.0)
     except Exception as error:  # of any kind: it has many, and none is in the way of slower steps
         logger.info("the likelihood is computed in more passes, without Triton (%s)", error)
         return None
-    return kernels
+    return log_mass_triton
 
 
 def _blocks(hidden: Tensor) -> Iterator[tuple[slice, slice]]:
