@@ -4,6 +4,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from samsvae.config import merge
+
 JSON_LIKE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -18,6 +20,42 @@ def values(schema: dict[str, Any], whole: dict[str, Any], depth: int = 0) -> st.
     """What a part of the schema allows, and now and then something else."""
     allowed = _allowed(schema, whole, depth)
     return st.integers(0, 399).flatmap(lambda n: JSON_LIKE if n == 0 else allowed)
+
+
+def changes(base: dict[str, Any], whole: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """One or two keys of a good configuration with other values, most of which can be used."""
+    definitions = whole["$defs"]
+    sections = {
+        (name,): definitions[name]["properties"]
+        for name in ("training", "evaluation", "enrichment")
+    }
+    for name, model in base["models"].items():
+        sections["models", name] = definitions[model["kind"]]["properties"]
+    for name, screen in base["screens"].items():
+        sections["screens", name] = definitions[f"{screen['source']}_screen"]["properties"]
+    for name in base["experiments"]:
+        sections["experiments", name] = definitions["experiment"]["properties"]
+    places = [(*path, key) for path, properties in sections.items() for key in properties]
+
+    def change(place: tuple[str, ...]) -> st.SearchStrategy[dict[str, Any]]:
+        *path, key = place
+        return values(sections[tuple(path)][key], whole).map(lambda value: _nested(place, value))
+
+    one = st.sampled_from(places).flatmap(change)
+    return st.lists(one, min_size=1, max_size=2).map(_merged)
+
+
+def _nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    for name in reversed(path):
+        value = {name: value}
+    return value
+
+
+def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for part in parts:
+        merged = merge(merged, part)
+    return merged
 
 
 def _allowed(schema: dict[str, Any], whole: dict[str, Any], depth: int) -> st.SearchStrategy[Any]:

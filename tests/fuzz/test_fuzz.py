@@ -30,14 +30,16 @@ from samsvae.preflight import check_inputs
 from samsvae.sources.h5ad import check_header, write_h5ad_screen
 from samsvae.sources.h5ad_source import H5adSource
 from tests.conftest import ROOT
-from tests.fuzz.schema_strategies import values
+from tests.fuzz.schema_strategies import changes, values
+from tests.workflow.conftest import Project, copy_project
 
 SECONDS = float(os.environ.get("SAMSVAE_FUZZ_SECONDS", "4")) / 2  # for each of two tests
 FIRST_SEED = int(os.environ.get("SAMSVAE_FUZZ_SEED", "0"))
 MOST_SECONDS, MOST_BYTES = 60, 2**31  # of one example, beyond what the process has already
 SCHEMA = read_schema(ROOT / "workflow/schemas/config.schema.yaml")
 DEFAULTS = yaml.safe_load((ROOT / "config.yaml").read_text())
-CONFIGURATIONS = values(SCHEMA, SCHEMA)
+CONFIGURATIONS = values(SCHEMA, SCHEMA) | changes(DEFAULTS, SCHEMA)
+PLANNING = 0.3  # share of the time in which Snakemake plans configurations that can be used
 
 processes = multiprocessing.get_context("fork")
 
@@ -62,24 +64,45 @@ def use_configuration(user):
     return True
 
 
+def plan(user, project):
+    """Have Snakemake plan a configuration; it may still refuse it, but in plain words."""
+    project.config = user
+    shown = project.snakemake("--dry-run", "--quiet")
+    assert "Traceback" not in shown.stdout, f"{user}\n{shown.stdout[-4000:]}"
+    return shown.returncode == 0
+
+
 def test_any_configuration_is_used_or_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    tried, used, end = 0, 0, time.monotonic() + SECONDS
+    for name in ("empty", "project"):
+        (tmp_path / name).mkdir()
+    project = Project(copy_project(tmp_path / "project"))
+    monkeypatch.chdir(tmp_path / "empty")
+    tried, used, planned, spent = 0, 0, 0, 0.0
+    start = time.monotonic()
+    end = start + SECONDS
 
     def attempt(user):
-        nonlocal tried, used
-        if time.monotonic() < end:
+        nonlocal tried, used, planned, spent
+        now = time.monotonic()
+        if now < end:
             tried += 1
-            used += use_configuration(user)
+            can_be_used = use_configuration(user)
+            used += can_be_used
+            if can_be_used and spent < PLANNING * (now - start):
+                planned += plan(user, project)
+                spent += time.monotonic() - now
 
     number = FIRST_SEED
     quiet = settings(max_examples=100, database=None, suppress_health_check=list(HealthCheck))
     while time.monotonic() < end:
         seed(number)(quiet(given(CONFIGURATIONS)(attempt)))()
         number += 1
-    print(f"{tried} configurations, {used} of them used, seeds {FIRST_SEED} to {number - 1}")
+    print(
+        f"{tried} configurations, {used} of them used, {planned} planned, "
+        f"seeds {FIRST_SEED} to {number - 1}"
+    )
     assert tried
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "empty").iterdir()) == []
 
 
 def good_file(path, layout):
