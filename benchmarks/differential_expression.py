@@ -21,7 +21,7 @@ from scipy import sparse, stats
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scripts"))
 
 from samsvae.effects.differential_expression import rank_sum_tests
-from samsvae.effects.observed import log_expression
+from samsvae.effects.expression import log_expression
 from samsvae.labels import CONTROL
 from samsvae.screen import read_screen
 

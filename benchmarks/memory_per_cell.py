@@ -27,11 +27,12 @@ from benchmarks.build_screen import peak_mib
 from samsvae.effects.observed import observed_effects
 from samsvae.inference.cells import Cells
 from samsvae.inference.encoding import Encoding
-from samsvae.screen import build_screen, open_screen, read_screen, write_source_screen
+from samsvae.screen import build_screen, open_screen, write_source_screen
 from samsvae.splits import TEST, TRAIN
 
 BYTES_STORED = 8  # of a count in CSR: value and gene, int32 each
 TRAINED_ALL_BUT_ONE_OF = 5
+CONTROL_ONE_OF = 20
 
 
 def write_screen(path: Path, n_cells: int, genes: int, filled: float) -> int:
@@ -40,7 +41,9 @@ def write_screen(path: Path, n_cells: int, genes: int, filled: float) -> int:
     counts = sparse.random(n_cells, genes, filled, "csr", np.float32, rng)
     counts.data = 1 + rng.poisson(2.0, counts.nnz).astype(np.int32)
     counts = sparse.csr_matrix(counts + sparse.eye(n_cells, genes, format="csr", dtype=np.int32))
-    labels = [("control", "A", "B")[cell % 3] for cell in range(n_cells)]
+    labels = [
+        "control" if cell % CONTROL_ONE_OF == 0 else "AB"[cell % 2] for cell in range(n_cells)
+    ]
     names = pd.RangeIndex(n_cells).astype(str)
     screen = build_screen(counts, labels, names, [f"G{gene}" for gene in range(genes)])
     write_source_screen(screen, "{}", path)
@@ -57,9 +60,9 @@ def train(path: Path) -> int:
 
 def observe(path: Path) -> int:
     """Observe the effects of a screen; bytes of a stored count."""
-    screen = read_screen(path)
-    parts = np.where(trained_cells(screen.n_obs), TRAIN, TEST)
-    observed_effects(screen, pd.Series(parts, index=screen.obs_names), "{}")
+    with open_screen(path) as screen:
+        parts = np.where(trained_cells(screen.n_obs), TRAIN, TEST)
+        observed_effects(screen, pd.Series(parts, index=screen.obs_names), "{}")
     return BYTES_STORED
 
 
@@ -107,7 +110,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
 def main() -> None:
     """Read the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cells", type=int, nargs="+", default=[20_000, 40_000, 80_000])
+    parser.add_argument("--cells", type=int, nargs="+", default=[40_000, 80_000, 160_000])
     parser.add_argument("--genes", type=int, default=2000)
     parser.add_argument("--filled", type=float, default=0.1, help="share of counts that are not 0")
     parser.add_argument("--do", choices=list(WORK), help=argparse.SUPPRESS)

@@ -10,7 +10,8 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 
 from samsvae.effects.bilinear import bilinear
-from samsvae.effects.observed import log_expression, observed_effects
+from samsvae.effects.expression import log_expression
+from samsvae.effects.observed import observed_effects
 from samsvae.effects.split_half import half_of_held_out, split_half
 from samsvae.effects.table import long_table
 from samsvae.errors import InputError

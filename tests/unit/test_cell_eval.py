@@ -24,7 +24,8 @@ from samsvae.effects.cell_eval import (
     log_normalised,
     real_cells,
 )
-from samsvae.effects.observed import group_means, observed_effects
+from samsvae.effects.expression import group_means
+from samsvae.effects.observed import observed_effects
 from samsvae.effects.table import effects_table
 from samsvae.errors import InputError
 from samsvae.experiments import Split
@@ -126,7 +127,8 @@ def means(cells):
     """Mean expression of each perturbation's cells, control last, as log2(CP10k + 1)."""
     labels = cells.obs["perturbation"].astype(str)
     names = sorted(set(labels) - {"control"})
-    return group_means(cells.X.astype(float) / np.log(2), labels, names), names
+    block = cells.X.astype(float) / np.log(2), labels
+    return group_means([block], names, cells.n_vars), names
 
 
 def test_cells_of_a_baseline_have_the_effects_that_it_predicts(pairs, effects):

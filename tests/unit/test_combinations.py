@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from samsvae.effects.observed import log_expression, observed_effects
+from samsvae.effects.expression import log_expression
+from samsvae.effects.observed import observed_effects
 from samsvae.experiments import Split
 from samsvae.metrics.combinations import departures, parts_of, tabulate_departures
 from samsvae.splits import split_cells

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+from functools import partial
 
 import anndata
 import numpy as np
@@ -17,11 +18,19 @@ from samsvae.effects import predicted as predicted_module
 from samsvae.effects.baselines import BASELINES, additive, mean_effect, no_change
 from samsvae.effects.differential_expression import rank_sum_tests
 from samsvae.effects.expectation import ExpectedLogCounts
-from samsvae.effects.observed import log_expression, observed_effects
+from samsvae.effects.expression import log_expression
+from samsvae.effects.observed import observed_effects
 from samsvae.effects.overview import list_perturbations
 from samsvae.effects.predicted import predicted_effects
+from samsvae.effects.split_half import split_half
 from samsvae.effects.strongest import strongest_genes
-from samsvae.effects.table import long_table, read_effects, rows_of_perturbation, write_effects
+from samsvae.effects.table import (
+    effects_table,
+    long_table,
+    read_effects,
+    rows_of_perturbation,
+    write_effects,
+)
 from samsvae.errors import InputError
 from samsvae.experiments import Split
 from samsvae.files import write_parquet
@@ -30,7 +39,57 @@ from samsvae.inference.encoding import Encoding
 from samsvae.inference.shared_draws import draw_globals
 from samsvae.labels import file_name, perturbation_of
 from samsvae.models.registry import build_model
+from samsvae.screen import open_screen, perturbations, write_source_screen
 from samsvae.splits import split_cells
+
+
+@pytest.mark.parametrize("largest_block", [60 * 7, 60 * 100])
+def test_effects_come_from_the_file_as_from_memory_whatever_the_block(
+    largest_block, tiny_screen, tmp_path, monkeypatch
+):
+    screen = tiny_screen.copy()
+    write_source_screen(screen, "{}", tmp_path / "screen.h5ad")
+    parts = pd.Series(
+        split_cells(screen.obs["perturbation"], Split("random", 0)), index=screen.obs_names
+    )
+    train, names = (parts == "train").to_numpy(), perturbations(screen)
+    makers = [
+        lambda of: observed_effects(of, parts, "{}"),
+        lambda of: split_half(of, parts, 0, "{}"),
+        *(partial(baseline_table, predict, train, names) for predict in BASELINES.values()),
+    ]
+    for make in makers:
+        whole = make(screen)
+        with monkeypatch.context() as patched, open_screen(tmp_path / "screen.h5ad") as opened:
+            patched.setattr("samsvae.effects.expression.LARGEST_BLOCK", largest_block)
+            found = make(opened)
+        for layer in (None, *whole.layers):
+            np.testing.assert_allclose(found.to_df(layer), whole.to_df(layer), rtol=1e-9, atol=1e-9)
+        pd.testing.assert_frame_equal(found.obs, whole.obs)
+        pd.testing.assert_frame_equal(found.var, whole.var)
+
+
+def baseline_table(predict, train, names, screen):
+    try:
+        effects = predict(screen, train, names)
+    except InputError:  # bilinear, of a screen that measures no target
+        effects = np.zeros((len(names), screen.n_vars))
+    return effects_table(effects, names, list(screen.var_names), {}, "{}")
+
+
+def test_a_part_of_the_cells_counts_as_a_screen_of_them_does(tiny_screen):
+    parts = pd.Series(
+        split_cells(tiny_screen.obs["perturbation"], Split("random", 0)),
+        index=tiny_screen.obs_names,
+    )
+    keep = np.arange(tiny_screen.n_obs) % 4 > 0
+    part = observed_effects(tiny_screen, parts, "{}", keep)
+    alone = observed_effects(tiny_screen[keep].copy(), parts[keep], "{}")
+    for layer in alone.layers:
+        np.testing.assert_allclose(part.to_df(layer), alone.to_df(layer))
+    pd.testing.assert_frame_equal(part.obs, alone.obs)
+    pd.testing.assert_frame_equal(part.var, alone.var)
+    assert part.uns["n_control_cells"] == alone.uns["n_control_cells"]
 
 
 def brute_force_mean_log(c, mean):

@@ -10,13 +10,14 @@ def main(snakemake: Any) -> None:
     from samsvae.effects.observed import observed_effects
     from samsvae.effects.table import write_effects
     from samsvae.provenance import provenance
-    from samsvae.screen import digest_of_screen, read_screen
+    from samsvae.screen import digest_of_screen, open_screen
     from samsvae.splits import read_split
 
-    screen = read_screen(snakemake.input.screen)
-    parts = read_split(snakemake.input.split, screen)
-    made_by = provenance({}, snakemake.params.code, screen=digest_of_screen(screen))
-    write_effects(observed_effects(screen, parts, made_by), snakemake.output.effects)
+    with open_screen(snakemake.input.screen) as screen:
+        parts = read_split(snakemake.input.split, screen)
+        made_by = provenance({}, snakemake.params.code, screen=digest_of_screen(screen))
+        effects = observed_effects(screen, parts, made_by)
+    write_effects(effects, snakemake.output.effects)
 
 
 if "snakemake" in globals():

@@ -10,16 +10,16 @@ def main(snakemake: Any) -> None:
     from samsvae.effects.split_half import split_half
     from samsvae.effects.table import write_effects
     from samsvae.provenance import provenance
-    from samsvae.screen import digest_of_screen, read_screen
+    from samsvae.screen import digest_of_screen, open_screen
     from samsvae.splits import read_split
 
-    screen = read_screen(snakemake.input.screen)
-    parts = read_split(snakemake.input.split, screen)
-    settings = {**snakemake.params.settings, "seed": snakemake.params.seed}
-    made_by = provenance(settings, snakemake.params.code, screen=digest_of_screen(screen))
-    write_effects(
-        split_half(screen, parts, snakemake.params.seed, made_by), snakemake.output.effects
-    )
+    seed = snakemake.params.seed
+    settings = {**snakemake.params.settings, "seed": seed}
+    with open_screen(snakemake.input.screen) as screen:
+        parts = read_split(snakemake.input.split, screen)
+        made_by = provenance(settings, snakemake.params.code, screen=digest_of_screen(screen))
+        effects = split_half(screen, parts, seed, made_by)
+    write_effects(effects, snakemake.output.effects)
 
 
 if "snakemake" in globals():

@@ -222,6 +222,38 @@ def open_screen(path: str | Path) -> Iterator[anndata.AnnData]:
         screen.file.close()
 
 
+def counts_in_blocks(
+    screen: anndata.AnnData, cells: np.ndarray | None, largest_block: int
+) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
+    """Go through the counts of cells in order.
+
+    Parameters
+    ----------
+    screen
+        Canonical screen, whose counts may be in a file.
+    cells
+        Boolean, one per cell of the screen, those to go through; None for all.
+    largest_block
+        Most elements of a block, cells x genes, zeros among them.
+
+    Yields
+    ------
+    positions : ndarray
+        Of some cells in the screen.
+    counts : csr_matrix
+        The same cells x genes.
+    """
+    counts, at_once = screen.X, max(1, largest_block // screen.n_vars)
+    for first in range(0, screen.n_obs, at_once):
+        positions = np.arange(first, min(first + at_once, screen.n_obs))
+        if cells is not None:
+            positions = positions[cells[positions]]
+        if len(positions):
+            block = sparse.csr_matrix(counts[first : first + at_once])
+            whole = len(positions) == block.shape[0]
+            yield positions, block if whole else block[positions - first]
+
+
 def digest_of_screen(screen: anndata.AnnData) -> str:
     """Get the digest of a screen's content, taken when it was written."""
     return str(screen.uns["content_digest"])

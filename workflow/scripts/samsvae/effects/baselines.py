@@ -6,7 +6,7 @@ import anndata
 import numpy as np
 
 from samsvae.effects.bilinear import bilinear
-from samsvae.effects.observed import group_means, log_expression
+from samsvae.effects.expression import expression_in_blocks, group_means
 from samsvae.labels import components, doses
 from samsvae.screen import perturbations
 
@@ -18,9 +18,8 @@ def no_change(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) 
 
 def mean_effect(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Predict for every perturbation the mean effect of those with training cells, each as one."""
-    trained = screen[train]
-    seen = perturbations(trained)
-    means = group_means(log_expression(trained), trained.obs["perturbation"].astype(str), seen)
+    seen = perturbations(screen[train])
+    means = group_means(expression_in_blocks(screen, train), seen, screen.n_vars)
     return np.tile(means.effects()[0].mean(axis=0), (len(names), 1))
 
 
@@ -45,9 +44,8 @@ def additive(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -
     ndarray
         Perturbations x genes, log2(CP10k + 1).
     """
-    trained = screen[train]
-    singles = [name for name in perturbations(trained) if len(components(name)) == 1]
-    means = group_means(log_expression(trained), trained.obs["perturbation"].astype(str), singles)
+    singles = [name for name in perturbations(screen[train]) if len(components(name)) == 1]
+    means = group_means(expression_in_blocks(screen, train), singles, screen.n_vars)
     seen: dict[str, dict[float, np.ndarray]] = {}
     for single, effect in zip(singles, means.effects()[0], strict=True):
         [(gene, dose)] = doses(single).items()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import anndata
 import numpy as np
 
-from samsvae.effects.observed import group_means, log_expression
+from samsvae.effects.expression import expression_in_blocks, group_means
 from samsvae.errors import InputError
 from samsvae.labels import CONTROL, doses
 from samsvae.screen import perturbations
@@ -55,9 +55,9 @@ def bilinear(
     InputError
         If the targets of fewer than two training perturbations are measured.
     """
-    trained = screen[train]
+    every = perturbations(screen[train])
     row = {gene: index for index, gene in enumerate(screen.var_names)}
-    known = [name for name in perturbations(trained) if all(part in row for part in doses(name))]
+    known = [name for name in every if all(part in row for part in doses(name))]
     if len(known) < FEWEST_PERTURBATIONS:
         raise InputError(
             f"The model 'bilinear' knows a perturbation by the expression of its target, but the "
@@ -71,9 +71,7 @@ def bilinear(
             len(unknown),
             ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else ""),
         )
-    labels = trained.obs["perturbation"].astype(str)
-    every = perturbations(trained)
-    means = group_means(log_expression(trained), labels, every)
+    means = group_means(expression_in_blocks(screen, train), every, screen.n_vars)
     genes = principal_components(means.mean.T, n_components)
 
     def representation(labels: Sequence[str]) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from samsvae.effects.observed import CP10K
+from samsvae.effects.expression import CP10K
 from samsvae.effects.predictive import sample_cells
 from samsvae.effects.split_half import half_of_held_out
 from samsvae.errors import InputError

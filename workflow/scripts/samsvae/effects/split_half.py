@@ -4,7 +4,8 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from samsvae.effects.observed import group_means, log_expression, observed_effects
+from samsvae.effects.expression import expression_in_blocks, group_means
+from samsvae.effects.observed import observed_effects
 from samsvae.effects.table import effects_table
 from samsvae.errors import InputError
 from samsvae.labels import CONTROL
@@ -71,13 +72,13 @@ def split_half(
     names = perturbations(screen)
     labels = screen.obs["perturbation"].astype(str)
     half = half_of_held_out(labels, parts, seed)
-    means = group_means(log_expression(screen[half]), labels[half], names)
+    means = group_means(expression_in_blocks(screen, half), names, screen.n_vars)
     if not means.n_cells[-1]:
         raise InputError(
             f"The ceiling 'split_half' needs two held-out cells of {CONTROL!r} at least, and the "
             "split has fewer. Leave it out of the experiment's 'models'."
         )
-    others = observed_effects(screen[~half], parts[~half], provenance)
+    others = observed_effects(screen, parts, provenance, ~half)
     halved = means.n_cells[:-1] > 0
     layers = {name: np.asarray(others.layers[name]) for name in ("ate", "ate_held_out", "fdr")}
     return effects_table(

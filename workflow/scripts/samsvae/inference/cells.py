@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import anndata
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 from samsvae.inference.cards import take_card
 from samsvae.inference.encoding import Encoding
 from samsvae.models.base import Batch
+from samsvae.screen import counts_in_blocks
 
 LARGEST_BLOCK = 4_000_000  # elements, of cells x genes, while counts become dense
 
@@ -76,7 +76,7 @@ class Cells:
         kept = screen.obs[keep]
         labels = kept["perturbation"].cat.remove_unused_categories().cat
         return cls(
-            counts=_gather(screen.X, keep, device),
+            counts=_gather(screen, keep, device),
             library_size=_on(device, kept["library_size"], torch.float32),
             dosage=torch.from_numpy(encoding.dosage(list(labels.categories))).to(device),
             condition=_on(device, labels.codes, torch.long),
@@ -130,18 +130,15 @@ class Cells:
         return mean.float(), variance.sqrt().float()
 
 
-def _gather(counts: Any, keep: np.ndarray, device: torch.device) -> Tensor:
-    """Put rows of sparse counts on the device block by block, so that no other copy is whole."""
-    n_genes = counts.shape[1]
-    gathered = torch.empty(int(keep.sum()), n_genes, dtype=torch.uint8, device=device)
-    done, at_once = 0, max(1, LARGEST_BLOCK // n_genes)
-    for first in range(0, len(keep), at_once):
-        chosen = keep[first : first + at_once]
-        if chosen.any():
-            block = _dense(counts[first : first + at_once][chosen])
-            gathered = gathered.to(torch.promote_types(gathered.dtype, block.dtype))
-            gathered[done : done + len(block)] = block
-            done += len(block)
+def _gather(screen: anndata.AnnData, keep: np.ndarray, device: torch.device) -> Tensor:
+    """Put counts on the device block by block, so that no other copy is whole."""
+    gathered = torch.empty(int(keep.sum()), screen.n_vars, dtype=torch.uint8, device=device)
+    done = 0
+    for _, counts in counts_in_blocks(screen, keep, LARGEST_BLOCK):
+        block = _dense(counts)
+        gathered = gathered.to(torch.promote_types(gathered.dtype, block.dtype))
+        gathered[done : done + len(block)] = block
+        done += len(block)
     return gathered
 
 
