@@ -171,7 +171,7 @@ rule split_cells:
     conda:
         "../../envs/samsvae.yaml"
     resources:
-        mem_mb=growing(1000, per_input=10),
+        mem_mb=growing(1000, per_input=1),
         runtime=growing(30),
     params:
         split=lambda wildcards: vars(

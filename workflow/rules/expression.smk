@@ -17,7 +17,7 @@ rule observe_effects:
     conda:
         "../../envs/samsvae.yaml"
     resources:
-        mem_mb=growing(1000, per_input=40),
+        mem_mb=growing(2000, per_input=5),
         runtime=growing(120),
     params:
         code=uses("observe_effects"),

@@ -53,7 +53,7 @@ rule classify_states:
     conda:
         "../../envs/samsvae.yaml"
     resources:
-        mem_mb=growing(4000, per_input=20),
+        mem_mb=growing(4000, per_input=10),
         runtime=growing(120),
     params:
         runs=runs_shown,
@@ -85,7 +85,7 @@ rule map_states:
     conda:
         "../../envs/samsvae.yaml"
     resources:
-        mem_mb=growing(4000, per_input=20),
+        mem_mb=growing(4000, per_input=10),
         runtime=growing(60),
     params:
         runs=runs_shown,

@@ -19,7 +19,7 @@ rule predict_effects:
         "../../envs/samsvae.yaml"
     threads: 1
     resources:
-        mem_mb=growing(4000, per_input=40),
+        mem_mb=growing(4000, per_input=1),
         runtime=growing(60),
         gpu=1,
     params:
@@ -47,7 +47,7 @@ rule predict_baseline:
     conda:
         "../../envs/samsvae.yaml"
     resources:
-        mem_mb=growing(1000, per_input=40),
+        mem_mb=growing(2000, per_input=5),
         runtime=growing(30),
     params:
         settings=lambda wildcards: MODEL_SETTINGS[wildcards.model],
@@ -72,7 +72,7 @@ rule predict_ceiling:
     conda:
         "../../envs/samsvae.yaml"
     resources:
-        mem_mb=growing(1000, per_input=40),
+        mem_mb=growing(2000, per_input=5),
         runtime=growing(30),
     params:
         settings=lambda wildcards: MODEL_SETTINGS[wildcards.model],
@@ -100,7 +100,7 @@ rule sample_cells:
         "../../envs/samsvae.yaml"
     threads: 1
     resources:
-        mem_mb=growing(4000, per_input=40),
+        mem_mb=growing(4000, per_input=1),
         runtime=growing(60),
         gpu=1,
     params:

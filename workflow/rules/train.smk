@@ -21,7 +21,7 @@ rule train:
         "../../envs/samsvae.yaml"
     threads: 1
     resources:
-        mem_mb=growing(4000, per_input=40),
+        mem_mb=growing(4000, per_input=10),
         runtime=growing(12 * 60),
         gpu=1,
     params:
@@ -51,7 +51,7 @@ rule train_seeds:
         "../../envs/samsvae.yaml"
     threads: 1
     resources:
-        mem_mb=growing(4000, per_input=40),
+        mem_mb=growing(4000, per_input=10),
         runtime=growing(24 * 60),
         gpu=1,
     params:
