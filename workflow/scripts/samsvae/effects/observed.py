@@ -52,7 +52,8 @@ def observed_effects(
     cells = np.ones(screen.n_obs, dtype=bool) if cells is None else cells
     labels = screen.obs["perturbation"].astype(str)
     names = sorted(set(labels[cells]) - {CONTROL})
-    held_out = held_out_cells(labels, parts) & cells
+    held_out = np.zeros_like(cells)
+    held_out[cells] = held_out_cells(labels[cells], parts[cells])
 
     def means_of(*how: Any) -> GroupMeans:
         return group_means(expression_in_blocks(screen, *how), names, screen.n_vars)
