@@ -29,7 +29,7 @@ def add_baseline(name, text, code):
     lines = code.splitlines(keepends=True)
     match name:
         case "baselines.py":
-            text = before(text, "from samsvae.effects.observed", lines[0])
+            text = before(text, "from samsvae.labels", lines[0])
             return before(text, "}", lines[-1])
         case "experiments.py":
             return re.sub(r"^BASELINES = .*\n", code, text, flags=re.MULTILINE)
