@@ -12,6 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from samsvae.inference.cells import Cells, choose_device
 from samsvae.inference.memory import keep_freed_memory
 from samsvae.inference.step import MATMUL_PRECISIONS, Training, matmul_precision
 from samsvae.inference.trainer import Fitting
+from samsvae.models import log_mass
 from samsvae.models.multiplication import multiply
 from samsvae.models.registry import MODELS, build_model
 
@@ -138,6 +140,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         matmul_precision=arguments.precision,
         cuda_graph=not arguments.without_graph,
     )
+    if arguments.without_triton:
+        log_mass._triton_kernels = cache(lambda device: None)
     fitting = Fitting(model, cells, training, seed=0)
     with matmul_precision(arguments.precision):
         return {"model": arguments.model, **measure_steps(fitting, arguments, device)}
@@ -197,6 +201,9 @@ def main() -> None:
     parser.add_argument("--precision", choices=list(MATMUL_PRECISIONS), default="float32")
     parser.add_argument(
         "--without-graph", action="store_true", help="launch each kernel of a step by itself"
+    )
+    parser.add_argument(
+        "--without-triton", action="store_true", help="as on a GPU where Triton has no compiler"
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="how long to measure")
     print(json.dumps(measure(parser.parse_args())))
