@@ -1,8 +1,10 @@
 import importlib
+import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 
 from samsvae.biology.pathway_agreement import pathway_agreement
 from samsvae.figures.style import clustered, model_colours, save_figure, use_style
@@ -332,6 +334,22 @@ def test_a_figure_is_the_same_every_time_in_either_form_with_its_caption_and_ori
         assert first == second
         assert b"What it shows." in first
         assert b"c0de" in first
+
+
+def test_names_of_many_perturbations_do_not_run_into_each_other():
+    use_style()
+    few = enrichment_table(["observed", *MODELS])
+    table = pd.concat(
+        few.assign(perturbation=few["perturbation"] + f"TARGET{number:02d}+TARGET{number:02d}")
+        for number in range(14)
+    )
+    drawn = importlib.import_module("samsvae.figures.pathway_map").draw(table, **OPTIONS)
+    drawn.canvas.draw()
+    lowest = drawn.axes[2]
+    boxes = [label.get_window_extent() for label in lowest.get_xticklabels()]
+    assert len(boxes) == 40
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+    plt.close(drawn)
 
 
 def test_similar_rows_become_neighbours():

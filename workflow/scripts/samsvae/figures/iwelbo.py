@@ -26,14 +26,16 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
             runs["difference"], row + np.asarray(offset), fmt="o", color=colours[model],
             xerr=1.96 * runs["difference_standard_error"].fillna(0), markersize=4, capsize=2,
         )  # fmt: skip
+        bound = f"{runs['iwelbo'].mean():.1f}".replace("-", "−")
         axis.annotate(
-            f"{runs['iwelbo'].mean():.1f}", (1.02, row), va="center", annotation_clip=False,
+            bound, (1.02, row), va="center", annotation_clip=False,
             xycoords=axis.get_yaxis_transform(),
         )  # fmt: skip
     axis.annotate(
         "IWELBO", (1.02, -0.7), va="center", annotation_clip=False,
         xycoords=axis.get_yaxis_transform(),
     )  # fmt: skip
+    axis.locator_params(axis="x", nbins=4)
     axis.axvline(0, color="0.6", linewidth=0.6, zorder=0)
     name_rows(axis, [readable(model) for model in shown])
     axis.set_xlabel(f"IWELBO minus that of {readable(shown[0])},\nnats per cell ({cells})")

@@ -22,7 +22,7 @@ from samsvae.figures.style import (
 )
 from samsvae.wording import readable
 
-MOST_SETS, MOST_PERTURBATIONS = 30, 40
+MOST_SETS, MOST_PERTURBATIONS = 20, 40
 MOST_MODELS = 2
 
 
@@ -45,7 +45,8 @@ def draw(
     shown = {"observed effects": observed} | {
         f"predicted by {readable(model)}": table[table["model"] == model] for model in predicting
     }
-    figure, axes = panels(len(shown), 3, 1.3 + 0.12 * len(rows), sharey=True)
+    # one above the other, since names of so many perturbations need the width of a page
+    figure, axes = panels(len(shown), 1, 0.5 + 0.11 * len(rows), sharex=True)
     figure.set_figwidth(PAGE_WIDTH)
     for axis, (title, part) in zip(axes, shown.items(), strict=True):
         sns.heatmap(
@@ -56,8 +57,8 @@ def draw(
         down, across = np.nonzero(significant)
         axis.plot(across + 0.5, down + 0.5, "o", color="0.1", markersize=1.2)
         axis.set(title=title, xlabel="", ylabel="")
+        axis.set_yticks(np.arange(len(rows)) + 0.5, [set_name(name) for _, name in rows])
         axis.tick_params(labelsize=5, length=0)
-    axes[0].set_yticks(np.arange(len(rows)) + 0.5, [set_name(name) for _, name in rows])
     figure.colorbar(
         axes[0].collections[0], ax=axes, shrink=0.5, extend="both",
         label="normalised enrichment score",

@@ -48,7 +48,7 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
         axis.tick_params(labelsize=LABEL_SIZE, length=0)
     figure.colorbar(
         axes[0].collections[0], ax=axes, location="bottom", shrink=0.4, aspect=30,
-        label="similarity: r over genes, cosine in latent space",
+        ticks=[-1, -0.5, 0, 0.5, 1], label="similarity: r over genes, cosine in latent space",
     )  # fmt: skip
     return figure
 
