@@ -27,8 +27,8 @@ from samsvae.inference.cells import Cells, choose_device
 from samsvae.inference.memory import keep_freed_memory
 from samsvae.inference.step import MATMUL_PRECISIONS, Training, matmul_precision
 from samsvae.inference.trainer import Fitting
-from samsvae.models import log_mass
-from samsvae.models.multiplication import multiply
+from samsvae.kernels import gamma_poisson
+from samsvae.kernels.linear import multiply
 from samsvae.models.registry import MODELS, build_model
 
 N_CELLS = 8192
@@ -141,7 +141,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         cuda_graph=not arguments.without_graph,
     )
     if arguments.without_triton:
-        log_mass._triton_kernels = cache(lambda device: None)
+        gamma_poisson._triton_kernels = cache(lambda device: None)
     fitting = Fitting(model, cells, training, seed=0)
     with matmul_precision(arguments.precision):
         return {"model": arguments.model, **measure_steps(fitting, arguments, device)}

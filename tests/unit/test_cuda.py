@@ -23,9 +23,9 @@ from samsvae.inference.resume import StateFile
 from samsvae.inference.step import Training
 from samsvae.inference.together import fit_together
 from samsvae.inference.trainer import Fitting, fit, validation_bound
+from samsvae.kernels import gamma_poisson
+from samsvae.kernels.gamma_poisson import SMALLEST_MEAN
 from samsvae.labels import CONTROL
-from samsvae.models import log_mass
-from samsvae.models.log_mass import SMALLEST_MEAN
 from samsvae.models.registry import MODELS, build_model
 from tests.unit.test_models import block
 
@@ -74,7 +74,7 @@ def assert_alike(expected, found, tolerance=1e-3):
 
 @pytest.fixture(scope="module")
 def triton_kernels():
-    kernels = log_mass._triton_kernels(torch.empty(0, device="cuda").device)
+    kernels = gamma_poisson._triton_kernels(torch.empty(0, device="cuda").device)
     if not any(map(shutil.which, ("cc", "gcc", "clang"))):
         pytest.skip("there is no C compiler, which Triton needs")
     assert kernels is not None
@@ -88,7 +88,7 @@ def on_cuda(inputs):
 @pytest.mark.parametrize("genes", [1, 31, 300, 1024, 5000])
 def test_the_kernels_are_as_accurate_as_single_precision_allows(genes, triton_kernels):
     ours, exact = on_cuda(block(torch.float, genes=genes)), block(torch.double, genes=genes)
-    terms = triton_kernels.score(*ours), log_mass._score(*exact)
+    terms = triton_kernels.score(*ours), gamma_poisson._score(*exact)
     torch.testing.assert_close(terms[0].cpu().double(), terms[1], rtol=2e-6, atol=1e-6)
     for derivative, expected in zip(ours[5:8], exact[5:8], strict=True):
         error = (derivative.cpu().double() - expected).abs()

@@ -15,10 +15,10 @@ from samsvae.inference.cells import Cells
 from samsvae.inference.encoding import Encoding
 from samsvae.inference.objective import elbo, iwae, latent_sites, local_log_weights, traces
 from samsvae.inference.shared_draws import draw_globals
-from samsvae.models import counts_term, log_mass, log_mass_compiled
+from samsvae.kernels import counts_term, gamma_poisson, gamma_poisson_numba
+from samsvae.kernels.gamma_poisson import SMALLEST_MEAN
 from samsvae.models.base import Batch, shift_of_cells
 from samsvae.models.distributions import StraightThroughBernoulli
-from samsvae.models.log_mass import SMALLEST_MEAN
 from samsvae.models.negative_binomial import NegativeBinomialCounts
 from samsvae.models.networks import HiddenLayers, Standardise
 from samsvae.models.registry import build_model
@@ -119,7 +119,7 @@ def test_the_counts_own_term_and_its_slope_are_the_same_tabulated_and_direct():
 @pytest.mark.parametrize("rows", [2, 3, 10, 1000])
 def test_negative_binomial_derivatives_are_those_of_autograd(rows, monkeypatch):
     """Over particles that the counts do not have, in float64, in blocks that do not fit."""
-    monkeypatch.setattr(log_mass, "ROWS_AT_A_TIME", rows)
+    monkeypatch.setattr(gamma_poisson, "ROWS_AT_A_TIME", rows)
     x, sizes = torch.randint(0, 90, (7, 4)).double(), 5 + 50 * torch.rand(7).double()
     log_c = torch.randn(4, dtype=torch.float64, requires_grad=True)
     hidden = torch.randn(3, 7, 5, dtype=torch.float64, requires_grad=True)
@@ -127,7 +127,7 @@ def test_negative_binomial_derivatives_are_those_of_autograd(rows, monkeypatch):
 
     def cells_mass(log_c, hidden, weight, bias):
         head.weight.data, head.bias.data = weight.data, bias.data
-        return log_mass.log_mass(x, sizes, log_c.exp(), hidden, weight, bias)
+        return gamma_poisson.log_mass(x, sizes, log_c.exp(), hidden, weight, bias)
 
     inputs = (log_c, hidden, head.weight.detach().clone(), head.bias.detach().clone())
     for each in inputs:
@@ -164,16 +164,16 @@ def block(dtype, logits=None, genes=300):
 @pytest.mark.parametrize("genes", [1, 31, 32, 300])
 def test_the_compiled_block_is_as_accurate_as_single_precision_allows(genes):
     ours, exact = block(torch.float, genes=genes), block(torch.double, genes=genes)
-    terms = log_mass_compiled.score(*ours), log_mass._score(*exact)
+    terms = gamma_poisson_numba.score(*ours), gamma_poisson._score(*exact)
     torch.testing.assert_close(terms[0].double(), terms[1], rtol=2e-6, atol=1e-6)
     for derivative, expected in zip(ours[5:8], exact[5:8], strict=True):
         error = (derivative.double() - expected).abs()
         assert error.max() <= 2e-6 * expected.abs().max() + 1e-6
     x, size, c, bias, _, logits, *_ = block(torch.float, genes=genes)
-    value = log_mass_compiled.value(x, size, c, bias, logits, SMALLEST_MEAN)
+    value = gamma_poisson_numba.value(x, size, c, bias, logits, SMALLEST_MEAN)
     torch.testing.assert_close(value, terms[0], rtol=1e-6, atol=1e-6)
     x, size, c, bias, _, logits, *_ = block(torch.double, genes=genes)
-    value = log_mass._value_of_logits(x, size, c, bias, logits, SMALLEST_MEAN)
+    value = gamma_poisson._value_of_logits(x, size, c, bias, logits, SMALLEST_MEAN)
     torch.testing.assert_close(value, terms[1])
 
 
@@ -184,11 +184,11 @@ def test_compiled_sums_do_not_depend_on_the_number_of_threads():
         for threads in (1, 2):
             torch.set_num_threads(threads)
             inputs = block(torch.float)
-            term = log_mass_compiled.score(*inputs)
+            term = gamma_poisson_numba.score(*inputs)
             x, c, weight = inputs[0], inputs[2], inputs[4][0]
             results.append([term, *inputs[5:8], *counts_term.counts_term(x, c, weight)])
             logits = block(torch.float)[5]
-            results[-1].append(log_mass_compiled.value(*inputs[:4], logits, SMALLEST_MEAN))
+            results[-1].append(gamma_poisson_numba.value(*inputs[:4], logits, SMALLEST_MEAN))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -199,32 +199,32 @@ def test_the_compiled_block_hands_on_what_is_no_number():
     logits = torch.zeros(2, 6, 300)
     logits[0, 1, 7], logits[1, 2, 0] = torch.nan, torch.inf
     inputs = block(torch.float, logits)
-    finite = log_mass_compiled.score(*inputs).isfinite()
+    finite = gamma_poisson_numba.score(*inputs).isfinite()
     assert finite.logical_not().nonzero().tolist() == [[0, 1], [1, 2]]
     assert torch.equal(inputs[5].isfinite().all(-1), finite)
-    value = log_mass_compiled.value(*inputs[:4], logits.clone(), SMALLEST_MEAN)
+    value = gamma_poisson_numba.value(*inputs[:4], logits.clone(), SMALLEST_MEAN)
     assert torch.equal(value.isfinite(), finite)
 
 
 def test_without_triton_the_plain_passes_are_taken_and_the_log_says_so(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "samsvae.models.log_mass_triton", raising=False)
-    log_mass._triton_kernels.cache_clear()
+    monkeypatch.delitem(sys.modules, "samsvae.kernels.gamma_poisson_triton", raising=False)
+    gamma_poisson._triton_kernels.cache_clear()
     with caplog.at_level("INFO"):
-        assert log_mass._triton_kernels(torch.device("cpu")) is None
+        assert gamma_poisson._triton_kernels(torch.device("cpu")) is None
     assert "without Triton (import of triton halted" in caplog.text
-    log_mass._triton_kernels.cache_clear()
+    gamma_poisson._triton_kernels.cache_clear()
 
 
 def test_the_compiled_exponential_and_logarithm_are_numpys():
     y = np.exp(np.linspace(-30, 15, 2000)).astype(np.float32)
     zero, one = np.float32(0), np.float32(1)
-    logs = [log_mass_compiled._log_of_sum(zero, each) for each in y]
+    logs = [gamma_poisson_numba._log_of_sum(zero, each) for each in y]
     np.testing.assert_allclose(logs, np.log(y, dtype=np.float64), rtol=3e-7, atol=1e-7)
-    shifted = [log_mass_compiled._log_of_sum(one, each) for each in y]
+    shifted = [gamma_poisson_numba._log_of_sum(one, each) for each in y]
     np.testing.assert_allclose(shifted, np.log1p(y, dtype=np.float64), rtol=3e-7, atol=0)
     negative = -y[y < 80]
-    powers = [log_mass_compiled._exp(each) for each in negative]
+    powers = [gamma_poisson_numba._exp(each) for each in negative]
     np.testing.assert_allclose(powers, np.exp(negative, dtype=np.float64), rtol=2e-7, atol=0)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from samsvae.effects.expectation import ExpectedLogCounts
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.shared_draws import globals_in_parts
+from samsvae.kernels.gamma_poisson import SMALLEST_MEAN
 from samsvae.models.base import PerturbationModel
 from samsvae.models.likelihoods import (
     Likelihood,
@@ -18,7 +19,6 @@ from samsvae.models.likelihoods import (
     NormalLikelihood,
     PoissonLikelihood,
 )
-from samsvae.models.log_mass import SMALLEST_MEAN
 
 LIBRARY_SIZE = 10_000.0
 LARGEST_MEAN = LIBRARY_SIZE + SMALLEST_MEAN

@@ -7,8 +7,8 @@ import torch
 from pyro.distributions import Normal, Poisson, TorchDistribution
 from torch import Tensor, nn
 
-from samsvae.models.log_mass import SMALLEST_MEAN
-from samsvae.models.multiplication import Linear
+from samsvae.kernels.gamma_poisson import SMALLEST_MEAN
+from samsvae.kernels.linear import Linear
 from samsvae.models.negative_binomial import NegativeBinomialCounts, mean_counts
 from samsvae.models.networks import HiddenLayers
 

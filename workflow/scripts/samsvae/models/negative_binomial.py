@@ -7,7 +7,7 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor, nn
 from torch.distributions import constraints
 
-from samsvae.models.log_mass import SMALLEST_MEAN, log_mass
+from samsvae.kernels.gamma_poisson import SMALLEST_MEAN, log_mass
 
 
 def mean_counts(logits: Tensor, library_size: Tensor) -> Tensor:

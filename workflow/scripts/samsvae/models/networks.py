@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from samsvae.models.multiplication import Linear
+from samsvae.kernels.linear import Linear
 
 SMALLEST_SCALE = 1e-4
 SLOPE = 0.01  # of LeakyReLU below 0

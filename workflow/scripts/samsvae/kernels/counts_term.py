@@ -15,7 +15,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from samsvae.models.compiled import use_as_many_threads
+from samsvae.kernels.numba_threads import use_as_many_threads
 
 LARGEST_TABULATED = 63  # few counts of a cell are larger
 LARGE_SHAPE = 16.0  # from here Stirling's series is exact to rounding

@@ -34,7 +34,7 @@ def score(
     by_bias: Tensor,
     smallest_mean: float,
 ) -> Tensor:
-    """Compute what :func:`samsvae.models.log_mass._score` does, for float32 on a CUDA device."""
+    """Compute what :func:`samsvae.kernels.gamma_poisson._score` does, for float32 on CUDA."""
     cells, genes = x.shape
     rows = logits.numel() // genes
     inputs = [each.contiguous() for each in (logits, x, library_size, c, bias)]
@@ -62,7 +62,7 @@ def score(
 def value(
     x: Tensor, library_size: Tensor, c: Tensor, bias: Tensor, logits: Tensor, smallest_mean: float
 ) -> Tensor:
-    """Compute what :func:`samsvae.models.log_mass._value_of_logits` does, likewise."""
+    """Compute what :func:`samsvae.kernels.gamma_poisson._value_of_logits` does, likewise."""
     inputs = (logits, x, library_size, c, bias)
     return _sums([each.detach().contiguous() for each in inputs], smallest_mean)[0]
 

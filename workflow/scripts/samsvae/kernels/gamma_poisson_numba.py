@@ -14,7 +14,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from samsvae.models.compiled import use_as_many_threads
+from samsvae.kernels.numba_threads import use_as_many_threads
 
 # ln 2 as a sum, the first part of so few bits that its product with an exponent is exact
 LN_2 = np.float32(0.693359375), np.float32(math.log(2) - 0.693359375)
@@ -47,7 +47,7 @@ def score(
     by_bias: Tensor,
     smallest_mean: float,
 ) -> Tensor:
-    """Compute what :func:`samsvae.models.log_mass._score` does, for float32 on a CPU."""
+    """Compute what :func:`samsvae.kernels.gamma_poisson._score` does, for float32 on a CPU."""
     term = torch.empty(logits.shape[:-1])
     inputs = (x, library_size, c, 1 / c, bias, cell_weight)
     arrays = [each.contiguous().numpy() for each in (*inputs, logits, term, by_c, by_bias)]
@@ -59,7 +59,7 @@ def score(
 def value(
     x: Tensor, library_size: Tensor, c: Tensor, bias: Tensor, logits: Tensor, smallest_mean: float
 ) -> Tensor:
-    """Compute what :func:`samsvae.models.log_mass._value_of_logits` does, likewise."""
+    """Compute what :func:`samsvae.kernels.gamma_poisson._value_of_logits` does, likewise."""
     term = torch.empty(logits.shape[:-1])
     inputs = (x, library_size, c, 1 / c, bias, logits, term)
     arrays = [each.detach().contiguous().numpy() for each in inputs]

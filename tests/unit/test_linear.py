@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from samsvae.models import multiplication
-from samsvae.models.multiplication import Linear, multiply
+from samsvae.kernels import linear
+from samsvae.kernels.linear import Linear, multiply
 
 SIZES = st.integers(1, 40)
 # inputs, and what is added: none, as large as the outputs, with fewer or with more dimensions
@@ -103,5 +103,5 @@ def test_where_onednn_is_not_at_hand_pytorch_multiplies(monkeypatch):
     layer, x, left = Linear(5, 4), torch.randn(7, 5), torch.randn(6, 7)
     expected = layer(x, slope=0.01), multiply(left, x)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    monkeypatch.setattr(multiplication, "_onednn_linear", None)
+    monkeypatch.setattr(linear, "_onednn_linear", None)
     torch.testing.assert_close((layer(x, slope=0.01), multiply(left, x)), expected)

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from samsvae.models import log_mass_compiled
-from samsvae.models.compiled import is_compiled_for
-from samsvae.models.counts_term import counts_term
-from samsvae.models.multiplication import multiply
+from samsvae.kernels import gamma_poisson_numba
+from samsvae.kernels.counts_term import counts_term
+from samsvae.kernels.linear import multiply
+from samsvae.kernels.numba_threads import is_compiled_for
 
 logger = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ def _score(
 def _kernels(tensor: Tensor) -> ModuleType | None:
     """Choose the module whose compiled code takes tensors such as this one, if one does."""
     if is_compiled_for(tensor):
-        return log_mass_compiled
+        return gamma_poisson_numba
     if tensor.device.type == "cuda" and tensor.dtype == torch.float32:
         return _triton_kernels(tensor.device)
     return None
@@ -234,13 +234,13 @@ def _triton_kernels(device: torch.device) -> ModuleType | None:
     """Try whether Triton, which comes with PyTorch for CUDA, finds the compiler that it needs."""
     one, two, logits = (torch.ones([1] * dimensions, device=device) for dimensions in (1, 2, 3))
     try:
-        from samsvae.models import log_mass_triton
+        from samsvae.kernels import gamma_poisson_triton
 
-        log_mass_triton.score(two, one, one, one, two, logits, one.clone(), one.clone(), 1.0)
+        gamma_poisson_triton.score(two, one, one, one, two, logits, one.clone(), one.clone(), 1.0)
     except Exception as error:  # of any kind: it has many, and none is in the way of slower steps
         logger.info("the likelihood is computed in more passes, without Triton (%s)", error)
         return None
-    return log_mass_triton
+    return gamma_poisson_triton
 
 
 def _blocks(hidden: Tensor) -> Iterator[tuple[slice, slice]]:
