@@ -28,16 +28,14 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scripts"))
 
+
 from benchmarks.train import MEAN_COUNT, multiplication, seconds_per_call, simulate_cells
 from samsvae.effects.predicted import predicted_effects
 from samsvae.files import write_parquet_parts, write_tsv
-from samsvae.inference.cell_stream import CellStream
-from samsvae.inference.cells import Cells, choose_device
+from samsvae.inference.cells import Cells, CellStream, Encoding
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.encoding import Encoding
-from samsvae.inference.iwelbo import StreamedBounds, iwelbo
-from samsvae.inference.log_weights import ROWS_AT_A_TIME
-from samsvae.inference.memory import keep_freed_memory
+from samsvae.inference.iwelbo import ROWS_AT_A_TIME, StreamedBounds, iwelbo
+from samsvae.inference.machine import choose_device, keep_freed_memory
 from samsvae.labels import CONTROL
 from samsvae.models.registry import build_model
 from samsvae.models.sams_vae import SamsVae
@@ -74,14 +72,14 @@ def as_after_training(arguments: argparse.Namespace) -> TrainedModel:
     model = build_model(settings, arguments.genes, arguments.perturbations).to(choose_device())
     assert isinstance(model, SamsVae)
     with torch.no_grad():
-        opened = torch.rand_like(model.mask_logits) < OPEN_MASKS
-        model.mask_logits.copy_(torch.where(opened, LOGIT, -LOGIT))
-        head: nn.Linear = model.embedding_guide.network.head  # type: ignore[assignment, union-attr]
+        opened = torch.rand_like(model.mask.logits) < OPEN_MASKS
+        model.mask.logits.copy_(torch.where(opened, LOGIT, -LOGIT))
+        head: nn.Linear = model.embedding.network.head  # type: ignore[assignment, union-attr]
         location, scale = head.weight.chunk(2)
         location.mul_(STRENGTH / location.std() / arguments.latents**0.5)
         scale.zero_()
         head.bias.chunk(2)[1].fill_(float(np.log(np.expm1(KNOWN_TO))))
-        decoder: nn.Linear = model.likelihood.logits  # type: ignore[assignment]
+        decoder: nn.Linear = model.likelihood.head
         decoder.weight.mul_(RESPONSE)
         decoder.bias.normal_()  # genes of very different abundance
     genes = [f"G{index:05d}" for index in range(arguments.genes)]
@@ -97,7 +95,7 @@ def gflop_per_cell(model: SamsVae, particles: int) -> float:
     since it could be multiplied once for all cells of a perturbation.
     """
     counts_layer, *others = model.encoder.hidden.first
-    guide = [*others, *model.embedding_guide.modules()]
+    guide = [*others, *model.embedding.modules()]
     each_particle = sum(
         layer.weight.numel()
         for layer in model.modules()
@@ -118,7 +116,7 @@ def measure_iwelbo(arguments: argparse.Namespace) -> dict[str, object]:
     cells = Cells(
         all_cells.counts[chosen],
         all_cells.library_size[chosen],
-        all_cells.dosage,
+        all_cells.design,
         all_cells.condition[chosen],
     )
     model.standardise.fit(*cells.moments(model.standardise.rescale))
@@ -165,7 +163,7 @@ def mib_above_model(arguments: argparse.Namespace, path: Path) -> float:
     torch.set_num_threads(arguments.threads)
     trained = as_after_training(arguments)
     few = simulate_cells(arguments.genes, arguments.perturbations, torch.device("cpu"))
-    few = Cells(few.counts[:2].clone(), few.library_size[:2], few.dosage, few.condition[:2])
+    few = Cells(few.counts[:2].clone(), few.library_size[:2], few.design, few.condition[:2])
     iwelbo(trained.model, few, 2, seed=0)  # compiles what is to be compiled
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here on

@@ -25,8 +25,7 @@ sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 from benchmarks.build_screen import peak_mib
 from samsvae.effects.observed import observed_effects
-from samsvae.inference.cells import Cells
-from samsvae.inference.encoding import Encoding
+from samsvae.inference.cells import Cells, Encoding
 from samsvae.screen import build_screen, open_screen, write_source_screen
 from samsvae.splits import TEST, TRAIN
 

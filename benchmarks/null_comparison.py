@@ -26,11 +26,10 @@ from samsvae.effects.observed import observed_effects
 from samsvae.effects.predicted import predicted_effects
 from samsvae.effects.table import effects_table
 from samsvae.experiments import Split
-from samsvae.inference.cells import Cells, choose_device
+from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.encoding import Encoding
 from samsvae.inference.iwelbo import iwelbo
-from samsvae.inference.memory import keep_freed_memory
+from samsvae.inference.machine import choose_device, keep_freed_memory
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
 from samsvae.metrics.effects import effect_scores
@@ -80,8 +79,8 @@ def train_seeds(n_seeds: int, steps: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     names, sizes = perturbations(screen), (screen.n_vars, len(encoding.names))
     scores, by_perturbation = [], []
     for seed in range(n_seeds):
-        fitted = fit(
-            lambda: build_model(SETTINGS, *sizes), cells[TRAIN], cells[VAL], training, seed
+        [fitted] = fit(
+            lambda: build_model(SETTINGS, *sizes), cells[TRAIN], cells[VAL], training, [seed]
         )
         trained = TrainedModel(fitted.model, SETTINGS, list(screen.var_names), encoding)
         effects, _ = predicted_effects(trained, names, 100, seed)

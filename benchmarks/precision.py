@@ -18,9 +18,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scripts"))
 
 from samsvae.experiments import Split
-from samsvae.inference.cells import Cells, choose_device
-from samsvae.inference.encoding import Encoding
-from samsvae.inference.step import MATMUL_PRECISIONS, Training
+from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.machine import MATMUL_PRECISIONS, choose_device
+from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
 from samsvae.models.registry import build_model
 from samsvae.screen import open_screen
@@ -57,7 +57,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         )
         for seed in range(arguments.seeds):
             started = time.perf_counter()
-            history = fit(build, train, validation, training, seed).history
+            [fitted] = fit(build, train, validation, training, [seed])
+            history = fitted.history
             best = history.loc[history["cells"] == "val", "elbo"].max()
             bounds.setdefault(precision, []).append(round(float(best), 3))
             seconds.setdefault(precision, []).append(round(time.perf_counter() - started, 1))

@@ -23,10 +23,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scripts"))
 
-from samsvae.inference.cells import Cells, choose_device
-from samsvae.inference.memory import keep_freed_memory
-from samsvae.inference.step import MATMUL_PRECISIONS, Training, matmul_precision
-from samsvae.inference.trainer import Fitting
+from samsvae.inference.cells import Cells
+from samsvae.inference.machine import (
+    MATMUL_PRECISIONS,
+    choose_device,
+    keep_freed_memory,
+    matmul_precision,
+)
+from samsvae.inference.step import Training
+from samsvae.inference.trainer import Trainer
 from samsvae.kernels import gamma_poisson
 from samsvae.kernels.linear import multiply
 from samsvae.models.registry import MODELS, build_model
@@ -123,7 +128,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     pyro.enable_validation(False)
-    pyro.set_rng_seed(0)
     device = choose_device()
     cells = simulate_cells(arguments.genes, arguments.perturbations, device)
     settings = {
@@ -132,8 +136,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         "n_hidden": arguments.hidden,
         "n_layers": arguments.layers,
     }
-    model = build_model(settings, arguments.genes, arguments.perturbations).to(device)
-    model.standardise.fit(*cells.moments(model.standardise.rescale))
     training = Training(
         batch_size=arguments.batch,
         particles=arguments.particles,
@@ -142,24 +144,25 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     )
     if arguments.without_triton:
         gamma_poisson._triton_kernels = cache(lambda device: None)
-    fitting = Fitting(model, cells, training, seed=0)
-    with matmul_precision(arguments.precision):
-        return {"model": arguments.model, **measure_steps(fitting, arguments, device)}
+    sizes = arguments.genes, arguments.perturbations
+    trainer = Trainer(lambda: build_model(settings, *sizes), cells, training, seeds=[0])
+    with matmul_precision(arguments.precision), trainer.replicates[0].stream():
+        return {"model": arguments.model, **measure_steps(trainer, arguments, device)}
 
 
 def measure_steps(
-    fitting: Fitting, arguments: argparse.Namespace, device: torch.device
+    trainer: Trainer, arguments: argparse.Namespace, device: torch.device
 ) -> dict[str, object]:
     """Time steps by turns with a matrix multiplication."""
     with count_operations() as counter:
-        fitting.take_step()
+        trainer.take_step()
     gflop = 1e-9 * counter.get_total_flops()
     before = _peak_mib(device)
     sizes = arguments.batch * arguments.particles, arguments.hidden, arguments.genes
     by_pytorch, product_gflop = multiplication(*sizes, device)
     by_models, _ = multiplication(*sizes, device, multiply)
     step_seconds, *product_seconds = seconds_per_call(
-        [fitting.take_step, by_pytorch, by_models], arguments.seconds, device
+        [trainer.take_step, by_pytorch, by_models], arguments.seconds, device
     )
     rate = gflop / step_seconds
     sgemm, fastest = (product_gflop / each for each in (product_seconds[0], min(product_seconds)))

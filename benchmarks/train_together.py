@@ -11,12 +11,9 @@ import pyro
 import torch
 
 from benchmarks.train import seconds_per_call, simulate_cells
-from samsvae.inference.cells import choose_device
-from samsvae.inference.joint_step import JointStep
-from samsvae.inference.memory import keep_freed_memory
+from samsvae.inference.machine import choose_device, keep_freed_memory
 from samsvae.inference.step import Training
-from samsvae.inference.together import Member
-from samsvae.inference.trainer import Fitting
+from samsvae.inference.trainer import Trainer
 from samsvae.models.registry import build_model
 
 
@@ -34,23 +31,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         "n_hidden": arguments.hidden,
     }
 
-    def member(seed: int) -> Member:
-        return Member(
-            lambda: build_model(settings, arguments.genes, arguments.perturbations),
-            cells,
-            training,
-            seed,
-        )
+    def trainer(n_seeds: int) -> Trainer:
+        sizes = arguments.genes, arguments.perturbations
+        return Trainer(lambda: build_model(settings, *sizes), cells, training, range(n_seeds))
 
-    alone = Fitting(member(0).model, cells, training, seed=0)
-    members = [member(seed) for seed in range(arguments.seeds)]
-    take = JointStep([each.model for each in members], cells, training)
-
-    def joint_step() -> None:
-        take.draw(each.stream for each in members)
-        take(torch.stack([next(each.batches) for each in members]), 0)
-
-    one, joint = seconds_per_call([alone.take_step, joint_step], arguments.seconds, device)
+    alone, together = trainer(1), trainer(arguments.seeds)
+    one, joint = seconds_per_call([alone.take_step, together.take_step], arguments.seconds, device)
     return {
         "model": arguments.model,
         "device": str(device),

@@ -25,12 +25,11 @@ sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 from samsvae.effects.predicted import predicted_effects
 from samsvae.experiments import Split
-from samsvae.inference.cells import Cells, choose_device
+from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.encoding import Encoding
 from samsvae.inference.iwelbo import iwelbo
-from samsvae.inference.memory import keep_freed_memory
-from samsvae.inference.shared_draws import draw_globals
+from samsvae.inference.machine import choose_device, keep_freed_memory
+from samsvae.inference.posterior import draw_effects, mask_probability
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
 from samsvae.labels import CONTROL
@@ -134,9 +133,9 @@ def _latent_case(simulation: LatentSimulation, device: torch.device) -> Case:
 def recover(case: Case, settings: dict[str, Any], training: Training, seed: int) -> dict[str, Any]:
     """Train once, and compare with the truth."""
     train, validation = case.cells[TRAIN], case.cells[VAL]
-    sizes = train.counts.shape[1], train.dosage.shape[1]
+    sizes = train.counts.shape[1], train.design.shape[1]
     started = time.perf_counter()
-    fitted = fit(lambda: build_model(settings, *sizes), train, validation, training, seed)
+    [fitted] = fit(lambda: build_model(settings, *sizes), train, validation, training, [seed])
     seconds = time.perf_counter() - started
     model = fitted.model
     bound, _ = iwelbo(model, validation, IWELBO_PARTICLES, seed=0)
@@ -153,12 +152,12 @@ def recover(case: Case, settings: dict[str, Any], training: Training, seed: int)
 @torch.no_grad()
 def latent_scores(model: PerturbationModel, case: Case) -> dict[str, float]:
     """Compare masks, matched in either way, and latent effects with the truth."""
-    drawn = model.effects_from(draw_globals(model, EFFECT_DRAWS))
+    drawn = draw_effects(model, EFFECT_DRAWS)
     if drawn is None:
         return {}
     effects = case.rows(drawn.mean(0))
     scores = latent_effect_scores(case.effects, effects)
-    probability = model.mask_probability()
+    probability = mask_probability(model)
     if probability is None:
         return scores
     mask = (case.rows(probability) > MASK_THRESHOLD).astype(float)

@@ -6,13 +6,13 @@ from multiprocessing.connection import wait
 
 import pytest
 
-from samsvae.inference.cards import take_card
+from samsvae.inference.machine import acquire_gpu
 from tests.conftest import ROOT
 
 HOLD = """
 import sys, time
-from samsvae.inference.cards import take_card
-print(take_card(["a", "b"], sys.argv[1]), flush=True)
+from samsvae.inference.machine import acquire_gpu
+print(acquire_gpu(["a", "b"], sys.argv[1]), flush=True)
 time.sleep(60)
 """
 
@@ -48,17 +48,17 @@ def test_where_files_cannot_be_locked_the_first_card_is_used(tmp_path, monkeypat
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    assert take_card(["a", "b"], tmp_path) == 0
+    assert acquire_gpu(["a", "b"], tmp_path) == 0
 
 
 def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path):
     victim = tmp_path / "victim"
     (tmp_path / "samsvae-gpu-a.lock").symlink_to(victim)
-    assert take_card(["a"], tmp_path) == 0
+    assert acquire_gpu(["a"], tmp_path) == 0
     assert not victim.exists()
 
 
 @pytest.mark.parametrize("identity", ["GPU-5d0a", "11111111-2222"])
 def test_a_free_card_is_taken_at_once(identity, tmp_path):
-    assert take_card([identity], tmp_path) == 0
+    assert acquire_gpu([identity], tmp_path) == 0
     assert [path.name for path in tmp_path.iterdir()] == [f"samsvae-gpu-{identity}.lock"]

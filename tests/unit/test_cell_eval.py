@@ -29,8 +29,8 @@ from samsvae.effects.observed import observed_effects
 from samsvae.effects.table import effects_table
 from samsvae.errors import InputError
 from samsvae.experiments import Split
+from samsvae.inference.cells import Encoding
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.encoding import Encoding
 from samsvae.metrics.effects import effect_scores
 from samsvae.models.registry import build_model
 from samsvae.screen import perturbations

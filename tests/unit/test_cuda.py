@@ -12,17 +12,14 @@ import torch
 
 from samsvae.effects.predicted import predicted_effects
 from samsvae.errors import InputError
-from samsvae.inference.cells import Cells
-from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.encoding import Encoding
+from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.checkpoint import StateFile, TrainedModel
 from samsvae.inference.iwelbo import iwelbo
-from samsvae.inference.memory import says_what_to_lower
-from samsvae.inference.noise import GivenNoise
-from samsvae.inference.objective import elbo, signed_sum
-from samsvae.inference.resume import StateFile
+from samsvae.inference.machine import explain_out_of_memory
+from samsvae.inference.noise import SampleFromNoise
+from samsvae.inference.objective import elbo
 from samsvae.inference.step import Training
-from samsvae.inference.together import fit_together
-from samsvae.inference.trainer import Fitting, fit, validation_bound
+from samsvae.inference.trainer import Trainer, fit
 from samsvae.kernels import gamma_poisson
 from samsvae.kernels.gamma_poisson import SMALLEST_MEAN
 from samsvae.labels import CONTROL
@@ -61,7 +58,7 @@ def cells(tiny_screen, encoding):
 
 
 def build(cells, kind="sams_vae", **settings):
-    shape = cells[CPU][0].counts.shape[1], cells[CPU][0].dosage.shape[1]
+    shape = cells[CPU][0].counts.shape[1], cells[CPU][0].design.shape[1]
     return build_model({"kind": kind, **SMALL, **settings}, *shape)
 
 
@@ -112,15 +109,15 @@ def test_bounds_and_gradients_are_those_of_the_cpu(kind, likelihood, cells):
     """Given the same random numbers."""
     model = build(cells, kind, likelihood=likelihood)
     model.standardise.fit(*cells[CPU][0].moments(model.standardise.rescale))
-    seen = GivenNoise()
+    seen = SampleFromNoise(lambda _, spec: spec.draw(CPU))
     positions = torch.arange(50)
     with seen, torch.no_grad():
         elbo(model, cells[CPU][0].batch(positions), 3)
-    noise = {name: draw(CPU) for name, draw in seen.asked.items()}
+    noise = {name: spec.draw(CPU) for name, spec in seen.specs.items()}
     results = []
     for device in (CPU, CUDA):
         copied = copy.deepcopy(model).to(device)
-        with GivenNoise({name: each.to(device) for name, each in noise.items()}):
+        with SampleFromNoise(lambda name, _, device=device: noise[name].to(device)):
             bound = elbo(copied, cells[device][0].batch(positions.to(device)), 3)
         loss = bound.loss_at(torch.ones((), device=device))
         loss.backward()
@@ -137,7 +134,7 @@ def test_a_replayed_step_is_the_step_itself(kind, cells, caplog):
     with caplog.at_level("INFO"):
         for cuda_graph in (False, True):
             training = dataclasses.replace(QUICK, cuda_graph=cuda_graph)
-            ends.append(fit(lambda: build(cells, kind), *cells[CUDA], training, seed=1))
+            ends += fit(lambda: build(cells, kind), *cells[CUDA], training, seeds=[1])
     assert caplog.text.count("replayed as a CUDA graph") == 1
     assert_alike(ends[0].last_weights, ends[1].last_weights)
     pd.testing.assert_frame_equal(ends[0].history, ends[1].history, rtol=1e-4)
@@ -147,72 +144,60 @@ def test_training_reaches_the_bound_that_it_reaches_on_a_cpu(cells):
     training = dataclasses.replace(QUICK, max_steps=400, validate_every=100)
     reached = []
     for device in (CPU, CUDA):
-        history = fit(lambda: build(cells), *cells[device], training, seed=1).history
+        [fitted] = fit(lambda: build(cells), *cells[device], training, seeds=[1])
+        history = fitted.history
         reached.append(history[history["cells"] == "val"].set_index("step")["elbo"])
     rise = reached[0].iloc[-1] - reached[0].iloc[0]
     assert rise > 1
     assert (reached[1] - reached[0]).abs().max() < 0.1 * rise + 0.5
 
 
-def test_a_step_waits_for_nothing(cells):
-    fitting = Fitting(build(cells).cuda(), cells[CUDA][0], QUICK, seed=0)
+@pytest.fixture
+def trainer(cells):
+    """Under way in its own stream of random numbers."""
+    trainer = Trainer(lambda: build(cells), cells[CUDA][0], QUICK, seeds=[2])
+    with trainer.replicates[0].stream():
+        yield trainer
+
+
+def test_a_step_waits_for_nothing(trainer):
     for _ in range(2):
-        fitting.take_step()
+        trainer.take_step()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(2):
-            fitting.take_step()
+            trainer.take_step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_memory_does_not_grow_with_steps(cells):
-    fitting = Fitting(build(cells).cuda(), cells[CUDA][0], QUICK, seed=0)
+def test_memory_does_not_grow_with_steps(trainer):
     peaks = []
     for _ in range(2):
         for _ in range(20):
-            fitting.take_step()
-        fitting.mean_of_steps()
+            trainer.take_step()
+        trainer.since_evaluation.clear()
         peaks.append(torch.cuda.max_memory_allocated())
     assert peaks[1] <= peaks[0] + 2**20
 
 
-def test_an_interrupted_training_goes_on_as_if_nothing_had_been(cells, tmp_path):
-    whole = fit(lambda: build(cells), *cells[CUDA], QUICK, seed=2)
-    fitting = Fitting(_started(cells, seed=2), cells[CUDA][0], QUICK, seed=2)
+def test_an_interrupted_training_goes_on_as_if_nothing_had_been(trainer, cells, tmp_path):
     for _ in range(15):
-        fitting.take_step()
-        if fitting.step == 10:
-            _evaluate(fitting, cells)
+        trainer.take_step()
+        if trainer.step == 10:
+            trainer.evaluate(cells[CUDA][1])
     state_file = StateFile(tmp_path / "state.safetensors", "this training")
-    fitting.keep(state_file)
-    pyro.set_rng_seed(99)
-    resumed = fit(lambda: build(cells), *cells[CUDA], QUICK, seed=2, state_file=state_file)
+    trainer.save(state_file)
+    [whole] = fit(lambda: build(cells), *cells[CUDA], QUICK, seeds=[2])
+    [resumed] = fit(lambda: build(cells), *cells[CUDA], QUICK, [2], state_file)
     assert_alike(whole.last_weights, resumed.last_weights)
     pd.testing.assert_frame_equal(whole.history, resumed.history, rtol=1e-4)
 
 
-def _started(cells, seed):
-    pyro.set_rng_seed(seed)
-    model = build(cells).cuda()
-    model.standardise.fit(*cells[CUDA][0].moments(model.standardise.rescale))
-    return model
-
-
-def _evaluate(fitting, cells):
-    fitted = fitting.mean_of_steps()
-    train, validation = cells[CUDA]
-    validated = validation_bound(fitting.model, validation, QUICK, n_train=len(train))
-    assert validated["elbo"] == pytest.approx(
-        signed_sum({k: v for k, v in validated.items() if k != "elbo"})
-    )
-    fitting.course.judge(fitting.step, fitted, validated, fitting.model.state_dict())
-
-
 @pytest.mark.parametrize("kind", ["sams_vae", "cpa_vae"])
 def test_seeds_trained_together_end_as_they_would_alone(kind, cells):
-    alone = [fit(lambda: build(cells, kind), *cells[CUDA], QUICK, seed) for seed in (3, 1)]
-    together = fit_together(lambda: build(cells, kind), *cells[CUDA], QUICK, (3, 1))
+    alone = [fit(lambda: build(cells, kind), *cells[CUDA], QUICK, [seed])[0] for seed in (3, 1)]
+    together = fit(lambda: build(cells, kind), *cells[CUDA], QUICK, (3, 1))
     for one, other in zip(alone, together, strict=True):
         assert_alike(one.last_weights, other.last_weights)
 
@@ -246,12 +231,12 @@ def test_predicted_effects_are_those_of_the_cpu(cells, tiny_screen, encoding):
     assert (difference < 6 * error + 1e-4).all()
 
 
-def test_a_full_card_says_what_to_lower(cells):
+def test_a_full_card_explain_out_of_memory(cells):
     training = dataclasses.replace(QUICK, batch_size=200, particles=200_000)
 
     def train_too_much():
-        with says_what_to_lower(CUDA, "batch_size (now 200)"):
-            fit(lambda: build(cells), *cells[CUDA], training, seed=0)
+        with explain_out_of_memory(CUDA, "batch_size (now 200)"):
+            fit(lambda: build(cells), *cells[CUDA], training, seeds=[0])
 
     torch.cuda.set_per_process_memory_fraction(0.01)
     try:

@@ -13,13 +13,12 @@ from samsvae.effects.observed import observed_effects
 from samsvae.effects.predicted import predicted_effects
 from samsvae.errors import InputError
 from samsvae.experiments import Split
-from samsvae.inference.cells import Cells
+from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.encoding import Encoding
-from samsvae.inference.shared_draws import draw_globals
+from samsvae.inference.posterior import BasalCells, draw_effects
 from samsvae.inference.trainer import Training, fit
 from samsvae.labels import canonical_labels, components, doses, label_of
-from samsvae.models.base import shift_of_cells
+from samsvae.models.base import shift_of_cells, shift_of_conditions
 from samsvae.models.registry import build_model
 from samsvae.screen import build_screen, dosages, perturbations
 from samsvae.sources.h5ad import check_header
@@ -73,25 +72,26 @@ def test_encodings_of_dosed_labels():
     labels = ["control", "A@0.5", "A", "B@2", "A@0.5+B", "A+B"]
     summed = Encoding.of(labels, "additive")
     assert summed.names == ("A", "B")
-    assert summed.dosage(labels).tolist() == [[0, 0], [0.5, 0], [1, 0], [0, 2], [0.5, 1], [1, 1]]
+    assert summed.design(labels).tolist() == [[0, 0], [0.5, 0], [1, 0], [0, 2], [0.5, 1], [1, 1]]
     unique = Encoding.of(labels, "unique")
     assert unique.names == ("A", "A+B", "A@0.5+B", "B")
-    assert unique.dosage(labels).tolist() == [
+    assert unique.design(labels).tolist() == [
         [0, 0, 0, 0], [0.5, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 2], [0, 0, 1, 0], [0, 1, 0, 0],
     ]  # fmt: skip
     with pytest.raises(KeyError):
-        unique.dosage(["A@2+B"])
+        unique.design(["A@2+B"])
 
 
 @pytest.mark.parametrize("kind", ["sams_vae", "sams_vae_beta_bernoulli", "cpa_vae", "svae_plus"])
 def test_half_a_dose_shifts_by_half(kind):
     torch.manual_seed(0)
     model = build_model({"kind": kind, "n_latent": 4, "n_hidden": 8}, 5, 2)
-    shared, state = draw_globals(model, 3), torch.randn(3, 1, 4)
-    dosage = torch.from_numpy(Encoding(("A", "B")).dosage(["A", "A@0.5", "A@0.5+B"]))
+    design = torch.from_numpy(Encoding(("A", "B")).design(["A", "A@0.5", "A@0.5+B"]))
     with torch.no_grad():
-        effects = model.effects_from(shared)
-        shift = model.decoded(state, shared, dosage) - state
+        effects = draw_effects(model, 3)
+        shifts = shift_of_conditions(effects, design)
+        basal = BasalCells.from_prior(model, torch.zeros(3, 1, 4), 1)
+        shift = basal.latent_state(shifts) - basal.latent_state(torch.zeros(3, 1, 4))
     torch.testing.assert_close(shift[:, 1], shift[:, 0] / 2)
     torch.testing.assert_close(shift[:, 2], effects[:, 0] / 2 + effects[:, 1])
 
@@ -115,7 +115,7 @@ def test_each_dose_is_a_condition_of_its_own():
     effects = torch.tensor([[2.0], [10.0]])
     assert shift_of_cells(effects, batch).tolist() == [[0], [2], [1], [11]]
     np.testing.assert_array_equal(
-        cells.dosage[cells.condition].numpy(), screen.obsm["dosage"].toarray()
+        cells.design[cells.condition].numpy(), screen.obsm["dosage"].toarray()
     )
 
 
@@ -185,7 +185,7 @@ def test_from_the_column_to_effects_at_every_dose(tmp_path):
         Cells.of(screen, parts == name, encoding, torch.device("cpu")) for name in (TRAIN, VAL)
     ]
     training = Training(max_steps=4, batch_size=32, particles=1, validate_every=2)
-    fitted = fit(lambda: build_model(settings, 5, len(encoding.names)), *cells, training, 0)
+    [fitted] = fit(lambda: build_model(settings, 5, len(encoding.names)), *cells, training, [0])
     trained = TrainedModel(fitted.model, settings, list(screen.var_names), encoding)
     effects, _ = predicted_effects(trained, [*perturbations(screen), "A@0.25+B"], 20, seed=0)
     assert np.isfinite(effects).all()

@@ -34,9 +34,9 @@ from samsvae.effects.table import (
 from samsvae.errors import InputError
 from samsvae.experiments import Split
 from samsvae.files import write_parquet
+from samsvae.inference.cells import Encoding
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.encoding import Encoding
-from samsvae.inference.shared_draws import draw_globals
+from samsvae.inference.posterior import draw_effects
 from samsvae.labels import file_name, perturbation_of
 from samsvae.models.registry import build_model
 from samsvae.screen import open_screen, perturbations, write_source_screen
@@ -131,7 +131,7 @@ def trained(tiny_screen):
     settings = {"kind": "sams_vae", "combinations": "additive", "n_latent": 4, "n_hidden": 16}
     encoding = Encoding.of(tiny_screen.obs["perturbation"], "additive")
     model = build_model(settings, tiny_screen.n_vars, len(encoding.names))
-    model.mask_logits.data.fill_(3.0)
+    model.mask.logits.data.fill_(3.0)
     return TrainedModel(model.eval(), settings, list(tiny_screen.var_names), encoding)
 
 
@@ -142,9 +142,9 @@ def test_predicted_effects_agree_with_sampled_counts(trained):
     effects, _ = predicted_effects(trained, names, draws, seed=3)
     pyro.set_rng_seed(3)
     model = trained.model
-    shifts = model.effects_from(draw_globals(model, draws))
+    shifts = draw_effects(model, draws)
     basal = torch.randn(draws, 1, model.n_latent)
-    dosage = torch.from_numpy(trained.encoding.dosage(names))
+    dosage = torch.from_numpy(trained.encoding.design(names))
     size = torch.full((1,), 1e4)
 
     def sampled(latent):
@@ -161,10 +161,10 @@ def certain(trained):
     """A model as after training: masks decided, embeddings known rather well."""
     model = copy.deepcopy(trained.model)
     with torch.no_grad():
-        model.mask_logits[:] = 8.0
-        model.mask_logits[:, 1:] = -8.0
-        model.embedding_guide.network.head.bias[model.n_latent :] = -3.0
-        model.embedding_guide.network.head.weight[model.n_latent :] = 0.0
+        model.mask.logits[:] = 8.0
+        model.mask.logits[:, 1:] = -8.0
+        model.embedding.network.head.bias[model.n_latent :] = -3.0
+        model.embedding.network.head.weight[model.n_latent :] = 0.0
     return dataclasses.replace(trained, model=model)
 
 
@@ -199,7 +199,7 @@ def test_shared_draws_and_integrated_counts_cut_the_variance(certain):
 def test_an_arm_without_effect_has_none(estimator, certain):
     """Exactly, where draws are shared; within its error, where they are not."""
     none = dataclasses.replace(certain, model=copy.deepcopy(certain.model))
-    none.model.mask_logits.data[:] = -1e4
+    none.model.mask.logits.data[:] = -1e4
     effects, error = predicted_effects(none, ["TARGET01"], 200, 0, estimator)
     assert np.abs(effects).max() <= (0 if estimator == "integrated" else 4.5 * error.max())
 

@@ -19,8 +19,8 @@ from samsvae.biology.perturbation_groups import members_of, target_genes
 from samsvae.biology.similarity import similarity_table
 from samsvae.effects.factors import FactorEffects, factor_effects
 from samsvae.effects.predicted import predicted_effects
+from samsvae.inference.cells import Encoding
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.encoding import Encoding
 from samsvae.models.registry import build_model
 from samsvae.screen import write_source_screen
 
@@ -39,14 +39,14 @@ def trained(kind="sams_vae"):
     model.standardise.fit(torch.zeros(len(GENES)), torch.ones(len(GENES)))
     if kind == "sams_vae":
         with torch.no_grad():
-            model.mask_logits.fill_(-40)
-            model.embedding_guide.location.zero_()
-            for parameter in model.embedding_guide.parameters():
-                if parameter is not model.embedding_guide.location:
+            model.mask.logits.fill_(-40)
+            model.embedding.location.zero_()
+            for parameter in model.embedding.parameters():
+                if parameter is not model.embedding.location:
                     parameter.fill_(-20)  # scales of nearly 0
             for (name, dimension), shift in SHIFTS.items():
-                model.mask_logits[NAMES.index(name), dimension] = 40
-                model.embedding_guide.location[NAMES.index(name), dimension] = shift
+                model.mask.logits[NAMES.index(name), dimension] = 40
+                model.embedding.location[NAMES.index(name), dimension] = shift
     return TrainedModel(model.eval(), settings, GENES, Encoding(NAMES))
 
 

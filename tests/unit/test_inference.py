@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import logging
 import math
 import os
@@ -11,15 +12,13 @@ import torch
 
 from samsvae.errors import InputError, Interrupted
 from samsvae.experiments import Split
-from samsvae.inference.cells import Cells
-from samsvae.inference.checkpoint import TrainedModel, load_model, save_model
+from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.checkpoint import StateFile, TrainedModel, load_model, save_model
 from samsvae.inference.divergence import check_finite, check_validated
-from samsvae.inference.encoding import Encoding
-from samsvae.inference.memory import says_what_to_lower
+from samsvae.inference.machine import explain_out_of_memory, matmul_precision
 from samsvae.inference.objective import elbo
-from samsvae.inference.resume import StateFile
-from samsvae.inference.step import Training, matmul_precision
-from samsvae.inference.trainer import Fitting, fit
+from samsvae.inference.step import Training
+from samsvae.inference.trainer import Trainer, fit
 from samsvae.models.registry import build_model
 from samsvae.screen import open_screen, write_source_screen
 from samsvae.splits import split_cells
@@ -47,12 +46,12 @@ def parts_of(tiny_screen):
 
 def fitted(parts_of, seed=0, state_file=None, **training):
     encoding, cells = parts_of
-    result = fit(
+    [result] = fit(
         lambda: build_model(SETTINGS, cells["train"].counts.shape[1], len(encoding.names)),
         cells["train"],
         cells["val"],
         Training(**{**QUICK, **training}),
-        seed,
+        [seed],
         state_file,
     )
     return result.model, result.history
@@ -63,7 +62,7 @@ def test_cells_keep_counts_exactly_in_a_small_type(tiny_screen, parts_of):
     cells = Cells.of(tiny_screen, np.ones(tiny_screen.n_obs, bool), encoding, CPU)
     assert cells.counts.dtype in (torch.uint8, torch.int16)
     assert (cells.counts.numpy() == tiny_screen.X.toarray()).all()
-    dosage = cells.dosage[cells.condition]
+    dosage = cells.design[cells.condition]
     assert (dosage.numpy() == tiny_screen.obsm["dosage"].toarray()).all()
     logs = np.log1p(tiny_screen.X.toarray())
     mean, deviation = cells.moments(torch.log1p)
@@ -151,14 +150,14 @@ def test_a_divergence_names_its_batch_and_keeps_the_last_good_state(
     _, cells = parts_of
     training = {"max_steps": 12, "validate_every": 4, "batch_size": 100}
     state_file = StateFile(tmp_path / "state.safetensors", "this training")
-    take_step = Fitting.take_step
+    take_step = Trainer.take_step
 
     def broken(self):
         if self.step == 8:
-            next(iter(self.model.parameters())).data.fill_(torch.nan)
+            next(iter(self.training_step.weights.values())).data.fill_(torch.nan)
         return take_step(self)
 
-    monkeypatch.setattr(Fitting, "take_step", broken)
+    monkeypatch.setattr(Trainer, "take_step", broken)
     batches = cells["train"].random_batches(100, 0)
     positions = [next(batches) for _ in range(9)][-1]
     per_epoch = len(cells["train"]) // 100
@@ -180,7 +179,7 @@ def test_a_training_that_is_asked_to_end_keeps_its_state_at_once(
     training = {"max_steps": 20, "validate_every": 7, "batch_size": 50}
     whole, history = fitted(parts_of, **training)
     state_file = StateFile(tmp_path / "state.safetensors", "this training")
-    take_step = Fitting.take_step
+    take_step = Trainer.take_step
 
     def terminated(self):
         if self.step == asked_at:
@@ -188,10 +187,10 @@ def test_a_training_that_is_asked_to_end_keeps_its_state_at_once(
         return take_step(self)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(Fitting, "take_step", terminated)
+    monkeypatch.setattr(Trainer, "take_step", terminated)
     with pytest.raises(Interrupted, match=f"SIGTERM after step {asked_at + 1}; the same command"):
         fitted(parts_of, state_file=state_file, **training)
-    monkeypatch.setattr(Fitting, "take_step", take_step)
+    monkeypatch.setattr(Trainer, "take_step", take_step)
     assert signal.getsignal(signal.SIGTERM) is before
     assert state_file.load()[1]["step"] == asked_at + 1
     torch.rand(3)
@@ -209,19 +208,19 @@ def test_a_training_that_is_asked_to_end_keeps_its_state_at_once(
         MemoryError(),
     ],
 )
-def test_a_device_without_memory_left_says_what_to_lower(error):
+def test_a_device_without_memory_left_explain_out_of_memory(error):
     lower = ["training.batch_size (now 512)", "training.particles (now 5)"]
     with (
         pytest.raises(
             InputError, match=r"memory of this machine .* Lower training.batch_size \(now"
         ),
-        says_what_to_lower(CPU, *lower),
+        explain_out_of_memory(CPU, *lower),
     ):
         raise error
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory():
-    with pytest.raises(RuntimeError, match="shapes"), says_what_to_lower(CPU, "x"):
+    with pytest.raises(RuntimeError, match="shapes"), explain_out_of_memory(CPU, "x"):
         raise RuntimeError("shapes do not match")
 
 
@@ -269,11 +268,13 @@ def test_the_learning_rate_warms_up_and_falls_as_asked():
 def test_the_learning_rate_of_a_step_is_the_one_applied(parts_of):
     """Adam's first step moves a parameter by the learning rate."""
     encoding, cells = parts_of
-    model = build_model(SETTINGS, cells["train"].counts.shape[1], len(encoding.names))
+    sizes = cells["train"].counts.shape[1], len(encoding.names)
     training = Training(learning_rate=0.01, warm_up_steps=4, weight_decay=0, gradient_clip=None)
-    before = model.likelihood.log_inverse_dispersion.detach().clone()
-    Fitting(model, cells["train"], training, seed=0).take_step()
-    moved = (model.likelihood.log_inverse_dispersion - before).abs()
+    trainer = Trainer(lambda: build_model(SETTINGS, *sizes), cells["train"], training, seeds=[0])
+    concentration = trainer.training_step.weights["likelihood.log_concentration"]
+    before = concentration.detach().clone()
+    trainer.take_step()
+    moved = (concentration - before).abs()
     torch.testing.assert_close(moved, torch.full_like(moved, 0.0025), rtol=0.01, atol=0)
 
 
@@ -282,15 +283,13 @@ def test_a_step_that_cannot_be_captured_is_taken_all_the_same(parts_of, caplog):
     _, cells = parts_of
     weights = []
     for captured in (False, True):
-        torch.manual_seed(0)
-        model = build_model(
-            SETTINGS, cells["train"].counts.shape[1], cells["train"].dosage.shape[1]
-        )
-        fitting = Fitting(model, cells["train"], Training(**QUICK), seed=0)
-        fitting.take.steps_to_capture = 0 if captured else -1
+        sizes = cells["train"].counts.shape[1], cells["train"].design.shape[1]
+        build = functools.partial(build_model, SETTINGS, *sizes)
+        trainer = Trainer(build, cells["train"], Training(**QUICK), seeds=[0])
+        trainer.training_step.steps_to_capture = 0 if captured else -1
         for _ in range(3):
-            fitting.take_step()
-        weights.append(model.state_dict())
+            trainer.take_step()
+        weights.append(trainer.training_step.weights)
     assert all((weights[0][k] == weights[1][k]).all() for k in weights[0])
     assert caplog.text.count("not replayed as a CUDA graph") == 1
 
@@ -321,9 +320,9 @@ def test_a_lower_matmul_precision_gives_nearly_the_same_bound(precision, parts_o
 def test_training_needs_cells(parts_of):
     _, cells = parts_of
     val = cells["val"]
-    nobody = Cells(val.counts[:0], val.library_size[:0], val.dosage, val.condition[:0])
+    nobody = Cells(val.counts[:0], val.library_size[:0], val.design, val.condition[:0])
     with pytest.raises(InputError, match="no validation cell"):
-        fit(lambda: None, cells["train"], nobody, Training(max_steps=1), 0)
+        fit(lambda: None, cells["train"], nobody, Training(max_steps=1), [0])
 
 
 def test_the_last_evaluation_is_at_the_last_step(parts_of):
@@ -340,17 +339,17 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     training |= {"learning_rate_schedule": "cosine", "open_masks": 0.3}
     whole, history = fitted(parts_of, **training)
     state_file = StateFile(tmp_path / "state.safetensors", "this training")
-    take_step = Fitting.take_step
+    take_step = Trainer.take_step
 
     def interrupted(self):
         if self.step == interrupted_at:
             raise KeyboardInterrupt
         return take_step(self)
 
-    monkeypatch.setattr(Fitting, "take_step", interrupted)
+    monkeypatch.setattr(Trainer, "take_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fitted(parts_of, state_file=state_file, **training)
-    monkeypatch.setattr(Fitting, "take_step", take_step)
+    monkeypatch.setattr(Trainer, "take_step", take_step)
     torch.rand(5)  # the generator has gone elsewhere meanwhile
     resumed, rows = fitted(parts_of, state_file=state_file, **training)
     pd.testing.assert_frame_equal(rows, history, check_exact=True)

@@ -9,18 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pyro import poutine
-from pyro.distributions import Normal
+from pyro.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 from torch import nn
 
 from samsvae.errors import InputError
 from samsvae.files import write_tsv
-from samsvae.inference import cell_stream, log_weights
-from samsvae.inference.cell_stream import CellStream
-from samsvae.inference.cells import Cells
-from samsvae.inference.encoding import Encoding
-from samsvae.inference.iwelbo import MeanBounds, StreamedBounds, fewer_particles, iwelbo
-from samsvae.inference.objective import elbo, local_log_weights, traces
-from samsvae.inference.shared_draws import draw_globals
+from samsvae.inference import cells as cells_module
+from samsvae.inference import iwelbo as iwelbo_module
+from samsvae.inference.cells import Cells, CellStream, Encoding
+from samsvae.inference.iwelbo import (
+    MeanBounds,
+    StreamedBounds,
+    fewer_particles,
+    iwelbo,
+    log_weights_in_batches,
+)
+from samsvae.inference.noise import CellNoise, NoiseSpec
+from samsvae.inference.objective import elbo, traces
+from samsvae.inference.posterior import BasalCells, draw_shifts
 from samsvae.models.cpa_vae import CpaVae
 from samsvae.models.registry import MODELS, build_model
 from samsvae.screen import write_source_screen
@@ -48,18 +54,17 @@ class LinearGaussian(CpaVae):
     def __init__(self, loadings, noise):
         super().__init__(len(loadings), 1, n_latent=loadings.shape[1], n_hidden=2)
         self.loadings, self.noise = loadings, noise
-        self.embedding_guide.log_scale.data.fill_(-30.0)
+        self.embedding.log_scale.data.fill_(-30.0)
         self.standardise = nn.Identity()
         self.likelihood = LinearLikelihood(loadings, noise)
         self.widening = 1.0
 
-    def encode(self, counts, influence):
+    def cell_guide(self, counts, shift):
         precision = torch.eye(self.n_latent) + self.loadings.T @ self.loadings / self.noise**2
         covariance = torch.linalg.inv(precision)
         location = counts @ self.loadings / self.noise**2 @ covariance
         scale = covariance.diagonal().sqrt() * self.widening
-        shape = (*influence.shape[:-2], *location.shape)
-        return location.expand(shape), scale.expand(shape)
+        pyro.sample("basal", Normal(location, scale).to_event(1))
 
 
 def linear_gaussian(widening):
@@ -90,9 +95,11 @@ def test_with_the_exact_posterior_every_weight_is_the_marginal():
 
 def mean_bounds(model, cells, particles, seed):
     means = MeanBounds(particles)
-    influence = log_weights.influences(model, cells.dosage, particles, seed)
-    for weights in log_weights.log_weights(model, cells, influence, particles, seed):
-        means.add(weights.double().numpy())
+    with torch.no_grad():
+        pyro.set_rng_seed(seed)
+        shifts = draw_shifts(model, cells.design, particles)
+    for _, weights in log_weights_in_batches(model, cells, shifts, seed):
+        means.add(weights)
     return means.table().set_index("particles")
 
 
@@ -145,29 +152,88 @@ def any_model(kind, likelihood, screen):
 @torch.no_grad()
 @pytest.mark.parametrize(("kind", "likelihood"), CASES)
 def test_weights_are_those_of_model_and_guide(kind, likelihood, tiny_screen):
-    """Scored site by site by Pyro, at the same draws of shared variables and of noise."""
+    """Scored site by site by Pyro, at the same draws of global variables and of noise."""
     model, encoding = any_model(kind, likelihood, tiny_screen)
     keep = np.arange(tiny_screen.n_obs) % 40 == 0
     cells = Cells.of(tiny_screen, keep, encoding, CPU)
-    influence = log_weights.influences(model, cells.dosage, 7, seed=5)
-    [ours] = log_weights.log_weights(model, cells, influence, 7, seed=5)
-    batch = cells.batch(torch.arange(len(cells)))
     pyro.set_rng_seed(5)
-    shared = draw_globals(model, 7)
-    guide = poutine.condition(model.guide, data=shared)
-    generative = poutine.condition(model.model, data=shared)
-    first, _ = traces(generative, guide, batch, 7)
-    [local] = [name for name in first.nodes if name in ("basal", "latent")]
-    law = first.nodes[local]["fn"].base_dist
-    noise = log_weights.noise(batch.counts, 7, model.n_latent, seed=5)
-    shared[local] = law.loc + law.scale * noise
-    guide = poutine.condition(model.guide, data=shared)
-    generative = poutine.condition(model.model, data=shared)
-    guide_trace, model_trace = traces(generative, guide, batch, 7)
-    for site in guide_trace.nodes.values():
-        site["is_observed"] = False  # a conditioned site is still the cell's own variable
-    expected = local_log_weights(guide_trace, model_trace)
-    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=2e-3)
+    with pyro.plate("particles", 7, dim=-2):
+        globals_ = poutine.trace(model.global_guide).get_trace()
+    shared = {n: site["value"] for n, site in globals_.nodes.items() if site["type"] == "sample"}
+    shared.pop("perturbations", None)
+    pyro.set_rng_seed(5)
+    shifts = draw_shifts(model, cells.design, 7).expand(7, -1, -1)
+    [(_, ours)] = log_weights_in_batches(model, cells, shifts, seed=5)
+    batch = cells.batch(torch.arange(len(cells)))
+
+    def both_traces(known):
+        conditioned = [poutine.condition(part, data=known) for part in (model.model, model.guide)]
+        return traces(*conditioned, batch, 7)
+
+    guide_trace, _ = both_traces(shared)
+    [local] = [name for name in guide_trace.nodes if name in ("basal", "latent")]
+    base = guide_trace.nodes[local]["fn"].base_dist
+    spec = NoiseSpec(False, base.batch_shape, 1)
+    shared[local] = base.loc + base.scale * CellNoise(batch.counts, 7, seed=5)(local, spec)
+    guide_trace, model_trace = both_traces(shared)
+    for trace in (guide_trace, model_trace):
+        trace.compute_log_prob()
+    p, q = model_trace.nodes, guide_trace.nodes
+    expected = sum(
+        (p["counts"]["unscaled_log_prob"], p[local]["unscaled_log_prob"]),
+        -q[local]["unscaled_log_prob"],
+    )
+    np.testing.assert_allclose(ours, expected.numpy(), rtol=1e-5, atol=2e-3)
+
+
+class MixtureGaussian(LinearGaussian):
+    """The same with a learnt Gaussian-mixture prior of the basal state; nothing else is written."""
+
+    def __init__(self, loadings, noise, locations, probabilities):
+        super().__init__(loadings, noise)
+        self.locations = nn.Parameter(locations)
+        self.log_odds = nn.Parameter(probabilities.log())
+
+    def cell_prior(self, shift):
+        components = Normal(self.locations, torch.tensor(0.5)).to_event(1)
+        mixture = MixtureSameFamily(Categorical(logits=self.log_odds), components)
+        return pyro.sample("basal", mixture) + shift
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.5])
+def test_a_learnt_mixture_prior_needs_no_code_outside_its_family(shift):
+    """The marginal is a mixture of Normals: its bound, effects and samples are exact."""
+    torch.manual_seed(1)
+    loadings = torch.linalg.qr(torch.randn(6, 2))[0] * 1.5
+    locations, probabilities = torch.tensor([[-2.0, 0.5], [1.0, 1.0]]), torch.tensor([0.3, 0.7])
+    model = MixtureGaussian(loadings, 0.7, locations, probabilities)
+    model.embedding.location.data.fill_(shift)
+    model.widening = 2.0
+    cells = Cells(
+        torch.randint(-3, 4, (N_GAUSSIAN, 6)),
+        torch.ones(N_GAUSSIAN),
+        torch.ones(1, 1),
+        torch.zeros(N_GAUSSIAN, dtype=torch.long),
+    )
+    marginal = MixtureSameFamily(
+        Categorical(probabilities),
+        MultivariateNormal(
+            (locations + shift) @ loadings.T,
+            0.25 * loadings @ loadings.T + 0.49 * torch.eye(6),
+        ),
+    )
+    exact = marginal.log_prob(cells.counts.float()).numpy()
+    bound, error = iwelbo(model, cells, 5000, seed=1)
+    assert (error < 0.5).all()
+    assert (np.abs(bound - exact) < 4 * error + 2e-3).mean() > 0.97
+    assert abs((bound - exact).mean()) < 0.02
+    # samples of its prior predictive have the mixture's mean
+    with torch.no_grad():
+        control = torch.zeros(20_000, 1, 2)
+        basal = BasalCells.from_prior(model, control, 1)
+        given = basal.decoder_input(control + shift)[:, 0]
+    expected = probabilities @ locations + shift
+    torch.testing.assert_close(given.mean(0), expected, rtol=0, atol=0.05)
 
 
 def test_bounds_depend_neither_on_batches_nor_on_the_order_of_cells(tiny_screen, monkeypatch):
@@ -176,7 +242,7 @@ def test_bounds_depend_neither_on_batches_nor_on_the_order_of_cells(tiny_screen,
     bound, error = iwelbo(model, Cells.of(tiny_screen, keep, encoding, CPU), 20, seed=3)
     order = np.random.default_rng(0).permutation(tiny_screen.n_obs)
     shuffled = Cells.of(tiny_screen[order].copy(), keep[order], encoding, CPU)
-    monkeypatch.setattr(log_weights, "ROWS_AT_A_TIME", 70)
+    monkeypatch.setattr(iwelbo_module, "ROWS_AT_A_TIME", 70)
     apart, _ = iwelbo(model, shuffled, 20, seed=3)
     same_cell = np.searchsorted(np.flatnonzero(keep), order[keep[order]])
     np.testing.assert_allclose(apart, bound[same_cell], rtol=1e-5)
@@ -194,7 +260,7 @@ def files(tiny_screen, tmp_path, monkeypatch):
     screen_file, split_file = tmp_path / "screen.h5ad", tmp_path / "split.tsv"
     write_source_screen(screen, "{}", screen_file)
     write_tsv(split_table(screen, parts), split_file)
-    monkeypatch.setattr(cell_stream, "LARGEST_BLOCK", 37 * screen.n_vars)
+    monkeypatch.setattr(cells_module, "LARGEST_STREAMED_BLOCK", 37 * screen.n_vars)
     return screen, parts, screen_file, split_file
 
 
@@ -212,8 +278,8 @@ def test_streamed_cells_are_the_cells(files):
     for name in ("counts", "library_size"):
         together = torch.cat([getattr(cells, name) for cells in blocks])
         assert torch.equal(together, getattr(whole, name).to(together.dtype))
-    dosage = torch.cat([cells.dosage[cells.condition] for cells in blocks])
-    assert torch.equal(dosage, whole.dosage[whole.condition])
+    dosage = torch.cat([cells.design[cells.condition] for cells in blocks])
+    assert torch.equal(dosage, whole.design[whole.condition])
 
 
 def test_streamed_bounds_are_those_of_the_cells(files):

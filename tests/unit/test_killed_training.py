@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 
 from samsvae.experiments import Split
 from samsvae.files import whole_file, write_tsv
-from samsvae.inference.cells import Cells
-from samsvae.inference.encoding import Encoding
-from samsvae.inference.resume import StateFile
+from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.checkpoint import StateFile
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
 from samsvae.models.registry import build_model
@@ -47,11 +46,11 @@ def train(folder):
     encoding = Encoding.of(screen.obs["perturbation"], "additive")
     cells = [Cells.of(screen, parts == n, encoding, torch.device("cpu")) for n in ("train", "val")]
     (folder / "started").touch()
-    fitted = fit(
+    [fitted] = fit(
         lambda: build_model(SETTINGS, screen.n_vars, len(encoding.names)),
         *cells,
         TRAINING,
-        seed=0,
+        seeds=[0],
         state_file=state_of(folder),
     )
     write_tsv(fitted.history, folder / "history.tsv")

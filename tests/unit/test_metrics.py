@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from sklearn.linear_model import LinearRegression
 
-from samsvae.inference.states import CellStates
+from samsvae.inference.posterior import CellStates
 from samsvae.metrics.factors import (
     latent_effect_scores,
     mask_scores,

@@ -9,8 +9,7 @@ import pytest
 import torch
 from pyro.poutine.messenger import Messenger
 
-from samsvae.inference.cells import Cells
-from samsvae.inference.encoding import Encoding
+from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.objective import elbo, iwae
 from samsvae.models.base import CELLS
 from samsvae.models.registry import MODELS, build_model
@@ -55,7 +54,7 @@ def cells(tiny_screen):
 
 
 def in_float64(batch):
-    floats = {name: getattr(batch, name).double() for name in ("counts", "library_size", "dosage")}
+    floats = {name: getattr(batch, name).double() for name in ("counts", "library_size", "design")}
     return dataclasses.replace(batch, **floats)
 
 
@@ -65,7 +64,7 @@ def test_an_epoch_of_minibatches_averages_to_the_full_batch(name, objective, cel
     """Every term of the bound, and the gradient; draws are those of the cell, whatever its batch."""
     pyro.enable_validation(False)
     pyro.set_rng_seed(0)
-    model = build_model(SETTINGS[name], cells.counts.shape[1], cells.dosage.shape[1]).double()
+    model = build_model(SETTINGS[name], cells.counts.shape[1], cells.design.shape[1]).double()
     with torch.no_grad():
         for parameter in model.parameters():  # away from zeros, where gradients may vanish
             parameter += 0.1 * torch.randn_like(parameter)

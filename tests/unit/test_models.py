@@ -11,15 +11,13 @@ from scipy import stats
 from torch import nn
 
 from samsvae.errors import InputError
-from samsvae.inference.cells import Cells
-from samsvae.inference.encoding import Encoding
-from samsvae.inference.objective import elbo, iwae, latent_sites, local_log_weights, traces
-from samsvae.inference.shared_draws import draw_globals
+from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.objective import elbo, iwae, latent_sites, log_weights, traces
+from samsvae.inference.posterior import BasalCells, draw_effects
 from samsvae.kernels import counts_term, gamma_poisson, gamma_poisson_numba
 from samsvae.kernels.gamma_poisson import SMALLEST_MEAN
-from samsvae.models.base import Batch, shift_of_cells
-from samsvae.models.distributions import StraightThroughBernoulli
-from samsvae.models.negative_binomial import NegativeBinomialCounts
+from samsvae.models.base import Batch, shift_of_cells, shift_of_conditions
+from samsvae.models.distributions import GammaPoissonCounts, Logits, StraightThroughBernoulli
 from samsvae.models.networks import HiddenLayers, Standardise
 from samsvae.models.registry import build_model
 
@@ -48,7 +46,7 @@ SHARED = {
 }
 # torch draws no Beta on a device without values; the others differ in their likelihood alone
 NOT_ON_META = {"beta_beta", "poisson", "normal"}
-OWN = {"svae_plus": "latent", "conditional": "latent"}
+OWN = {"conditional": "latent"}
 
 
 @pytest.fixture(autouse=True)
@@ -64,27 +62,21 @@ def cells(tiny_screen):
 
 
 def model_for(name, cells):
-    return build_model(MODELS[name], cells.counts.shape[1], cells.dosage.shape[1])
+    return build_model(MODELS[name], cells.counts.shape[1], cells.design.shape[1])
 
 
 def double(batch):
     """The same batch in float64."""
-    floats = {name: getattr(batch, name).double() for name in ("counts", "library_size", "dosage")}
+    floats = {name: getattr(batch, name).double() for name in ("counts", "library_size", "design")}
     return dataclasses.replace(batch, **floats)
 
 
 def with_mean(c, mean):
     """The law of counts with these means, which no head has to make out of a hidden layer."""
     above = mean - SMALLEST_MEAN
-    return NegativeBinomialCounts(c, above.log(), passing_on(mean), above.sum(-1))
-
-
-def passing_on(hidden):
-    """A head that gives out what it takes in."""
-    head = nn.Linear(hidden.shape[-1], hidden.shape[-1], dtype=hidden.dtype)
-    nn.init.eye_(head.weight)
-    nn.init.zeros_(head.bias)
-    return head.requires_grad_(False)
+    size = mean.shape[-1]
+    identity, zero = torch.eye(size, dtype=mean.dtype), torch.zeros(size, dtype=mean.dtype)
+    return GammaPoissonCounts(c, Logits(above.log(), identity, zero), above.sum(-1))
 
 
 def test_negative_binomial_mass_is_scipys():
@@ -132,7 +124,7 @@ def test_negative_binomial_derivatives_are_those_of_autograd(rows, monkeypatch):
     inputs = (log_c, hidden, head.weight.detach().clone(), head.bias.detach().clone())
     for each in inputs:
         each.requires_grad_()
-    law = NegativeBinomialCounts(log_c.exp(), hidden, head, sizes)
+    law = GammaPoissonCounts(log_c.exp(), Logits(hidden, head.weight, head.bias), sizes)
     c = log_c.exp()
     plain = torch.distributions.NegativeBinomial(
         c, logits=(law.mean / c).log(), validate_args=False
@@ -298,7 +290,7 @@ def test_objective_equals_an_independent_computation(name, cells):
     """From the same samples, by plain torch: no plates, no traces, no scales."""
     model, index = model_for(name, cells).double(), torch.arange(40)
     if name.startswith("sams"):
-        model.mask_logits.data.normal_()
+        model.mask.logits.data.normal_()
     batch, particles = cells.batch(index), 3
     batch = double(batch)
     pyro.set_rng_seed(5)
@@ -313,28 +305,27 @@ def test_objective_equals_an_independent_computation(name, cells):
     }
 
     mask = value.get("mask", torch.ones_like(value["embedding"]))
-    q_location, q_scale = (
-        model.embedding_guide(mask) if name.startswith("sams") else model.embedding_guide()
-    )
+    q_location, q_scale = model.embedding(mask) if name.startswith("sams") else model.embedding()
     kl_embedding = (-torch.log(q_scale) + (q_scale**2 + q_location**2) / 2 - 0.5) * torch.ones_like(
         mask
     )
     kl_global = kl_embedding.sum() / particles
     if name.startswith("sams"):
-        phi, p = model.mask_logits, model.mask_prior
+        phi, p = model.mask.logits, model.mask.probability
         log_q = mask * torch.nn.functional.logsigmoid(phi) + (
             1 - mask
         ) * torch.nn.functional.logsigmoid(-phi)
         log_p = mask * math.log(p) + (1 - mask) * math.log(1 - p)
         kl_global = kl_global + (log_q - log_p).sum() / particles
 
-    dosage = batch.dosage[batch.condition]
+    dosage = batch.design[batch.condition]
     shift = torch.einsum("bt,ptk->pbk", dosage, mask * value["embedding"])
-    location, scale = model.encode(batch.counts, shift)
+    given = [shift] if model.basal_encoder == "correlated" else []
+    location, scale = model.encoder(model.standardise(batch.counts), *given)
     kl_basal = -torch.log(scale) + (scale**2 + location**2) / 2 - 0.5
     kl_basal = kl_basal * torch.ones_like(value["basal"])
     mean = model.likelihood.mean(value["basal"] + shift, batch.library_size)
-    c = model.likelihood.inverse_dispersion
+    c = model.likelihood.concentration
     x = batch.counts
     log_mass = (
         torch.lgamma(x + c) - torch.lgamma(c) - torch.lgamma(x + 1)
@@ -369,14 +360,14 @@ def test_a_step_waits_for_no_device_and_stays_on_it(name, likelihood):
 def test_minibatch_estimates_average_to_the_full_batch(cells):
     """Over the batches of one epoch, with the samples of the shared variables held fixed."""
     model = model_for("cpa", cells).double()
-    model.embedding_guide.log_scale.data.fill_(-20)
+    model.embedding.log_scale.data.fill_(-20)
     model.encoder.head.weight.data[model.n_latent :].zero_()
     model.encoder.head.bias.data[model.n_latent :].fill_(-40)
     everything = torch.arange(len(cells) // 4 * 4)
     part = Cells(
         cells.counts[everything],
         cells.library_size[everything],
-        cells.dosage,
+        cells.design,
         cells.condition[everything],
     )
 
@@ -390,8 +381,8 @@ def test_minibatch_estimates_average_to_the_full_batch(cells):
 
 
 def test_a_pair_is_the_sum_of_its_genes_and_control_is_unmoved(cells):
-    effects = torch.randn(2, cells.dosage.shape[1], 4)
-    dosage = torch.zeros(3, cells.dosage.shape[1])
+    effects = torch.randn(2, cells.design.shape[1], 4)
+    dosage = torch.zeros(3, cells.design.shape[1])
     dosage[1, 2] = 1
     dosage[2, [2, 5]] = 1
     batch = Batch(cells.counts[:3].float(), cells.library_size[:3], dosage, torch.arange(3), 3)
@@ -403,17 +394,19 @@ def test_a_pair_is_the_sum_of_its_genes_and_control_is_unmoved(cells):
 def test_fixed_effects_stay_fixed_through_the_guide(cells):
     model = model_for("sams_mean_field", cells)
     shared = {"mask": torch.ones(5, 8, 4), "embedding": torch.randn(5, 8, 4)}
-    torch.testing.assert_close(model.effects_from(shared), shared["embedding"])
+    for program in (model.global_guide, model.global_prior):
+        effects = poutine.condition(program, data=shared)()
+        torch.testing.assert_close(effects, shared["embedding"])
 
 
 def test_encodings():
     labels = ["control", "A", "B", "A+B"]
     additive = Encoding.of(labels, "additive")
     assert additive.names == ("A", "B")
-    assert additive.dosage(labels).tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]
+    assert additive.design(labels).tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]
     unique = Encoding.of(labels, "unique")
     assert unique.names == ("A", "A+B", "B")
-    assert unique.dosage(["A+B", "control"]).tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert unique.design(["A+B", "control"]).tolist() == [[0, 1, 0], [0, 0, 0]]
 
 
 def test_an_unknown_kind_is_refused():
@@ -434,7 +427,8 @@ def test_objective_is_the_log_density_of_model_over_guide(name, cells):
     cell_terms = (
         p["counts"]["unscaled_log_prob"] + p[own]["unscaled_log_prob"] - q[own]["unscaled_log_prob"]
     )
-    torch.testing.assert_close(local_log_weights(guide, generative), cell_terms)
+    weights = log_weights({own: guide.nodes[own]}, generative)
+    torch.testing.assert_close(weights, cell_terms)
     shared = set(latent_sites(guide)) - {own}
     expected = weight * cell_terms.sum() + sum(
         p[site]["log_prob_sum"] - q[site]["log_prob_sum"] for site in shared
@@ -457,13 +451,13 @@ def test_importance_weighting_raises_the_bound(name, cells):
 
 def test_the_closed_form_mask_kl_is_the_mean_of_the_sampled_one(cells):
     model, batch = model_for("sams_mean_field", cells), cells.batch(torch.arange(5))
-    model.mask_logits.data.normal_()
+    model.mask.logits.data.normal_()
     with torch.no_grad():
         exact = elbo(model, batch, 1, mask_kl="exact").kl_global["mask"]
         sampled = torch.stack([elbo(model, batch, 500).kl_global["mask"] for _ in range(20)])
     error = sampled.std() / math.sqrt(len(sampled))
     assert abs(sampled.mean() - exact) < 4 * error
-    logits, p = model.mask_logits, model.mask_prior
+    logits, p = model.mask.logits, model.mask.probability
     q = logits.sigmoid()
     closed = q * (q / p).log() + (1 - q) * ((1 - q) / (1 - p)).log()
     torch.testing.assert_close(exact, closed.sum())
@@ -473,11 +467,7 @@ def test_the_closed_form_mask_kl_is_the_mean_of_the_sampled_one(cells):
 def test_gradients_equal_finite_differences(name, cells):
     """In float64, along a random direction; masks are held fixed, being discrete."""
     model, batch = model_for(name, cells).double(), double(cells.batch(torch.arange(20)))
-    free = {
-        n: p
-        for n, p in model.named_parameters()
-        if not n.startswith(("mask_logits", "rate_logits", "log_shapes"))
-    }
+    free = {n: p for n, p in model.named_parameters() if not n.startswith(("mask.", "rate_logits"))}
 
     def loss():
         pyro.set_rng_seed(3)
@@ -518,18 +508,22 @@ def test_a_perturbation_that_no_cell_received_keeps_its_prior_cost(name, cells):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_control_is_decoded_unperturbed(name, cells):
+def test_a_perturbation_adds_its_effect_to_the_cells(name, cells):
+    """Control cells are decoded as they are; a pair moves them by the sum of its effects."""
     model = model_for(name, cells)
-    shared = draw_globals(model, 3)
-    state = torch.randn(3, 1, 4)
-    none = torch.zeros(1, 8)
-    decoded = model.decoded(state, shared, none)
-    assert decoded.shape[:2] == (3, 1)
-    torch.testing.assert_close(decoded[..., :4], state)
-    effects = model.effects_from(shared)
-    if effects is not None:
-        both = torch.zeros(1, 8)
-        both[0, [1, 6]] = 1
-        torch.testing.assert_close(
-            model.decoded(state, shared, both) - state, effects[:, [1, 6]].sum(1, keepdim=True)
-        )
+    effects = draw_effects(model, 3)
+    both = torch.zeros(2, 8)
+    both[1, [1, 6]] = 1
+    shifts = shift_of_conditions(effects, both).expand(3, -1, -1)
+    basal = BasalCells.from_prior(model, shifts[:, :1], 1)
+    [own] = basal.variables.values()
+    assert own.shape == (3, 1, 4)
+    decoder_input = basal.decoder_input(shifts)
+    assert decoder_input.shape[:2] == (3, 2)
+    torch.testing.assert_close(decoder_input[:, :1, :4], own)
+    if effects is None:
+        assert (decoder_input[..., 4:] == both).all()
+        torch.testing.assert_close(decoder_input[:, 1:, :4], own)
+    else:
+        moved = decoder_input[:, 1:] - own
+        torch.testing.assert_close(moved, effects[:, [1, 6]].sum(1, keepdim=True))

@@ -13,9 +13,8 @@ from samsvae.effects.predicted import predicted_effects
 from samsvae.effects.split_half import split_half
 from samsvae.effects.table import effects_table
 from samsvae.experiments import Split
-from samsvae.inference.cells import Cells
+from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.encoding import Encoding
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
 from samsvae.labels import components
@@ -79,7 +78,7 @@ def judged():
             for part in (TRAIN, VAL)
         )
         build = partial(build_model, SETTINGS, screen.n_vars, len(encoding.names))
-        fitted = fit(build, *cells, TRAINING, seed)
+        [fitted] = fit(build, *cells, TRAINING, [seed])
         trained = TrainedModel(fitted.model, SETTINGS, genes, encoding)
         return effects_table(predicted_effects(trained, names, 100, seed)[0], names, genes, {}, "")
 

@@ -7,9 +7,11 @@ import torch
 from samsvae.effects.predicted import predicted_effects
 from samsvae.effects.predictive import counterfactual_cells, sample_cells
 from samsvae.errors import InputError
+from samsvae.inference.cells import Encoding
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.encoding import Encoding
-from samsvae.inference.shared_draws import draw_shared
+from samsvae.inference.objective import latent_sites
+from samsvae.inference.posterior import draw_effects
+from samsvae.models.base import shift_of_conditions
 from samsvae.models.registry import MODELS, build_model
 from samsvae.screen import build_screen
 
@@ -33,6 +35,20 @@ def untrained(kind, likelihood="negative_binomial", n_genes=GENES, **settings):
     return TrainedModel(model.eval(), entry, genes, Encoding(names, combinations))
 
 
+def decoded_by_hand(kind, state, shift):
+    """Add a shift to a basal state, or put it beside the state."""
+    if kind != "conditional_vae":
+        return state + shift
+    shape = torch.broadcast_shapes(state.shape[:-1], shift.shape[:-1])
+    return torch.cat([state.expand(*shape, -1), shift.expand(*shape, -1)], -1)
+
+
+def drawn_from_prior(model, draws):
+    with pyro.plate("particles", draws, dim=-2):
+        trace = pyro.poutine.trace(model.global_prior).get_trace()
+    return {name: site["value"] for name, site in latent_sites(trace).items()}
+
+
 @pytest.mark.parametrize("sample_from", ["posterior", "prior"])
 @pytest.mark.parametrize(("kind", "likelihood"), CASES)
 def test_samples_have_the_mean_that_the_decoder_says(kind, likelihood, sample_from):
@@ -42,12 +58,9 @@ def test_samples_have_the_mean_that_the_decoder_says(kind, likelihood, sample_fr
     model, many = trained.model, 20_000
     pyro.set_rng_seed(2)
     with torch.no_grad():
-        program = model.shared_guide if sample_from == "posterior" else model.shared_prior
-        decoded = model.decoded(
-            torch.randn(many, 1, model.n_latent),
-            draw_shared(program, many),
-            torch.from_numpy(trained.encoding.dosage(LABELS)),
-        )
+        design = torch.from_numpy(trained.encoding.design(LABELS))
+        shift = shift_of_conditions(draw_effects(model, many, sample_from), design)
+        decoded = decoded_by_hand(kind, torch.randn(many, 1, model.n_latent), shift)
         size = torch.tensor([200.0, 600.0])[torch.randint(2, (many, 1))]
         means = model.likelihood.mean(decoded, size).numpy()
     counts = cells.X.toarray().reshape(len(LABELS), draws, GENES)
@@ -96,8 +109,8 @@ def test_the_seed_decides_and_more_cells_begin_with_the_same(sample_from):
 
 def test_a_perturbation_moves_the_latent_state_of_its_cells():
     trained = untrained("cpa_vae")
-    trained.model.embedding_guide.log_scale.data.fill_(-20)
-    trained.model.embedding_guide.location.data.copy_(torch.tensor([[30.0, 0, 0], [0, 40, 0]]))
+    trained.model.embedding.log_scale.data.fill_(-20)
+    trained.model.embedding.location.data.copy_(torch.tensor([[30.0, 0, 0], [0, 40, 0]]))
     cells = sample_cells(trained, LABELS, 200, 100, seed=0)
     means = cells.obsm["latent"].reshape(len(LABELS), 200, 3).mean(1)
     expected = [[0, 0, 0], [30, 0, 0], [30, 40, 0], [0, 20, 0]]
@@ -114,7 +127,7 @@ def test_a_perturbation_moves_the_latent_state_of_its_cells():
 )
 def test_masks_of_the_prior_have_its_mean(kind, settings, mean):
     model = untrained(kind, **settings).model
-    mask = draw_shared(model.shared_prior, 4000)["mask"]
+    mask = drawn_from_prior(model, 4000)["mask"]
     assert mask.shape == (4000, model.n_perturbations, 3)
     error = np.sqrt(mean * (1 - mean) / mask.numel())
     assert float(mask.mean()) == pytest.approx(mean, abs=5 * error)
@@ -123,7 +136,7 @@ def test_masks_of_the_prior_have_its_mean(kind, settings, mean):
 @pytest.mark.parametrize("kind", ["sams_vae", "cpa_vae"])
 def test_embeddings_of_the_prior_have_its_scale(kind):
     model = untrained(kind, embedding_prior_scale=2.5).model
-    drawn = draw_shared(model.shared_prior, 4000)["embedding"]
+    drawn = drawn_from_prior(model, 4000)["embedding"]
     assert float(drawn.mean()) == pytest.approx(0, abs=0.1)
     assert float(drawn.std()) == pytest.approx(2.5, rel=0.05)
 
@@ -157,9 +170,9 @@ def test_a_counterfactual_moves_the_same_cells_by_the_difference_of_effects(kind
     moved = counterfactual_cells(trained, screen, "A+B", seed=1)
     pyro.set_rng_seed(1)
     with torch.no_grad():
-        effects = trained.model.effects_from(draw_shared(trained.model.shared_guide, 1))[0]
-    dosage = trained.encoding.dosage
-    expected = (dosage(["A+B"]) - dosage(names)) @ effects.numpy()
+        effects = draw_effects(trained.model, 1)[0]
+    design = trained.encoding.design
+    expected = (design(["A+B"]) - design(names)) @ effects.numpy()
     np.testing.assert_allclose(moved.obsm["latent"] - same.obsm["latent"], expected, atol=1e-5)
     assert list(same.obs["perturbation"]) == list(same.obs["received"]) == names
     assert set(moved.obs["perturbation"]) == {"A+B"}

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from samsvae.experiments import Split
-from samsvae.inference.cells import Cells
-from samsvae.inference.encoding import Encoding
+from samsvae.inference.cells import Cells, Encoding
 from samsvae.labels import CONTROL
 from samsvae.screen import read_screen, write_source_screen
 from samsvae.sources.latent_truth import decode, latent_screen, orthogonal_layers

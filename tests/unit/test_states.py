@@ -7,10 +7,9 @@ import torch
 
 from samsvae.biology.basal_state import ALL, classify_basal_state, classify_states
 from samsvae.biology.state_map import OTHER, shown_as
-from samsvae.inference.cells import Cells
+from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.encoding import Encoding
-from samsvae.inference.states import CellStates, cell_states
+from samsvae.inference.posterior import CellStates, cell_states
 from samsvae.metrics.recovery import mask_thresholds, state_recovery, state_scores
 from samsvae.models.registry import build_model
 
@@ -38,9 +37,9 @@ def test_the_total_state_is_the_basal_one_plus_the_effects(kind, tiny_screen):
     trained = untrained(kind, tiny_screen)
     if kind in ("cpa_vae", "sams_vae"):
         with torch.no_grad():  # certain effects, and every mask open
-            guide = getattr(trained.model, "embedding_guide", None)
+            guide = trained.model.embedding
             if kind == "sams_vae":
-                trained.model.mask_logits.fill_(40)
+                trained.model.mask.logits.fill_(40)
             else:
                 guide.location.normal_()
                 guide.log_scale.fill_(-20)
@@ -52,7 +51,7 @@ def test_the_total_state_is_the_basal_one_plus_the_effects(kind, tiny_screen):
     np.testing.assert_allclose(difference[control], 0, atol=1e-6)
     if kind == "cpa_vae":
         labels = list(tiny_screen.obs["perturbation"][keep])
-        expected = trained.encoding.dosage(labels) @ guide.location.detach().numpy()
+        expected = trained.encoding.design(labels) @ guide.location.detach().numpy()
         np.testing.assert_allclose(difference, expected, atol=1e-4)
     if kind == "conditional_vae":
         assert (difference == 0).all()
@@ -64,7 +63,7 @@ def test_the_basal_state_is_the_location_that_the_encoder_gives(tiny_screen):
     trained = untrained("cpa_vae", tiny_screen, basal_encoder="mean_field")
     keep = np.arange(tiny_screen.n_obs) < 50
     cells = Cells.of(tiny_screen, keep, trained.encoding, torch.device("cpu"))
-    location, _ = trained.model.encode(cells.counts.float(), torch.zeros(1))
+    location, _ = trained.model.encoder(trained.model.standardise(cells.counts.float()))
     states = cell_states(trained, tiny_screen, keep, seed=0)
     np.testing.assert_allclose(states.basal, location.detach().numpy(), atol=1e-5)
 

@@ -9,14 +9,10 @@ import pytest
 import torch
 
 from samsvae.errors import InputError, Interrupted
-from samsvae.inference.cells import Cells
-from samsvae.inference.encoding import Encoding
-from samsvae.inference.joint_step import JointStep
-from samsvae.inference.progress import Progress
-from samsvae.inference.resume import StateFile
-from samsvae.inference.step import Training
-from samsvae.inference.together import JointFitting, fit_together
-from samsvae.inference.trainer import fit
+from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.checkpoint import StateFile
+from samsvae.inference.step import Training, TrainingStep
+from samsvae.inference.trainer import Trainer, fit
 from samsvae.models.registry import MODELS, build_model
 
 SMALL = {"n_latent": 4, "n_hidden": 8}
@@ -32,12 +28,12 @@ def cells(tiny_screen):
 
 def alone_and_together(cells, settings, **training):
     def build():
-        return build_model(settings, cells[0].counts.shape[1], cells[0].dosage.shape[1])
+        return build_model(settings, cells[0].counts.shape[1], cells[0].design.shape[1])
 
     quick = {"max_steps": 30, "batch_size": 32, "particles": 2, "validate_every": 10}
     how = Training(**{**quick, "learning_rate": 3e-3, "gradient_clip": 1.0, **training})
-    alone = [fit(build, *cells, how, seed) for seed in SEEDS]
-    return alone, fit_together(build, *cells, how, SEEDS)
+    alone = [fit(build, *cells, how, [seed])[0] for seed in SEEDS]
+    return alone, fit(build, *cells, how, SEEDS)
 
 
 def assert_alike(alone, together):
@@ -76,9 +72,9 @@ def test_each_seed_stops_when_its_own_validation_bound_has_ceased_to_rise(cells)
     def build():
         return build_model({"kind": "cpa_vae", **SMALL}, *shape)
 
-    shape = (cells[0].counts.shape[1], cells[0].dosage.shape[1])
+    shape = (cells[0].counts.shape[1], cells[0].design.shape[1])
     how = Training(max_steps=60, batch_size=32, learning_rate=0.2, validate_every=2, patience=2)
-    for fitted in fit_together(build, *cells, how, SEEDS):
+    for fitted in fit(build, *cells, how, SEEDS):
         validated = fitted.history[fitted.history["cells"] == "val"].set_index("step")["elbo"]
         best = validated.idxmax()
         assert validated.index[-1] == min(best + 4, 60)
@@ -94,23 +90,23 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(cells, tmp_path,
     def build():
         return build_model({"kind": "sams_vae", **SMALL}, *shape)
 
-    shape = (cells[0].counts.shape[1], cells[0].dosage.shape[1])
+    shape = (cells[0].counts.shape[1], cells[0].design.shape[1])
     how = Training(
         max_steps=60, batch_size=32, particles=2, learning_rate=0.2, validate_every=4, patience=2,
         open_masks=0,
     )  # fmt: skip
-    whole = fit_together(build, *cells, how, SEEDS)
+    whole = fit(build, *cells, how, SEEDS)
     ends = sorted({fitted.history["step"].max() for fitted in whole})
     assert len(ends) > 1
-    report, step = Progress.report, JointFitting.take_step
+    evaluate, step = Trainer.evaluate, Trainer.take_step
     # at an evaluation without warning, before and after a seed has come to its end; or between
     # evaluations by a signal
     for interrupted_at in (8, ends[0] + 4, 10):
 
-        def interrupt(self, step, fitted, validated, at=interrupted_at):
-            if step == at:
+        def interrupt(self, validation, at=interrupted_at):
+            evaluate(self, validation)
+            if self.step == at:
                 raise KeyboardInterrupt
-            report(self, step, fitted, validated)
 
         def take_step(self, at=interrupted_at):
             if self.step == at and at % how.validate_every:
@@ -119,13 +115,13 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(cells, tmp_path,
 
         state_file = StateFile(tmp_path / f"{interrupted_at}.safetensors", "this training")
         with monkeypatch.context() as patched:
-            patched.setattr(Progress, "report", interrupt)
-            patched.setattr(JointFitting, "take_step", take_step)
+            patched.setattr(Trainer, "evaluate", interrupt)
+            patched.setattr(Trainer, "take_step", take_step)
             with pytest.raises((KeyboardInterrupt, Interrupted)):
-                fit_together(build, *cells, how, SEEDS, state_file)
+                fit(build, *cells, how, SEEDS, state_file)
         if interrupted_at == 10:
             assert state_file.load()[1]["step"] == 11
-        resumed = fit_together(build, *cells, how, SEEDS, state_file)
+        resumed = fit(build, *cells, how, SEEDS, state_file)
         for one, other in zip(whole, resumed, strict=True):
             pd.testing.assert_frame_equal(one.history, other.history)
             for name, weights in one.last_weights.items():
@@ -136,9 +132,9 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(cells, tmp_path,
 
 def test_what_cannot_be_trained_together_is_refused(cells):
     settings = {"kind": "sams_vae_beta_bernoulli", "rate_guide": "beta", **SMALL}
-    model = build_model(settings, cells[0].counts.shape[1], cells[0].dosage.shape[1])
+    model = build_model(settings, cells[0].counts.shape[1], cells[0].design.shape[1])
     with pytest.raises(InputError, match="Beta"):
-        fit_together(lambda: model, *cells, Training(max_steps=2), SEEDS)
+        fit(lambda: model, *cells, Training(max_steps=2), SEEDS)
 
 
 @pytest.mark.parametrize("kind", list(MODELS))
@@ -154,9 +150,9 @@ def test_a_joint_step_waits_for_no_device_and_stays_on_it(kind, monkeypatch):
             torch.zeros(6, 5),
             torch.zeros(100, dtype=torch.long),
         )
-        step = JointStep(models, nobody, Training(batch_size=10))
+        step = TrainingStep(models, nobody, Training(batch_size=10))
     loss, terms = step.loss()
     loss.backward()
-    step.clip(1.0)
+    step.clip_gradients(1.0)
     assert {term.device.type for term in [loss, *terms.values()]} == {"meta"}
     assert {len(term) for term in terms.values()} == {len(SEEDS)}

@@ -22,8 +22,7 @@ from samsvae.errors import InputError
 from samsvae.experiments import splits
 from samsvae.figures.style import save_figure, use_style
 from samsvae.files import read_table, write_tsv
-from samsvae.inference.checkpoint import load_model
-from samsvae.inference.resume import StateFile
+from samsvae.inference.checkpoint import StateFile, load_model
 from samsvae.names import MOST_CHARACTERS, text_fault
 from samsvae.screen import build_screen, read_screen, write_source_screen
 from samsvae.sources.h5ad import check_header, write_h5ad_screen

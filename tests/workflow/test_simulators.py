@@ -51,7 +51,7 @@ def test_truth_is_compared_with_what_a_model_recovers(project):
         assert parts.value_counts().to_dict() == {"train": 270, "val": 90, "test": 90}
         runs = results / "as_simulated-seed0" / f"sams_{name}"
         first, second = (load_model(runs / f"seed{seed}" / "model.safetensors") for seed in (0, 2))
-        assert not torch.equal(*(one.model.mask_logits for one in (first, second)))
+        assert not torch.equal(*(one.model.mask.logits for one in (first, second)))
         assert not (runs / "unfinished_training.safetensors").exists()
     assert "rule train:" not in done.stdout
     # effects on expression have no meaning where there are no counts

@@ -80,16 +80,25 @@ def norman_input(wildcards):
     }
 
 
-def joint_training(wildcards):
-    """What the joint training of a model's seeds gave, if the job's seed is one of them."""
-    seeds = EXPERIMENTS[wildcards.experiment]["seeds"]
-    if int(wildcards.seed) not in seeds:
+def split_to_train_on(wildcards):
+    """The split of a training of one seed; none for a model whose seeds are trained together."""
+    if wildcards.model in FITTED_TOGETHER:
+        seeds = EXPERIMENTS[wildcards.experiment]["seeds"]
         raise WorkflowError(
             f"The seeds of the model {wildcards.model!r} are trained together, and "
             f"{wildcards.seed} is none of them ({', '.join(map(str, seeds))}). Add it to "
             f"experiments.{wildcards.experiment}.seeds, or leave out training.seeds_together."
         )
-    return f"{SPLIT}/{{model}}/seeds.zip".format(**wildcards)
+    return f"{SPLIT}/split.tsv".format(**wildcards)
+
+
+def by_seeds(models):
+    """Experiments with any of some models, by their list of seeds."""
+    groups = {}
+    for name, experiment in EXPERIMENTS.items():
+        if set(models) & set(experiment["models"]):
+            groups.setdefault(tuple(experiment["seeds"]), []).append(name)
+    return groups
 
 
 def exported_input(wildcards):

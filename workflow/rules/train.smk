@@ -6,7 +6,7 @@ rule train:
     """a trained model"""
     input:
         screen=screen_of,
-        split=f"{SPLIT}/split.tsv",
+        split=split_to_train_on,
     output:
         model=f"{RUN}/model.safetensors",
         last_model=f"{RUN}/last_model.safetensors",
@@ -16,7 +16,7 @@ rule train:
     benchmark:
         "results/benchmarks/train/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
-        model=one_of([model for model in FITTED if model not in FITTED_TOGETHER]),
+        model=one_of(FITTED),
     conda:
         "../../envs/samsvae.yaml"
     threads: 1
@@ -27,62 +27,50 @@ rule train:
     params:
         settings=lambda wildcards: MODEL_SETTINGS[wildcards.model],
         training=HOW_TO_FIT,
-        seed=lambda wildcards: int(wildcards.seed),
+        seeds=lambda wildcards: [int(wildcards.seed)],
         code=uses_model("train_model"),
     script:
         "../scripts/train_model.py"
 
 
-# All seeds of a model as one program, which uses a GPU better where the model is small.
-rule train_seeds:
-    """all seeds of a model, trained together"""
-    input:
-        screen=screen_of,
-        split=f"{SPLIT}/split.tsv",
-    output:
-        seeds=f"{SPLIT}/{{model}}/seeds.zip",
-    log:
-        "results/logs/train_seeds/{experiment}/{split}/{model}.log",
-    benchmark:
-        "results/benchmarks/train_seeds/{experiment}/{split}/{model}.tsv"
-    wildcard_constraints:
-        model=one_of(FITTED_TOGETHER),
-    conda:
-        "../../envs/samsvae.yaml"
-    threads: 1
-    resources:
-        mem_mb=growing(4000, per_input=10),
-        runtime=growing(24 * 60),
-        gpu=1,
-    params:
-        settings=lambda wildcards: MODEL_SETTINGS[wildcards.model],
-        training=HOW_TO_FIT,
-        seeds=lambda wildcards: EXPERIMENTS[wildcards.experiment]["seeds"],
-        code=uses_model("train_seeds"),
-    script:
-        "../scripts/train_seeds.py"
+# All seeds of a model as replicates of one training, which uses a GPU better where the model is
+# small. Outputs cannot depend on wildcards: a rule for each list of seeds.
+for number, (seeds, experiments) in enumerate(by_seeds(FITTED_TOGETHER).items()):
 
+    rule:
+        name:
+            f"train_seeds_{number + 1}" if number else "train_seeds"
+        input:
+            screen=screen_of,
+            split=f"{SPLIT}/split.tsv",
+        output:
+            model=expand(f"{RUN}/model.safetensors", seed=seeds, allow_missing=True),
+            last_model=expand(
+                f"{RUN}/last_model.safetensors", seed=seeds, allow_missing=True
+            ),
+            history=expand(f"{RUN}/history.tsv", seed=seeds, allow_missing=True),
+        log:
+            "results/logs/train_seeds/{experiment}/{split}/{model}.log",
+        benchmark:
+            "results/benchmarks/train_seeds/{experiment}/{split}/{model}.tsv"
+        wildcard_constraints:
+            model=one_of(FITTED_TOGETHER),
+            experiment=one_of(experiments),
+        conda:
+            "../../envs/samsvae.yaml"
+        threads: 1
+        resources:
+            mem_mb=growing(4000, per_input=10),
+            runtime=growing(24 * 60),
+            gpu=1,
+        params:
+            settings=lambda wildcards: MODEL_SETTINGS[wildcards.model],
+            training=HOW_TO_FIT,
+            seeds=list(seeds),
+            code=uses_model("train_model"),
+        script:
+            "../scripts/train_model.py"
 
-rule take_seed:
-    """one of the seeds that were trained together"""
-    input:
-        seeds=joint_training,
-    output:
-        model=f"{RUN}/model.safetensors",
-        last_model=f"{RUN}/last_model.safetensors",
-        history=f"{RUN}/history.tsv",
-    log:
-        "results/logs/take_seed/{experiment}/{split}/{model}-seed{seed}.log",
-    benchmark:
-        "results/benchmarks/take_seed/{experiment}/{split}/{model}-seed{seed}.tsv"
-    wildcard_constraints:
-        model=one_of(FITTED_TOGETHER),
-    conda:
-        "../../envs/samsvae.yaml"
-    resources:
-        mem_mb=growing(1500),
-        runtime=growing(20),
-    params:
-        code=uses("take_seed"),
-    script:
-        "../scripts/take_seed.py"
+    workflow.ruleorder(
+        f"train_seeds_{number + 1}" if number else "train_seeds", "train"
+    )

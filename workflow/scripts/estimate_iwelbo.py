@@ -10,11 +10,10 @@ def main(snakemake: Any) -> None:
     import torch
 
     from samsvae.files import write_parquet_parts, write_tsv
-    from samsvae.inference.cell_stream import CellStream
-    from samsvae.inference.cells import choose_device
+    from samsvae.inference.cells import CellStream
     from samsvae.inference.checkpoint import load_model
     from samsvae.inference.iwelbo import StreamedBounds
-    from samsvae.inference.memory import keep_freed_memory, says_what_to_lower
+    from samsvae.inference.machine import choose_device, explain_out_of_memory, keep_freed_memory
     from samsvae.provenance import provenance
     from samsvae.screen import read_digest
     from samsvae.splits import TEST, VAL
@@ -30,7 +29,7 @@ def main(snakemake: Any) -> None:
     config = {"iwelbo_particles": particles, "seed": seed}
     digest = read_digest(snakemake.input.screen)
     made_by = provenance(config, snakemake.params.code, screen=digest)
-    with says_what_to_lower(device, f"evaluation.iwelbo_particles (now {particles})"):
+    with explain_out_of_memory(device, f"evaluation.iwelbo_particles (now {particles})"):
         write_parquet_parts(bounds.tables(), (), made_by, snakemake.output.iwelbo)
     write_tsv(bounds.by_particles(), snakemake.output.by_particles)
 

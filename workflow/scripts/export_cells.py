@@ -12,8 +12,8 @@ def main(snakemake: Any) -> None:
     from samsvae.effects import cell_eval
     from samsvae.effects.table import read_effects
     from samsvae.files import whole_file
-    from samsvae.inference.cells import choose_device
     from samsvae.inference.checkpoint import load_model
+    from samsvae.inference.machine import choose_device
     from samsvae.labels import CONTROL
     from samsvae.provenance import provenance
     from samsvae.screen import digest_of_screen, perturbations, read_screen

@@ -11,9 +11,8 @@ def main(snakemake: Any) -> None:
 
     from samsvae.effects.predicted import ESTIMATORS, predicted_effects
     from samsvae.effects.table import effects_table, write_effects
-    from samsvae.inference.cells import choose_device
     from samsvae.inference.checkpoint import load_model
-    from samsvae.inference.memory import keep_freed_memory, says_what_to_lower
+    from samsvae.inference.machine import choose_device, explain_out_of_memory, keep_freed_memory
     from samsvae.provenance import provenance
     from samsvae.screen import digest_of_screen, open_screen, perturbations
 
@@ -25,7 +24,7 @@ def main(snakemake: Any) -> None:
         names, digest = perturbations(screen), digest_of_screen(screen)
     estimator, seed = snakemake.params.estimator, snakemake.params.seed
     draws = snakemake.params.draws or ESTIMATORS[estimator].draws
-    with says_what_to_lower(device, f"evaluation.effect_draws (now {draws})"):
+    with explain_out_of_memory(device, f"evaluation.effect_draws (now {draws})"):
         effects, error = predicted_effects(trained, names, draws, seed, estimator)
     config = {
         "model": trained.settings,

@@ -13,7 +13,7 @@ def main(snakemake: Any) -> None:
     from samsvae.effects.table import read_effects
     from samsvae.files import write_tsv
     from samsvae.inference.checkpoint import load_model
-    from samsvae.inference.states import cell_states
+    from samsvae.inference.posterior import cell_states, mask_probability
     from samsvae.metrics.recovery import COLUMNS, mask_thresholds, state_recovery, state_scores
     from samsvae.metrics.truth import effect_recovery, mask_recovery, matched_masks, true_effects
     from samsvae.screen import read_screen
@@ -32,10 +32,10 @@ def main(snakemake: Any) -> None:
         unseen = (read_split(snakemake.input.split, screen) != TRAIN).to_numpy()
         recovered = [state_recovery(screen, unseen, cell_states(trained, screen, unseen, seed=0))]
         values |= state_scores(recovered[0])
-        probability = trained.model.mask_probability()
+        probability = mask_probability(trained.model)
         targets_have_masks = set(screen.uns["truth"]["targets"]) <= set(trained.encoding.names)
         if probability is not None and targets_have_masks:
-            given = screen, probability.detach().numpy(), trained.encoding.names
+            given = screen, probability.numpy(), trained.encoding.names
             masks = matched_masks(*given)
             values |= mask_recovery(*given)
             recovered.append(mask_thresholds(*given))

@@ -11,9 +11,8 @@ def main(snakemake: Any) -> None:
 
     from samsvae.effects.predictive import sample_cells
     from samsvae.files import whole_file
-    from samsvae.inference.cells import choose_device
     from samsvae.inference.checkpoint import load_model
-    from samsvae.inference.memory import says_what_to_lower
+    from samsvae.inference.machine import choose_device, explain_out_of_memory
     from samsvae.labels import CONTROL
     from samsvae.provenance import provenance
     from samsvae.screen import digest_of_screen, open_screen, perturbations
@@ -31,7 +30,7 @@ def main(snakemake: Any) -> None:
         "sample_from": params.sample_from,
         "seed": params.seed,
     }
-    with says_what_to_lower(device, f"evaluation.sampled_cells (now {params.cells})"):
+    with explain_out_of_memory(device, f"evaluation.sampled_cells (now {params.cells})"):
         cells = sample_cells(
             trained,
             [CONTROL, *names],

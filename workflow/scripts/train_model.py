@@ -1,5 +1,6 @@
-"""Train one model on the training cells of a split."""
+"""Train a model on the training cells of a split, with one seed or with several as replicates."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +11,26 @@ def main(snakemake: Any) -> None:
     """Run the rule."""
     import torch
 
-    from samsvae.inference.cells import choose_device
-    from samsvae.inference.memory import keep_freed_memory
+    from samsvae.inference.machine import choose_device, keep_freed_memory
     from samsvae.inference.task import TrainingTask
     from samsvae.inference.trainer import fit
 
     keep_freed_memory()
     torch.set_num_threads(snakemake.threads)
     given, params, device = snakemake.input, snakemake.params, choose_device()
+    seeds = list(params.seeds)
     task = TrainingTask.read(
-        given.screen,
-        given.split,
-        params.settings,
-        params.training,
-        params.seed,
-        params.code,
-        device,
+        given.screen, given.split, params.settings, params.training, seeds, params.code, device
     )
-    folder = Path(snakemake.output.model).parent
-    # beside the model, yet no output of the rule, which Snakemake would remove after a failure
-    state_file = task.state_file(folder / "unfinished_training.safetensors")
-    with task.says_what_to_lower(device):
-        fitted = fit(
-            task.build, task.train, task.validation, task.training, params.seed, state_file
-        )
-    task.save(fitted, folder)
+    models = [snakemake.output.model] if len(seeds) == 1 else snakemake.output.model
+    folders = [Path(model).parent for model in models]
+    # beside the results, yet no output of the rule, which Snakemake would remove after a failure
+    common = folders[0] if len(seeds) == 1 else Path(os.path.commonpath(folders))
+    state_file = task.state_file(common / "unfinished_training.safetensors")
+    with task.explain_out_of_memory(device):
+        fitted = fit(task.build, task.train, task.validation, task.training, seeds, state_file)
+    for folder, one in zip(folders, fitted, strict=True):
+        task.save(one, folder)
     state_file.remove()
 
 

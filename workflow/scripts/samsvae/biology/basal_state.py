@@ -9,9 +9,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import StratifiedKFold
 
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.states import cell_states
+from samsvae.inference.posterior import cell_states
 from samsvae.labels import CONTROL
-from samsvae.models.additive import AdditiveShiftModel
 from samsvae.splits import TRAIN
 
 FOLDS = 5
@@ -97,7 +96,7 @@ def classify_basal_state(
 ) -> pd.DataFrame:
     """Classify the cells that a model was not trained on by what it makes of them.
 
-    What is classified are posterior means; see :func:`samsvae.inference.states.cell_states` for
+    What is classified are posterior means; see :func:`samsvae.inference.posterior.cell_states` for
     why those of a basal state may be told apart by their spread, but not by their means, which is
     what a linear discriminant sees.
 
@@ -124,7 +123,7 @@ def classify_basal_state(
     states = cell_states(trained, screen, keep, seed)
     labels = screen.obs["perturbation"].to_numpy(dtype=object)[keep]
     table = classify_states({"basal": states.basal, "total": states.total}, labels, seed)
-    return table.assign(claimed=isinstance(trained.model, AdditiveShiftModel))
+    return table.assign(claimed=trained.model.infers_basal_state)
 
 
 def _accuracy(values: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, float]:

@@ -30,6 +30,7 @@ from samsvae.biology.perturbation_groups import members_of, target_genes
 from samsvae.effects.factors import factor_effects
 from samsvae.effects.table import measured_genes, read_effects
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.posterior import has_masks
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ def factor_tables(
         )
     groups = {name: ";".join(members.columns[row]) for name, row in members.iterrows()}
     latents = latents.assign(group=latents["perturbation"].map(groups))
-    if trained.model.mask_probability() is None:
+    if not has_masks(trained.model):
         empty = [pd.DataFrame(columns=c) for c in (USAGE, GROUPS, SHARING, GENES, ENRICHMENT)]
         return FactorTables(latents, *empty)
     used = masks_of(latents).loc[names]

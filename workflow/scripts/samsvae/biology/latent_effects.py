@@ -1,11 +1,11 @@
-"""Where a model sees each perturbation in latent space."""
+"""Latent effects of perturbations, averaged over the guide."""
 
 import pandas as pd
-import pyro
 import torch
 
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.shared_draws import draw_globals
+from samsvae.inference.noise import seeded
+from samsvae.inference.posterior import draw_effects, mask_probability
 
 COLUMNS = ["perturbation", "dimension", "shift", "shift_sd", "mask_probability"]
 
@@ -30,12 +30,11 @@ def latent_effects(trained: TrainedModel, draws: int, seed: int) -> pd.DataFrame
         dose 1, in basal standard deviations), its standard deviation, and mask_probability
         (empty for a model without a mask). No row for a model without latent effects.
     """
-    pyro.set_rng_seed(seed)
-    model = trained.model
-    effects = model.effects_from(draw_globals(model, draws))
+    with seeded(seed, trained.device):
+        effects = draw_effects(trained.model, draws)
     if effects is None:
         return pd.DataFrame(columns=COLUMNS)
-    probability = model.mask_probability()
+    probability = mask_probability(trained.model)
     n_latent = effects.shape[-1]
     table = pd.MultiIndex.from_product(
         [trained.encoding.names, range(n_latent)], names=["perturbation", "dimension"]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.states import cell_states
+from samsvae.inference.posterior import cell_states
 from samsvae.labels import CONTROL
 from samsvae.splits import TRAIN
 

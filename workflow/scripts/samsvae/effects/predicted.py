@@ -10,12 +10,13 @@ from torch import Tensor
 
 from samsvae.effects.expectation import ExpectedLogCounts
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.shared_draws import globals_in_parts
+from samsvae.inference.noise import seeded
+from samsvae.inference.posterior import BasalCells, draw_effects_in_parts
 from samsvae.kernels.gamma_poisson import SMALLEST_MEAN
-from samsvae.models.base import PerturbationModel
+from samsvae.models.base import PerturbationModel, shift_of_conditions
 from samsvae.models.likelihoods import (
+    GammaPoissonLikelihood,
     Likelihood,
-    NegativeBinomialLikelihood,
     NormalLikelihood,
     PoissonLikelihood,
 )
@@ -43,14 +44,15 @@ def predicted_effects(
     perturbations
         Canonical labels; any combination of the model's perturbations.
     draws
-        Draws of shared variables and basal state, two at least.
+        Draws of global variables and basal state, two at least.
     seed
         Seed of the draws.
     estimator
-        A name in :data:`ESTIMATORS`. ``integrated``: a draw of the shared variables and of a
-        basal state serves all arms, perturbed and control, and the counts are integrated out, so
-        that what differs between arms is the perturbation alone. ``sampled``, the paper's: each
-        arm has basal states of its own, and counts drawn from the likelihood.
+        A name in :data:`ESTIMATORS`. ``integrated``: treatment and control arms have common
+        random numbers, the same draw of the global variables and of a basal state, and the counts
+        are integrated out, so that what differs between arms is the perturbation alone.
+        ``sampled``, the paper's: each arm has basal states of its own, and counts drawn from the
+        likelihood.
 
     Returns
     -------
@@ -58,24 +60,22 @@ def predicted_effects(
         Perturbations x genes, log2(CP10k + 1); the error is that of the Monte-Carlo mean. For a
         Normal likelihood, whose data are no counts, differences of the data themselves.
     """
-    pyro.enable_validation(False)
-    pyro.set_rng_seed(seed)
-    return ESTIMATORS[estimator].estimate(trained, perturbations, draws)
+    with pyro.validation_enabled(False), seeded(seed, trained.device):
+        return ESTIMATORS[estimator].estimate(trained, perturbations, draws)
 
 
 @torch.no_grad()
 def _integrated(
     trained: TrainedModel, perturbations: Sequence[str], draws: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    model, dosage = trained.model, _arms(trained, perturbations)
+    model, design = trained.model, _arms(trained, perturbations)
     moments = Moments(len(perturbations), len(trained.genes))
     expression = expected_expression(model.likelihood)
-    for number, influence in _influences(model, dosage, draws):
-        state = torch.randn(number, 1, model.n_latent, device=dosage.device)
+    for number, shifts in _shifts(model, design, draws):
+        basal = BasalCells.from_prior(model, shifts[:, :1], 1)
         for own, arms in _blocks(number, len(perturbations), len(trained.genes)):
-            given = influence[own, 1:][:, arms]
-            treated = expression(model.perturbed(state[own], given))
-            control = expression(model.perturbed(state[own], influence[own, :1]))
+            treated = expression(basal[own].decoder_input(shifts[own, 1:][:, arms]))
+            control = expression(basal[own].decoder_input(shifts[own, :1]))
             moments.add(arms, treated.sub_(control))
     return moments.mean(draws), np.sqrt(moments.variance_of_mean(draws))
 
@@ -84,15 +84,15 @@ def _integrated(
 def _sampled(
     trained: TrainedModel, perturbations: Sequence[str], draws: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    model, dosage = trained.model, _arms(trained, perturbations)
-    moments = Moments(len(dosage), len(trained.genes))
-    for number, influence in _influences(model, dosage, draws):
+    model, design = trained.model, _arms(trained, perturbations)
+    moments = Moments(len(design), len(trained.genes))
+    size = torch.full((1,), LIBRARY_SIZE, device=trained.device)
+    for number, shifts in _shifts(model, design, draws):
         # that arms share masks and embeddings correlates no arm with control, which has none
-        for own, arms in _blocks(number, len(dosage), len(trained.genes)):
-            given = influence[own, arms]
-            state = torch.randn(*given.shape[:2], model.n_latent, device=dosage.device)
-            size = torch.full((1,), LIBRARY_SIZE, device=dosage.device)
-            counts = model.likelihood(model.perturbed(state, given), size).sample()
+        for own, arms in _blocks(number, len(design), len(trained.genes)):
+            shift = shifts[own, arms]
+            basal = BasalCells.from_prior(model, shift, shift.shape[1])
+            counts = model.likelihood(basal.decoder_input(shift), size).sample()
             if not isinstance(model.likelihood, NormalLikelihood):
                 counts.add_(1).log2_()
             moments.add(arms, counts)
@@ -123,20 +123,16 @@ ESTIMATORS = {
 
 
 def _arms(trained: TrainedModel, perturbations: Sequence[str]) -> Tensor:
-    """Encode control and then the perturbations as dosages."""
-    dosage = torch.from_numpy(trained.encoding.dosage(perturbations))
-    return torch.cat([torch.zeros_like(dosage[:1]), dosage]).to(
-        trained.model.standardise.mean.device
-    )
+    """Encode control and then the perturbations as rows of the design matrix."""
+    design = torch.from_numpy(trained.encoding.design(perturbations))
+    return torch.cat([torch.zeros_like(design[:1]), design]).to(trained.device)
 
 
-def _influences(
-    model: PerturbationModel, dosage: Tensor, draws: int
-) -> Iterator[tuple[int, Tensor]]:
-    """Draw what the shared variables bring to each arm: a number of draws, x arms x size."""
-    for number, shared in globals_in_parts(model, draws):
-        influence = model.influence(shared, dosage)
-        yield number, influence.expand(number, *influence.shape[-2:])
+def _shifts(model: PerturbationModel, design: Tensor, draws: int) -> Iterator[tuple[int, Tensor]]:
+    """Draw the shift of each arm: a number of draws, and draws x arms x size."""
+    for number, effects in draw_effects_in_parts(model, draws):
+        shifts = shift_of_conditions(effects, design)
+        yield number, shifts.expand(number, *shifts.shape[-2:])
 
 
 def _blocks(draws: int, arms: int, genes: int) -> Iterator[tuple[slice, slice]]:
@@ -149,7 +145,7 @@ def _blocks(draws: int, arms: int, genes: int) -> Iterator[tuple[slice, slice]]:
 
 
 class Moments:
-    """Sums over draws of what arms have of genes, and of its squares.
+    """Sums over draws of the values of arms and genes, and of their squares.
 
     Parameters
     ----------
@@ -192,10 +188,10 @@ def expected_expression(likelihood: Likelihood) -> Callable[[Tensor], Tensor]:
     """
     device = next(likelihood.parameters()).device
     library_size = torch.full((1,), LIBRARY_SIZE, device=device)
-    if isinstance(likelihood, NegativeBinomialLikelihood):
-        table = ExpectedLogCounts(likelihood.inverse_dispersion, LARGEST_MEAN)
+    if isinstance(likelihood, GammaPoissonLikelihood):
+        table = ExpectedLogCounts(likelihood.concentration, LARGEST_MEAN)
     elif isinstance(likelihood, PoissonLikelihood):
-        c = torch.full((likelihood.mean_head.out_features,), POISSON, device=device)
+        c = torch.full((likelihood.head.out_features,), POISSON, device=device)
         table = ExpectedLogCounts(c, LARGEST_POISSON_MEAN)
     else:
         return lambda decoded: likelihood.mean(decoded, library_size)

@@ -1,4 +1,4 @@
-"""Cells as a trained model imagines them, drawn from its posterior or prior predictive."""
+"""Posterior and prior predictive samples: cells drawn from a trained model."""
 
 from collections.abc import Sequence
 
@@ -7,16 +7,15 @@ import numpy as np
 import pandas as pd
 import pyro
 import torch
-from pyro import poutine
 from scipy import sparse
 from torch import Tensor
 
 from samsvae.errors import InputError
 from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.objective import latent_sites
-from samsvae.inference.shared_draws import draw_shared
-from samsvae.models.base import PerturbationModel
+from samsvae.inference.noise import seeded
+from samsvae.inference.posterior import BasalCells, draw_effects
+from samsvae.models.base import PerturbationModel, shift_of_conditions
 from samsvae.models.likelihoods import NormalLikelihood
 
 LARGEST_TENSOR = 8_000_000  # elements, of cells x genes
@@ -24,6 +23,7 @@ SOURCES = ("posterior", "prior")
 
 
 @torch.no_grad()
+@pyro.validation_enabled(False)
 def sample_cells(
     trained: TrainedModel,
     perturbations: Sequence[str],
@@ -35,9 +35,9 @@ def sample_cells(
 ) -> anndata.AnnData:
     """Draw cells under perturbations, whether a cell ever received them or not.
 
-    A draw is one cell of each perturbation: all with the same draw of the shared variables, each
-    with a basal state of its own from N(0, I). Draws are made one at a time, each with a seed of
-    its own: memory holds the counts of one draw beside the sparse result, and more cells begin
+    A draw is one cell of each perturbation: all with the same draw of the global variables, each
+    with a basal state of its own from the prior. Draws are made one at a time, each with a seed
+    of its own: memory holds the counts of one draw beside the sparse result, and more cells begin
     with the same ones.
 
     Parameters
@@ -54,7 +54,7 @@ def sample_cells(
     seed
         Seed of the draws.
     sample_from
-        ``posterior``: shared variables from the guide; ``prior``: from the generative model.
+        ``posterior``: global variables from the guide; ``prior``: from the generative model.
     provenance
         What made it, as JSON.
 
@@ -74,15 +74,14 @@ def sample_cells(
         raise InputError(
             f"sample_from: {sample_from!r} is not allowed; allowed: {', '.join(SOURCES)}."
         )
-    pyro.enable_validation(False)
-    model = trained.model
-    device = model.standardise.mean.device
-    dosage = _dosage(trained, perturbations)
+    model, device = trained.model, trained.device
+    design = _design(trained, perturbations)
     sizes = torch.as_tensor(library_sizes, dtype=torch.float32, device=device).reshape(-1)
     drawn = []
     for draw in range(cells_per_perturbation):
-        pyro.set_rng_seed(int(np.random.SeedSequence([seed, draw]).generate_state(1)[0]))
-        drawn.append(_one_cell_each(model, dosage, sizes, sample_from))
+        own_seed = int(np.random.SeedSequence([seed, draw]).generate_state(1)[0])
+        with seeded(own_seed, device):
+            drawn.append(_one_cell_each(model, design, sizes, sample_from))
     # from draw by draw to perturbation by perturbation
     label, draws = np.indices((len(perturbations), cells_per_perturbation)).reshape(2, -1)
     order = draws * len(perturbations) + label
@@ -106,6 +105,7 @@ def sample_cells(
 
 
 @torch.no_grad()
+@pyro.validation_enabled(False)
 def counterfactual_cells(
     trained: TrainedModel,
     screen: anndata.AnnData,
@@ -115,7 +115,7 @@ def counterfactual_cells(
 ) -> anndata.AnnData:
     """Draw measured cells anew, as they would be had they received another perturbation.
 
-    The shared variables are drawn once from the guide, a cell's latent state from the guide
+    The global variables are drawn once from the guide, a cell's own variables from the guide
     given its counts and what it did receive. Its counts are drawn at its own library size.
 
     Parameters
@@ -125,8 +125,8 @@ def counterfactual_cells(
     screen
         Canonical cells, with the model's genes.
     perturbation
-        Canonical label, ``control`` for cells as they would be unperturbed; None for what each
-        cell received, which reconstructs it.
+        Canonical label, ``control`` for cells without a perturbation; None for what each cell
+        received, which reconstructs it.
     seed
         Seed of the draws.
     provenance
@@ -145,25 +145,24 @@ def counterfactual_cells(
     """
     if list(screen.var_names) != trained.genes:
         raise InputError("The genes of the cells are not those of the model.")
-    pyro.enable_validation(False)
-    pyro.set_rng_seed(seed)
-    model = trained.model
+    model, device = trained.model, trained.device
     received = screen.obs["perturbation"].astype("category")
-    _dosage(trained, list(received.cat.categories))  # refuses what the model does not know
+    _design(trained, list(received.cat.categories))  # refuses what the model does not know
     every = np.ones(screen.n_obs, dtype=bool)
-    device = model.standardise.mean.device
     cells = Cells.of(screen, every, trained.encoding, device)
-    shared = draw_shared(model.shared_guide, 1)
-    guide = poutine.condition(model.guide, data=shared)
     parts = []
-    for batch in cells.batches(max(1, LARGEST_TENSOR // len(trained.genes))):
-        with pyro.plate("particles", 1, dim=-2):
-            [(_, site)] = latent_sites(poutine.trace(guide).get_trace(batch)).items()
-        own = batch.dosage[batch.condition]
-        given = own if perturbation is None else _dosage(trained, [perturbation])
-        state = model.undosed(site["value"], shared, own)
-        decoded = model.decoded(state, shared, given)
-        parts.append(_counts_and_latent(model, decoded, batch.library_size))
+    with seeded(seed, device):
+        effects = draw_effects(model, 1)
+        for batch in cells.batches(max(1, LARGEST_TENSOR // len(trained.genes))):
+            shifts = shift_of_conditions(effects, batch.design).expand(1, -1, -1)
+            inferred = BasalCells.from_guide(model, batch, shifts)
+            if perturbation is None:
+                own = shifts.index_select(-2, batch.condition)
+            else:
+                given = _design(trained, [perturbation])
+                own = shift_of_conditions(effects, given).expand(1, len(batch.counts), -1)
+            decoder_input = inferred.decoder_input(own)
+            parts.append(_counts_and_latent(model, decoder_input, batch.library_size))
     return anndata.AnnData(
         X=sparse.vstack([counts for counts, _ in parts], format="csr"),
         obs=pd.DataFrame(
@@ -180,34 +179,34 @@ def counterfactual_cells(
     )
 
 
-def _dosage(trained: TrainedModel, perturbations: Sequence[str]) -> Tensor:
+def _design(trained: TrainedModel, perturbations: Sequence[str]) -> Tensor:
     try:
-        dosage = trained.encoding.dosage(perturbations)
+        design = trained.encoding.design(perturbations)
     except KeyError as error:
         known = ", ".join(trained.encoding.names[:8])
         raise InputError(
             f"The model knows no perturbation {error.args[0]!r}; it knows {known}, ..."
         ) from None
-    return torch.from_numpy(dosage).to(trained.model.standardise.mean.device)
+    return torch.from_numpy(design).to(trained.device)
 
 
 def _one_cell_each(
-    model: PerturbationModel, dosage: Tensor, sizes: Tensor, sample_from: str
+    model: PerturbationModel, design: Tensor, sizes: Tensor, sample_from: str
 ) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray]:
-    """Draw one cell for each row of the dosage: its counts, library size and latent state."""
-    program = model.shared_guide if sample_from == "posterior" else model.shared_prior
-    shared = draw_shared(program, 1)
-    state = torch.randn(1, len(dosage), model.n_latent, device=dosage.device)
-    decoded = model.decoded(state, shared, dosage)
-    size = sizes[torch.randint(len(sizes), (len(dosage),), device=dosage.device)]
-    counts, latent = _counts_and_latent(model, decoded, size)
+    """Draw one cell for each row of the design matrix: counts, library size and latent state."""
+    shift = shift_of_conditions(draw_effects(model, 1, sample_from), design)
+    shift = shift.expand(1, len(design), -1)
+    decoder_input = BasalCells.from_prior(model, shift, len(design)).decoder_input(shift)
+    size = sizes[torch.randint(len(sizes), (len(design),), device=design.device)]
+    counts, latent = _counts_and_latent(model, decoder_input, size)
     return counts, size.cpu().numpy(), latent
 
 
 def _counts_and_latent(
-    model: PerturbationModel, decoded: Tensor, size: Tensor
+    model: PerturbationModel, decoder_input: Tensor, size: Tensor
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Draw counts of one particle of decoder inputs, and put the latent state beside them."""
+    """Draw counts of one particle of decoder inputs, beside the latent state."""
     kind = np.float32 if isinstance(model.likelihood, NormalLikelihood) else np.int32
-    counts = model.likelihood(decoded, size).sample()[0].cpu().numpy()
-    return sparse.csr_matrix(counts.astype(kind)), decoded[0, :, : model.n_latent].cpu().numpy()
+    counts = model.likelihood(decoder_input, size).sample()[0].cpu().numpy()
+    latent = decoder_input[0, :, : model.n_latent].cpu().numpy()
+    return sparse.csr_matrix(counts.astype(kind)), latent

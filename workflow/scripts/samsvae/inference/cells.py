@@ -1,35 +1,77 @@
-"""A screen's cells on the device, handed out in batches by index."""
+"""Cells as models take them: encoded, on the device in batches, or streamed from files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from scipy import sparse
 from torch import Tensor
 
-from samsvae.inference.cards import take_card
-from samsvae.inference.encoding import Encoding
+from samsvae.labels import CONTROL, components, doses
 from samsvae.models.base import Batch
-from samsvae.screen import counts_in_blocks
+from samsvae.screen import counts_in_blocks, dosages
+from samsvae.splits import CellsOfSplit
 
-LARGEST_BLOCK = 4_000_000  # elements, of cells x genes, while counts become dense
+# elements, of cells x genes
+LARGEST_BLOCK = 4_000_000  # while counts become dense
+LARGEST_STREAMED_BLOCK = 400_000
 
 
-@cache  # a process that asked again would wait for the card that it has itself
-def choose_device() -> torch.device:
-    """Choose a CUDA device that no other job has, else Apple's MPS, else the CPU."""
-    if torch.cuda.is_available():
-        number = torch.cuda.device_count()
-        cards = [str(torch.cuda.get_device_properties(n).uuid) for n in range(number)]
-        torch.cuda.set_device(take_card(cards))
-        return torch.device("cuda", torch.cuda.current_device())
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+@dataclass(frozen=True)
+class Encoding:
+    """Names of a model's perturbations, and what a combination is made of.
+
+    Attributes
+    ----------
+    names
+        The T perturbations, without doses.
+    combinations
+        ``additive``: a combination is the sum of its genes, each scaled by its dose; ``unique``:
+        a perturbation of its own under its full label, doses included, while a gene alone is
+        scaled by its dose.
+    """
+
+    names: tuple[str, ...]
+    combinations: str = "additive"
+
+    @classmethod
+    def of(cls, labels: Sequence[str], combinations: str) -> "Encoding":
+        """Encode the labels of a screen."""
+        present = set(labels) - {CONTROL}
+        if combinations == "unique":
+            return cls(tuple(sorted({_whole(label)[0] for label in present})), combinations)
+        singles = {part for label in present for part in components(label)}
+        return cls(tuple(sorted(singles)), combinations)
+
+    def design(self, labels: Sequence[str]) -> np.ndarray:
+        """Encode canonical labels as rows of the design matrix, labels x T, float32.
+
+        Raises
+        ------
+        KeyError
+            If a label holds a perturbation that has no name here.
+        """
+        if self.combinations == "unique":
+            column = {name: index for index, name in enumerate(self.names)}
+            rows = np.zeros((len(labels), len(self.names)), dtype=np.float32)
+            for row, label in enumerate(labels):
+                if label != CONTROL:
+                    name, dose = _whole(label)
+                    rows[row, column[name]] = dose
+            return rows
+        return dosages(labels, self.names).toarray()
+
+
+def _whole(label: str) -> tuple[str, float]:
+    """Name the one perturbation that a label is, and its dose."""
+    parts = doses(label)
+    return next(iter(parts.items())) if len(parts) == 1 else (label, 1.0)
 
 
 @dataclass(frozen=True)
@@ -42,15 +84,15 @@ class Cells:
         N x G.
     library_size
         Length N.
-    dosage
-        Distinct rows of the design, C x T.
+    design
+        Distinct rows of the design matrix, C x T.
     condition
-        Row of `dosage` of each cell, length N.
+        Row of `design` of each cell, length N.
     """
 
     counts: Tensor
     library_size: Tensor
-    dosage: Tensor
+    design: Tensor
     condition: Tensor
 
     def __len__(self) -> int:
@@ -69,7 +111,7 @@ class Cells:
         keep
             Boolean, one per cell of the screen.
         encoding
-            How labels become dosages.
+            How labels become rows of the design matrix.
         device
             Where to.
         """
@@ -78,7 +120,7 @@ class Cells:
         return cls(
             counts=_gather(screen, keep, device),
             library_size=_on(device, kept["library_size"], torch.float32),
-            dosage=torch.from_numpy(encoding.dosage(list(labels.categories))).to(device),
+            design=torch.from_numpy(encoding.design(list(labels.categories))).to(device),
             condition=_on(device, labels.codes, torch.long),
         )
 
@@ -87,15 +129,15 @@ class Cells:
         cls,
         counts: sparse.csr_matrix,
         library_size: np.ndarray,
-        dosage: Tensor,
+        design: Tensor,
         condition: np.ndarray,
     ) -> "Cells":
-        """Put cells where their dosages are; the attributes of the class say what is what."""
+        """Put cells on the device of their design matrix; arguments as the attributes."""
         return cls(
-            counts=_dense(counts).to(dosage.device),
-            library_size=_on(dosage.device, library_size, torch.float32),
-            dosage=dosage,
-            condition=_on(dosage.device, condition, torch.long),
+            counts=_dense(counts).to(design.device),
+            library_size=_on(design.device, library_size, torch.float32),
+            design=design,
+            condition=_on(design.device, condition, torch.long),
         )
 
     def batch(self, index: Tensor) -> Batch:
@@ -103,13 +145,13 @@ class Cells:
         return Batch(
             counts=self.counts[index].float(),
             library_size=self.library_size[index],
-            dosage=self.dosage,
+            design=self.design,
             condition=self.condition[index],
             n_cells=len(self),
         )
 
     def random_batches(self, size: int, seed: int) -> "RandomBatches":
-        """Draw batches for ever, epoch after epoch, each of the same size."""
+        """Return an infinite loader of shuffled batches, all of the same size."""
         return RandomBatches(len(self), size, seed, self.counts.device)
 
     def batches(self, size: int) -> Iterator[Batch]:
@@ -159,7 +201,7 @@ def smallest_type(matrix: sparse.csr_matrix) -> type[np.number]:
 
 
 class RandomBatches:
-    """Positions of cells in random order, epoch after epoch, what is left of an epoch dropped.
+    """Infinite shuffled loader of positions of cells; the last, smaller batch is dropped.
 
     Parameters
     ----------
@@ -204,3 +246,103 @@ class RandomBatches:
         self.order = state["order"].to(self.order.device)
         self.position = int(state["position"])
         self.generator.set_state(state["generator"])
+
+
+@dataclass(frozen=True)
+class CellStream:
+    """Cells of some parts of a split, whose names, labels and counts stay in files.
+
+    Attributes
+    ----------
+    screen
+        File of a canonical screen.
+    cells
+        Its cells as the split's file describes them, block by block.
+    parts
+        The parts of the split that are streamed.
+    labels
+        Distinct labels of the streamed cells, in alphabetical order.
+    design
+        Row of the design matrix of each label, C x T.
+    n_cells
+        Cells that are streamed.
+    """
+
+    screen: Path
+    cells: CellsOfSplit
+    parts: tuple[str, ...]
+    labels: tuple[str, ...]
+    design: Tensor
+    n_cells: int
+
+    @classmethod
+    def of(
+        cls,
+        screen: str | Path,
+        split: str | Path,
+        parts: Sequence[str],
+        encoding: Encoding,
+        device: torch.device,
+    ) -> "CellStream":
+        """Look through a split for the cells to stream.
+
+        Parameters
+        ----------
+        screen
+            File of a canonical screen.
+        split
+            File of one of its splits.
+        parts
+            Which cells to stream, such as those of ``val`` and ``test``.
+        encoding
+            How labels become rows of the design matrix.
+        device
+            Where the cells are needed.
+
+        Raises
+        ------
+        InputError
+            If the split is of another screen.
+        """
+        with h5py.File(screen, "r") as file:
+            n_genes = file["X"].attrs["shape"][1]
+        cells = CellsOfSplit(Path(split), Path(screen), max(1, LARGEST_STREAMED_BLOCK // n_genes))
+        labels: set[str] = set()
+        n_cells = 0
+        for block in cells:
+            chosen = block["split"].isin(parts)
+            n_cells += int(chosen.sum())
+            labels |= set(block.loc[chosen, "perturbation"])
+        ordered = tuple(sorted(labels))
+        design = torch.from_numpy(encoding.design(ordered)).to(device)
+        return cls(Path(screen), cells, tuple(parts), ordered, design, n_cells)
+
+    def blocks(self) -> Iterator[tuple[pd.DataFrame, Cells]]:
+        """Go through all cells once, in order.
+
+        Yields
+        ------
+        DataFrame
+            Rows of the split's table.
+        Cells
+            The same cells, whose conditions are rows of :attr:`design`.
+        """
+        first = 0
+        with h5py.File(self.screen, "r") as file:
+            for block in self.cells:
+                chosen = block["split"].isin(self.parts).to_numpy()
+                if chosen.any():
+                    counts = _read_rows(file["X"], first, first + len(block))[chosen]
+                    table = block[chosen].reset_index(drop=True)
+                    label = pd.Categorical(table["perturbation"], categories=self.labels)
+                    size = table["library_size"].to_numpy()
+                    yield table, Cells.on_device(counts, size, self.design, label.codes)
+                first += len(block)
+
+
+def _read_rows(counts: h5py.Group, first: int, last: int) -> sparse.csr_matrix:
+    """Read consecutive rows of a CSR matrix; of its row pointers, too, no others are read."""
+    pointers = counts["indptr"][first : last + 1].astype(np.int64)
+    entries = slice(pointers[0], pointers[-1])
+    parts = counts["data"][entries], counts["indices"][entries], pointers - pointers[0]
+    return sparse.csr_matrix(parts, shape=(last - first, counts.attrs["shape"][1]))

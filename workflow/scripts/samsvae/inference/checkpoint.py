@@ -1,18 +1,22 @@
-"""A trained model in one self-describing safetensors file."""
+"""Files of trainings: a trained model, and the state of an unfinished training."""
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from samsvae.files import whole_file
-from samsvae.inference.encoding import Encoding
+from samsvae.inference.cells import Encoding
 from samsvae.models.base import PerturbationModel
 from samsvae.models.registry import build_model
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class TrainedModel:
     settings: dict[str, Any]
     genes: list[str]
     encoding: Encoding
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return self.model.standardise.mean.device
 
 
 def save_model(trained: TrainedModel, provenance: str, path: str | Path) -> None:
@@ -64,3 +73,82 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> TrainedM
     model = build_model(settings, len(genes), len(encoding.names)).to(device)
     model.load_state_dict(weights)
     return TrainedModel(model.eval(), settings, genes, encoding)
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """Where to keep the state of a training.
+
+    Attributes
+    ----------
+    path
+        A safetensors file, there only while the training is unfinished.
+    fingerprint
+        What the training depends on: data, configuration and code. A state with another one is
+        not taken up.
+    """
+
+    path: Path
+    fingerprint: str
+
+    def save(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Write tensors and JSON-like values, whole or not at all."""
+        metadata = {"fingerprint": self.fingerprint, "values": json.dumps(values)}
+        content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        with whole_file(self.path) as temporary:
+            save_file(content, temporary, metadata=metadata)
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Read what :meth:`save` wrote; None if there is nothing to take up."""
+        if not self.path.is_file():
+            return None
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata()
+                if metadata["fingerprint"] != self.fingerprint:
+                    logger.info("an unfinished training of other data or code is left aside")
+                    return None
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return tensors, json.loads(metadata["values"])
+        except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
+            logger.info("the state of an unfinished training cannot be read (%s)", error)
+            return None
+
+    def remove(self) -> None:
+        """Remove the file, the training being finished."""
+        self.path.unlink(missing_ok=True)
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Flatten the state of an optimiser to named tensors."""
+    return {
+        f"optimiser.{parameter}.{key}": value
+        for parameter, state in optimiser.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+
+
+def set_optimiser_tensors(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Set what :func:`optimiser_tensors` flattened."""
+    content = optimiser.state_dict()
+    content["state"] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimiser."):
+            _, parameter, key = name.split(".")
+            content["state"].setdefault(int(parameter), {})[key] = value
+    learning_rates = [group["lr"] for group in optimiser.param_groups]
+    optimiser.load_state_dict(content)
+    # what is loaded is a copy, which would no longer follow the schedule of the learning rate
+    for group, learning_rate in zip(optimiser.param_groups, learning_rates, strict=True):
+        group["lr"] = learning_rate
+
+
+def add_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add a prefix to every name."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def remove_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Select the tensors whose names have a prefix, and remove it."""
+    start = f"{prefix}."
+    return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}

@@ -6,16 +6,19 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+import pyro
+import torch
 from torch import Tensor
 
-from samsvae.inference.cell_stream import CellStream
-from samsvae.inference.cells import Cells
-from samsvae.inference.log_weights import influences, log_weights
+from samsvae.inference.cells import Cells, CellStream
+from samsvae.inference.noise import seeded
+from samsvae.inference.posterior import draw_shifts, log_importance_weights
 from samsvae.models.base import PerturbationModel
 from samsvae.pace import CellProgress
 
 logger = logging.getLogger(__name__)
 
+ROWS_AT_A_TIME = 2048  # particles x cells
 FEWEST_GROUPS = 10  # whose scatter tells an error; with fewer, groups are as large at least
 
 
@@ -33,7 +36,7 @@ def iwelbo(
         Model and guide.
     cells
         Held-out cells. A cell's bound is the same, but for rounding, whatever their order and
-        whatever other cells there are; see :func:`samsvae.inference.log_weights.log_weights`.
+        whatever other cells there are.
     particles
         Q.
     seed
@@ -44,9 +47,9 @@ def iwelbo(
     bound, standard_error : ndarray
         Of each cell, in nats; the error is that of the Monte-Carlo estimate, by the delta method.
     """
-    influence = influences(model, cells.dosage, particles, seed)
+    shifts = _shifts(model, cells.design, particles, seed)
     bound, error = np.empty(len(cells)), np.empty(len(cells))
-    for here, weights in _weighed(model, cells, influence, particles, seed):
+    for here, weights in log_weights_in_batches(model, cells, shifts, seed):
         bound[here], error[here] = _summarise(weights)
     return bound, error
 
@@ -84,12 +87,12 @@ class StreamedBounds:
             Rows of the split's table, with ``iwelbo`` and ``standard_error`` in nats. Without a
             cell, there is one table without a row.
         """
-        influence = influences(self.model, self.cells.dosage, self.particles, self.seed)
+        shifts = _shifts(self.model, self.cells.design, self.particles, self.seed)
         progress = CellProgress(self.cells.n_cells)
         for table, cells in self.cells.blocks():
             part = table["split"].to_numpy()
             bound, error = np.empty(len(cells)), np.empty(len(cells))
-            for here, weights in _weighed(self.model, cells, influence, self.particles, self.seed):
+            for here, weights in log_weights_in_batches(self.model, cells, shifts, self.seed):
                 bound[here], error[here] = _summarise(weights)
                 for name, mean in self.means.items():
                     mean.add(weights[:, part[here] == name])
@@ -117,12 +120,30 @@ class StreamedBounds:
         return pd.concat(tables, names=["scope"]).reset_index("scope").reset_index(drop=True)
 
 
-def _weighed(
-    model: PerturbationModel, cells: Cells, influence: Tensor, particles: int, seed: int
+@torch.no_grad()
+@pyro.validation_enabled(False)
+def _shifts(model: PerturbationModel, design: Tensor, particles: int, seed: int) -> Tensor:
+    """Draw the global variables once for all cells; shifts of the conditions, Q x C x size."""
+    with seeded(seed, design.device):
+        return draw_shifts(model, design, particles).expand(particles, -1, -1)
+
+
+def log_weights_in_batches(
+    model: PerturbationModel, cells: Cells, shifts: Tensor, seed: int
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Go through cells in batches: which they are, and their log weights, Q x cells, in float64."""
-    done = 0
-    for weights in log_weights(model, cells, influence, particles, seed):
+    """Go through cells in batches.
+
+    Yields
+    ------
+    slice
+        Which cells.
+    ndarray
+        Their log importance weights, Q x cells, float64, in nats.
+    """
+    particles, done = len(shifts), 0
+    for batch in cells.batches(max(1, ROWS_AT_A_TIME // particles)):
+        with pyro.validation_enabled(False):
+            weights = log_importance_weights(model, batch, shifts, seed)
         here = slice(done, done := done + weights.shape[1])
         yield here, weights.cpu().double().numpy()
 

@@ -1,34 +1,31 @@
-"""One step of training; on a CUDA device recorded once and replayed as a graph."""
+"""One step of training, of one model or of several replicates as one batched program.
 
+On a CUDA device it is recorded once and replayed as a graph.
+"""
+
+import copy
 import logging
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
 
 from samsvae.inference.cells import Cells
-from samsvae.inference.mask_schedule import (
-    DECIDED,
-    MaskSchedule,
-    has_masks,
-    turn_to_sparsest_axes,
-)
+from samsvae.inference.mask_warmup import MaskWarmup, rotate_to_sparsest_axes
+from samsvae.inference.noise import NoiseSpec, RandomStream, SampleFromNoise
 from samsvae.inference.objective import BoundTerms, elbo, iwae
+from samsvae.inference.posterior import has_masks
 from samsvae.models.base import Batch, PerturbationModel
 
 logger = logging.getLogger(__name__)
 
 OBJECTIVES = {"elbo": elbo, "iwae": iwae}
 
-# what PyTorch calls the ways to multiply float32 matrices
-MATMUL_PRECISIONS = {"float32": "highest", "tf32": "high", "bfloat16": "medium"}
-
 STEPS_BEFORE_CAPTURE = 3  # so that libraries and memory are set up when the graph is recorded
+DECIDED = 0.5  # fraction of all steps by which masks have settled after their warm-up
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Training:
     cuda_graph: bool = True
 
     def learning_rate_at(self, step: int) -> float:
-        """Step size of Adam at a step, counted from 0."""
+        """Return the learning rate of a step, counted from 0."""
         rate = self.learning_rate
         if self.warm_up_steps:
             rate *= min(1.0, (step + 1) / self.warm_up_steps)
@@ -61,109 +58,155 @@ class Training:
             rate *= 0.5 * (1 + math.cos(math.pi * step / self.max_steps))
         return rate
 
-    @property
-    def open_steps(self) -> int:
-        """Steps at the start during which masks are held open."""
-        return round(self.open_masks * self.max_steps)
+    def mask_warmup_steps(self, model: PerturbationModel) -> int:
+        """Return the steps at the start during which a model's masks are held open."""
+        return round(self.open_masks * self.max_steps) if has_masks(model) else 0
+
+    def first_decided_step(self, model: PerturbationModel) -> float:
+        """Return the step from which on masks have had the time to settle after warm-up."""
+        return DECIDED * self.max_steps if self.mask_warmup_steps(model) else 0.0
+
+    def mask_kl_weight(self, model: PerturbationModel, n_cells: int) -> float:
+        """Return what the masks' KL is multiplied by after warm-up, for N training cells."""
+        return max(1.0, self.mask_kl_per_cell * n_cells / model.n_perturbations)
+
+    def bound(self, model: PerturbationModel, batch: Batch) -> BoundTerms:
+        """Estimate the bound that training raises."""
+        return OBJECTIVES[self.objective](model, batch, self.particles, self.mask_kl)
 
 
-class RepeatedStep(ABC):
-    """A step that is taken again and again: a loss, its gradient, a move of the parameters.
+class TrainingStep:
+    """A step of training: a loss, its gradient, a step of Adam.
 
-    Nothing in a step waits for the device. So on a CUDA device the whole step, random numbers
-    included, is recorded as a graph after a few steps and replayed from then on, which spares the
-    launch of some hundred kernels one by one. Where that fails, steps go on as before.
+    The weights of several replicates are stacked, and every operation handles all of them: a
+    small model leaves most of a GPU idle, and its step is mostly the launch of kernels. Each
+    replicate keeps its own cells and random numbers, so that it ends as it would alone, but for
+    rounding.
+
+    Nothing in a step synchronises with the device. So on a CUDA device the whole step is recorded
+    as a graph after a few steps and replayed from then on, which spares the launch of some hundred
+    kernels one by one. Where that fails, steps go on as before.
 
     Parameters
     ----------
-    parameters
-        What to move.
-    positions
-        Cells of a batch, as the step will be given them.
+    models
+        Replicates, alike but for their weights. A single one is trained in place.
+    cells
+        The training cells.
     training
         How to fit.
 
     Attributes
     ----------
-    masks
-        What becomes of masks at each step; for a subclass to set.
+    weights
+        What is moved, by the name of the parameter; stacked along a first dimension if there are
+        several replicates.
+    terms
+        Terms of the last step's bounds, nats per cell, each of length R.
     """
 
-    masks: MaskSchedule
-
     def __init__(
-        self, parameters: Iterable[nn.Parameter], positions: Tensor, training: Training
+        self, models: Sequence[PerturbationModel], cells: Cells, training: Training
     ) -> None:
-        self.training = training
-        self.parameters = list(parameters)
-        on_cuda = positions.device.type == "cuda"
+        self.n_replicates = len(models)
+        self.cells, self.training = cells, training
+        self.weights: dict[str, Tensor]
+        self.buffers: dict[str, Tensor] = {}
+        if self.n_replicates == 1:
+            self.model = models[0]
+            self.weights = dict(self.model.named_parameters())
+        else:
+            self.model = copy.deepcopy(models[0])  # takes the weights of each in turn
+            self.weights, self.buffers = stack_module_state(list(models))
+        device = cells.counts.device
         # a graph reads and writes the same memory each time
-        self.positions = positions.clone()
-        self.learning_rate = torch.tensor(training.learning_rate, device=positions.device)
-        self.terms: dict[str, Tensor] = {}
+        shape = (self.n_replicates, min(training.batch_size, len(cells)))
+        self.positions = torch.zeros(shape, dtype=torch.long, device=device)
+        self.learning_rate = torch.tensor(training.learning_rate, device=device)
         self.optimiser = torch.optim.Adam(
-            self.parameters,
+            self.weights.values(),
             lr=self.learning_rate,
             weight_decay=training.weight_decay,
             fused=True,
-            capturable=on_cuda,
+            capturable=device.type == "cuda",
         )
+        self.masks = MaskWarmup(
+            self._rotate,
+            training.mask_warmup_steps(self.model),
+            training.mask_kl_weight(self.model, len(cells)),
+            device,
+        )
+        self.specs: dict[str, NoiseSpec] = {}
+        self.noise: dict[str, Tensor] = {}
+        if self.n_replicates > 1:
+            self.specs = self._noise_needed()
+            self.noise = {
+                name: torch.zeros(self.n_replicates, *spec.shape, device=device)
+                for name, spec in self.specs.items()
+            }
+        self.terms: dict[str, Tensor] = {}
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.steps_to_capture = STEPS_BEFORE_CAPTURE if on_cuda and training.cuda_graph else -1
+        can_capture = device.type == "cuda" and training.cuda_graph
+        self.steps_to_capture = STEPS_BEFORE_CAPTURE if can_capture else -1
 
-    @abstractmethod
-    def loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute what to minimise, and the terms of the bound in nats per cell."""
-
-    @abstractmethod
-    def clip(self, largest_norm: float) -> None:
-        """Scale gradients down to a norm."""
-
-    def __call__(self, positions: Tensor, step: int) -> dict[str, Tensor]:
+    def __call__(
+        self, positions: Tensor, step: int, streams: Iterable[RandomStream]
+    ) -> dict[str, Tensor]:
         """Take one step.
 
         Parameters
         ----------
         positions
-            Cells of the batch.
+            Cells of each replicate's batch, R x B.
         step
             Number of the step, from 0.
+        streams
+            Random numbers of each replicate.
 
         Returns
         -------
         dict of Tensor
-            Terms of the bound, nats per cell; overwritten by the next step.
+            :attr:`terms`; overwritten by the next step.
         """
         self.positions.copy_(positions)
         self.learning_rate.fill_(self.training.learning_rate_at(step))
         self.masks.prepare(step, self.optimiser)
+        if self.n_replicates > 1:
+            self._draw_noise(streams)
+            self._run()
+        else:
+            [stream] = streams
+            with stream():
+                self._run()
+        return self.terms
+
+    def _run(self) -> None:
         if self.steps_to_capture == 0:
             self._capture()
         self.steps_to_capture -= 1
         if self.graph is not None:
             self.graph.replay()
         elif self.steps_to_capture >= 0:
-            self._move_beside()
+            self._move_on_side_stream()
         else:
             self._move()
-        return self.terms
 
     def _move(self) -> None:
         loss, terms = self.loss()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if self.training.gradient_clip is not None:
-            self.clip(self.training.gradient_clip)
+            self.clip_gradients(self.training.gradient_clip)
         self.optimiser.step()
         self.terms = {name: term.detach() for name, term in terms.items()}
 
-    def _move_beside(self) -> None:
+    def _move_on_side_stream(self) -> None:
         """Take a step on another stream than the default one, which cannot be recorded."""
-        beside, default = torch.cuda.Stream(), torch.cuda.current_stream()
-        beside.wait_stream(default)
-        with torch.cuda.stream(beside):
+        side, default = torch.cuda.Stream(), torch.cuda.current_stream()
+        side.wait_stream(default)
+        with torch.cuda.stream(side):
             self._move()
-        default.wait_stream(beside)
+        default.wait_stream(side)
 
     def _capture(self) -> None:
         try:
@@ -176,79 +219,81 @@ class RepeatedStep(ABC):
         self.graph = graph
         logger.info("from here on, the step is replayed as a CUDA graph")
 
-
-class TrainingStep(RepeatedStep):
-    """The bound of a model at a batch of cells.
-
-    Parameters
-    ----------
-    model
-        Model and guide.
-    cells
-        The training cells.
-    training
-        How to fit.
-    """
-
-    def __init__(self, model: PerturbationModel, cells: Cells, training: Training) -> None:
-        size = min(training.batch_size, len(cells))
-        positions = torch.zeros(size, dtype=torch.long, device=cells.counts.device)
-        super().__init__(model.parameters(), positions, training)
-        self.model, self.cells = model, cells
-        self.masks = mask_schedule(
-            model, len(cells), training, model.mask_opening, partial(turn_to_sparsest_axes, model)
-        )
-
     def loss(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Minus the bound with weighted masks, and the terms of the bound."""
-        bound = training_bound(self.model, self.cells.batch(self.positions), self.training)
+        """Compute the sum of the replicates' losses, and the terms of their bounds, length R."""
+        bound = _Loss(self.model, self.cells, self.training, self.masks)
+        if self.n_replicates == 1:
+            loss, terms = bound(self.positions[0])
+            return loss, {name: term[None] for name, term in terms.items()}
+
+        def of_one(
+            weights: Mapping[str, Tensor],
+            buffers: Mapping[str, Tensor],
+            positions: Tensor,
+            noise: Mapping[str, Tensor],
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            state = {f"model.{name}": value for name, value in {**weights, **buffers}.items()}
+            return functional_call(bound, state, (positions, noise))
+
+        losses, terms = vmap(of_one)(self.weights, self.buffers, self.positions, self.noise)
+        return losses.sum(), terms
+
+    def clip_gradients(self, max_norm: float) -> None:
+        """Scale the gradient of each replicate down to a norm."""
+        gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
+        for index in range(self.n_replicates):
+            own = gradients if self.n_replicates == 1 else [g[index] for g in gradients]
+            norm = torch.nn.utils.get_total_norm(own)
+            torch._foreach_mul_(own, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+
+    def replicate(self, index: int) -> PerturbationModel:
+        """Return a model with the weights of a replicate, until another one is asked for."""
+        if self.n_replicates > 1:
+            stacked = {**self.weights, **self.buffers}
+            own = {name: stacked[name].detach()[index] for name in self.model.state_dict()}
+            self.model.load_state_dict(own)
+        return self.model
+
+    @torch.no_grad()
+    def _rotate(self) -> None:
+        for index in range(self.n_replicates):
+            rotate_to_sparsest_axes(self.replicate(index))
+            if self.n_replicates > 1:
+                for name, stacked in self.weights.items():
+                    stacked[index].copy_(self.model.get_parameter(name))
+
+    def _noise_needed(self) -> dict[str, NoiseSpec]:
+        """Find out what noise a replicate needs, leaving PyTorch's generators as they were."""
+        device = self.positions.device
+        seen = SampleFromNoise(lambda _, spec: spec.draw(device))
+        bound = _Loss(self.model, self.cells, self.training, self.masks)
+        with RandomStream(device)(), torch.no_grad(), seen:
+            bound(self.positions[0])
+        return seen.specs
+
+    def _draw_noise(self, streams: Iterable[RandomStream]) -> None:
+        for index, stream in enumerate(streams):
+            with stream():
+                for name, spec in self.specs.items():
+                    self.noise[name][index] = spec.draw(self.positions.device)
+
+
+class _Loss(nn.Module):
+    """A model's loss as a function of its weights, a batch and perhaps its noise."""
+
+    def __init__(
+        self, model: PerturbationModel, cells: Cells, training: Training, masks: MaskWarmup
+    ) -> None:
+        super().__init__()
+        self.model, self.cells, self.how = model, cells, training
+        self.masks = masks
+
+    def forward(
+        self, positions: Tensor, noise: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        if noise is not None:
+            with SampleFromNoise(lambda name, _: noise[name]):
+                return self(positions)
+        with self.masks:
+            bound = self.how.bound(self.model, self.cells.batch(positions))
         return bound.loss_at(self.masks.weight), bound.terms_per_cell
-
-    def clip(self, largest_norm: float) -> None:
-        """Scale the gradient down to a norm."""
-        torch.nn.utils.clip_grad_norm_(self.parameters, largest_norm)
-
-
-def training_bound(model: PerturbationModel, batch: Batch, training: Training) -> BoundTerms:
-    """Estimate the bound that is being raised."""
-    objective = OBJECTIVES[training.objective]
-    return objective(model, batch, training.particles, training.mask_kl)
-
-
-def first_decided(model: PerturbationModel, training: Training) -> float:
-    """Step from which on masks, once held open, have had the time to settle."""
-    return DECIDED * training.max_steps if training.open_steps and has_masks(model) else 0.0
-
-
-def mask_schedule(
-    model: PerturbationModel,
-    n_cells: int,
-    training: Training,
-    opening: Tensor,
-    turn: Callable[[], None],
-) -> MaskSchedule:
-    """Plan what becomes of a model's masks in the course of training."""
-    return MaskSchedule(
-        opening,
-        turn,
-        open_steps=training.open_steps if has_masks(model) else 0,
-        weight=max(1.0, training.mask_kl_per_cell * n_cells / model.n_perturbations),
-    )
-
-
-@contextmanager
-def matmul_precision(name: str) -> Iterator[None]:
-    """Multiply float32 matrices with another precision for a while.
-
-    Parameters
-    ----------
-    name
-        A key of :data:`MATMUL_PRECISIONS`. What it means is the device's affair: one that cannot
-        multiply faster at less precision does as in ``float32``.
-    """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(MATMUL_PRECISIONS[name])
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

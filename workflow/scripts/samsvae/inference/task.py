@@ -1,4 +1,4 @@
-"""What a training is about: a model's settings, the cells of a split, and how to fit it."""
+"""A training task: a model's settings, the cells of a split, and how to fit it."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -10,11 +10,9 @@ from typing import Any
 import torch
 
 from samsvae.files import write_tsv
-from samsvae.inference.cells import Cells
-from samsvae.inference.checkpoint import TrainedModel, save_model
-from samsvae.inference.encoding import Encoding
-from samsvae.inference.memory import says_what_to_lower
-from samsvae.inference.resume import StateFile
+from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.checkpoint import StateFile, TrainedModel, save_model
+from samsvae.inference.machine import explain_out_of_memory
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import Fitted
 from samsvae.models.base import PerturbationModel
@@ -27,7 +25,7 @@ from samsvae.splits import TRAIN, VAL, read_split
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """What a training is about.
+    """A model's settings, the cells of a split, and how to fit it.
 
     Attributes
     ----------
@@ -38,7 +36,7 @@ class TrainingTask:
     genes
         Of the screen.
     encoding
-        How labels become dosages.
+        How labels become rows of the design matrix.
     train, validation
         Cells to fit, and cells to choose the best step by.
     made_by
@@ -63,7 +61,7 @@ class TrainingTask:
         split_file: str | Path,
         settings: Mapping[str, Any],
         training: Mapping[str, Any],
-        seeds: int | list[int],
+        seeds: list[int],
         code: str,
         device: torch.device,
     ) -> "TrainingTask":
@@ -78,7 +76,7 @@ class TrainingTask:
         training
             How to fit.
         seeds
-            Seed of the training; the seeds of all, if several are trained as one.
+            Of the replicates that are trained as one.
         code
             Digest of the code.
         device
@@ -87,13 +85,13 @@ class TrainingTask:
         with open_screen(screen_file) as screen:
             parts = read_split(split_file, screen)
             if settings["shuffle_labels"]:
-                assert isinstance(seeds, int), "each seed has labels of its own"
+                [seed] = seeds  # each has labels of its own
                 logging.info("labels are shuffled: this model is a negative control")
                 labels = screen.obs["perturbation"]
-                screen.obs["perturbation"] = shuffled_labels(labels, parts, seeds)
+                screen.obs["perturbation"] = shuffled_labels(labels, parts, seed)
             encoding = Encoding.of(screen.obs["perturbation"], settings["combinations"])
             logging.info("%d cells, %d genes, device %s", screen.n_obs, screen.n_vars, device)
-            config = {"model": dict(settings), "training": dict(training), "seed": seeds}
+            config = {"model": dict(settings), "training": dict(training), "seeds": seeds}
             made_by = provenance(config, code, screen=digest_of_screen(screen))
             return cls(
                 settings=dict(settings),
@@ -111,23 +109,23 @@ class TrainingTask:
         return build_model(self.settings, len(self.genes), len(self.encoding.names))
 
     def state_file(self, path: Path) -> StateFile:
-        """Name the file that keeps the state of the training while it is unfinished."""
+        """Return the file that holds the state of the training while it is unfinished."""
         return StateFile(path, self.fingerprint)
 
     @contextmanager
-    def says_what_to_lower(self, device: torch.device) -> Iterator[None]:
-        """Tell the user what to change when memory does not suffice."""
+    def explain_out_of_memory(self, device: torch.device) -> Iterator[None]:
+        """Tell the user what to change when the device runs out of memory."""
         lower = [
             f"training.{key} (now {getattr(self.training, key)})"
             for key in ("batch_size", "particles")
         ]
-        with says_what_to_lower(
+        with explain_out_of_memory(
             device, *lower, f"the model's n_hidden (now {self.settings['n_hidden']})"
         ):
             yield
 
     def save(self, fitted: Fitted, folder: Path) -> None:
-        """Write what a training gave: history.tsv, model.safetensors, last_model.safetensors."""
+        """Write history.tsv, model.safetensors and last_model.safetensors of a fitted model."""
         write_tsv(fitted.history, folder / "history.tsv")
         trained = TrainedModel(fitted.model, self.settings, self.genes, self.encoding)
         save_model(trained, self.made_by, folder / "model.safetensors")

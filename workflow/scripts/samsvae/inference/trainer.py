@@ -1,12 +1,16 @@
-"""Fitting a model: Adam on minibatches, the best weights by the bound of the validation cells."""
+"""Fitting: Adam on minibatches, the best weights by the bound of the validation cells.
+
+One trainer fits one model, or several replicates of it that differ by their seed.
+"""
 
 import copy
 import logging
 import signal as signals
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn
+from typing import Any
 
 import pandas as pd
 import pyro
@@ -15,29 +19,27 @@ from torch import Tensor
 
 from samsvae.errors import InputError, Interrupted
 from samsvae.inference.cells import Cells
-from samsvae.inference.course import Course
-from samsvae.inference.divergence import check_finite, describe_batch
-from samsvae.inference.interruption import asked_to_end
-from samsvae.inference.objective import elbo, signed_sum
-from samsvae.inference.progress import Progress
-from samsvae.inference.resume import (
+from samsvae.inference.checkpoint import (
     StateFile,
-    named,
+    add_prefix,
     optimiser_tensors,
-    random_states,
+    remove_prefix,
     set_optimiser_tensors,
-    set_random_states,
-    unnamed,
 )
-from samsvae.inference.step import Training, TrainingStep, matmul_precision
+from samsvae.inference.divergence import check_finite, check_validated, describe_batch
+from samsvae.inference.machine import matmul_precision, note_ending_signals
+from samsvae.inference.noise import RandomStream, seeded
+from samsvae.inference.objective import elbo, signed_sum
+from samsvae.inference.step import Training, TrainingStep
 from samsvae.models.base import PerturbationModel
+from samsvae.pace import Pace
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training gives.
+    """A fitted model.
 
     Attributes
     ----------
@@ -56,191 +58,326 @@ class Fitted:
     history: pd.DataFrame
 
 
+@pyro.validation_enabled(False)
 def fit(
     build: Callable[[], PerturbationModel],
     train: Cells,
     validation: Cells,
     training: Training,
-    seed: int,
+    seeds: Sequence[int],
     state_file: StateFile | None = None,
-) -> Fitted:
-    """Fit a model.
+) -> list[Fitted]:
+    """Fit a model with one or several seeds.
+
+    The random number generators of the caller stay as they are.
 
     Parameters
     ----------
     build
-        Makes the model; called after the seed is set.
+        Makes the model; called once per seed.
     train, validation
         Cells to fit, and cells to choose the best step by. Test cells have no place here.
     training
-        How to fit.
-    seed
-        Seed of initial weights, order of cells and samples.
+        How to fit. With `patience`, a replicate keeps what it had when its own was exhausted.
+    seeds
+        Seed of initial weights, order of cells and samples, of each replicate.
     state_file
-        Where to keep the state at each evaluation. An unfinished training goes on from there and
+        Where to save the state at each evaluation. An unfinished training resumes from there and
         ends, on a CPU, with the same weights as an uninterrupted one.
 
     Returns
     -------
-    Fitted
-        The model, and how it came to be.
+    list of Fitted
+        By seed, the model and its history.
 
     Raises
     ------
     InputError
-        If there is no cell to train on or to validate on.
+        If there is no cell to train on or to validate on, or if several replicates are to be
+        trained and the guide has a distribution that is no function of given noise.
     DivergenceError
         If the loss is not finite. The state of the last evaluation stays.
     Interrupted
-        If a signal asked to end, the state being kept.
-    """
-    check_cells(train, validation)
-    pyro.enable_validation(False)
-    pyro.set_rng_seed(seed)
-    model = build().to(train.counts.device)
-    model.standardise.fit(*train.moments(model.standardise.rescale))
-    fitting = Fitting(model, train, training, seed)
-    if state_file is not None:
-        fitting.take_up(state_file)
-    progress = Progress(training.max_steps, fitting.step)
-    with matmul_precision(training.matmul_precision), asked_to_end() as asked:
-        while not fitting.finished:
-            while not fitting.evaluation_due:
-                if asked:
-                    fitting.leave(asked[0], state_file)
-                fitting.take_step()
-            fitted = fitting.mean_of_steps()
-            validated = validation_bound(model, validation, training, n_train=len(train))
-            fitting.course.judge(fitting.step, fitted, validated, model.state_dict())
-            progress.report(fitting.step, fitted["elbo"], validated["elbo"])
-            if state_file is not None:
-                fitting.keep(state_file)
-    last_weights = copy.deepcopy(model.state_dict())
-    model.load_state_dict(fitting.course.best_weights)
-    return Fitted(model.eval(), last_weights, fitting.course.history())
-
-
-def check_cells(train: Cells, validation: Cells) -> None:
-    """Refuse to train on nothing.
-
-    Raises
-    ------
-    InputError
-        If there is no cell to train on or to validate on.
+        If a signal asked to end, the state being saved.
     """
     for name, cells in (("training", train), ("validation", validation)):
         if not len(cells):
             raise InputError(f"There is no {name} cell. More cells are needed.")
+    trainer = Trainer(build, train, training, seeds)
+    if state_file is not None:
+        trainer.resume(state_file)
+    with ExitStack() as context:
+        context.enter_context(matmul_precision(training.matmul_precision))
+        came = context.enter_context(note_ending_signals())
+        if len(seeds) == 1:  # no other stream to change to and fro
+            context.enter_context(trainer.replicates[0].stream())
+        while not trainer.finished:
+            while not trainer.evaluation_due:
+                if came:
+                    trainer.interrupt(came[0], state_file)
+                trainer.take_step()
+            trainer.evaluate(validation)
+            if state_file is not None:
+                trainer.save(state_file)
+    return [replicate.fitted() for replicate in trainer.replicates]
 
 
-class Fitting:
+class Trainer:
     """A training under way: all that its next step depends on.
 
     Parameters
     ----------
-    model
-        With its weights at the start.
+    build
+        Makes the model.
     cells
         The training cells.
     training
         How to fit.
-    seed
-        Seed of the order of the cells.
+    seeds
+        Of the replicates.
     """
 
     def __init__(
-        self, model: PerturbationModel, cells: Cells, training: Training, seed: int
+        self,
+        build: Callable[[], PerturbationModel],
+        cells: Cells,
+        training: Training,
+        seeds: Sequence[int],
     ) -> None:
-        self.model, self.training = model, training
-        self.batches = cells.random_batches(training.batch_size, seed)
-        self.batch_of = partial(describe_batch, cells, training.batch_size, seed)
-        self.take = TrainingStep(model, cells, training)
+        self.cells, self.training = cells, training
+        self.replicates = [Replicate(build, cells, training, seed) for seed in seeds]
+        self.training_step = TrainingStep([r.model for r in self.replicates], cells, training)
         self.step = 0
-        self.course = Course(model, training)
-        self.since_evaluation: list[Tensor] = []
+        self.since_evaluation: list[Tensor] = []  # terms of the steps, terms x replicates
+        self.pace = Pace(training.max_steps, 0)
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done, or the validation bound has long ceased to rise."""
-        return self.step >= self.training.max_steps or self.course.exhausted(self.step)
+        """Whether every replicate is at its end."""
+        return all(replicate.last_weights is not None for replicate in self.replicates)
 
     @property
     def evaluation_due(self) -> bool:
-        """Whether as many steps as there should be lie behind the last evaluation."""
-        return evaluation_due(self.step, self.since_evaluation, self.training)
+        """Whether the validation cells are to be evaluated now."""
+        training = self.training
+        return bool(self.since_evaluation) and (
+            self.step >= training.max_steps or self.step % training.validate_every == 0
+        )
 
     def take_step(self) -> dict[str, Tensor]:
-        """Move the parameters once, and return the bound's terms."""
-        terms = self.take(next(self.batches), self.step)
+        """Move the weights of every replicate once; terms of the bounds, each of length R."""
+        positions = torch.stack([next(replicate.batches) for replicate in self.replicates])
+        streams = [replicate.stream for replicate in self.replicates]
+        terms = self.training_step(positions, self.step, streams)
         self.step += 1
         self.since_evaluation.append(torch.stack(list(terms.values())))
         return terms
 
-    def mean_of_steps(self) -> dict[str, float]:
-        """Mean bound and its terms over the steps since the last evaluation."""
+    def evaluate(self, validation: Cells) -> None:
+        """Evaluate the replicates that are not at their end."""
+        names = list(self.training_step.terms)
         steps, self.since_evaluation = torch.stack(self.since_evaluation), []
         first = self.step - len(steps) + 1
-        return mean_bound(steps, list(self.take.terms), first, self.training, self.batch_of)
+        bounds = []
+        for index, replicate in enumerate(self.replicates):
+            if replicate.last_weights is None:
+                fitted = mean_bound(
+                    steps[..., index], names, first, self.training, replicate.describe_batch
+                )
+                model = self.training_step.replicate(index)
+                with replicate.stream(), self.training_step.masks:
+                    validated = validation_bound(
+                        model, validation, self.training, n_train=len(self.cells)
+                    )
+                replicate.record(model, self.step, fitted, validated)
+                bounds.append((fitted["elbo"], validated["elbo"]))
+        self._log_progress(*(sum(of) / len(bounds) for of in zip(*bounds, strict=True)))
 
-    def leave(self, signal: signals.Signals, state_file: StateFile | None) -> NoReturn:
-        """Write everything down, and end because a signal asks to.
+    def _log_progress(self, train_elbo: float, validation_elbo: float) -> None:
+        speed, left = self.pace.at(self.step)
+        logger.info(
+            "step %d/%d (%d %%)  %.1f steps/s  %s left  ELBO per cell: train %.2f, validation %.2f",
+            self.step,
+            self.training.max_steps,
+            round(100 * self.step / self.training.max_steps),
+            speed,
+            left,
+            train_elbo,
+            validation_elbo,
+        )
+
+    def interrupt(self, signal: signals.Signals, state_file: StateFile | None) -> None:
+        """Save the state, and end because a signal asked to.
 
         Raises
         ------
         Interrupted
             In any case.
         """
+        resumes = ""
         if state_file is not None:
-            self.keep(state_file)
-        raise interrupted(signal, self.step, is_kept=state_file is not None)
+            self.save(state_file)
+            resumes = "; the same command resumes from there"
+        raise Interrupted(f"asked to end by {signal.name} after step {self.step}{resumes}", signal)
 
-    def keep(self, state_file: StateFile) -> None:
-        """Write everything down."""
-        device = self.model.standardise.mean.device
-        course = self.course
+    def save(self, state_file: StateFile) -> None:
+        """Save everything that the next step depends on."""
         tensors = {
-            **named("model", self.model.state_dict()),
-            **named("best", course.best_weights),
-            **named("batches", self.batches.state()),
-            **optimiser_tensors(self.take.optimiser),
-            **random_states(device),
+            **add_prefix("weights", self.training_step.weights),
+            **optimiser_tensors(self.training_step.optimiser),
         }
+        for index, replicate in enumerate(self.replicates):
+            tensors |= add_prefix(f"replicate.{index}", replicate.tensors())
         if self.since_evaluation:
             tensors["since_evaluation"] = torch.stack(self.since_evaluation)
         # the order of an epoch may be a view that another tensor shares
-        content = {name: tensor.clone() for name, tensor in tensors.items()}
-        state_file.save(content, {"step": self.step, **course.values()})
+        content = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        histories = [replicate.history.values() for replicate in self.replicates]
+        state_file.save(content, {"step": self.step, "histories": histories})
 
-    def take_up(self, state_file: StateFile) -> None:
-        """Go on from what was written down, if anything was."""
-        kept = state_file.load()
-        if kept is None:
+    def resume(self, state_file: StateFile) -> None:
+        """Load what was saved, if anything was."""
+        saved = state_file.load()
+        if saved is None:
             return
-        tensors, values = kept
-        device = self.model.standardise.mean.device
-        self.model.load_state_dict(unnamed("model", tensors))
-        self.course.best_weights = unnamed("best", tensors)
-        self.batches.set_state(unnamed("batches", tensors))
-        set_optimiser_tensors(self.take.optimiser, tensors)
-        set_random_states(tensors, device)
+        tensors, values = saved
+        with torch.no_grad():
+            for name, weight in remove_prefix("weights", tensors).items():
+                self.training_step.weights[name].copy_(weight)
+        set_optimiser_tensors(self.training_step.optimiser, tensors)
+        for index, replicate in enumerate(self.replicates):
+            replicate.set_tensors(remove_prefix(f"replicate.{index}", tensors))
+            replicate.history.set_values(values["histories"][index])
         if "since_evaluation" in tensors:
-            self.since_evaluation = list(tensors["since_evaluation"].to(device))
-        self.course.set_values(values)
+            self.since_evaluation = list(tensors["since_evaluation"].to(self.cells.counts.device))
         self.step = values["step"]
-        logger.info("going on from step %d", self.step)
+        self.pace = Pace(self.training.max_steps, self.step)
+        logger.info("resuming from step %d", self.step)
 
 
-def evaluation_due(step: int, since_evaluation: Sequence[Tensor], training: Training) -> bool:
-    """Whether so many steps have been taken that the validation cells are to be asked."""
-    return bool(since_evaluation) and (
-        step >= training.max_steps or step % training.validate_every == 0
-    )
+class Replicate:
+    """One seed's part in a training.
+
+    Parameters
+    ----------
+    build
+        Makes the model.
+    cells
+        The training cells.
+    training
+        How to fit.
+    seed
+        Seed of initial weights, order of cells and samples.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], PerturbationModel],
+        cells: Cells,
+        training: Training,
+        seed: int,
+    ) -> None:
+        device = cells.counts.device
+        with seeded(seed, device):
+            self.model = build().to(device)
+            self.stream = RandomStream(device)
+        self.model.standardise.fit(*cells.moments(self.model.standardise.rescale))
+        self.batches = cells.random_batches(training.batch_size, seed)
+        self.describe_batch = partial(describe_batch, cells, training.batch_size, seed)
+        self.training = training
+        self.history = History(self.model, training)
+        self.last_weights: Mapping[str, Tensor] | None = None  # once it is at its end
+
+    def record(
+        self,
+        model: PerturbationModel,
+        step: int,
+        fitted: Mapping[str, float],
+        validated: Mapping[str, float],
+    ) -> None:
+        """Record an evaluation, and the last weights if the replicate is at its end."""
+        self.history.record(step, fitted, validated, model.state_dict())
+        if step >= self.training.max_steps or self.history.is_exhausted(step):
+            self.last_weights = copy.deepcopy(model.state_dict())
+
+    def fitted(self) -> Fitted:
+        """Return the fitted model, once the replicate is at its end."""
+        assert self.last_weights is not None
+        self.model.load_state_dict(self.history.best_weights)
+        return Fitted(self.model.eval(), self.last_weights, self.history.table())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything but the weights, and the values of the history."""
+        return {
+            **add_prefix("best", self.history.best_weights),
+            **add_prefix("batches", self.batches.state()),
+            **add_prefix("stream", self.stream.states),
+            **add_prefix("last", dict(self.last_weights or {})),
+        }
+
+    def set_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Set what :meth:`tensors` gave."""
+        self.history.best_weights = remove_prefix("best", tensors)
+        self.batches.set_state(remove_prefix("batches", tensors))
+        self.stream.states = remove_prefix("stream", tensors)
+        self.last_weights = remove_prefix("last", tensors) or None
 
 
-def interrupted(signal: signals.Signals, step: int, is_kept: bool) -> Interrupted:
-    """Say that a signal has ended a training, and whether it can go on."""
-    goes_on = "; the same command goes on from there" if is_kept else ""
-    return Interrupted(f"asked to end by {signal.name} after step {step}{goes_on}", signal)
+class History:
+    """Evaluations of a training, its best weights, and when to stop early.
+
+    Parameters
+    ----------
+    model
+        With its weights at the start.
+    training
+        How the model is fitted.
+    """
+
+    def __init__(self, model: PerturbationModel, training: Training) -> None:
+        self.training = training
+        self.first_decided_step = training.first_decided_step(model)
+        self.rows: list[dict[str, Any]] = []
+        self.best, self.best_step = -float("inf"), 0
+        self.best_weights = copy.deepcopy(model.state_dict())
+
+    def record(
+        self,
+        step: int,
+        fitted: Mapping[str, float],
+        validated: Mapping[str, float],
+        weights: Mapping[str, Tensor],
+    ) -> None:
+        """Record an evaluation; keep the weights if masks are decided and they are the best."""
+        check_validated(validated, step, self.training)
+        self.rows.append({"step": step, "cells": "train", **fitted})
+        self.rows.append({"step": step, "cells": "val", **validated})
+        if step >= self.first_decided_step and validated["elbo"] > self.best:
+            self.best, self.best_step = validated["elbo"], step
+            self.best_weights = copy.deepcopy(dict(weights))
+
+    def is_exhausted(self, step: int) -> bool:
+        """Whether the validation bound has not risen for as long as patience lasts."""
+        patience = self.training.patience
+        if patience is None or not self.best_step:
+            return False
+        if step - self.best_step < patience * self.training.validate_every:
+            return False
+        logger.info("stopped early at step %d; best checkpoint: step %d", step, self.best_step)
+        return True
+
+    def values(self) -> dict[str, Any]:
+        """Everything but the best weights, as JSON-like values."""
+        return {"best": self.best, "best_step": self.best_step, "rows": self.rows}
+
+    def set_values(self, values: Mapping[str, Any]) -> None:
+        """Set what :meth:`values` gave."""
+        self.best, self.best_step = values["best"], values["best_step"]
+        self.rows = values["rows"]
+
+    def table(self) -> pd.DataFrame:
+        """One row per evaluation and set of cells."""
+        return pd.DataFrame(self.rows)
 
 
 def mean_bound(
@@ -280,7 +417,7 @@ def mean_bound(
 def validation_bound(
     model: PerturbationModel, validation: Cells, training: Training, n_train: int
 ) -> dict[str, float]:
-    """Evaluate the bound on validation cells, the global terms shared out over training cells.
+    """Evaluate the bound on validation cells; each takes 1 / `n_train` of the global terms.
 
     Returns
     -------
@@ -290,10 +427,10 @@ def validation_bound(
     total: dict[str, Tensor] = {}
     for batch in validation.batches(training.batch_size):
         bound = elbo(model, batch, training.particles)
-        share = len(batch.counts) / len(validation)
+        fraction = len(batch.counts) / len(validation)
         for name, value in bound.terms_per_cell.items():
             is_global = name in {f"kl_{site}" for site in bound.kl_global}
-            factor = share * len(validation) / n_train if is_global else share
-            total[name] = total.get(name, torch.zeros_like(value)) + factor * value
+            weight = fraction * len(validation) / n_train if is_global else fraction
+            total[name] = total.get(name, torch.zeros_like(value)) + weight * value
     means = {name: float(value) for name, value in total.items()}
     return {"elbo": signed_sum(means), **means}

@@ -59,10 +59,21 @@ class Linear(nn.Linear):
         Tensor
             [..., outputs].
         """
-        if is_multiplied_by_onednn(x, self.weight):
-            output: Tensor = _Linear.apply(x, self.weight, self.bias, added, slope)
-            return output
-        return _linear(x, self.weight, self.bias, added, slope)
+        return affine(x, self.weight, self.bias, added, slope)
+
+
+def affine(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    added: Tensor | None = None,
+    slope: float = 1.0,
+) -> Tensor:
+    """Compute LeakyReLU(x W^T + b + added), as :meth:`Linear.forward`."""
+    if is_multiplied_by_onednn(x, weight):
+        output: Tensor = _Linear.apply(x, weight, bias, added, slope)
+        return output
+    return _linear(x, weight, bias, added, slope)
 
 
 def _linear(

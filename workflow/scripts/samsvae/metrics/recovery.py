@@ -6,7 +6,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from samsvae.inference.states import CellStates
+from samsvae.inference.posterior import CellStates
 from samsvae.metrics.agreement import r_squared
 from samsvae.metrics.factors import (
     effect_correlations,

@@ -1,15 +1,15 @@
-"""What every model is to the rest of the library."""
+"""What every model is: a generative model of counts under perturbations, and its guide."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pyro
 import torch
 from pyro.distributions import Normal
 from torch import Tensor, nn
 
-from samsvae.models.likelihoods import LIKELIHOODS
+from samsvae.models.likelihoods import Likelihood
 from samsvae.models.networks import Standardise
 
 CELLS = "cells"  # name of the plate over cells
@@ -18,7 +18,7 @@ COUNTS = "counts"  # name of the observed site
 
 @dataclass(frozen=True)
 class Batch:
-    """Cells as a model sees them.
+    """Cells as a model takes them.
 
     Attributes
     ----------
@@ -26,17 +26,17 @@ class Batch:
         UMI counts, B x G.
     library_size
         Counts per cell, length B.
-    dosage
-        The distinct rows of the design, C x T: conditions by perturbations.
+    design
+        Distinct rows of the design matrix, C x T: conditions by perturbations.
     condition
-        Row of `dosage` of each cell, length B.
+        Row of `design` of each cell, length B.
     n_cells
         Number of cells N for which the batch stands.
     """
 
     counts: Tensor
     library_size: Tensor
-    dosage: Tensor
+    design: Tensor
     condition: Tensor
     n_cells: int
 
@@ -44,164 +44,84 @@ class Batch:
 class PerturbationModel(nn.Module, ABC):
     """A generative model of counts under perturbations, and its guide.
 
-    Variables are of two kinds: shared by all cells (such as masks and embeddings), in the plate
-    "perturbations", and a latent state of each cell, in the plate "cells".
+    The joint density of global variables w, cells' own variables z and counts x is::
+
+        p(w) prod_i p(z_i) p(x_i | h(z_i, shift_i), l_i),   shift_i = sum_t d_it effect_t(w)
+
+    A family says what p(w), p(z), h and the guide q(w) prod_i q(z_i | x_i, shift_i) are, in the
+    four methods below; its cells' own variables do not depend on the perturbation before the
+    counts are seen. Training and every query of a trained model run these methods, so a family
+    is evaluated with the priors that it is trained with.
 
     Parameters
     ----------
     n_genes, n_perturbations, n_latent
         G, T and K.
-    n_decoded
-        Size of what the decoder takes, K unless a model adds to it.
     n_hidden, n_layers
-        Width and number of hidden layers of the decoder.
+        Width and number of hidden layers of encoder and decoder.
     likelihood
         A name in :data:`samsvae.models.likelihoods.LIKELIHOODS`.
     """
 
-    mask_opening: Tensor
+    infers_basal_state: ClassVar[bool] = False  # by a network of its own, free of perturbations
+    likelihood: Likelihood
 
-    def __init__(
-        self,
-        n_genes: int,
-        n_perturbations: int,
-        n_latent: int,
-        n_decoded: int,
-        n_hidden: int,
-        n_layers: int,
-        likelihood: str,
-    ) -> None:
+    def __init__(self, n_genes: int, n_perturbations: int, n_latent: int, likelihood: str) -> None:
         super().__init__()
         self.n_perturbations = n_perturbations
         self.n_latent = n_latent
         self.standardise = Standardise(n_genes, logarithm=likelihood != "normal")
-        # added to the logits of the guide's masks while training holds them open
-        self.register_buffer("mask_opening", torch.zeros(()), persistent=False)
-        self.likelihood = LIKELIHOODS[likelihood](n_decoded, n_genes, n_hidden, n_layers)
 
     @abstractmethod
+    def global_prior(self) -> Tensor | None:
+        """Sample the variables that all cells share from their prior.
+
+        Returns
+        -------
+        Tensor or None
+            Effect of each perturbation, [..., T, size]. None if the family has no such
+            variables, and a cell's row of the design matrix is its shift.
+        """
+
+    @abstractmethod
+    def global_guide(self) -> Tensor | None:
+        """Sample the same variables from the guide; returns as :meth:`global_prior`."""
+
+    @abstractmethod
+    def cell_prior(self, shift: Tensor) -> Tensor:
+        """Sample cells' own variables from their prior.
+
+        Parameters
+        ----------
+        shift
+            Sum of the effects of each cell's perturbations, [..., B, size].
+
+        Returns
+        -------
+        Tensor
+            What the decoder takes, [..., B, inputs]. The first K of them are the latent state.
+        """
+
+    @abstractmethod
+    def cell_guide(self, counts: Tensor, shift: Tensor) -> None:
+        """Sample cells' own variables from the guide, given counts B x G and shifts."""
+
     def model(self, batch: Batch) -> None:
-        """Sample everything from the generative model, the batch's counts being observed."""
+        """p(w) prod_i p(z_i) p(x_i | h(z_i, shift_i), l_i)."""
+        shift = shift_of_cells(self.global_prior(), batch)
+        with self.cells(batch):
+            self.cell_model(batch, shift)
 
-    @abstractmethod
+    def cell_model(self, batch: Batch, shift: Tensor) -> None:
+        """p(z_i) p(x_i | h(z_i, shift_i), l_i) of each cell."""
+        counts = self.likelihood(self.cell_prior(shift), batch.library_size)
+        pyro.sample(COUNTS, counts, obs=batch.counts)
+
     def guide(self, batch: Batch) -> None:
-        """Sample every latent variable from the guide."""
-
-    @abstractmethod
-    def shared_guide(self) -> None:
-        """Sample the variables that all cells share from the guide."""
-
-    @abstractmethod
-    def shared_prior(self) -> None:
-        """Sample the variables that all cells share from the generative model."""
-
-    @abstractmethod
-    def influence(self, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
-        """Compute what a dosage brings to a cell: added to its state, or given beside it.
-
-        Parameters
-        ----------
-        shared
-            Draws of the shared variables, [S, ...] by site.
-        dosage
-            C x T.
-
-        Returns
-        -------
-        Tensor
-            [S, C, size], or [C, size] where no variable is shared.
-        """
-
-    @abstractmethod
-    def encode(self, counts: Tensor, influence: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the guide's Normal of cells' latent variables.
-
-        Parameters
-        ----------
-        counts
-            B x G.
-        influence
-            Of each cell, [..., B, size].
-
-        Returns
-        -------
-        location, scale : Tensor
-            Each [..., B, K]; without leading dimensions where the influence plays no part.
-        """
-
-    def perturbed(self, state: Tensor, influence: Tensor) -> Tensor:
-        """Give an unperturbed state [..., K] an influence: what the decoder takes."""
-        return state + influence
-
-    def unperturbed(self, latent: Tensor, influence: Tensor) -> Tensor:
-        """Take an influence from cells' latent variables [..., K].
-
-        It leaves what `perturbed` starts from, which is N(0, I) before the counts are seen:
-        `latent` itself unless a model says otherwise.
-        """
-        return latent
-
-    def decoded(self, state: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
-        """Give a cell's unperturbed state a dosage.
-
-        Parameters
-        ----------
-        state
-            Draws from N(0, I), [S, 1, K], or [S, C, K] for one of its own in each condition.
-        shared
-            Draws of the shared variables, [S, ...] by site.
-        dosage
-            C x T.
-
-        Returns
-        -------
-        Tensor
-            What the decoder takes, [S, C, size].
-        """
-        return self.perturbed(state, self.influence(shared, dosage))
-
-    def undosed(self, latent: Tensor, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
-        """Take its dosage from a cell's latent variable, which leaves what `decoded` starts from.
-
-        Parameters
-        ----------
-        latent
-            Draws of the variable in the plate "cells", [S, B, K].
-        shared
-            Draws of the shared variables, [S, ...] by site.
-        dosage
-            B x T.
-
-        Returns
-        -------
-        Tensor
-            Unperturbed states, [S, B, K].
-        """
-        return self.unperturbed(latent, self.influence(shared, dosage))
-
-    def effects_from(self, shared: Mapping[str, Tensor]) -> Tensor | None:
-        """Put drawn variables together to latent effects, [S, T, K], if the model has any."""
-        return None
-
-    def mask_probability(self) -> Tensor | None:
-        """Posterior probability that a perturbation moves a latent dimension, T x K, if any."""
-        return None
-
-    def unmasked_effects(self) -> Tensor | None:
-        """Mean effects that the guide would have if every mask were 1, T x K, if it has masks."""
-        return None
-
-    def turn_axes(self, rotation: Tensor) -> None:
-        """Turn the axes of latent space, z to z R, where a model has masks that refer to them.
-
-        The priors are the same along all axes, and encoder and decoder are turned along, so that
-        what is decoded stays as it was. Masks are not turned: they are meant to be open.
-
-        Parameters
-        ----------
-        rotation
-            R, orthogonal, K x K.
-        """
+        """q(w) prod_i q(z_i | x_i, shift_i)."""
+        shift = shift_of_cells(self.global_guide(), batch)
+        with self.cells(batch):
+            self.cell_guide(batch.counts, shift)
 
     def standard_normal(self, like: Tensor) -> Normal:
         """N(0, I) over K dimensions, of the device and type of `like`."""
@@ -218,6 +138,11 @@ class PerturbationModel(nn.Module, ABC):
         return pyro.plate(CELLS, batch.n_cells, subsample=drawn, dim=-1)
 
 
-def shift_of_cells(effects: Tensor, batch: Batch) -> Tensor:
-    """sum_t d_it effect_t for each cell, [..., B, K]; added up once per condition."""
-    return (batch.dosage @ effects).index_select(-2, batch.condition)
+def shift_of_conditions(effects: Tensor | None, design: Tensor) -> Tensor:
+    """sum_t d_t effect_t for rows of the design matrix, [..., C, size]."""
+    return design if effects is None else design @ effects
+
+
+def shift_of_cells(effects: Tensor | None, batch: Batch) -> Tensor:
+    """sum_t d_it effect_t for each cell, [..., B, size]; added up once per condition."""
+    return shift_of_conditions(effects, batch.design).index_select(-2, batch.condition)

@@ -1,13 +1,12 @@
 """A conditional VAE: the perturbation as one more input of encoder and decoder."""
 
-from collections.abc import Mapping
-
 import pyro
 import torch
 from pyro.distributions import Normal
 from torch import Tensor
 
-from samsvae.models.base import COUNTS, Batch, PerturbationModel
+from samsvae.models.base import PerturbationModel
+from samsvae.models.likelihoods import LIKELIHOODS
 from samsvae.models.networks import GaussianNetwork
 
 
@@ -23,18 +22,8 @@ class ConditionalVae(PerturbationModel):
 
     Parameters
     ----------
-    n_genes, n_perturbations
-        G and T.
-    n_latent, n_hidden, n_layers
-        Latent dimensions K; width and number of hidden layers of encoder and decoder.
-    likelihood
-        Name of the distribution of counts.
-
-    Examples
-    --------
-    >>> model = ConditionalVae(n_genes=50, n_perturbations=3, n_latent=4, n_hidden=8)
-    >>> model.decoded(torch.zeros(2, 1, 4), {}, torch.eye(3)).shape
-    torch.Size([2, 3, 7])
+    n_genes, n_perturbations, n_latent, n_hidden, n_layers, likelihood
+        As for :class:`samsvae.models.base.PerturbationModel`.
     """
 
     def __init__(
@@ -47,46 +36,25 @@ class ConditionalVae(PerturbationModel):
         n_layers: int = 1,
         likelihood: str = "negative_binomial",
     ) -> None:
-        n_decoded = n_latent + n_perturbations
-        super().__init__(
-            n_genes, n_perturbations, n_latent, n_decoded, n_hidden, n_layers, likelihood
-        )
+        super().__init__(n_genes, n_perturbations, n_latent, likelihood)
+        # p(x | [z, d], l)
+        inputs = n_latent + n_perturbations
+        self.likelihood = LIKELIHOODS[likelihood](inputs, n_genes, n_hidden, n_layers)
+        # q(z | x, d)
         self.encoder = GaussianNetwork([n_genes, n_perturbations], n_hidden, n_layers, n_latent)
 
-    def model(self, batch: Batch) -> None:
-        """prod_i p(z_i) p(x_i | z_i, d_i, l_i)."""
-        dosage = batch.dosage[batch.condition]
-        with self.cells(batch):
-            latent = pyro.sample("latent", self.standard_normal(dosage))
-            counts = self.likelihood(self.perturbed(latent, dosage), batch.library_size)
-            pyro.sample(COUNTS, counts, obs=batch.counts)
+    def global_prior(self) -> None:
+        """No variable is shared by all cells; a cell's shift is its row of the design matrix."""
 
-    def guide(self, batch: Batch) -> None:
-        """prod_i q(z_i | x_i, d_i)."""
-        dosage = batch.dosage[batch.condition]
-        with self.cells(batch):
-            encoded = self.encode(batch.counts, dosage)
-            pyro.sample("latent", Normal(*encoded).to_event(1))
-
-    def encode(self, counts: Tensor, influence: Tensor) -> tuple[Tensor, Tensor]:
-        """Location and scale of q(z | x, d), each B x K."""
-        return self.encoder(self.standardise(counts), influence)
-
-    def shared_guide(self) -> None:
+    def global_guide(self) -> None:
         """No variable is shared by all cells."""
 
-    def shared_prior(self) -> None:
-        """No variable is shared by all cells."""
+    def cell_prior(self, shift: Tensor) -> Tensor:
+        """Sample z; [z, d]."""
+        latent = pyro.sample("latent", self.standard_normal(shift))
+        shape = torch.broadcast_shapes(latent.shape[:-1], shift.shape[:-1])
+        return torch.cat([latent.expand(*shape, -1), shift.expand(*shape, -1)], dim=-1)
 
-    def influence(self, shared: Mapping[str, Tensor], dosage: Tensor) -> Tensor:
-        """d, C x T."""
-        return dosage
-
-    def perturbed(self, state: Tensor, influence: Tensor) -> Tensor:
-        """[state, d]."""
-        return _concatenated(state, influence)
-
-
-def _concatenated(latent: Tensor, dosage: Tensor) -> Tensor:
-    shape = torch.broadcast_shapes(latent.shape[:-1], dosage.shape[:-1])
-    return torch.cat([latent.expand(*shape, -1), dosage.expand(*shape, -1)], dim=-1)
+    def cell_guide(self, counts: Tensor, shift: Tensor) -> None:
+        """Sample z given counts and d."""
+        pyro.sample("latent", Normal(*self.encoder(self.standardise(counts), shift)).to_event(1))

@@ -5,40 +5,36 @@ import torch
 from pyro.distributions import Normal
 from torch import Tensor
 
-from samsvae.models.additive import AdditiveShiftModel
-from samsvae.models.embeddings import MeanFieldEmbedding
+from samsvae.models.base import PerturbationModel
+from samsvae.models.likelihoods import LIKELIHOODS
+from samsvae.models.networks import GaussianNetwork, MeanFieldEmbedding
 
 
-class CpaVae(AdditiveShiftModel):
+class CpaVae(PerturbationModel):
     """Compositional perturbation VAE.
 
     Generative model::
 
-        e_t ~ N(0, s^2 I)
-        z_i = z_i^b + sum_t d_it e_t,  z_i^b ~ N(0, I)
-        x_i ~ p(x | z_i, l_i)
+        e_t   ~ N(0, s^2 I)
+        z_i^b ~ N(0, I),  z_i = z_i^b + sum_t d_it e_t
+        x_i   ~ p(x | z_i, l_i)
 
-    Guide: q(e_t) = N(mu_t, sigma_t), and the basal encoder as in SAMS-VAE.
+    Guide::
+
+        q(e_t)     = N(mu_t, sigma_t), mu = 0 and sigma = 1 at the start
+        q(z^b | x) = N(NN(norm x)) or N(NN([norm x, sum_t d_t e_t]))
 
     Parameters
     ----------
-    n_genes, n_perturbations
-        G and T.
-    n_latent, n_hidden, n_layers
-        Latent dimensions K; width and number of hidden layers of encoder and decoder.
+    n_genes, n_perturbations, n_latent, n_hidden, n_layers, likelihood
+        As for :class:`samsvae.models.base.PerturbationModel`.
     embedding_prior_scale
         s, in units of the basal state's standard deviation.
     basal_encoder
         ``mean_field`` or ``correlated``.
-    likelihood
-        Name of the distribution of counts.
-
-    Examples
-    --------
-    >>> model = CpaVae(n_genes=50, n_perturbations=3, n_latent=4, n_hidden=8)
-    >>> model.embedding_guide.location.shape
-    torch.Size([3, 4])
     """
+
+    infers_basal_state = True
 
     def __init__(
         self,
@@ -52,21 +48,34 @@ class CpaVae(AdditiveShiftModel):
         basal_encoder: str = "correlated",
         likelihood: str = "negative_binomial",
     ) -> None:
-        super().__init__(
-            n_genes, n_perturbations, n_latent, n_hidden, n_layers, basal_encoder, likelihood
-        )
+        super().__init__(n_genes, n_perturbations, n_latent, likelihood)
         self.embedding_prior_scale = embedding_prior_scale
-        self.embedding_guide = MeanFieldEmbedding(n_perturbations, n_latent)
+        self.basal_encoder = basal_encoder
+        # p(x | z, l)
+        self.likelihood = LIKELIHOODS[likelihood](n_latent, n_genes, n_hidden, n_layers)
+        # q(z^b | x) or q(z^b | x, shift)
+        inputs = [n_genes, n_latent] if basal_encoder == "correlated" else [n_genes]
+        self.encoder = GaussianNetwork(inputs, n_hidden, n_layers, n_latent)
+        # q(e)
+        self.embedding = MeanFieldEmbedding(n_perturbations, n_latent)
 
-    def effects(self) -> Tensor:
-        """Sample e from p(e)."""
-        zeros = torch.zeros_like(self.embedding_guide.location)
+    def global_prior(self) -> Tensor:
+        """Sample e."""
+        zero = torch.zeros_like(self.embedding.location)
+        scale = torch.full_like(zero, self.embedding_prior_scale)
         with self.perturbations():
-            return pyro.sample(
-                "embedding", Normal(zeros, zeros + self.embedding_prior_scale).to_event(1)
-            )
+            return pyro.sample("embedding", Normal(zero, scale).to_event(1))
 
-    def effects_guide(self) -> Tensor:
-        """Sample e from q(e)."""
+    def global_guide(self) -> Tensor:
+        """Sample e."""
         with self.perturbations():
-            return pyro.sample("embedding", Normal(*self.embedding_guide()).to_event(1))
+            return pyro.sample("embedding", Normal(*self.embedding()).to_event(1))
+
+    def cell_prior(self, shift: Tensor) -> Tensor:
+        """Sample z^b; z^b + shift."""
+        return pyro.sample("basal", self.standard_normal(shift)) + shift
+
+    def cell_guide(self, counts: Tensor, shift: Tensor) -> None:
+        """Sample z^b given the counts, and the shift if the encoder is correlated."""
+        given = [shift] if self.basal_encoder == "correlated" else []
+        pyro.sample("basal", Normal(*self.encoder(self.standardise(counts), *given)).to_event(1))

@@ -1,10 +1,114 @@
 """Distributions that Pyro lacks."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from pyro.distributions import Bernoulli
+from pyro.distributions import Bernoulli, TorchDistribution
 from torch import Size, Tensor
+from torch.distributions import constraints
+
+from samsvae.kernels.gamma_poisson import SMALLEST_MEAN, log_mass
+from samsvae.kernels.linear import affine
 
 SMALLEST_PROBABILITY = 1e-6
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Logits h W^T + b, not multiplied yet.
+
+    They are the largest tensor of a model, particles x cells x genes. A kernel that multiplies
+    them block by block need never store them.
+
+    Attributes
+    ----------
+    hidden
+        h, [..., H].
+    weight, bias
+        W, G x H, and b, length G.
+    """
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def value(self) -> Tensor:
+        """Multiply them, [..., G]."""
+        return affine(self.hidden, self.weight, self.bias)
+
+
+class GammaPoissonCounts(TorchDistribution):
+    """Counts of the genes of a cell.
+
+    x_g ~ GammaPoisson(concentration c_g, rate c_g / mean_g), mean = l softmax(logits) + 1e-4: a
+    negative binomial with variance mean_g + mean_g^2 / c_g, independent over genes.
+
+    Parameters
+    ----------
+    concentration
+        c > 0, length G.
+    logits
+        [..., G].
+    library_size
+        l > 0; broadcasts against the leading dimensions of the logits.
+    """
+
+    arg_constraints = {  # noqa: RUF012
+        "concentration": constraints.independent(constraints.positive, 1),
+        "library_size": constraints.positive,
+    }
+    support = constraints.independent(constraints.nonnegative_integer, 1)
+
+    def __init__(
+        self,
+        concentration: Tensor,
+        logits: Logits,
+        library_size: Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.concentration, self.logits, self.library_size = concentration, logits, library_size
+        batch_shape = logits.hidden.shape[:-1]
+        super().__init__(batch_shape, concentration.shape, validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """Expected counts."""
+        proportion = torch.softmax(self.logits.value(), dim=-1)
+        return self.library_size[..., None] * proportion + SMALLEST_MEAN
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of the counts."""
+        return self.mean + self.mean**2 / self.concentration
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "GammaPoissonCounts":
+        """Repeat over leading dimensions."""
+        hidden = self.logits.hidden.expand(*batch_shape, -1)
+        logits = Logits(hidden, self.logits.weight, self.logits.bias)
+        return GammaPoissonCounts(
+            self.concentration, logits, self.library_size, validate_args=False
+        )
+
+    def sample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008
+        """Draw counts."""
+        shape = self._extended_shape(sample_shape)
+        with torch.no_grad():
+            gamma = torch._standard_gamma(self.concentration.expand(shape).contiguous())
+            return torch.poisson(gamma * (self.mean / self.concentration))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Compute the log-probability of cells' counts, summed over genes, in nats.
+
+        Parameters
+        ----------
+        value
+            Counts, B x G: without the leading dimensions of the logits, such as particles, so
+            that what depends on counts and c alone is computed once for all of them.
+        """
+        library_size = self.library_size.expand(value.shape[:-1])
+        hidden, weight, bias = self.logits.hidden, self.logits.weight, self.logits.bias
+        return log_mass(value, library_size, self.concentration, hidden, weight, bias)
 
 
 def inside_unit_interval(probability: Tensor) -> Tensor:

@@ -9,111 +9,93 @@ from torch import Tensor, nn
 
 from samsvae.kernels.gamma_poisson import SMALLEST_MEAN
 from samsvae.kernels.linear import Linear
-from samsvae.models.negative_binomial import NegativeBinomialCounts, mean_counts
+from samsvae.models.distributions import GammaPoissonCounts, Logits
 from samsvae.models.networks import HiddenLayers
 
 SMALLEST_VARIANCE = 1e-4
 
 
 class Likelihood(nn.Module, ABC):
-    """p(x | z, l): a decoder and the distribution that it parameterises."""
-
-    hidden: HiddenLayers
-
-    @abstractmethod
-    def mean(self, latent: Tensor, library_size: Tensor) -> Tensor:
-        """Compute expected counts [..., G] of latent states [..., K] at library sizes [...]."""
-
-    @abstractmethod
-    def forward(self, latent: Tensor, library_size: Tensor) -> TorchDistribution:
-        """Distribution of counts, event shape [G]."""
-
-
-class NegativeBinomialLikelihood(Likelihood):
-    """x_ig ~ GammaPoisson(c_g, c_g / (l_i rho_ig + 1e-4)), rho_i = softmax(f(z_i)).
-
-    Bereket & Karaletsos 2023, section 3.1. The inverse dispersion c_g is learnt per gene and
-    starts at 1.
+    """p(x | z, l): a decoder f and the distribution that it parameterises.
 
     Parameters
     ----------
-    n_latent, n_genes, n_hidden, n_layers
-        Sizes of the decoder f.
+    n_inputs, n_genes, n_hidden, n_layers
+        Sizes of the decoder.
     """
 
-    def __init__(self, n_latent: int, n_genes: int, n_hidden: int, n_layers: int) -> None:
+    def __init__(self, n_inputs: int, n_genes: int, n_hidden: int, n_layers: int) -> None:
         super().__init__()
-        self.hidden = HiddenLayers([n_latent], n_hidden, n_layers)
-        self.logits = Linear(n_hidden, n_genes)
-        self.log_inverse_dispersion = nn.Parameter(torch.zeros(n_genes))
+        self.hidden = HiddenLayers([n_inputs], n_hidden, n_layers)
+        self.head = Linear(n_hidden, n_genes)
 
-    def mean(self, latent: Tensor, library_size: Tensor) -> Tensor:
-        """Compute expected counts [..., G] of latent states [..., K] at library sizes [...]."""
-        return mean_counts(self.logits(self.hidden(latent)), library_size)
+    @abstractmethod
+    def forward(self, decoder_input: Tensor, library_size: Tensor) -> TorchDistribution:
+        """Return the distribution of counts, event shape [G].
+
+        Parameters
+        ----------
+        decoder_input
+            [..., inputs].
+        library_size
+            Counts per cell, [...].
+        """
+
+    def mean(self, decoder_input: Tensor, library_size: Tensor) -> Tensor:
+        """Compute expected counts [..., G]; arguments as of :meth:`forward`."""
+        return self(decoder_input, library_size).mean
+
+
+class GammaPoissonLikelihood(Likelihood):
+    """x_ig ~ GammaPoisson(c_g, c_g / (l_i rho_ig + 1e-4)), rho_i = softmax(f(z_i)).
+
+    Bereket & Karaletsos 2023, section 3.1. The concentration c_g, or inverse dispersion, is
+    learnt per gene and starts at 1.
+    """
+
+    def __init__(self, n_inputs: int, n_genes: int, n_hidden: int, n_layers: int) -> None:
+        super().__init__(n_inputs, n_genes, n_hidden, n_layers)
+        self.log_concentration = nn.Parameter(torch.zeros(n_genes))
 
     @property
-    def inverse_dispersion(self) -> Tensor:
+    def concentration(self) -> Tensor:
         """c_g, length G."""
-        return self.log_inverse_dispersion.exp()
+        return self.log_concentration.exp()
 
-    def forward(self, latent: Tensor, library_size: Tensor) -> TorchDistribution:
-        """Distribution of counts, event shape [G]."""
-        hidden = self.hidden(latent)
-        return NegativeBinomialCounts(self.inverse_dispersion, hidden, self.logits, library_size)
+    def forward(self, decoder_input: Tensor, library_size: Tensor) -> GammaPoissonCounts:
+        """Return GammaPoisson(c, c / (l softmax(f(z)) + 1e-4))."""
+        logits = Logits(self.hidden(decoder_input), self.head.weight, self.head.bias)
+        return GammaPoissonCounts(self.concentration, logits, library_size)
 
 
 class PoissonLikelihood(Likelihood):
-    """x_ig ~ Poisson(softplus(f(z_i))); the library size plays no part.
+    """x_ig ~ Poisson(softplus(f(z_i)) + 1e-4); the library size plays no part."""
 
-    Parameters
-    ----------
-    n_latent, n_genes, n_hidden, n_layers
-        Sizes of the decoder f.
-    """
-
-    def __init__(self, n_latent: int, n_genes: int, n_hidden: int, n_layers: int) -> None:
-        super().__init__()
-        self.hidden = HiddenLayers([n_latent], n_hidden, n_layers)
-        self.mean_head = Linear(n_hidden, n_genes)
-
-    def mean(self, latent: Tensor, library_size: Tensor) -> Tensor:
-        """Compute expected counts [..., G] of latent states [..., K]."""
-        rate = nn.functional.softplus(self.mean_head(self.hidden(latent)))
-        return rate + SMALLEST_MEAN
-
-    def forward(self, latent: Tensor, library_size: Tensor) -> TorchDistribution:
-        """Distribution of counts, event shape [G]."""
-        return Poisson(self.mean(latent, library_size)).to_event(1)
+    def forward(self, decoder_input: Tensor, library_size: Tensor) -> TorchDistribution:
+        """Return Poisson(softplus(f(z)) + 1e-4)."""
+        rate = nn.functional.softplus(self.head(self.hidden(decoder_input)))
+        return Poisson(rate + SMALLEST_MEAN).to_event(1)
 
 
 class NormalLikelihood(Likelihood):
     """x_ig ~ N(f(z_i), exp(h(z_i)) + 1e-4), for data that are no counts.
 
-    Parameters
-    ----------
-    n_latent, n_genes, n_hidden, n_layers
-        Sizes of the decoder, whose two heads f and h share their hidden layers.
+    The heads of f and h share their hidden layers.
     """
 
-    def __init__(self, n_latent: int, n_genes: int, n_hidden: int, n_layers: int) -> None:
-        super().__init__()
-        self.hidden = HiddenLayers([n_latent], n_hidden, n_layers)
-        self.mean_head = Linear(n_hidden, n_genes)
+    def __init__(self, n_inputs: int, n_genes: int, n_hidden: int, n_layers: int) -> None:
+        super().__init__(n_inputs, n_genes, n_hidden, n_layers)
         self.log_variance_head = Linear(n_hidden, n_genes)
 
-    def mean(self, latent: Tensor, library_size: Tensor) -> Tensor:
-        """Compute expected values [..., G] of latent states [..., K]."""
-        return self.mean_head(self.hidden(latent))
-
-    def forward(self, latent: Tensor, library_size: Tensor) -> TorchDistribution:
-        """Distribution of values, event shape [G]."""
-        hidden = self.hidden(latent)
+    def forward(self, decoder_input: Tensor, library_size: Tensor) -> TorchDistribution:
+        """Return N(f(z), exp(h(z)) + 1e-4)."""
+        hidden = self.hidden(decoder_input)
         variance = self.log_variance_head(hidden).exp() + SMALLEST_VARIANCE
-        return Normal(self.mean_head(hidden), variance.sqrt()).to_event(1)
+        return Normal(self.head(hidden), variance.sqrt()).to_event(1)
 
 
 LIKELIHOODS: dict[str, Callable[[int, int, int, int], Likelihood]] = {
-    "negative_binomial": NegativeBinomialLikelihood,
+    "negative_binomial": GammaPoissonLikelihood,
     "poisson": PoissonLikelihood,
     "normal": NormalLikelihood,
 }

@@ -1,7 +1,6 @@
-"""Networks shared by all models."""
+"""Networks shared by all models, and the Normal guides of perturbation embeddings."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,19 +43,6 @@ class HiddenLayers(nn.Module):
             hidden = hidden + layer(hidden, slope=SLOPE)
         return hidden
 
-    @torch.no_grad()
-    def turn_input(self, index: int, rotation: Tensor) -> None:
-        """Take x R where x was taken as an input, with the same result."""
-        weight = cast(nn.Linear, self.first[index]).weight
-        weight.copy_(weight @ rotation)
-
-    @torch.no_grad()
-    def take_ones_for_granted(self, index: int) -> None:
-        """Move what an input of ones contributes to the bias, and forget the input's weights."""
-        weight = cast(nn.Linear, self.first[index]).weight
-        cast(nn.Linear, self.first[0]).bias.add_(weight.sum(1))
-        weight.zero_()
-
 
 class GaussianNetwork(nn.Module):
     """Hidden layers, then a head for the location and the scale of a Normal.
@@ -81,16 +67,51 @@ class GaussianNetwork(nn.Module):
         location, scale = self.head(self.hidden(*inputs)).chunk(2, dim=-1)
         return location, nn.functional.softplus(scale) + SMALLEST_SCALE
 
-    @torch.no_grad()
-    def turn_output(self, rotation: Tensor) -> None:
-        """Turn the Normal: its location exactly, its scales, being along axes, on average."""
-        turn = torch.block_diag(rotation, rotation**2)
-        self.head.weight.copy_(turn.T @ self.head.weight)
-        self.head.bias.copy_(self.head.bias @ turn)
+
+class MeanFieldEmbedding(nn.Module):
+    """q(e_t) = N(mu_t, sigma_t), whatever the mask; mu = 0 and sigma = 1 at the start.
+
+    Parameters
+    ----------
+    n_perturbations, n_latent
+        T and K.
+    """
+
+    def __init__(self, n_perturbations: int, n_latent: int) -> None:
+        super().__init__()
+        self.location = nn.Parameter(torch.zeros(n_perturbations, n_latent))
+        self.log_scale = nn.Parameter(torch.zeros(n_perturbations, n_latent))
+
+    def forward(self, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return location and scale, T x K."""
+        return self.location, self.log_scale.exp()
+
+
+class CorrelatedEmbedding(nn.Module):
+    """q(e_t | m_t) = N(NN([m_t, onehot_t])).
+
+    Parameters
+    ----------
+    n_perturbations, n_latent
+        T and K.
+    n_hidden, n_layers
+        Sizes of the network.
+    """
+
+    one_hot: Tensor
+
+    def __init__(self, n_perturbations: int, n_latent: int, n_hidden: int, n_layers: int) -> None:
+        super().__init__()
+        self.register_buffer("one_hot", torch.eye(n_perturbations), persistent=False)
+        self.network = GaussianNetwork([n_latent, n_perturbations], n_hidden, n_layers, n_latent)
+
+    def forward(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Map masks [..., T, K] to location and scale [..., T, K]."""
+        return self.network(mask, self.one_hot)
 
 
 class Standardise(nn.Module):
-    """log(1 + x), centred and scaled by the training cells' mean and deviation of each gene.
+    """log(1 + x), centred and scaled by the training cells' mean and standard deviation.
 
     Parameters
     ----------
@@ -101,18 +122,18 @@ class Standardise(nn.Module):
     """
 
     mean: Tensor
-    deviation: Tensor
+    std: Tensor
 
     def __init__(self, n_genes: int, logarithm: bool = True) -> None:
         super().__init__()
         self.logarithm = logarithm
         self.register_buffer("mean", torch.zeros(n_genes))
-        self.register_buffer("deviation", torch.ones(n_genes))
+        self.register_buffer("std", torch.ones(n_genes))
 
-    def fit(self, mean: Tensor, deviation: Tensor) -> None:
-        """Set the moments of :meth:`rescale`; a gene that never varies keeps the deviation 1."""
+    def fit(self, mean: Tensor, std: Tensor) -> None:
+        """Set the moments of :meth:`rescale`; a gene that never varies is not scaled."""
         self.mean.copy_(mean)
-        self.deviation.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
+        self.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
 
     def rescale(self, counts: Tensor) -> Tensor:
         """Compute log(1 + x), or x, before it is centred and scaled."""
@@ -120,5 +141,5 @@ class Standardise(nn.Module):
 
     def forward(self, counts: Tensor) -> Tensor:
         """Transform counts [..., G]."""
-        scale = 1 / self.deviation
+        scale = 1 / self.std
         return torch.addcmul(-self.mean * scale, self.rescale(counts), scale)

@@ -30,41 +30,20 @@ MODELS = {
 NOT_OF_THE_MODEL = {"kind", "combinations", "shuffle_labels", "grid"}
 
 
-def model_class(kind: str) -> type[PerturbationModel]:
-    """Import the class of a kind of model.
-
-    Raises
-    ------
-    InputError
-        If the kind is unknown.
-    """
-    if kind not in MODELS:
-        raise InputError(f"kind: {kind!r} is not a trained model; allowed: {', '.join(MODELS)}.")
-    module, name = MODELS[kind]
-    return getattr(importlib.import_module(module), name)
-
-
 def build_model(
     settings: Mapping[str, Any], n_genes: int, n_perturbations: int
 ) -> PerturbationModel:
-    """Build a model from its entry in the configuration.
-
-    Parameters
-    ----------
-    settings
-        ``kind`` and hyperparameters.
-    n_genes, n_perturbations
-        G and T.
-
-    Returns
-    -------
-    PerturbationModel
-        With freshly initialised weights.
+    """Build a model, with initial weights, from its entry in the configuration.
 
     Raises
     ------
     InputError
         If the kind is unknown.
     """
+    kind = settings["kind"]
+    if kind not in MODELS:
+        raise InputError(f"kind: {kind!r} is not a trained model; allowed: {', '.join(MODELS)}.")
+    module, name = MODELS[kind]
+    family: type[PerturbationModel] = getattr(importlib.import_module(module), name)
     hyperparameters = {k: v for k, v in settings.items() if k not in NOT_OF_THE_MODEL}
-    return model_class(settings["kind"])(n_genes, n_perturbations, **hyperparameters)
+    return family(n_genes, n_perturbations, **hyperparameters)

@@ -1,24 +1,27 @@
 """SAMS-VAE: sparse additive mechanism shifts (Bereket & Karaletsos 2023)."""
 
+from typing import Any
+
 import pyro
 import torch
 from pyro.distributions import Bernoulli, Beta, Delta, Normal
 from torch import Tensor, nn
 
-from samsvae.models.additive import AdditiveShiftModel
+from samsvae.models.base import PerturbationModel
 from samsvae.models.distributions import StraightThroughBernoulli, inside_unit_interval
-from samsvae.models.embeddings import CorrelatedEmbedding, MeanFieldEmbedding
+from samsvae.models.likelihoods import LIKELIHOODS
+from samsvae.models.networks import CorrelatedEmbedding, GaussianNetwork, MeanFieldEmbedding
 
 
-class SamsVae(AdditiveShiftModel):
+class SamsVae(PerturbationModel):
     r"""Sparse Additive Mechanism Shift VAE.
 
     Generative model, for perturbations t, latent dimensions k and cells i::
 
-        m_tk ~ Bernoulli(p)
-        e_t  ~ N(0, s^2 I)
-        z_i  = z_i^b + sum_t d_it (m_t * e_t),  z_i^b ~ N(0, I)
-        x_i  ~ p(x | z_i, l_i)
+        m_tk  ~ Bernoulli(p)
+        e_t   ~ N(0, s^2 I)
+        z_i^b ~ N(0, I),  z_i = z_i^b + sum_t d_it (m_t * e_t)
+        x_i   ~ p(x | z_i, l_i)
 
     Guide::
 
@@ -29,12 +32,10 @@ class SamsVae(AdditiveShiftModel):
 
     Parameters
     ----------
-    n_genes, n_perturbations
-        G and T.
-    n_latent, n_hidden, n_layers
-        Latent dimensions K; width and number of hidden layers of encoder and decoder.
+    n_genes, n_perturbations, n_latent, n_hidden, n_layers, likelihood
+        As for :class:`samsvae.models.base.PerturbationModel`.
     mask_prior
-        p, the prior probability that a perturbation moves a latent dimension.
+        p, the prior probability that a perturbation shifts a latent dimension.
     embedding
         Guide of the embeddings, ``mean_field`` or ``correlated``.
     embedding_n_hidden, embedding_n_layers
@@ -43,15 +44,17 @@ class SamsVae(AdditiveShiftModel):
         s, in units of the basal state's standard deviation.
     basal_encoder
         ``mean_field`` or ``correlated``.
-    likelihood
-        Name of the distribution of counts.
 
     Examples
     --------
     >>> model = SamsVae(n_genes=50, n_perturbations=3, n_latent=4, n_hidden=8)
-    >>> model.mask_probability().shape
+    >>> model.global_guide().shape
     torch.Size([3, 4])
     """
+
+    infers_basal_state = True
+    mask: "BernoulliMask | BetaBernoulliMask"
+    embedding: MeanFieldEmbedding | CorrelatedEmbedding
 
     def __init__(
         self,
@@ -69,93 +72,128 @@ class SamsVae(AdditiveShiftModel):
         basal_encoder: str = "correlated",
         likelihood: str = "negative_binomial",
     ) -> None:
-        super().__init__(
-            n_genes, n_perturbations, n_latent, n_hidden, n_layers, basal_encoder, likelihood
-        )
-        self.mask_prior = mask_prior
+        super().__init__(n_genes, n_perturbations, n_latent, likelihood)
         self.embedding_prior_scale = embedding_prior_scale
-        self.mask_logits = nn.Parameter(torch.zeros(n_perturbations, n_latent))
-        self.embedding_guide: MeanFieldEmbedding | CorrelatedEmbedding
+        self.basal_encoder = basal_encoder
+        # p(m) and q(m)
+        self.mask = BernoulliMask(n_perturbations, n_latent, mask_prior)
+        # p(x | z, l)
+        self.likelihood = LIKELIHOODS[likelihood](n_latent, n_genes, n_hidden, n_layers)
+        # q(z^b | x) or q(z^b | x, shift)
+        inputs = [n_genes, n_latent] if basal_encoder == "correlated" else [n_genes]
+        self.encoder = GaussianNetwork(inputs, n_hidden, n_layers, n_latent)
+        # q(e | m)
         if embedding == "correlated":
-            self.embedding_guide = CorrelatedEmbedding(
+            self.embedding = CorrelatedEmbedding(
                 n_perturbations, n_latent, embedding_n_hidden, embedding_n_layers
             )
         else:
-            self.embedding_guide = MeanFieldEmbedding(n_perturbations, n_latent)
+            self.embedding = MeanFieldEmbedding(n_perturbations, n_latent)
 
-    def effects(self) -> Tensor:
-        """M * e from p(m) p(e)."""
+    def global_prior(self) -> Tensor:
+        """Sample m and e; m * e."""
         with self.perturbations():
-            mask = self.mask()
-            zeros = torch.zeros_like(mask)
-            embedding = pyro.sample(
-                "embedding", Normal(zeros, zeros + self.embedding_prior_scale).to_event(1)
-            )
+            mask = self.mask.prior()
+            zero, scale = torch.zeros_like(mask), torch.full_like(mask, self.embedding_prior_scale)
+            embedding = pyro.sample("embedding", Normal(zero, scale).to_event(1))
         return mask * embedding
 
-    def effects_guide(self) -> Tensor:
-        """M * e from q(m) q(e | m)."""
+    def global_guide(self) -> Tensor:
+        """Sample m and e given m; m * e."""
         with self.perturbations():
-            mask = self.mask_guide()
-            embedding = pyro.sample("embedding", Normal(*self.embedding_guide(mask)).to_event(1))
+            mask = self.mask.guide()
+            embedding = pyro.sample("embedding", Normal(*self.embedding(mask)).to_event(1))
         return mask * embedding
 
-    def mask(self) -> Tensor:
-        """Sample m from its prior."""
-        prior = torch.full_like(self.mask_logits, self.mask_prior)
-        return pyro.sample("mask", Bernoulli(prior).to_event(1))
+    def cell_prior(self, shift: Tensor) -> Tensor:
+        """Sample z^b; z^b + shift."""
+        return pyro.sample("basal", self.standard_normal(shift)) + shift
 
-    def mask_guide(self) -> Tensor:
-        """Sample m from its guide."""
-        logits = self.mask_logits + self.mask_opening
-        return pyro.sample("mask", StraightThroughBernoulli(logits=logits).to_event(1))
-
-    def mask_probability(self) -> Tensor:
-        """sigmoid(phi), T x K."""
-        return torch.sigmoid(self.mask_logits)
-
-    def unmasked_effects(self) -> Tensor:
-        """Location of q(e | m = 1), T x K."""
-        opened = torch.ones(self.n_perturbations, self.n_latent, device=self.mask_opening.device)
-        return self.embedding_guide(opened)[0]
-
-    def turn_axes(self, rotation: Tensor) -> None:
-        """Turn z, z^b and e; see :meth:`PerturbationModel.turn_axes`."""
-        self.likelihood.hidden.turn_input(0, rotation)
-        self.encoder.turn_output(rotation)
-        if self.basal_encoder == "correlated":
-            self.encoder.hidden.turn_input(1, rotation)
-        self.embedding_guide.turn_axes(rotation)
+    def cell_guide(self, counts: Tensor, shift: Tensor) -> None:
+        """Sample z^b given the counts, and the shift if the encoder is correlated."""
+        given = [shift] if self.basal_encoder == "correlated" else []
+        encoded = self.encoder(self.standardise(counts), *given)
+        pyro.sample("basal", Normal(*encoded).to_event(1))
 
 
-class BetaBernoulliSamsVae(SamsVae):
-    r"""SAMS-VAE whose sparsity is itself uncertain.
-
-    As :class:`SamsVae`, but for::
-
-        a_tk ~ Beta(alpha, beta)
-        m_tk ~ Bernoulli(a_tk)
-
-    Guide::
-
-        q(a_tk)    = Delta(sigmoid(phi_tk))        (rate_guide: point)
-                   = Beta(softplus, softplus)      (rate_guide: beta)
-        q(m_tk|a)  = Bernoulli(a_tk)
+class BernoulliMask(nn.Module):
+    """m_tk ~ Bernoulli(p), with q(m_tk) = Bernoulli(sigmoid(phi_tk)).
 
     Parameters
     ----------
+    n_perturbations, n_latent
+        T and K.
+    probability
+        p.
+    """
+
+    def __init__(self, n_perturbations: int, n_latent: int, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+        self.logits = nn.Parameter(torch.zeros(n_perturbations, n_latent))
+
+    def prior(self) -> Tensor:
+        """Sample m."""
+        p = torch.full_like(self.logits, self.probability)
+        return pyro.sample("mask", Bernoulli(p).to_event(1))
+
+    def guide(self) -> Tensor:
+        """Sample m."""
+        return pyro.sample("mask", StraightThroughBernoulli(logits=self.logits).to_event(1))
+
+
+class BetaBernoulliMask(nn.Module):
+    """a_tk ~ Beta(alpha, beta), m_tk ~ Bernoulli(a_tk); q(m_tk | a) = Bernoulli(a_tk).
+
+    Parameters
+    ----------
+    n_perturbations, n_latent
+        T and K.
     alpha, beta
         Shapes of the prior of the rate a.
     rate_guide
-        ``point`` or ``beta``.
-    **others
-        As for :class:`SamsVae`, but for `mask_prior`.
+        ``point``: q(a_tk) = Delta(sigmoid(phi_tk)), phi = 0 at the start. ``beta``: a Beta,
+        uniform at the start.
+    """
 
-    Examples
-    --------
-    >>> model = BetaBernoulliSamsVae(n_genes=50, n_perturbations=3, n_latent=4, n_hidden=8)
-    >>> model.mask_probability()[0, 0].item()
-    0.5
+    def __init__(
+        self, n_perturbations: int, n_latent: int, alpha: float, beta: float, rate_guide: str
+    ) -> None:
+        super().__init__()
+        self.alpha, self.beta = alpha, beta
+        self.rate_guide = rate_guide
+        shape = (n_perturbations, n_latent)
+        if rate_guide == "beta":
+            self.log_shapes = nn.Parameter(torch.zeros(2, *shape))
+        else:
+            self.logits = nn.Parameter(torch.zeros(shape))
+
+    def prior(self) -> Tensor:
+        """Sample a, and m given a."""
+        one = torch.ones_like(self.log_shapes[0] if self.rate_guide == "beta" else self.logits)
+        rate = pyro.sample("rate", Beta(self.alpha * one, self.beta * one).to_event(1))
+        return pyro.sample("mask", Bernoulli(rate).to_event(1))
+
+    def guide(self) -> Tensor:
+        """Sample a, and m given a."""
+        if self.rate_guide == "beta":
+            rate_guide = Beta(*self.log_shapes.exp())
+        else:
+            rate_guide = Delta(inside_unit_interval(torch.sigmoid(self.logits)))
+        rate = inside_unit_interval(pyro.sample("rate", rate_guide.to_event(1)))
+        logits = torch.logit(rate)
+        return pyro.sample("mask", StraightThroughBernoulli(logits=logits).to_event(1))
+
+
+class BetaBernoulliSamsVae(SamsVae):
+    """SAMS-VAE with a :class:`BetaBernoulliMask`, whose sparsity is itself uncertain.
+
+    Parameters
+    ----------
+    alpha, beta, rate_guide
+        As for :class:`BetaBernoulliMask`.
+    n_genes, n_perturbations, n_latent, **others
+        As for :class:`SamsVae`, but for `mask_prior`.
     """
 
     def __init__(
@@ -167,54 +205,7 @@ class BetaBernoulliSamsVae(SamsVae):
         beta: float = 10.0,
         rate_guide: str = "point",
         n_latent: int = 100,
-        n_hidden: int = 400,
-        n_layers: int = 1,
-        embedding: str = "correlated",
-        embedding_n_hidden: int = 200,
-        embedding_n_layers: int = 2,
-        embedding_prior_scale: float = 1.0,
-        basal_encoder: str = "correlated",
-        likelihood: str = "negative_binomial",
+        **others: Any,
     ) -> None:
-        super().__init__(
-            n_genes,
-            n_perturbations,
-            n_latent=n_latent,
-            n_hidden=n_hidden,
-            n_layers=n_layers,
-            embedding=embedding,
-            embedding_n_hidden=embedding_n_hidden,
-            embedding_n_layers=embedding_n_layers,
-            embedding_prior_scale=embedding_prior_scale,
-            basal_encoder=basal_encoder,
-            likelihood=likelihood,
-        )
-        self.alpha, self.beta = alpha, beta
-        self.rate_guide = rate_guide
-        if rate_guide == "beta":
-            # in place of the logits: log-shapes of the Beta, the uniform one at the start
-            del self.mask_logits
-            self.log_shapes = nn.Parameter(torch.zeros(2, n_perturbations, n_latent))
-
-    def mask(self) -> Tensor:
-        """Sample a and m from their prior."""
-        ones = torch.ones_like(self.mask_probability())
-        rate = pyro.sample("rate", Beta(self.alpha * ones, self.beta * ones).to_event(1))
-        return pyro.sample("mask", Bernoulli(rate).to_event(1))
-
-    def mask_guide(self) -> Tensor:
-        """Sample a from its guide, and m given a."""
-        if self.rate_guide == "beta":
-            rate_guide = Beta(*self.log_shapes.exp())
-        else:
-            rate_guide = Delta(inside_unit_interval(self.mask_probability()))
-        rate = inside_unit_interval(pyro.sample("rate", rate_guide.to_event(1)))
-        logits = torch.logit(rate) + self.mask_opening
-        return pyro.sample("mask", StraightThroughBernoulli(logits=logits).to_event(1))
-
-    def mask_probability(self) -> Tensor:
-        """Posterior mean of the rate, T x K."""
-        if self.rate_guide == "beta":
-            first, second = self.log_shapes.exp()
-            return first / (first + second)
-        return torch.sigmoid(self.mask_logits)
+        super().__init__(n_genes, n_perturbations, n_latent=n_latent, **others)
+        self.mask = BetaBernoulliMask(n_perturbations, n_latent, alpha, beta, rate_guide)

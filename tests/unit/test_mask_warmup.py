@@ -1,19 +1,18 @@
-"""Masks held open, axes turned, masks learnt; and the truth that comes of it."""
+"""Mask warm-up, rotation of latent space, learnt masks; and the truth that is recovered."""
 
 import numpy as np
 import pyro
 import pytest
 import torch
 
-from samsvae.inference.cells import Cells
-from samsvae.inference.encoding import Encoding
-from samsvae.inference.mask_schedule import MaskSchedule
+from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.mask_warmup import MaskWarmup, rotate_latent_space, sparsest_rotation
 from samsvae.inference.objective import elbo
-from samsvae.inference.step import Training, first_decided
-from samsvae.inference.trainer import Course, fit
+from samsvae.inference.posterior import mask_probability, open_mask_effects
+from samsvae.inference.step import Training
+from samsvae.inference.trainer import History, fit
 from samsvae.metrics.factors import mask_scores, match_factors
 from samsvae.models.registry import build_model
-from samsvae.models.sparse_axes import sparsest_rotation
 from samsvae.sources.latent_truth import TRAIN, VAL
 from samsvae.sources.simulated_additive import AdditiveSimulation, simulate_additive
 
@@ -77,23 +76,22 @@ def test_turning_the_axes_changes_no_decoded_state(name, cells):
     counts, size = cells.counts[:7].float(), cells.library_size[:7]
 
     def encoded(shift):
-        if name == "svae_plus":
-            return model.encoder(model.standardise(counts))[0]
-        return model.encode(counts, shift)[0]
+        given = [shift] if len(model.encoder.hidden.first) > 1 else []
+        return model.encoder(model.standardise(counts), *given)[0]
 
     with torch.no_grad():
         if name == "mean_field":
-            model.embedding_guide.location.normal_()
+            model.embedding.location.normal_()
         before = (
             model.likelihood.mean(latent, size),
             encoded(latent) @ rotation,
-            model.unmasked_effects() @ rotation,
+            open_mask_effects(model) @ rotation,
         )
-        model.turn_axes(rotation)
+        rotate_latent_space(model, rotation)
         after = (
             model.likelihood.mean(latent @ rotation, size),
             encoded(latent @ rotation),
-            model.unmasked_effects(),
+            open_mask_effects(model),
         )
     for one, other in zip(before, after, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -102,12 +100,15 @@ def test_turning_the_axes_changes_no_decoded_state(name, cells):
 @pytest.mark.parametrize("name", MASKED)
 def test_open_masks_are_open_and_learn_nothing(name, cells):
     model, batch = build_model(MASKED[name], cells.counts.shape[1], 8), cells.batch(torch.arange(9))
-    turned = []
-    schedule = MaskSchedule(model.mask_opening, lambda: turned.append(1), open_steps=2, weight=3.0)
-    schedule.prepare(0, NOTHING)
-    trace = pyro.poutine.trace(model.shared_guide).get_trace()
-    assert (trace.nodes["mask"]["value"] == 1).all()
-    elbo(model, batch, 2).loss_at(schedule.weight).backward()
+    rotated = []
+    warmup = MaskWarmup(lambda: rotated.append(1), 2, kl_weight=3.0, device=torch.device("cpu"))
+    warmup.prepare(0, NOTHING)
+    with warmup:
+        trace = pyro.poutine.trace(model.global_guide).get_trace()
+        assert (trace.nodes["mask"]["value"] == 1).all()
+        prior = pyro.poutine.trace(model.global_prior).get_trace()
+        assert (prior.nodes["mask"]["value"] == 0).any()
+        elbo(model, batch, 2).loss_at(warmup.weight).backward()
     of_masks = [
         p
         for n, p in model.named_parameters()
@@ -115,13 +116,14 @@ def test_open_masks_are_open_and_learn_nothing(name, cells):
     ]
     assert len(of_masks) == 1
     assert of_masks[0].grad.abs().max() < 1e-5
-    schedule.prepare(1, NOTHING)
-    assert not turned
-    schedule.prepare(2, NOTHING)
-    assert turned == [1]
-    elbo(model, batch, 2).loss_at(schedule.weight).backward()
+    warmup.prepare(1, NOTHING)
+    assert not rotated
+    warmup.prepare(2, NOTHING)
+    assert rotated == [1]
+    with warmup:
+        elbo(model, batch, 2).loss_at(warmup.weight).backward()
     assert of_masks[0].grad.abs().max() > 1e-5
-    assert schedule.weight == 3
+    assert warmup.weight == 3
 
 
 @pytest.mark.parametrize("name", [*MASKED, *UNMASKED])
@@ -137,15 +139,15 @@ def test_only_the_loss_is_weighted_and_only_by_masks(name, cells):
 def test_a_step_is_chosen_once_masks_are_decided(name, first, cells):
     settings = {**MASKED, **UNMASKED}[name]
     model = build_model(settings, cells.counts.shape[1], 8)
-    course = Course(model, Training(max_steps=40, validate_every=10, patience=1))
+    history = History(model, Training(max_steps=40, validate_every=10, patience=1))
     stopped = []
     for step in (10, 20, 30, 40):
-        course.judge(step, {"elbo": 0.0}, {"elbo": -float(step)}, model.state_dict())
-        stopped.append(course.exhausted(step))
-    assert course.best_step == first
+        history.record(step, {"elbo": 0.0}, {"elbo": -float(step)}, model.state_dict())
+        stopped.append(history.is_exhausted(step))
+    assert history.best_step == first
     assert stopped.index(True) == first // 10
     learnt = Training(max_steps=40, open_masks=0)
-    assert first_decided(model, learnt) == 0
+    assert learnt.first_decided_step(model) == 0
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -169,10 +171,10 @@ def test_true_masks_are_recovered_as_the_plain_objective_does_not(seed):
 
     def recovered(**options):
         training = Training(**how_to_fit, **options)
-        fitted = fit(
-            lambda: build_model(model, 40, 40), cells_of(TRAIN), cells_of(VAL), training, seed
+        [fitted] = fit(
+            lambda: build_model(model, 40, 40), cells_of(TRAIN), cells_of(VAL), training, [seed]
         )
-        mask = (fitted.model.mask_probability() > 0.5).double().numpy()
+        mask = (mask_probability(fitted.model) > 0.5).double().numpy()
         return mask_scores(made.mask, mask, match_factors(made.mask, mask))["f1"]
 
     found = recovered()

@@ -1,0 +1,209 @@
+"""The machine that a job runs on: its device, its memory, and signals that ask it to end."""
+
+import ctypes
+import fcntl
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from samsvae.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_TRIES = 1.0
+
+# parameters of mallopt(3) in glibc
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+LARGEST = 2**31 - 1
+PAD = 2**28
+
+# Slurm sends the first some seconds before it kills; a user's Ctrl-C is the second
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+# what PyTorch calls the ways to multiply float32 matrices
+MATMUL_PRECISIONS = {"float32": "highest", "tf32": "high", "bfloat16": "medium"}
+
+
+@cache  # a process that asked again would wait for the GPU that it holds itself
+def choose_device() -> torch.device:
+    """Choose a CUDA device that no other job has, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        number = torch.cuda.device_count()
+        gpus = [str(torch.cuda.get_device_properties(n).uuid) for n in range(number)]
+        torch.cuda.set_device(acquire_gpu(gpus))
+        return torch.device("cuda", torch.cuda.current_device())
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def acquire_gpu(identities: Sequence[str], folder: str | Path | None = None) -> int:
+    """Acquire a GPU for as long as this process lives, and wait while all are in use.
+
+    An acquired GPU is a locked file. The system unlocks it when the process ends, however it ends.
+    Snakemake's ``--resources gpu=N`` spares the waiting.
+
+    Parameters
+    ----------
+    identities
+        What names each GPU that this process may use, alike for all processes of the machine.
+    folder
+        Where the files are; the machine's temporary folder by default.
+
+    Returns
+    -------
+    int
+        Position of the GPU in `identities`; where files cannot be locked, the first.
+    """
+    waited = False
+    while True:
+        for position, identity in enumerate(identities):
+            path = Path(folder or tempfile.gettempdir()) / f"samsvae-gpu-{identity}.lock"
+            try:
+                handle = _open(path)
+            except OSError as error:
+                logger.info("GPUs cannot be locked (%s): using the first one", error)
+                return 0
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return position  # the handle stays open, and the GPU is held
+            except BlockingIOError:
+                os.close(handle)
+            except OSError as error:
+                os.close(handle)
+                logger.info("GPUs cannot be locked (%s): using the first one", error)
+                return 0
+        if not waited:
+            logger.info("waiting for a GPU: all %d are held by other jobs", len(identities))
+            waited = True
+        time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def _open(path: Path) -> int:
+    """Open a file that another user may have made, and no link."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o444)
+
+
+def keep_freed_memory() -> bool:
+    """Ask the C library to reuse large blocks rather than to return them to the system.
+
+    A training step frees and allocates tensors of many megabytes; by default each comes fresh from
+    the system, page by page, which can cost more than the arithmetic.
+
+    Returns
+    -------
+    bool
+        Whether the C library could be asked (glibc on Linux).
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    asked = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, LARGEST), (M_TOP_PAD, PAD))
+    return sum(mallopt(parameter, value) for parameter, value in asked) == len(asked)
+
+
+@contextmanager
+def explain_out_of_memory(device: torch.device, *settings: str) -> Iterator[None]:
+    """Tell the user what to change when the device runs out of memory.
+
+    Parameters
+    ----------
+    device
+        Where tensors are.
+    *settings
+        Keys of the configuration that memory grows with, each with its value, those first that
+        cost the results least.
+
+    Raises
+    ------
+    InputError
+        Naming the device, how much it has, and the settings.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_of_memory(error):
+            raise
+        raise InputError(
+            f"The memory of {_named(device)} does not suffice. Lower {', or '.join(settings)}; or "
+            f"use a device with more. ({str(error).splitlines()[0] if str(error) else 'no memory'})"
+        ) from error
+
+
+def _is_of_memory(error: RuntimeError) -> bool:
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text
+
+
+def _named(device: torch.device) -> str:
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"the GPU ({properties.name}, {properties.total_memory / 2**30:.0f} GiB)"
+    return "this machine" if device.type == "cpu" else f"the device {device.type!r}"
+
+
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """Multiply float32 matrices with another precision for a while.
+
+    Parameters
+    ----------
+    name
+        A key of :data:`MATMUL_PRECISIONS`. The effect depends on the device: one that cannot
+        multiply faster at less precision computes as in ``float32``.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(MATMUL_PRECISIONS[name])
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def note_ending_signals() -> Iterator[Sequence[signal.Signals]]:
+    """Note signals that ask the process to end, instead of ending at once.
+
+    The second one of a kind does what it did before, so that a process that hangs can be ended.
+
+    Yields
+    ------
+    sequence of Signals
+        Those that came so far, empty at first. Outside the main thread, where Python hears no
+        signal, it stays empty.
+    """
+    came: list[signal.Signals] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+
+    def note(number: int, _: Any) -> None:
+        asking = signal.Signals(number)
+        came.append(asking)
+        signal.signal(asking, before[asking])
+
+    before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
+    for number in ENDING_SIGNALS:
+        signal.signal(number, note)
+    try:
+        yield came
+    finally:
+        for number in ENDING_SIGNALS:
+            signal.signal(number, before[number])

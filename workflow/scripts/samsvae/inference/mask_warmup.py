@@ -1,0 +1,191 @@
+"""Mask warm-up: masks held open, then learnt along the axes of sparsest effects.
+
+Until a mask chooses among them, all orthogonal axes of latent space serve a model alike, and those
+that training falls into are not the ones along which perturbations act sparsely; from dense masks
+along wrong axes no gradient leads to sparse ones. So masks are first held open, while encoder,
+decoder and embeddings are learnt; then latent space is rotated to where effects are sparsest; then
+masks are learnt, from one half. The guide in a model's file is the guide at every step: what this
+does to it is done by a handler while it runs.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.distributions import Independent
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+
+from samsvae.inference.posterior import MASK, open_mask_effects
+from samsvae.models.base import PerturbationModel
+from samsvae.models.distributions import StraightThroughBernoulli
+from samsvae.models.networks import (
+    CorrelatedEmbedding,
+    GaussianNetwork,
+    HiddenLayers,
+    MeanFieldEmbedding,
+)
+
+OPEN_LOGIT = 20.0  # added to the logit of a mask that is held open
+SMOOTHNESS = 0.5  # of the rounding of |e| at 0, in root mean squares of the effects
+MAX_ITERATIONS = 1000
+TOLERANCE = 1e-8
+
+
+class MaskWarmup(Messenger):
+    """Adds an offset to the logits of the guide's masks, and weighs their KL, step by step.
+
+    Parameters
+    ----------
+    rotate
+        Rotates latent space to where effects are sparsest.
+    warmup_steps
+        Steps with open masks, whose KL then weighs nothing; 0 to learn masks from the start.
+    kl_weight
+        What the masks' KL is multiplied by once they are learnt.
+    device
+        Where the model is.
+
+    Attributes
+    ----------
+    offset
+        What is added to the logits at the step last prepared, 0-d.
+    weight
+        What the masks' KL is multiplied by at that step, 0-d. Both are changed in place, so that
+        a recorded step reads their values of the moment.
+    """
+
+    def __init__(
+        self,
+        rotate: Callable[[], None],
+        warmup_steps: int,
+        kl_weight: float,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.rotate = rotate
+        self.warmup_steps, self.kl_weight = warmup_steps, kl_weight
+        self.offset = torch.zeros((), device=device)
+        self.weight = torch.ones((), device=device)
+
+    def prepare(self, step: int, optimiser: torch.optim.Optimizer) -> None:
+        """Set offset and weight of a step, and rotate before the first step after warm-up."""
+        is_open = step < self.warmup_steps
+        if step == self.warmup_steps > 0:
+            self.rotate()
+            # moments of the gradient along the former axes; in place, for a recorded step
+            for state in optimiser.state.values():
+                for value in state.values():
+                    value.zero_()
+        self.offset.fill_(OPEN_LOGIT if is_open else 0.0)
+        self.weight.fill_(0.0 if is_open else self.kl_weight)
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] != MASK or not isinstance(msg["fn"], Independent):
+            return
+        mask = msg["fn"].base_dist
+        if isinstance(mask, StraightThroughBernoulli):  # the guide's, not the prior's
+            opened = StraightThroughBernoulli(logits=mask.logits + self.offset)
+            msg["fn"] = opened.to_event(msg["fn"].reinterpreted_batch_ndims)
+
+
+@torch.no_grad()
+def rotate_to_sparsest_axes(model: PerturbationModel) -> None:
+    """Rotate the latent space of a model, whose masks are open, to where effects are sparsest."""
+    effects = open_mask_effects(model)
+    if effects is not None:
+        rotate_latent_space(model, sparsest_rotation(effects))
+
+
+def sparsest_rotation(effects: Tensor) -> Tensor:
+    """Find the rotation after which effects are sparsest.
+
+    Minimises sum_tk sqrt((E R)_tk^2 + s^2), a rounded sum of absolute values, over orthogonal R,
+    by majorise-minimise: each iteration minimises a quadratic upper bound, an orthogonal
+    Procrustes problem, so that the sum never rises.
+
+    Parameters
+    ----------
+    effects
+        E, perturbations x latent dimensions.
+
+    Returns
+    -------
+    Tensor
+        R, K x K; the identity if there is no effect at all.
+
+    Examples
+    --------
+    >>> effects = torch.tensor([[4.0, 3.0], [-0.6, 0.8]])
+    >>> (effects @ sparsest_rotation(effects)).abs().round().tolist()
+    [[5.0, 0.0], [0.0, 1.0]]
+    """
+    E = effects.detach().double()
+    rounding = SMOOTHNESS * E.square().mean().sqrt()
+    rotation = torch.eye(E.shape[1], dtype=E.dtype, device=E.device)
+    if not rounding > 0:
+        return rotation.to(effects.dtype)
+    previous = float("inf")
+    for _ in range(MAX_ITERATIONS):
+        rotated = E @ rotation
+        size = torch.sqrt(rotated.square() + rounding**2)
+        total = float(size.sum())
+        if previous - total <= TOLERANCE * total:
+            break
+        previous = total
+        left, _, right = torch.linalg.svd(E.T @ (rotated - rotated * (rounding / size)))
+        rotation = left @ right
+    return rotation.to(effects.dtype)
+
+
+@torch.no_grad()
+def rotate_latent_space(model: nn.Module, rotation: Tensor) -> None:
+    """Rotate the latent space of a model with open masks, z to z R.
+
+    Decoder, encoder and embeddings are rotated alike, so that what is decoded stays as it was.
+    The scales of Normals, which are along axes, are rotated on average. Masks are not rotated:
+    they are meant to be open.
+
+    Parameters
+    ----------
+    model
+        Has a decoder ``likelihood.hidden`` of the latent state, an ``encoder`` of counts and
+        perhaps the latent shift, and an ``embedding``: a parameter T x K, a
+        :class:`MeanFieldEmbedding` or a :class:`CorrelatedEmbedding`.
+    rotation
+        R, orthogonal, K x K.
+    """
+    decoder: Any = model.likelihood
+    encoder: Any = model.encoder
+    embedding: Any = model.embedding
+    _rotate_input(decoder.hidden, 0, rotation)
+    _rotate_output(encoder, rotation)
+    if len(encoder.hidden.first) > 1:
+        _rotate_input(encoder.hidden, 1, rotation)
+    if isinstance(embedding, nn.Parameter):
+        embedding.copy_(embedding @ rotation)
+    elif isinstance(embedding, MeanFieldEmbedding):
+        embedding.location.copy_(embedding.location @ rotation)
+        embedding.log_scale.copy_(embedding.log_scale @ rotation**2)
+    elif isinstance(embedding, CorrelatedEmbedding):
+        # The masks of the new axes have no meaning yet. What open masks contributed stays, as part
+        # of the bias, and how the embedding depends on them is learnt anew.
+        masks: Any = embedding.network.hidden.first[0]
+        masks.bias.add_(masks.weight.sum(1))
+        masks.weight.zero_()
+        _rotate_output(embedding.network, rotation)
+    else:
+        raise TypeError(f"an embedding of type {type(embedding).__name__} cannot be rotated")
+
+
+def _rotate_input(layers: HiddenLayers, index: int, rotation: Tensor) -> None:
+    """Take x R where x was taken as an input, with the same result."""
+    weight: Any = layers.first[index].weight
+    weight.copy_(weight @ rotation)
+
+
+def _rotate_output(network: GaussianNetwork, rotation: Tensor) -> None:
+    """Rotate the Normal: its location exactly, its scales on average."""
+    both = torch.block_diag(rotation, rotation**2)
+    network.head.weight.copy_(both.T @ network.head.weight)
+    network.head.bias.copy_(network.head.bias @ both)

@@ -1,0 +1,316 @@
+"""Queries of a trained model: every one runs the model's own prior and guide.
+
+A query never restates a density. It runs the methods of the family (:class:`PerturbationModel`)
+under Pyro's handlers: a family with another prior, such as a learnt mixture, is queried right
+without another line.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import anndata
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from samsvae.inference.cells import Cells
+from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.noise import CellNoise, SampleFromNoise, seeded
+from samsvae.inference.objective import latent_sites, log_weights
+from samsvae.models.base import CELLS, Batch, PerturbationModel, shift_of_conditions
+
+MASK = "mask"  # name of the site that decides which perturbation shifts which dimension
+STATE_DRAWS = 20
+LARGEST_DRAW = 500_000  # elements, of draws x perturbations x latent dimensions
+LARGEST_TENSOR = 4_000_000  # elements, of draws x cells x genes
+
+
+def draw_effects(
+    model: PerturbationModel, draws: int, sample_from: str = "posterior"
+) -> Tensor | None:
+    """Draw latent effects of all perturbations.
+
+    Parameters
+    ----------
+    model
+        Model and guide.
+    draws
+        Number of draws S.
+    sample_from
+        ``posterior``: from the guide; ``prior``.
+
+    Returns
+    -------
+    Tensor or None
+        [S, T, size]; None if the family has no global variables.
+    """
+    program = model.global_guide if sample_from == "posterior" else model.global_prior
+    with pyro.plate("particles", draws, dim=-2):
+        return program()
+
+
+def draw_effects_in_parts(
+    model: PerturbationModel, draws: int
+) -> Iterator[tuple[int, Tensor | None]]:
+    """Draw effects from the guide, a part of the draws at a time, in bounded memory.
+
+    Yields
+    ------
+    tuple
+        How many draws the part has, and the effects as of :func:`draw_effects`.
+    """
+    at_once = max(1, LARGEST_DRAW // (model.n_perturbations * model.n_latent))
+    for first in range(0, draws, at_once):
+        number = min(at_once, draws - first)
+        yield number, draw_effects(model, number)
+
+
+def draw_shifts(model: PerturbationModel, design: Tensor, draws: int) -> Tensor:
+    """Draw effects from the guide, and add them up for each condition.
+
+    Parameters
+    ----------
+    model
+        Model and guide.
+    design
+        Distinct rows of the design matrix, C x T.
+    draws
+        Number of draws S.
+
+    Returns
+    -------
+    Tensor
+        [S, C, size], or [C, size] if the family has no global variables.
+    """
+    done, shifts = 0, design
+    for number, effects in draw_effects_in_parts(model, draws):
+        part = shift_of_conditions(effects, design)
+        if effects is None:
+            return part
+        if done == 0:
+            shifts = part.new_empty(draws, *part.shape[1:])
+        shifts[done : done + number] = part
+        done += number
+    return shifts
+
+
+class AtMeans(Messenger):
+    """Give each latent site the mean of its distribution, in place of a sample."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["value"] is None and not msg["is_observed"] and not site_is_subsample(msg):
+            msg["value"] = msg["fn"].mean
+
+
+@torch.no_grad()
+def mask_probability(model: PerturbationModel) -> Tensor | None:
+    """Compute the posterior probability that a perturbation shifts a latent dimension.
+
+    Returns
+    -------
+    Tensor or None
+        T x K: the mean of the site "mask" in the guide, its parents being at their means. None
+        if the family has no masks.
+    """
+    with AtMeans():
+        sites: Any = poutine.trace(model.global_guide).get_trace().nodes
+    return sites[MASK]["fn"].mean if MASK in sites else None
+
+
+def has_masks(model: PerturbationModel) -> bool:
+    """Whether masks decide which perturbation shifts which latent dimension."""
+    return mask_probability(model) is not None
+
+
+@torch.no_grad()
+def open_mask_effects(model: PerturbationModel) -> Tensor | None:
+    """Compute mean latent effects under the guide, given that every mask is 1.
+
+    Returns
+    -------
+    Tensor or None
+        T x K; None if the family has no masks.
+    """
+    probability = mask_probability(model)
+    if probability is None:
+        return None
+    opened = {MASK: torch.ones_like(probability)}
+    with AtMeans(), poutine.condition(data=opened):
+        return model.global_guide()
+
+
+@torch.no_grad()
+def log_importance_weights(
+    model: PerturbationModel, batch: Batch, shifts: Tensor, seed: int
+) -> Tensor:
+    """Compute log importance weights of cells' own variables.
+
+    Parameters
+    ----------
+    model
+        Model and guide.
+    batch
+        Cells.
+    shifts
+        Of the conditions of `batch`, one draw for each of the Q particles, [Q, C, size].
+    seed
+        Seed of the cells' noise. The weights of a cell depend neither on the order of cells nor
+        on how they are grouped, but for rounding.
+
+    Returns
+    -------
+    Tensor
+        log p(x | z_q, l) + log p(z_q) - log q(z_q | x), in nats, Q x B.
+    """
+    own = shifts.index_select(-2, batch.condition)
+    with SampleFromNoise(CellNoise(batch.counts, len(shifts), seed), strict=False):
+        guide = poutine.trace(model.cell_guide).get_trace(batch.counts, own)
+    generative = poutine.trace(poutine.replay(model.cell_model, guide)).get_trace(batch, own)
+    return log_weights(latent_sites(guide), generative).expand(len(shifts), -1)
+
+
+class BasalCells:
+    """Draws of cells' own variables, which any perturbation can be given to.
+
+    The same draws under several perturbations are common random numbers: what differs between
+    the treatment arms is the perturbation alone.
+
+    Parameters
+    ----------
+    model
+        Model and guide.
+    variables
+        The cells' own variables by site, [S, n, ...].
+    """
+
+    def __init__(self, model: PerturbationModel, variables: dict[str, Tensor]) -> None:
+        self.model, self.variables = model, variables
+
+    @classmethod
+    def from_prior(cls, model: PerturbationModel, control: Tensor, number: int) -> "BasalCells":
+        """Draw cells from their prior.
+
+        Parameters
+        ----------
+        model
+            Model and guide.
+        control
+            Shift of control cells, [S, 1, size].
+        number
+            Cells n of each of the S draws.
+        """
+        with pyro.plate("particles", len(control), dim=-2), pyro.plate(CELLS, number, dim=-1):
+            trace = poutine.trace(model.cell_prior).get_trace(control)
+        return cls(model, _values(trace))
+
+    @classmethod
+    def from_guide(
+        cls, model: PerturbationModel, batch: Batch, shifts: Tensor, at_means: bool = False
+    ) -> "BasalCells":
+        """Infer cells' own variables from their counts, given what they received.
+
+        Parameters
+        ----------
+        model
+            Model and guide.
+        batch
+            Cells.
+        shifts
+            Of the conditions of `batch`, [S, C, size].
+        at_means
+            Whether to take the means of the guide in place of samples.
+        """
+        own = shifts.index_select(-2, batch.condition)
+        with pyro.plate("particles", len(shifts), dim=-2), model.cells(batch):
+            program = AtMeans()(model.cell_guide) if at_means else model.cell_guide
+            trace = poutine.trace(program).get_trace(batch.counts, own)
+        return cls(model, _values(trace))
+
+    def __getitem__(self, draws: slice) -> "BasalCells":
+        """Take some of the S draws."""
+        return BasalCells(self.model, {name: v[draws] for name, v in self.variables.items()})
+
+    def decoder_input(self, shift: Tensor) -> Tensor:
+        """Give the cells a perturbation: what the decoder takes, [S, n or C, inputs].
+
+        Parameters
+        ----------
+        shift
+            [S, n, size] for one of each cell, or [S, C, size] for all of one cell, n = 1.
+        """
+        return poutine.condition(self.model.cell_prior, data=self.variables)(shift)
+
+    def latent_state(self, shift: Tensor) -> Tensor:
+        """Give the cells a perturbation: their latent states, [S, n or C, K]."""
+        return self.decoder_input(shift)[..., : self.model.n_latent]
+
+
+def _values(trace: Trace) -> dict[str, Tensor]:
+    return {name: site["value"] for name, site in latent_sites(trace).items()}
+
+
+@dataclass(frozen=True)
+class CellStates:
+    """Latent states of cells, cells x K, in basal standard deviations.
+
+    Attributes
+    ----------
+    basal
+        Without the effect of the cell's perturbation.
+    total
+        With it, before the decoder.
+    """
+
+    basal: np.ndarray
+    total: np.ndarray
+
+
+@torch.no_grad()
+@pyro.validation_enabled(False)
+def cell_states(
+    trained: TrainedModel, screen: anndata.AnnData, keep: np.ndarray, seed: int
+) -> CellStates:
+    """Infer the posterior mean latent states of some cells.
+
+    They are means of the guide: the location of a cell's own variable given its counts, averaged
+    over draws of the global variables. Where the guide is correlated, the encoder takes the
+    effect of the cell's perturbation as an input beside the counts, so that it can remove this
+    effect from the counts. If a model were true and its guide exact, the posterior means of the
+    basal states under one perturbation would have mean zero, as those under any other, by the law
+    of total expectation; their spread may differ, since counts tell more of some states.
+
+    Parameters
+    ----------
+    trained
+        The model.
+    screen
+        Canonical cells, with the model's genes.
+    keep
+        Boolean, one per cell of the screen.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    CellStates
+        For the conditional VAE, whose decoder takes the perturbation beside the state, both are
+        this state.
+    """
+    model, device = trained.model, trained.device
+    cells = Cells.of(screen, keep, trained.encoding, device)
+    basal, total = [], []
+    with seeded(seed, device):
+        effects = draw_effects(model, STATE_DRAWS)
+    for batch in cells.batches(max(1, LARGEST_TENSOR // (STATE_DRAWS * len(trained.genes)))):
+        shifts = shift_of_conditions(effects, batch.design).expand(STATE_DRAWS, -1, -1)
+        inferred = BasalCells.from_guide(model, batch, shifts, at_means=True)
+        own = shifts.index_select(-2, batch.condition)
+        basal.append(inferred.latent_state(torch.zeros_like(own)).mean(0).cpu().numpy())
+        total.append(inferred.latent_state(own).mean(0).cpu().numpy())
+    return CellStates(np.concatenate(basal), np.concatenate(total))
