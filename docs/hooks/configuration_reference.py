@@ -1,12 +1,15 @@
 """Write the reference of the configuration from its schema while the site is built."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
+
+from samsvae.config.configuration import read_schema  # noqa: E402
+
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 MARK = "<!-- the reference, from the schema -->"
 
@@ -17,7 +20,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put the reference in the place of its mark; MkDocs calls this for every page."""
     if MARK not in markdown:
         return markdown
-    return markdown.replace(MARK, reference(yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))))
+    return markdown.replace(MARK, reference(read_schema(SCHEMA)))
 
 
 def reference(schema: Schema) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from samsvae.config import merge
+from samsvae.config.configuration import merge
 
 JSON_LIKE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

@@ -22,7 +22,7 @@ import yaml
 from hypothesis import HealthCheck, given, seed, settings
 from scipy import sparse
 
-from samsvae.config import merge, read_schema, validate
+from samsvae.config.configuration import merge, read_schema, validate
 from samsvae.errors import InputError
 from samsvae.experiments import runs, splits
 from samsvae.inspection.screen import inspect_screen

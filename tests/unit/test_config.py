@@ -7,7 +7,7 @@ import yaml
 
 from samsvae import experiments
 from samsvae.biology.enrichment import Enrichment
-from samsvae.config import gene_set_names, merge, read_schema, validate
+from samsvae.config.configuration import gene_set_names, merge, read_schema, validate
 from samsvae.effects.baselines import BASELINES
 from samsvae.errors import InputError
 from samsvae.experiments import runs, splits
@@ -135,9 +135,13 @@ def schema_defaults(definition):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_model_defaults_in_schema_and_code_are_the_same(kind):
-    parameters = inspect.signature(model_class(kind)).parameters.values()
-    in_code = {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY}
+    in_code = {}
+    for family in reversed(model_class(kind).__mro__):
+        parameters = inspect.signature(family.__init__).parameters.values()
+        in_code |= {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY}
     in_schema = schema_defaults(kind)
+    if kind == "sams_vae_beta_bernoulli":
+        del in_code["mask_prior"]  # of the prior that it replaces
     assert {k: v for k, v in in_schema.items() if k not in NOT_OF_THE_MODEL} == in_code
 
 

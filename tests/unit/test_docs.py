@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import yaml
 
+from samsvae.config.configuration import read_schema
 from tests.conftest import ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -77,7 +77,7 @@ def test_every_link_of_a_page_read_in_the_repository_leads_somewhere(page):
 
 def test_the_reference_holds_every_key_of_the_configuration_and_its_default(site):
     page = (site / "configuration.html").read_text()
-    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+    schema = read_schema(ROOT / "workflow/schemas/config.schema.yaml")
     shown = set(re.findall(r"<td><code>([\w-]+)</code></td>", page))
     shown |= set(re.findall(r'<h2 id="(\w+)"', page))
     assert set(keys(schema)) - {"kind", "source"} <= shown

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from samsvae.config import merge, read_schema, validate
+from samsvae.config.configuration import merge, read_schema, validate
 from samsvae.errors import InputError
 from samsvae.grids import candidates, expanded
 from samsvae.models.registry import build_model

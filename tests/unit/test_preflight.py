@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from samsvae.config import merge, read_schema, validate
+from samsvae.config.configuration import merge, read_schema, validate
 from samsvae.errors import InputError
 from samsvae.preflight import check_inputs
 from tests.conftest import ROOT

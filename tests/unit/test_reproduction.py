@@ -6,7 +6,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from samsvae.config import merge, read_schema, validate
+from samsvae.config.configuration import merge, read_schema, validate
 from samsvae.experiments import Split
 from samsvae.grids import expanded
 from samsvae.statistics.published import MODELS, QUANTITIES, departures, is_published, models_like

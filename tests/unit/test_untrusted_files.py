@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from scipy import sparse
 
 from samsvae.biology.gene_sets import read_gmt, write_gmt
-from samsvae.config import merge, read_schema, validate
+from samsvae.config.configuration import merge, read_schema, validate
 from samsvae.errors import InputError
 from samsvae.experiments import splits
 from samsvae.figures.style import save_figure, use_style

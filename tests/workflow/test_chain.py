@@ -243,7 +243,7 @@ def test_planning_the_default_configuration_imports_nothing_heavy(project):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
-    assert "samsvae.config" in imported
+    assert "samsvae.config.configuration" in imported
     assert not {"torch", "scanpy", "pyro"} & imported
 
 

@@ -1,4 +1,4 @@
-"""What docs/extending.md says of a new baseline and a new metric, done as it stands there."""
+"""What docs/extending.md says of a new baseline, model and metric, done as it stands there."""
 
 import re
 
@@ -6,17 +6,20 @@ import pandas as pd
 import pytest
 
 from tests.conftest import ROOT, TINY
+from tests.workflow.conftest import SMALL_NETWORK, TINY_CONFIG
 
 pytestmark = pytest.mark.workflow
 
 MODELS = ["median_effect", "additive", "no_change"]
-MOST_LINES = 30  # outside a new module
+MAX_LINES = 30  # outside a new module
+MAX_LINES_OF_MODEL = 80
 
 
-def blocks():
-    """Code of the page, by the file that it belongs to."""
+def blocks(section):
+    """Code of a section of the page, with the file that it belongs to."""
     page = (ROOT / "docs/extending.md").read_text()
-    return re.findall(r'```\w+ title="([^"]+)"\n(.*?)```', page, re.DOTALL)
+    text = re.search(rf"^## {section}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE).group(1)
+    return re.findall(r'```\w+ title="([^"]+)"\n(.*?)```', text, re.DOTALL)
 
 
 def before(text, anchor, addition):
@@ -25,20 +28,15 @@ def before(text, anchor, addition):
     return text[:at] + addition + text[at:]
 
 
-def add_baseline(name, text, code):
+def added(name, text, code):
+    """Text of a file with the code of the page in its place."""
     lines = code.splitlines(keepends=True)
     match name:
         case "baselines.py":
             text = before(text, "from samsvae.labels", lines[0])
             return before(text, "}", lines[-1])
-        case "experiments.py":
-            return re.sub(r"^BASELINES = .*\n", code, text, flags=re.MULTILINE)
-        case "config.schema.yaml":
-            text = text.replace("additive, mean_effect,", "additive, median_effect, mean_effect,")
-            text = before(
-                text, "      - if: {properties: {kind: {const: split_half}}}", "".join(lines[:2])
-            )
-            return before(text, "  split_half:", "".join(lines[2:]))
+        case "models.py":
+            return before(text, "def _entries", code + "\n\n")
         case "agreement.py":
             return text.rstrip() + "\n\n\n" + code
         case "registry.py":
@@ -46,17 +44,24 @@ def add_baseline(name, text, code):
     raise AssertionError(f"the page names {name}, which this test knows nothing of")
 
 
-def test_a_baseline_and_a_metric_are_added_as_the_page_says(project):
-    added = 0
-    for path, code in blocks():
+def add(project, section):
+    """Do what a section says; lines of new modules, and lines added to others."""
+    new, to_others = 0, 0
+    for path, code in blocks(section):
         file = project.folder / path
         if file.exists():
             was = file.read_text()
-            file.write_text(add_baseline(file.name, was, code))
-            added += len(set(file.read_text().splitlines()) - set(was.splitlines()))
+            file.write_text(added(file.name, was, code))
+            to_others += len(set(file.read_text().splitlines()) - set(was.splitlines()))
         else:
             file.write_text(code)
-    assert 0 < added < MOST_LINES
+            new += len(code.splitlines())
+    return new, to_others
+
+
+def test_a_baseline_and_a_metric_are_added_as_the_page_says(project):
+    lines = sum(add(project, section)[1] for section in ("A baseline", "A metric"))
+    assert 0 < lines < MAX_LINES
     project.config = {
         "screens": {"tiny": {"source": "simulated", **vars(TINY)}},
         "models": {"median_effect": {"kind": "median_effect"}},
@@ -77,3 +82,36 @@ def test_a_baseline_and_a_metric_are_added_as_the_page_says(project):
     assert (error > metrics["median_rmse", "all"]).all()
     compared = pd.read_csv(tables / "paired_differences.tsv", sep="\t")
     assert "median_largest_error_held_out" in set(compared["metric"])
+
+
+def test_a_trained_model_is_added_as_the_page_says(project):
+    """One module and one entry; it is then in every table and figure of a run."""
+    new, to_catalogue = add(project, "A trained model")
+    assert 0 < new <= MAX_LINES_OF_MODEL
+    assert 0 < to_catalogue < MAX_LINES
+    project.config = {
+        **{section: TINY_CONFIG[section] for section in ("training", "evaluation", "enrichment")},
+        "screens": {"tiny": {"source": "simulated", **vars(TINY)}},
+        "models": {"laplace": {"kind": "laplace_sams_vae", **SMALL_NETWORK}},
+        "experiments": {
+            "new": {
+                "screen": "tiny",
+                "split": {"kind": "random"},
+                "models": ["laplace", "additive", "no_change"],
+            }
+        },
+    }
+    done = project.snakemake()
+    assert done.returncode == 0, done.stdout[-6000:]
+    results = project.folder / "results"
+    found = set()
+    for path in sorted((results / "new/tables").glob("*")):
+        read = pd.read_parquet if path.suffix == ".parquet" else lambda p: pd.read_csv(p, sep="\t")
+        table = read(path)
+        if "model" in table and len(table):
+            assert "laplace" in set(table["model"].astype(str)), path.name
+            found.add(path.name)
+    assert {"metrics.tsv", "summary.tsv", "iwelbo.tsv", "latent_effects.tsv"} <= found
+    drawn = {path.stem for path in (results / "new/figures").glob("*.svg")}
+    assert {"training", "iwelbo", "effects", "metrics", "factors", "truth", "basal"} <= drawn
+    assert "shrinks strong effects less" in (results / "report.html").read_text()

@@ -31,7 +31,7 @@ from samsvae.chapters import (
     TRAINING,
     TRUTH,
 )
-from samsvae.config import (
+from samsvae.config.configuration import (
     gene_set_names,
     merge,
     read_schema,

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-BASELINES = ("no_change", "mean_effect", "additive", "bilinear")
-CEILINGS = ("split_half",)
-MASKED = ("sams_vae", "sams_vae_beta_bernoulli", "svae_plus")
+from samsvae.config.models import BASELINES, CEILINGS, MASKED
 
 
 @dataclass(frozen=True)

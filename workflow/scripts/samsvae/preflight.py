@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samsvae.biology.gene_sets import measured_sets, read_gmt
-from samsvae.config import gene_set_names
+from samsvae.config.configuration import gene_set_names
 from samsvae.errors import InputError
 from samsvae.sources.registry import DOWNLOADS_FOLDER, download_of, own_settings
 from samsvae.sources.verification import PublishedFile, check_file_size

@@ -50,11 +50,11 @@ class ConditionalVae(PerturbationModel):
         """No variable is shared by all cells."""
 
     def cell_prior(self, shift: Tensor) -> Tensor:
-        """Sample z; [z, d]."""
+        """Sample z ~ N(0, I); return [z, d]."""
         latent = pyro.sample("latent", self.standard_normal(shift))
         shape = torch.broadcast_shapes(latent.shape[:-1], shift.shape[:-1])
         return torch.cat([latent.expand(*shape, -1), shift.expand(*shape, -1)], dim=-1)
 
     def cell_guide(self, counts: Tensor, shift: Tensor) -> None:
-        """Sample z given counts and d."""
+        """Sample z ~ q(z | x, d)."""
         pyro.sample("latent", Normal(*self.encoder(self.standardise(counts), shift)).to_event(1))

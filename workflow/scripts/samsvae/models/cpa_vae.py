@@ -60,22 +60,22 @@ class CpaVae(PerturbationModel):
         self.embedding = MeanFieldEmbedding(n_perturbations, n_latent)
 
     def global_prior(self) -> Tensor:
-        """Sample e."""
+        """Sample e ~ p(e)."""
         zero = torch.zeros_like(self.embedding.location)
         scale = torch.full_like(zero, self.embedding_prior_scale)
         with self.perturbations():
             return pyro.sample("embedding", Normal(zero, scale).to_event(1))
 
     def global_guide(self) -> Tensor:
-        """Sample e."""
+        """Sample e ~ q(e)."""
         with self.perturbations():
             return pyro.sample("embedding", Normal(*self.embedding()).to_event(1))
 
     def cell_prior(self, shift: Tensor) -> Tensor:
-        """Sample z^b; z^b + shift."""
+        """Sample z^b ~ N(0, I); return z^b + shift."""
         return pyro.sample("basal", self.standard_normal(shift)) + shift
 
     def cell_guide(self, counts: Tensor, shift: Tensor) -> None:
-        """Sample z^b given the counts, and the shift if the encoder is correlated."""
+        """Sample z^b ~ q(z^b | x), or q(z^b | x, shift) if the encoder is correlated."""
         given = [shift] if self.basal_encoder == "correlated" else []
         pyro.sample("basal", Normal(*self.encoder(self.standardise(counts), *given)).to_event(1))

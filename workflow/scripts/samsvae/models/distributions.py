@@ -1,7 +1,7 @@
 """Distributions that Pyro lacks."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import Bernoulli, TorchDistribution
@@ -16,10 +16,7 @@ SMALLEST_PROBABILITY = 1e-6
 
 @dataclass(frozen=True)
 class Logits:
-    """Logits h W^T + b, not multiplied yet.
-
-    They are the largest tensor of a model, particles x cells x genes. A kernel that multiplies
-    them block by block need never store them.
+    """Logits h W^T + b, not multiplied yet: a kernel that takes them in blocks stores none.
 
     Attributes
     ----------
@@ -54,10 +51,7 @@ class GammaPoissonCounts(TorchDistribution):
         l > 0; broadcasts against the leading dimensions of the logits.
     """
 
-    arg_constraints = {  # noqa: RUF012
-        "concentration": constraints.independent(constraints.positive, 1),
-        "library_size": constraints.positive,
-    }
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.independent(constraints.nonnegative_integer, 1)
 
     def __init__(
@@ -131,9 +125,8 @@ class StraightThroughBernoulli(Bernoulli):
     def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         """Draw 0 or 1 with the gradient of the relaxed sample."""
         shape = self._extended_shape(sample_shape)
-        return self.of_uniform(
-            torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
-        )
+        logits = self.logits
+        return self.of_uniform(torch.rand(shape, dtype=logits.dtype, device=logits.device))
 
     def of_uniform(self, uniform: Tensor) -> Tensor:
         """Turn numbers that are uniform between 0 and 1 into samples."""

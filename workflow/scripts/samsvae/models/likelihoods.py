@@ -31,15 +31,7 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, decoder_input: Tensor, library_size: Tensor) -> TorchDistribution:
-        """Return the distribution of counts, event shape [G].
-
-        Parameters
-        ----------
-        decoder_input
-            [..., inputs].
-        library_size
-            Counts per cell, [...].
-        """
+        """Return the distribution of counts, event shape [G], of inputs [..., n_inputs]."""
 
     def mean(self, decoder_input: Tensor, library_size: Tensor) -> Tensor:
         """Compute expected counts [..., G]; arguments as of :meth:`forward`."""

@@ -69,13 +69,7 @@ class GaussianNetwork(nn.Module):
 
 
 class MeanFieldEmbedding(nn.Module):
-    """q(e_t) = N(mu_t, sigma_t), whatever the mask; mu = 0 and sigma = 1 at the start.
-
-    Parameters
-    ----------
-    n_perturbations, n_latent
-        T and K.
-    """
+    """q(e_t) = N(mu_t, sigma_t), whatever the mask; mu = 0 and sigma = 1 at the start."""
 
     def __init__(self, n_perturbations: int, n_latent: int) -> None:
         super().__init__()
@@ -88,15 +82,7 @@ class MeanFieldEmbedding(nn.Module):
 
 
 class CorrelatedEmbedding(nn.Module):
-    """q(e_t | m_t) = N(NN([m_t, onehot_t])).
-
-    Parameters
-    ----------
-    n_perturbations, n_latent
-        T and K.
-    n_hidden, n_layers
-        Sizes of the network.
-    """
+    """q(e_t | m_t) = N(NN([m_t, onehot_t])), with hidden layers of its own."""
 
     one_hot: Tensor
 

@@ -91,7 +91,7 @@ class SamsVae(PerturbationModel):
             self.embedding = MeanFieldEmbedding(n_perturbations, n_latent)
 
     def global_prior(self) -> Tensor:
-        """Sample m and e; m * e."""
+        """Sample m ~ p(m) and e ~ p(e); return m * e."""
         with self.perturbations():
             mask = self.mask.prior()
             zero, scale = torch.zeros_like(mask), torch.full_like(mask, self.embedding_prior_scale)
@@ -99,33 +99,25 @@ class SamsVae(PerturbationModel):
         return mask * embedding
 
     def global_guide(self) -> Tensor:
-        """Sample m and e given m; m * e."""
+        """Sample m ~ q(m) and e ~ q(e | m); return m * e."""
         with self.perturbations():
             mask = self.mask.guide()
             embedding = pyro.sample("embedding", Normal(*self.embedding(mask)).to_event(1))
         return mask * embedding
 
     def cell_prior(self, shift: Tensor) -> Tensor:
-        """Sample z^b; z^b + shift."""
+        """Sample z^b ~ N(0, I); return z^b + shift."""
         return pyro.sample("basal", self.standard_normal(shift)) + shift
 
     def cell_guide(self, counts: Tensor, shift: Tensor) -> None:
-        """Sample z^b given the counts, and the shift if the encoder is correlated."""
+        """Sample z^b ~ q(z^b | x), or q(z^b | x, shift) if the encoder is correlated."""
         given = [shift] if self.basal_encoder == "correlated" else []
         encoded = self.encoder(self.standardise(counts), *given)
         pyro.sample("basal", Normal(*encoded).to_event(1))
 
 
 class BernoulliMask(nn.Module):
-    """m_tk ~ Bernoulli(p), with q(m_tk) = Bernoulli(sigmoid(phi_tk)).
-
-    Parameters
-    ----------
-    n_perturbations, n_latent
-        T and K.
-    probability
-        p.
-    """
+    """m_tk ~ Bernoulli(p), with q(m_tk) = Bernoulli(sigmoid(phi_tk)), phi = 0 at the start."""
 
     def __init__(self, n_perturbations: int, n_latent: int, probability: float) -> None:
         super().__init__()
@@ -133,12 +125,12 @@ class BernoulliMask(nn.Module):
         self.logits = nn.Parameter(torch.zeros(n_perturbations, n_latent))
 
     def prior(self) -> Tensor:
-        """Sample m."""
+        """Sample m ~ p(m)."""
         p = torch.full_like(self.logits, self.probability)
         return pyro.sample("mask", Bernoulli(p).to_event(1))
 
     def guide(self) -> Tensor:
-        """Sample m."""
+        """Sample m ~ q(m)."""
         return pyro.sample("mask", StraightThroughBernoulli(logits=self.logits).to_event(1))
 
 
@@ -147,8 +139,6 @@ class BetaBernoulliMask(nn.Module):
 
     Parameters
     ----------
-    n_perturbations, n_latent
-        T and K.
     alpha, beta
         Shapes of the prior of the rate a.
     rate_guide
@@ -169,13 +159,13 @@ class BetaBernoulliMask(nn.Module):
             self.logits = nn.Parameter(torch.zeros(shape))
 
     def prior(self) -> Tensor:
-        """Sample a, and m given a."""
+        """Sample a ~ p(a) and m ~ p(m | a); return m."""
         one = torch.ones_like(self.log_shapes[0] if self.rate_guide == "beta" else self.logits)
         rate = pyro.sample("rate", Beta(self.alpha * one, self.beta * one).to_event(1))
         return pyro.sample("mask", Bernoulli(rate).to_event(1))
 
     def guide(self) -> Tensor:
-        """Sample a, and m given a."""
+        """Sample a ~ q(a) and m ~ q(m | a); return m."""
         if self.rate_guide == "beta":
             rate_guide = Beta(*self.log_shapes.exp())
         else:

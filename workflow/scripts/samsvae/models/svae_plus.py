@@ -58,7 +58,7 @@ class SvaePlus(PerturbationModel):
         self.encoder = GaussianNetwork([n_genes], n_hidden, n_layers, n_latent)
 
     def global_prior(self) -> Tensor:
-        """Sample a, and m given a; m * mu."""
+        """Sample a ~ p(a) and m ~ p(m | a); return m * mu."""
         one = torch.ones_like(self.rate_logits)
         with self.perturbations():
             rate = pyro.sample("rate", Beta(one, self.beta * one).to_event(1))
@@ -66,7 +66,7 @@ class SvaePlus(PerturbationModel):
         return mask * self.embedding
 
     def global_guide(self) -> Tensor:
-        """Sample a, and m given a; m * mu."""
+        """Sample a ~ q(a) and m ~ q(m | a); return m * mu."""
         probability = inside_unit_interval(torch.sigmoid(self.rate_logits))
         with self.perturbations():
             rate = pyro.sample("rate", Delta(probability).to_event(1))
@@ -75,10 +75,10 @@ class SvaePlus(PerturbationModel):
         return mask * self.embedding
 
     def cell_prior(self, shift: Tensor) -> Tensor:
-        """Sample z^b; z^b + shift."""
+        """Sample z^b ~ N(0, I); return z^b + shift."""
         return pyro.sample("basal", self.standard_normal(shift)) + shift
 
     def cell_guide(self, counts: Tensor, shift: Tensor) -> None:
-        """Sample z^b = z - shift, z given the counts."""
+        """Sample z^b = z - shift for z ~ q(z | x)."""
         location, scale = self.encoder(self.standardise(counts))
         pyro.sample("basal", Normal(location - shift, scale).to_event(1))

@@ -8,26 +8,12 @@ from typing import Any
 import h5py
 import pandas as pd
 
+from samsvae.config.models import KINDS
 from samsvae.experiments import splits
 from samsvae.files import read_table
 from samsvae.grids import candidates, expanded, has_grid
 from samsvae.labels import CONTROL, components
-from samsvae.wording import readable
 
-MODEL_KINDS = {
-    "sams_vae": "a cell's latent state is a basal state plus the sum of the effects of its "
-    "perturbations, each of which moves few latent dimensions",
-    "sams_vae_beta_bernoulli": "SAMS-VAE that also learns how many latent dimensions move",
-    "cpa_vae": "the same sum of effects, but each may move every latent dimension",
-    "svae_plus": "a sparse effect of its own for each perturbation; a combination is one, too",
-    "conditional_vae": "a network that is told the perturbation, with no structure in its effect",
-    "additive": "baseline: the observed effects of single perturbations, added up",
-    "bilinear": "baseline: a linear model of perturbations by the genes that they target",
-    "mean_effect": "baseline: every perturbation has the mean effect of all",
-    "no_change": "baseline: perturbed cells are as control cells",
-    "split_half": "ceiling: half of the held-out cells predicts the other half, as measuring once "
-    "more would",
-}
 SECONDS_PER_MINUTE = 60
 
 
@@ -82,7 +68,7 @@ def competitors(config: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
     models = expanded(config["models"])
     for model in config["experiments"][name]["models"]:
         settings = models[model]
-        what = MODEL_KINDS.get(settings["kind"], readable(settings["kind"]))
+        what = KINDS[settings["kind"]].summary
         if settings.get("shuffle_labels"):
             what += "; trained on shuffled labels, and so a negative control"
         if has_grid(config["models"].get(model, {})):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from samsvae.experiments import CEILINGS
+from samsvae.config.models import CEILINGS
 from samsvae.metrics.registry import HELD_OUT, Metric, Score
 from samsvae.statistics.paired import TIE
 from samsvae.statistics.scores import RUNS

@@ -13,6 +13,7 @@ import jsonschema
 import yaml
 from jsonschema.protocols import Validator
 
+from samsvae.config.models import add_kinds
 from samsvae.errors import InputError
 from samsvae.experiments import is_trained
 from samsvae.grids import GRID, expanded, grid_faults, with_grids
@@ -68,8 +69,8 @@ def _is_another(default: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
 
 
 def read_schema(path: str | Path) -> Config:
-    """Read a JSON schema written in YAML."""
-    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    """Read the JSON schema of the configuration, written in YAML, and add the kinds of models."""
+    return add_kinds(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
 
 
 def validate(config: Config, schema: Config) -> Config:

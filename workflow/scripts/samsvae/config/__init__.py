@@ -1,0 +1,1 @@
+"""The configuration: its schema, the catalogue of models, defaults and validation."""

@@ -1,0 +1,279 @@
+"""Kinds of models and baselines: hyperparameters, bounds and facts, each said once.
+
+The JSON schema, the reference of the configuration, the list of kinds, the report's line on a
+model and the class that implements it follow from the entries here. Imports neither torch nor
+scanpy, since the Snakefile imports it.
+"""
+
+import inspect
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Embedding = Annotated[
+    Literal["mean_field", "correlated"],
+    Field(description="Guide of the embeddings, independent of the mask or given the mask."),
+]
+EmbeddingPriorScale = Annotated[
+    Positive, Field(description="Prior standard deviation s of a perturbation's embedding.")
+]
+BasalEncoder = Annotated[
+    Literal["mean_field", "correlated"],
+    Field(
+        description='"mean_field" encodes the basal state from the cell\'s counts alone, '
+        '"correlated" also from the sampled effect of the cell\'s perturbation.'
+    ),
+]
+
+
+class ModelKind(BaseModel):
+    """An entry: its docstring is the description in the reference of the configuration.
+
+    Attributes
+    ----------
+    name
+        What the configuration calls it.
+    summary
+        One line for the report.
+    implementation
+        Module and class of a trained model; None for what is computed from measured cells.
+    has_masks
+        Whether it infers which perturbation shifts which latent dimension.
+    is_ceiling
+        Whether it is a measurement of held-out cells themselves, no competing model.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    implementation: ClassVar[tuple[str, str] | None] = None
+    has_masks: ClassVar[bool] = False
+    is_ceiling: ClassVar[bool] = False
+
+
+class TrainedModel(ModelKind):
+    """Hyperparameters that every trained model has."""
+
+    combinations: Literal["additive", "unique"] = Field(
+        "additive",
+        description='"additive" encodes a combination as the sum of its genes, each scaled by its '
+        'dose, "unique" as a perturbation of its own at its doses; a gene alone is scaled by its '
+        "dose in both.",
+    )
+    likelihood: Literal["negative_binomial", "poisson", "normal"] = Field(
+        "negative_binomial", description="Distribution of counts."
+    )
+    n_latent: Count = Field(100, description="Latent dimensions K.")
+    n_hidden: Count = Field(400, description="Width of the hidden layers.")
+    n_layers: Count = Field(1, description="Hidden layers of encoder and decoder.")
+    shuffle_labels: bool = Field(
+        False,
+        description="true for a negative control: the perturbations of the training cells are "
+        "shuffled among them, and those of the validation cells. Add it as one more model beside "
+        "the same without, to see what is reached without any link between cells and "
+        "perturbations.",
+    )
+
+
+class SamsVae(TrainedModel):
+    """SAMS-VAE (Bereket & Karaletsos 2023), masked additive effects."""
+
+    name = "sams_vae"
+    summary = (
+        "a cell's latent state is a basal state plus the sum of the effects of its perturbations, "
+        "each of which moves few latent dimensions"
+    )
+    implementation = ("samsvae.models.sams_vae", "SamsVae")
+    has_masks = True
+
+    embedding: Embedding = "correlated"
+    mask_prior: Probability = Field(
+        0.01, description="Prior probability p that a perturbation moves a latent dimension."
+    )
+    embedding_n_hidden: Count = Field(200, description="Width of the correlated embedding network.")
+    embedding_n_layers: Count = Field(
+        2, description="Hidden layers of the correlated embedding network."
+    )
+    embedding_prior_scale: EmbeddingPriorScale = 1.0
+    basal_encoder: BasalEncoder = "correlated"
+
+
+class BetaBernoulliSamsVae(TrainedModel):
+    """SAMS-VAE whose mask probabilities have a Beta prior."""
+
+    name = "sams_vae_beta_bernoulli"
+    summary = "SAMS-VAE that also learns how many latent dimensions move"
+    implementation = ("samsvae.models.sams_vae", "BetaBernoulliSamsVae")
+    has_masks = True
+
+    alpha: Positive = Field(
+        1.0, description="First shape of the Beta prior of the mask probability."
+    )
+    beta: Positive = Field(10.0, description="Second shape of that prior, the larger the sparser.")
+    rate_guide: Literal["point", "beta"] = Field(
+        "point", description="Guide of the mask probability, a point or a Beta."
+    )
+    embedding: Embedding = "correlated"
+    embedding_n_hidden: Count = Field(200, description="Width of the correlated embedding network.")
+    embedding_n_layers: Count = Field(
+        2, description="Hidden layers of the correlated embedding network."
+    )
+    embedding_prior_scale: EmbeddingPriorScale = 1.0
+    basal_encoder: BasalEncoder = "correlated"
+
+
+class SvaePlus(TrainedModel):
+    """SVAE+ (Lopez et al. 2023), in which a combination is a perturbation of its own."""
+
+    name = "svae_plus"
+    summary = "a sparse effect of its own for each perturbation; a combination is one, too"
+    implementation = ("samsvae.models.svae_plus", "SvaePlus")
+    has_masks = True
+
+    beta: Positive = Field(
+        2.0, description="Shape b of the Beta(1, b) prior of the mask probability."
+    )
+    combinations: Literal["unique"] = Field(
+        "unique", description='SVAE+ has no sum of perturbations, so "unique" is all there is.'
+    )
+
+
+class ConditionalVae(TrainedModel):
+    """Conditional VAE, the perturbation as one more input of encoder and decoder."""
+
+    name = "conditional_vae"
+    summary = "a network that is told the perturbation, with no structure in its effect"
+    implementation = ("samsvae.models.conditional_vae", "ConditionalVae")
+
+
+class CpaVae(TrainedModel):
+    """CPA-VAE, additive effects without a mask."""
+
+    name = "cpa_vae"
+    summary = "the same sum of effects, but each may move every latent dimension"
+    implementation = ("samsvae.models.cpa_vae", "CpaVae")
+
+    embedding_prior_scale: EmbeddingPriorScale = 1.0
+    basal_encoder: BasalEncoder = "correlated"
+
+
+class NoChange(ModelKind):
+    """Baseline, every perturbation leaves the cell as the control cells are."""
+
+    name = "no_change"
+    summary = "baseline: perturbed cells are as control cells"
+
+
+class Additive(ModelKind):
+    """Baseline, a gene's observed effect among training cells.
+
+    For a combination, the sum of its genes' effects. At a dose without training cells, that of
+    the nearest dose in proportion.
+    """
+
+    name = "additive"
+    summary = "baseline: the observed effects of single perturbations, added up"
+
+
+class MeanEffect(ModelKind):
+    """Baseline, the mean effect of all perturbations with training cells."""
+
+    name = "mean_effect"
+    summary = "baseline: every perturbation has the mean effect of all"
+
+
+class Bilinear(ModelKind):
+    """Baseline, effects linear in the principal components of the targeted genes.
+
+    They are summed for a combination (Ahlmann-Eltze et al. 2025). Targets must be among the
+    measured genes; one that is not adds nothing.
+    """
+
+    name = "bilinear"
+    summary = "baseline: a linear model of perturbations by the genes that they target"
+
+    n_components: Count = Field(
+        10, description="Principal components of the mean training profiles."
+    )
+    ridge: Positive = Field(0.1, description="Ridge penalty.")
+
+
+class SplitHalf(ModelKind):
+    """Ceiling, the effect among half of the held-out cells.
+
+    It is compared with the effect among the other cells, and its choice of cells follows the
+    experiment's seeds.
+    """
+
+    name = "split_half"
+    summary = (
+        "ceiling: half of the held-out cells predicts the other half, as measuring once more would"
+    )
+    is_ceiling = True
+
+
+def _entries(base: type[ModelKind]) -> Iterator[type[ModelKind]]:
+    """Go through the classes that have a name of their own, in order of definition."""
+    for kind in base.__subclasses__():
+        if "name" in vars(kind):
+            yield kind
+        yield from _entries(kind)
+
+
+KINDS = {kind.name: kind for kind in _entries(ModelKind)}
+TRAINED = tuple(name for name, kind in KINDS.items() if kind.implementation)
+CEILINGS = tuple(name for name, kind in KINDS.items() if kind.is_ceiling)
+BASELINES = tuple(name for name in KINDS if name not in TRAINED + CEILINGS)
+MASKED = tuple(name for name, kind in KINDS.items() if kind.has_masks)
+
+
+def add_kinds(schema: dict[str, Any]) -> dict[str, Any]:
+    """Add the kinds of models to a schema of the configuration, in place.
+
+    Parameters
+    ----------
+    schema
+        Its definition ``model`` gets the list of kinds, and each kind a definition of its own.
+
+    Returns
+    -------
+    dict
+        The same schema.
+    """
+    definitions = schema["$defs"]
+    model = definitions["model"]
+    model["properties"]["kind"]["enum"] = list(KINDS)
+    model["allOf"] = [
+        {
+            "if": {"properties": {"kind": {"const": name}}},
+            "then": {"$ref": f"#/$defs/{name}"},
+        }
+        for name in KINDS
+    ]
+    for name, kind in KINDS.items():
+        definitions[name] = _definition(kind)
+    return schema
+
+
+def _definition(kind: type[ModelKind]) -> dict[str, Any]:
+    properties: dict[str, Any] = {"kind": {"const": kind.name}}
+    if kind.implementation:
+        properties["grid"] = {"$ref": "#/$defs/grid"}
+    for name, made in kind.model_json_schema()["properties"].items():
+        allowed = {key: value for key, value in made.items() if key != "title"}
+        if "const" in allowed:
+            allowed["enum"] = [allowed.pop("const")]
+        if "enum" in allowed:
+            del allowed["type"]
+        properties[name] = allowed
+    return {
+        "description": " ".join(inspect.getdoc(kind).split()),  # type: ignore[union-attr]
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+    }
