@@ -120,7 +120,7 @@ def mask_probability(model: PerturbationModel) -> Tensor | None:
     """
     with AtMeans():
         sites: Any = poutine.trace(model.global_guide).get_trace().nodes
-    return sites[MASK]["fn"].mean if MASK in sites else None
+    return sites[MASK]["fn"].mean.detach() if MASK in sites else None
 
 
 def has_masks(model: PerturbationModel) -> bool:
