@@ -20,8 +20,7 @@ from samsvae.inference.noise import SampleFromNoise
 from samsvae.inference.objective import elbo
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import Trainer, fit
-from samsvae.kernels import gamma_poisson
-from samsvae.kernels.gamma_poisson import SMALLEST_MEAN
+from samsvae.kernels import SMALLEST_MEAN, gamma_poisson
 from samsvae.labels import CONTROL
 from samsvae.models.registry import MODELS, build_model
 from tests.unit.test_models import block

@@ -1,6 +1,5 @@
 import dataclasses
 import math
-import sys
 
 import numpy as np
 import pyro
@@ -14,8 +13,7 @@ from samsvae.errors import InputError
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.objective import elbo, iwae, latent_sites, log_weights, traces
 from samsvae.inference.posterior import BasalCells, draw_effects
-from samsvae.kernels import counts_term, gamma_poisson, gamma_poisson_numba
-from samsvae.kernels.gamma_poisson import SMALLEST_MEAN
+from samsvae.kernels import SMALLEST_MEAN
 from samsvae.models.base import Batch, shift_of_cells, shift_of_conditions
 from samsvae.models.distributions import GammaPoissonCounts, Logits, StraightThroughBernoulli
 from samsvae.models.networks import HiddenLayers, Standardise
@@ -95,129 +93,6 @@ def test_negative_binomial_mass_keeps_its_accuracy_in_single_precision_near_pois
     c, mean = torch.full((400,), 1e6), torch.full((50, 400), 3.0)
     mass = [with_mean(c.to(t), mean.to(t)).log_prob(x.to(t)) for t in (torch.float, torch.double)]
     torch.testing.assert_close(mass[0].double(), mass[1], rtol=2e-6, atol=0)
-
-
-def test_the_counts_own_term_and_its_slope_are_the_same_tabulated_and_direct():
-    x, weight = torch.randint(0, 300, (6, 5)).double(), torch.randn(6).double()
-    c = (torch.logspace(-2, 4, 5).double()).requires_grad_()
-    direct = (counts_term._log_rising(x, c) - torch.lgamma(x + 1)).sum(-1)
-    (slope,) = torch.autograd.grad(weight @ direct, c)
-    tabulated = counts_term.counts_term(x, c.detach(), weight)
-    torch.testing.assert_close(tabulated[0], direct.detach(), rtol=1e-7, atol=0)
-    torch.testing.assert_close(tabulated[1], slope, rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(weight @ counts_term._slope(x, c.detach()), slope)
-
-
-@pytest.mark.parametrize("rows", [2, 3, 10, 1000])
-def test_negative_binomial_derivatives_are_those_of_autograd(rows, monkeypatch):
-    """Over particles that the counts do not have, in float64, in blocks that do not fit."""
-    monkeypatch.setattr(gamma_poisson, "ROWS_AT_A_TIME", rows)
-    x, sizes = torch.randint(0, 90, (7, 4)).double(), 5 + 50 * torch.rand(7).double()
-    log_c = torch.randn(4, dtype=torch.float64, requires_grad=True)
-    hidden = torch.randn(3, 7, 5, dtype=torch.float64, requires_grad=True)
-    head = nn.Linear(5, 4, dtype=torch.float64)
-
-    def cells_mass(log_c, hidden, weight, bias):
-        head.weight.data, head.bias.data = weight.data, bias.data
-        return gamma_poisson.log_mass(x, sizes, log_c.exp(), hidden, weight, bias)
-
-    inputs = (log_c, hidden, head.weight.detach().clone(), head.bias.detach().clone())
-    for each in inputs:
-        each.requires_grad_()
-    law = GammaPoissonCounts(log_c.exp(), Logits(hidden, head.weight, head.bias), sizes)
-    c = log_c.exp()
-    plain = torch.distributions.NegativeBinomial(
-        c, logits=(law.mean / c).log(), validate_args=False
-    )
-    torch.testing.assert_close(law.log_prob(x), plain.log_prob(x).sum(-1))
-    torch.testing.assert_close(cells_mass(*inputs), law.log_prob(x))
-    # one weight for all cells, as in an evidence bound, and weights of their own
-    assert torch.autograd.gradcheck(lambda *each: cells_mass(*each).sum(), inputs)
-    assert torch.autograd.gradcheck(cells_mass, inputs)
-
-
-def block(dtype, logits=None, genes=300):
-    """Cells with common and rare genes, up to the Poisson limit, and weights of either sign."""
-    generator = torch.Generator().manual_seed(1)
-    x = torch.poisson(torch.full((6, genes), 2.0), generator=generator)
-    x[0, :5] = 5000
-    logits = 3 * torch.randn(2, 6, genes, generator=generator) if logits is None else logits
-    c, bias = torch.logspace(-3, 6, genes), torch.randn(genes, generator=generator)
-    weight = torch.randn(2, 6, generator=generator)
-    inputs = [each.to(dtype) for each in (x, x.sum(1), c, bias, weight, logits.clone())]
-    return [
-        *inputs,
-        torch.zeros(genes, dtype=dtype),
-        torch.zeros(genes, dtype=dtype),
-        SMALLEST_MEAN,
-    ]
-
-
-@pytest.mark.parametrize("genes", [1, 31, 32, 300])
-def test_the_compiled_block_is_as_accurate_as_single_precision_allows(genes):
-    ours, exact = block(torch.float, genes=genes), block(torch.double, genes=genes)
-    terms = gamma_poisson_numba.score(*ours), gamma_poisson._score(*exact)
-    torch.testing.assert_close(terms[0].double(), terms[1], rtol=2e-6, atol=1e-6)
-    for derivative, expected in zip(ours[5:8], exact[5:8], strict=True):
-        error = (derivative.double() - expected).abs()
-        assert error.max() <= 2e-6 * expected.abs().max() + 1e-6
-    x, size, c, bias, _, logits, *_ = block(torch.float, genes=genes)
-    value = gamma_poisson_numba.value(x, size, c, bias, logits, SMALLEST_MEAN)
-    torch.testing.assert_close(value, terms[0], rtol=1e-6, atol=1e-6)
-    x, size, c, bias, _, logits, *_ = block(torch.double, genes=genes)
-    value = gamma_poisson._value_of_logits(x, size, c, bias, logits, SMALLEST_MEAN)
-    torch.testing.assert_close(value, terms[1])
-
-
-def test_compiled_sums_do_not_depend_on_the_number_of_threads():
-    before = torch.get_num_threads()
-    results = []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            inputs = block(torch.float)
-            term = gamma_poisson_numba.score(*inputs)
-            x, c, weight = inputs[0], inputs[2], inputs[4][0]
-            results.append([term, *inputs[5:8], *counts_term.counts_term(x, c, weight)])
-            logits = block(torch.float)[5]
-            results[-1].append(gamma_poisson_numba.value(*inputs[:4], logits, SMALLEST_MEAN))
-            assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
-    assert all(map(torch.equal, *results))
-
-
-def test_the_compiled_block_hands_on_what_is_no_number():
-    logits = torch.zeros(2, 6, 300)
-    logits[0, 1, 7], logits[1, 2, 0] = torch.nan, torch.inf
-    inputs = block(torch.float, logits)
-    finite = gamma_poisson_numba.score(*inputs).isfinite()
-    assert finite.logical_not().nonzero().tolist() == [[0, 1], [1, 2]]
-    assert torch.equal(inputs[5].isfinite().all(-1), finite)
-    value = gamma_poisson_numba.value(*inputs[:4], logits.clone(), SMALLEST_MEAN)
-    assert torch.equal(value.isfinite(), finite)
-
-
-def test_without_triton_the_plain_passes_are_taken_and_the_log_says_so(monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "samsvae.kernels.gamma_poisson_triton", raising=False)
-    gamma_poisson._triton_kernels.cache_clear()
-    with caplog.at_level("INFO"):
-        assert gamma_poisson._triton_kernels(torch.device("cpu")) is None
-    assert "without Triton (import of triton halted" in caplog.text
-    gamma_poisson._triton_kernels.cache_clear()
-
-
-def test_the_compiled_exponential_and_logarithm_are_numpys():
-    y = np.exp(np.linspace(-30, 15, 2000)).astype(np.float32)
-    zero, one = np.float32(0), np.float32(1)
-    logs = [gamma_poisson_numba._log_of_sum(zero, each) for each in y]
-    np.testing.assert_allclose(logs, np.log(y, dtype=np.float64), rtol=3e-7, atol=1e-7)
-    shifted = [gamma_poisson_numba._log_of_sum(one, each) for each in y]
-    np.testing.assert_allclose(shifted, np.log1p(y, dtype=np.float64), rtol=3e-7, atol=0)
-    negative = -y[y < 80]
-    powers = [gamma_poisson_numba._exp(each) for each in negative]
-    np.testing.assert_allclose(powers, np.exp(negative, dtype=np.float64), rtol=2e-7, atol=0)
 
 
 def test_negative_binomial_samples_have_its_moments():

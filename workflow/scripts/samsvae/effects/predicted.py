@@ -12,7 +12,7 @@ from samsvae.effects.expectation import ExpectedLogCounts
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.noise import seeded
 from samsvae.inference.posterior import BasalCells, draw_effects_in_parts
-from samsvae.kernels.gamma_poisson import SMALLEST_MEAN
+from samsvae.kernels import SMALLEST_MEAN
 from samsvae.models.base import PerturbationModel, shift_of_conditions
 from samsvae.models.likelihoods import (
     GammaPoissonLikelihood,

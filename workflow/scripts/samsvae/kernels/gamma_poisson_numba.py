@@ -1,11 +1,24 @@
-"""The decoder's term of a block of cells and its derivatives, compiled for the CPU.
+"""Gamma-Poisson log-probability on a CPU, in float32, compiled by Numba.
 
-What takes PyTorch some twenty passes over cells x genes is done here cell by cell, while a cell's
-genes lie in the fastest cache. Exponential and logarithm are spelt out so that the compiler can
-take several genes at once; they are accurate to within 2e-7 of the result.
+With c the concentration of a gene and m its mean, the log-probability of a count x is
+
+    [lgamma(x + c) - lgamma(c) - x log c - lgamma(x + 1)]  +  [x log m - (x + c) log(1 + m / c)].
+
+The first bracket, the counts' term, depends on counts and c alone, so that it is computed once for
+all particles; as
+
+    sum_{j < x} log(1 + j / c) - lgamma(x + 1)
+
+it is no difference of large numbers, however large c, and looked up in a table of genes by small
+counts. The second bracket, the decoder's term, is computed block by block of cells. What takes
+PyTorch some twenty passes over cells x genes is done there cell by cell, while a cell's genes lie
+in the fastest cache; no tensor of particles x cells x genes is ever stored. Exponential and
+logarithm are spelt out so that the compiler can take several genes at once; they are accurate to
+within 2e-7 of the result.
 """
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +27,13 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
+from samsvae.kernels import SMALLEST_MEAN
+from samsvae.kernels.linear import multiply
 from samsvae.kernels.numba_threads import use_as_many_threads
+
+ROWS_AT_A_TIME = 512  # so that intermediate results stay in the cache
+LARGEST_TABULATED = 63  # few counts of a cell are larger
+LARGE_CONCENTRATION = 16.0  # from here Stirling's series is exact to rounding
 
 # ln 2 as a sum, the first part of so few bits that its product with an exponent is exact
 LN_2 = np.float32(0.693359375), np.float32(math.log(2) - 0.693359375)
@@ -23,7 +42,7 @@ SMALLEST_ARGUMENT = np.float32(-87)  # of the exponential: below, results are no
 MANTISSA_BITS, EXPONENT_OF_ONE = np.int32(23), np.int32(127)
 LANES = 32  # maxima of every 32nd gene, since the compiler does not take several by itself
 BITS_OF_ROOT_HALF = np.float32(math.sqrt(0.5)).view(np.int32)
-GROUPS = 8  # of cells; a fixed number, so that sums do not depend on the number of threads
+GROUPS = 8  # of cells or genes; fixed, so that sums do not depend on the number of threads
 ZERO, HALF, ONE, TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
 # coefficients of t^7 to 1, and of the powers r^9 to r^3 of 2 artanh r
 EXP_SERIES = tuple(np.float32(1 / math.factorial(power)) for power in range(7, -1, -1))
@@ -36,36 +55,177 @@ function = inlined(fastmath={"contract"})  # a product and a sum may be rounded 
 over_genes = inlined(fastmath={"contract", "reassoc", "nsz"})  # and sums taken in any order
 
 
-def score(
-    x: Tensor,
+def log_prob(
+    counts: Tensor,
+    library_size: Tensor,
+    concentration: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+) -> Tensor:
+    """Compute the log-probability; see :class:`samsvae.kernels.gamma_poisson.Kernels`."""
+    inputs = (counts, library_size, concentration, hidden, weight, bias)
+    of_replicates = zip(*(each.detach() for each in inputs), strict=True)
+    return _stack([_log_prob(*each) for each in of_replicates])
+
+
+def log_prob_and_gradients(
+    cell_weight: Tensor,
+    counts: Tensor,
+    library_size: Tensor,
+    concentration: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Compute it and its gradients; see :class:`samsvae.kernels.gamma_poisson.Kernels`."""
+    inputs = (cell_weight, counts, library_size, concentration, hidden, weight, bias)
+    of_replicates = zip(*(each.detach() for each in inputs), strict=True)
+    found = [_log_prob_and_gradients(*each) for each in of_replicates]
+    value, by_c, by_hidden, by_weight, by_bias = map(_stack, zip(*found, strict=True))
+    return value, by_c, by_hidden, by_weight, by_bias
+
+
+def _stack(replicates: Sequence[Tensor]) -> Tensor:
+    """Stack tensors; a single one is not copied."""
+    return torch.stack(list(replicates)) if len(replicates) > 1 else replicates[0].unsqueeze(0)
+
+
+def _log_prob(
+    counts: Tensor,
     library_size: Tensor,
     c: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
     bias: Tensor,
+) -> Tensor:
+    value = hidden.new_empty(hidden.shape[:-1])
+    use_as_many_threads()
+    for cells, particles in _blocks(hidden):
+        logits = _logits(hidden[particles, cells], weight)
+        term = torch.empty(logits.shape[:-1])
+        given = (counts[cells], library_size[cells], c, 1 / c, bias, logits, term)
+        _decoder_term(np.float32(SMALLEST_MEAN), *_arrays(given))
+        value[particles, cells] = term
+    return value.add_(_counts_term(counts, c, torch.ones_like(library_size))[0])
+
+
+def _log_prob_and_gradients(
     cell_weight: Tensor,
-    logits: Tensor,
-    by_c: Tensor,
-    by_bias: Tensor,
-    smallest_mean: float,
-) -> Tensor:
-    """Compute what :func:`samsvae.kernels.gamma_poisson._score` does, for float32 on a CPU."""
-    term = torch.empty(logits.shape[:-1])
-    inputs = (x, library_size, c, 1 / c, bias, cell_weight)
-    arrays = [each.contiguous().numpy() for each in (*inputs, logits, term, by_c, by_bias)]
+    counts: Tensor,
+    library_size: Tensor,
+    c: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    value, by_hidden = hidden.new_empty(hidden.shape[:-1]), torch.empty_like(hidden)
+    by_c, by_bias = torch.zeros_like(c), torch.zeros_like(bias)
+    by_weight = weight.new_zeros(weight.shape[::-1]).T  # as `multiply` gives it
     use_as_many_threads()
-    _score(np.float32(smallest_mean), *arrays)
-    return term
+    for cells, particles in _blocks(hidden):
+        h = hidden[particles, cells]
+        logits = _logits(h, weight)
+        term = torch.empty(logits.shape[:-1])
+        x, size, own_weight = counts[cells], library_size[cells], cell_weight[particles, cells]
+        given = (x, size, c, 1 / c, bias, own_weight, logits, term, by_c, by_bias)
+        _decoder_term_and_gradients(np.float32(SMALLEST_MEAN), *_arrays(given))
+        value[particles, cells] = term
+        by_logits = logits.view(-1, len(bias))
+        by_weight += multiply(by_logits.T, h.view(-1, h.shape[-1]))
+        by_hidden[particles, cells] = multiply(by_logits, weight).view_as(h)
+    term, term_by_c = _counts_term(counts, c, cell_weight.sum(0))
+    return value + term, by_c + term_by_c, by_hidden, by_weight, by_bias
 
 
-def value(
-    x: Tensor, library_size: Tensor, c: Tensor, bias: Tensor, logits: Tensor, smallest_mean: float
-) -> Tensor:
-    """Compute what :func:`samsvae.kernels.gamma_poisson._value_of_logits` does, likewise."""
-    term = torch.empty(logits.shape[:-1])
-    inputs = (x, library_size, c, 1 / c, bias, logits, term)
-    arrays = [each.detach().contiguous().numpy() for each in inputs]
-    use_as_many_threads()
-    _value(np.float32(smallest_mean), *arrays)
-    return term
+def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Compute W h, P x B x G."""
+    product = multiply(hidden.view(-1, hidden.shape[-1]), weight.T)
+    return product.view(*hidden.shape[:-1], len(weight))
+
+
+def _arrays(tensors: Iterable[Tensor]) -> list[np.ndarray]:
+    return [tensor.contiguous().numpy() for tensor in tensors]
+
+
+def _blocks(hidden: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Go through cells and particles in blocks that are contiguous in memory."""
+    particles, cells, _ = hidden.shape
+    per_block = math.ceil(cells / math.ceil(cells / ROWS_AT_A_TIME))
+    together = max(1, ROWS_AT_A_TIME // cells)
+    for first_cell in range(0, cells, per_block):
+        for first in range(0, particles, together):
+            yield slice(first_cell, first_cell + per_block), slice(first, first + together)
+
+
+def _counts_term(counts: Tensor, c: Tensor, cell_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum the counts' term over genes, and differentiate its weighted sum over cells.
+
+    Parameters
+    ----------
+    counts
+        x, B x G.
+    c
+        Concentrations, length G.
+    cell_weight
+        Length B.
+
+    Returns
+    -------
+    term : Tensor
+        Nats, length B.
+    by_c : Tensor
+        Gradient of the weighted sum of the cells' terms, length G.
+    """
+    largest = int(counts.max()) if counts.numel() else 0
+    small = torch.arange(min(largest, LARGEST_TABULATED) + 1, dtype=c.dtype)[:, None]
+    start = torch.zeros_like(c)[None]
+    rising = torch.cat([start, torch.log1p(small[:-1] / c).cumsum(0)]) - torch.lgamma(small + 1)
+    slope = torch.cat([start, (-small[:-1] / (c * (c + small[:-1]))).cumsum(0)])
+    by_group, weight = counts.new_zeros(GROUPS, len(counts)), torch.zeros_like(rising)
+    _look_up(*_arrays((counts, rising, cell_weight, by_group, weight)))
+    term, by_c = by_group.sum(0), (weight * slope).sum(0)
+    if largest > LARGEST_TABULATED:
+        cell, gene = (counts > LARGEST_TABULATED).nonzero(as_tuple=True)
+        x, own_c = counts[cell, gene], c[gene]
+        exact = _log_rising(x, own_c) - torch.lgamma(x + 1)
+        term.index_add_(0, cell, exact - rising[LARGEST_TABULATED, gene])
+        excess = _log_rising_slope(x, own_c) - slope[LARGEST_TABULATED, gene]
+        by_c.index_add_(0, gene, cell_weight[cell] * excess)
+    return term, by_c
+
+
+def _log_rising(x: Tensor, c: Tensor) -> Tensor:
+    """Compute sum_{j < x} log(1 + j / c) = lgamma(x + c) - lgamma(c) - x log c."""
+    direct = torch.lgamma(x + c) - torch.lgamma(c) - x * torch.log(c)
+    large = c.clamp(min=LARGE_CONCENTRATION)
+    series = (x + large - 0.5) * torch.log1p(x / large) - x - x / (12 * large * (x + large))
+    return torch.where(c > LARGE_CONCENTRATION, series, direct)
+
+
+def _log_rising_slope(x: Tensor, c: Tensor) -> Tensor:
+    """Differentiate :func:`_log_rising` by c."""
+    direct = torch.digamma(x + c) - torch.digamma(c) - x / c
+    large = c.clamp(min=LARGE_CONCENTRATION)
+    product = large * (x + large)
+    series = torch.log1p(x / large) - (x + large - 0.5) * x / product
+    series += x * (x + 2 * large) / (12 * product**2)
+    return torch.where(c > LARGE_CONCENTRATION, series, direct)
+
+
+@njit(parallel=True, cache=True)
+def _look_up(counts: Any, table: Any, cell_weight: Any, term: Any, weight: Any) -> None:
+    """Sum table entries over genes, and cells' weights over entries; too large counts as largest.
+
+    `term` is groups of genes x cells; `weight` is of the table's shape, counts x genes.
+    """
+    groups, (last, genes) = len(term), table.shape
+    for group in prange(groups):
+        for cell in range(len(counts)):
+            for gene in range(group * genes // groups, (group + 1) * genes // groups):
+                x = min(np.int32(counts[cell, gene]), last - 1)
+                term[group, cell] += table[x, gene]
+                weight[x, gene] += cell_weight[cell]
 
 
 @function
@@ -98,7 +258,7 @@ def _log_of_sum(start: Any, y: Any) -> Any:
 
 
 @njit(parallel=True, cache=True)
-def _score(
+def _decoder_term_and_gradients(
     smallest_mean: Any,
     x: Any,
     library_size: Any,
@@ -111,11 +271,15 @@ def _score(
     by_c: Any,
     by_bias: Any,
 ) -> None:
-    """Share particles and cells among threads, with sums of its own for each group."""
+    """Compute the decoder's term of a block, and replace its logits by their gradients.
+
+    The gradients by c and the bias are added to `by_c` and `by_bias`. Each thread takes groups of
+    rows, each group with sums of its own.
+    """
     rows = term.size
     sums = np.zeros((2, GROUPS, len(c)), np.float32)
     for group in prange(GROUPS):
-        _score_rows(
+        _rows_and_gradients(
             (group * rows // GROUPS, (group + 1) * rows // GROUPS),
             smallest_mean,
             x,
@@ -135,7 +299,7 @@ def _score(
 
 
 @over_genes
-def _score_rows(
+def _rows_and_gradients(
     rows: Any,
     smallest_mean: Any,
     x: Any,
@@ -159,7 +323,7 @@ def _score_rows(
         for gene in range(len(c)):
             proportion[gene] = _exp(row[gene] - largest)
             total += proportion[gene]
-        term[particle, cell], by_log_total = _score_cell(
+        term[particle, cell], by_log_total = _cell_and_gradients(
             smallest_mean, x[cell], size, c, dispersion, weight, ONE / total, proportion, row, by_c
         )
         for gene in range(len(c)):
@@ -184,7 +348,7 @@ def _largest(row: Any) -> Any:
 
 
 @over_genes
-def _score_cell(
+def _cell_and_gradients(
     smallest_mean: Any,
     x: Any,
     size: Any,
@@ -211,7 +375,7 @@ def _score_cell(
 
 
 @njit(parallel=True, cache=True)
-def _value(
+def _decoder_term(
     smallest_mean: Any,
     x: Any,
     library_size: Any,
@@ -221,14 +385,14 @@ def _value(
     logits: Any,
     term: Any,
 ) -> None:
-    """Share particles and cells among threads."""
+    """Compute the decoder's term of a block; logits are overwritten."""
     rows = term.size
     for group in prange(GROUPS):
         for index in range(group * rows // GROUPS, (group + 1) * rows // GROUPS):
             particle, cell = divmod(index, term.shape[1])
             row = logits[particle, cell]
             scale = library_size[cell] / _exponentials(row, bias)
-            term[particle, cell] = _value_of_cell(smallest_mean, x[cell], scale, c, dispersion, row)
+            term[particle, cell] = _cell(smallest_mean, x[cell], scale, c, dispersion, row)
 
 
 @over_genes
@@ -243,7 +407,7 @@ def _exponentials(row: Any, bias: Any) -> Any:
 
 
 @over_genes
-def _value_of_cell(
+def _cell(
     smallest_mean: Any, x: Any, scale: Any, c: Any, dispersion: Any, exponentials: Any
 ) -> Any:
     """Sum a cell's term, means being scaled exponentials."""

@@ -8,7 +8,8 @@ from pyro.distributions import Bernoulli, TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from samsvae.kernels.gamma_poisson import SMALLEST_MEAN, log_mass
+from samsvae.kernels import SMALLEST_MEAN
+from samsvae.kernels.gamma_poisson import log_prob
 from samsvae.kernels.linear import affine
 
 SMALLEST_PROBABILITY = 1e-6
@@ -102,7 +103,7 @@ class GammaPoissonCounts(TorchDistribution):
         """
         library_size = self.library_size.expand(value.shape[:-1])
         hidden, weight, bias = self.logits.hidden, self.logits.weight, self.logits.bias
-        return log_mass(value, library_size, self.concentration, hidden, weight, bias)
+        return log_prob(value, library_size, self.concentration, hidden, weight, bias)
 
 
 def inside_unit_interval(probability: Tensor) -> Tensor:

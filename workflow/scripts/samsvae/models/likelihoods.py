@@ -7,7 +7,7 @@ import torch
 from pyro.distributions import Normal, Poisson, TorchDistribution
 from torch import Tensor, nn
 
-from samsvae.kernels.gamma_poisson import SMALLEST_MEAN
+from samsvae.kernels import SMALLEST_MEAN
 from samsvae.kernels.linear import Linear
 from samsvae.models.distributions import GammaPoissonCounts, Logits
 from samsvae.models.networks import HiddenLayers
