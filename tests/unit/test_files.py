@@ -1,6 +1,5 @@
 import json
 import logging
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -13,9 +12,7 @@ import pytest
 from samsvae.errors import InputError
 from samsvae.files import read_table, whole_file, write_parquet, write_tsv
 from samsvae.job import run_job
-from samsvae.models.registry import MODELS, model_class
-from samsvae.provenance import code_digest, digest_of, provenance
-from samsvae.sources.registry import SIMULATORS
+from samsvae.provenance import digest_of, provenance
 from tests.conftest import ROOT
 
 SCRIPTS = ROOT / "workflow/scripts"
@@ -53,84 +50,6 @@ def test_provenance_names_configuration_code_data_and_versions():
     assert made["config_digest"] == digest_of({"a": 2, "b": 1})
     assert (made["code_digest"], made["inputs"]) == ("abc", {"screen": "123"})
     assert {"python", "torch", "samsvae"} <= set(made["versions"])
-
-
-def test_code_digest_follows_imports_and_nothing_else(tmp_path, monkeypatch):
-    library = tmp_path / "samsvae"
-    library.mkdir()
-    (library / "__init__.py").write_text("")
-    (library / "deep.py").write_text("X = 1\n")
-    (library / "used.py").write_text("def f():\n    from samsvae.deep import X\n    return X\n")
-    (library / "other.py").write_text("Y = 1\n")
-    script = tmp_path / "script.py"
-    script.write_text("from samsvae import used\n")
-    monkeypatch.setattr("samsvae.provenance.LIBRARY", library)
-    before = code_digest(script)
-    (library / "other.py").write_text("Y = 2\n")
-    assert code_digest(script) == before
-    (library / "deep.py").write_text("X = 2\n")
-    assert code_digest(script) != before
-
-
-@pytest.mark.parametrize(
-    ("script", "uses", "ignores"),
-    [
-        ("train_model", "models/networks.py", "biology/enrichment.py"),
-        ("enrich_effects", "biology/enrichment.py", "inference/trainer.py"),
-        ("split_cells", "splits.py", "models/networks.py"),
-    ],
-)
-def test_front_doors_depend_on_what_they_use_alone(script, uses, ignores, tmp_path, monkeypatch):
-    copy = tmp_path / "samsvae"
-    shutil.copytree(SCRIPTS / "samsvae", copy)
-    monkeypatch.setattr("samsvae.provenance.LIBRARY", copy)
-    before = code_digest(SCRIPTS / f"{script}.py")
-    (copy / ignores).write_text("# changed\n")
-    assert code_digest(SCRIPTS / f"{script}.py") == before
-    (copy / uses).write_text("# changed\n")
-    assert code_digest(SCRIPTS / f"{script}.py") != before
-
-
-@pytest.mark.parametrize("script", ["train_model", "predict_effects", "sample_cells"])
-def test_a_model_depends_on_the_module_of_its_own_kind_alone(script, tmp_path, monkeypatch):
-    copy = tmp_path / "samsvae"
-    shutil.copytree(SCRIPTS / "samsvae", copy)
-    monkeypatch.setattr("samsvae.provenance.LIBRARY", copy)
-
-    def digests():
-        path = SCRIPTS / f"{script}.py"
-        return {kind: code_digest(path, module) for kind, (module, _) in MODELS.items()}
-
-    def changed_by_editing(module):
-        before = digests()
-        with (copy / module).open("a") as file:
-            file.write("# edited\n")
-        return {kind for kind, digest in digests().items() if digest != before[kind]}
-
-    assert changed_by_editing("models/svae_plus.py") == {"svae_plus"}
-    assert changed_by_editing("models/cpa_vae.py") == {"cpa_vae"}
-    sams = {"sams_vae", "sams_vae_beta_bernoulli"}
-    assert changed_by_editing("models/sams_vae.py") == sams
-    assert changed_by_editing("models/base.py") == set(MODELS)
-
-
-def test_a_simulated_screen_depends_on_its_own_simulator_alone(tmp_path, monkeypatch):
-    copy = tmp_path / "samsvae"
-    shutil.copytree(SCRIPTS / "samsvae", copy)
-    monkeypatch.setattr("samsvae.provenance.LIBRARY", copy)
-
-    def digests():
-        path = SCRIPTS / "simulate_screen.py"
-        return {name: code_digest(path, module) for name, (module, *_) in SIMULATORS.items()}
-
-    before = digests()
-    (copy / "sources/simulated_additive.py").write_text("# changed\n")
-    assert {n for n, digest in digests().items() if digest != before[n]} == {"simulated_additive"}
-
-
-def test_a_module_that_is_imported_by_name_exists():
-    for kind, (module, _) in MODELS.items():
-        assert model_class(kind).__module__ == module
 
 
 def job(tmp_path):

@@ -164,7 +164,7 @@ def test_one_figure_comes_back_alone_and_soon(finished):
 def test_an_edited_module_reruns_what_uses_it_and_nothing_else(finished, module, reruns, spares):
     path = finished.folder / LIBRARY / module
     source = path.read_text()
-    path.write_text(source + "\n# edited\n")
+    path.write_text(source + "\nEDITED = 1\n")
     planned = finished.planned()
     path.write_text(source)
     assert reruns <= set(planned)
@@ -172,10 +172,31 @@ def test_an_edited_module_reruns_what_uses_it_and_nothing_else(finished, module,
     assert finished.planned() == {}
 
 
+def test_other_words_in_any_file_rerun_nothing(finished):
+    """A script that was edited is newer than what it made, which the profile leaves to its digest."""
+    kept = {p: p.read_text() for p in (finished.folder / "workflow").rglob("*.py")}
+    for path, source in kept.items():
+        path.write_text(f"# another comment\n{source}")
+    planned = finished.planned()
+    for path, source in kept.items():
+        path.write_text(source)
+    assert planned == {}
+
+
+def test_an_edited_script_reruns_its_own_rule(finished):
+    path = finished.folder / "workflow/scripts/enrich_effects.py"
+    source = path.read_text()
+    path.write_text(f"{source}\nEDITED = 1\n")
+    planned = finished.planned()
+    path.write_text(source)
+    assert {"enrich_observed", "enrich_predicted"} <= set(planned)
+    assert not {"train", "predict_effects", "predict_baseline"} & set(planned)
+
+
 def test_an_edited_model_is_retrained_without_the_others(finished):
     path = finished.folder / LIBRARY / "models/svae_plus.py"
     source = path.read_text()
-    path.write_text(source + "\n# edited\n")
+    path.write_text(source + "\nEDITED = 1\n")
     planned = finished.planned()
     path.write_text(source)
     assert planned["train"] == planned["estimate_iwelbo"] == planned["predict_effects"] == 1
@@ -184,7 +205,7 @@ def test_an_edited_model_is_retrained_without_the_others(finished):
 def test_an_edited_figure_is_drawn_alone(finished):
     path = finished.folder / LIBRARY / "figures/training.py"
     source = path.read_text()
-    path.write_text(source + "\n# edited\n")
+    path.write_text(source + "\nEDITED = 1\n")
     planned = finished.planned()
     path.write_text(source)
     assert planned == {"figure": 2, "write_report": 1}

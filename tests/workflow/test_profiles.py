@@ -53,6 +53,16 @@ def test_every_job_of_a_cluster_has_needs_a_log_and_a_benchmark(name):
     assert "shell:" not in body
 
 
+def test_every_script_has_the_digest_of_its_code_but_what_is_fetched_from_elsewhere():
+    without = {
+        name
+        for name, match in rules().items()
+        if "    script:\n" in match["body"] and "code=uses" not in match["body"]
+    }
+    without -= {"figure"}  # whose digest is of its own module
+    assert without == {"download", "verify_file"}
+
+
 def test_groups_name_rules_that_there_are():
     grouped = dict(entry.split("=") for entry in SLURM["groups"])
     assert set(grouped) <= set(rules())

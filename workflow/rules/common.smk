@@ -51,7 +51,7 @@ from samsvae.experiments import (
 from samsvae.grids import candidates, expanded, has_grid
 from samsvae.models.registry import MODELS
 from samsvae.preflight import check_inputs
-from samsvae.provenance import code_digest
+from samsvae.runtime.digest import code_digest
 from samsvae.sources.registry import (
     DIVIDED_BY_SOURCE,
     DOWNLOADS_FOLDER,

@@ -1,0 +1,133 @@
+"""Digests of the code behind a script, so that an edit reruns what it changes and nothing else."""
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+LIBRARY = Path(__file__).resolve().parents[1]
+
+# Modules that carry a job and compute no result; an edit of them reruns nothing. They import one
+# another alone, so no other module is reached through them.
+RUNTIME = (
+    "samsvae.runtime",
+    "samsvae.chain",
+    "samsvae.errors",
+    "samsvae.files",
+    "samsvae.job",
+    "samsvae.pace",
+    "samsvae.provenance",
+)
+
+LOGGERS = ("logger", "logging")
+LEVELS = ("debug", "info", "warning", "error", "exception", "critical")
+COMPUTES = (ast.Call, ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
+
+
+def code_digest(script: str | Path, *modules: str) -> str:
+    """Digest a script and the library modules that it imports, directly or through one another.
+
+    Snakemake watches a script but not what it imports. With this digest among a rule's
+    parameters, an edited module reruns the rules that use it and no others. Comments, docstrings,
+    layout, the text of log messages and the modules in :data:`RUNTIME` do not count.
+
+    Parameters
+    ----------
+    script
+        A Python file.
+    *modules
+        Dotted names of library modules that it imports by name, while it runs.
+
+    Returns
+    -------
+    str
+        Hexadecimal digest of the statements of the script and of every such module.
+    """
+    script = Path(script)
+    seen: set[Path] = set()
+    waiting = [*_imported_modules(script), *(f for module in modules for f in _files_of(module))]
+    while waiting:
+        path = waiting.pop()
+        if path not in seen:
+            seen.add(path)
+            waiting += _imported_modules(path)
+    digest = hashlib.sha256()
+    for path in [script, *sorted(seen)]:
+        digest.update(_statements(path.read_bytes())[0].encode())
+    return digest.hexdigest()[:16]
+
+
+def _imported_modules(path: Path) -> list[Path]:
+    names = _statements(path.read_bytes())[1]
+    return [file for name in names for file in _files_of(name)]
+
+
+def _files_of(module: str) -> list[Path]:
+    """Find the files of a module of the library; none for modules of others and of the runtime."""
+    first, *rest = module.split(".")
+    if first != LIBRARY.name or not rest or _is_runtime(module):
+        return []
+    base = LIBRARY.joinpath(*rest)
+    candidates = (base.with_suffix(".py"), base / "__init__.py")
+    return [candidate for candidate in candidates if candidate.is_file()]
+
+
+def _is_runtime(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in RUNTIME)
+
+
+@functools.cache  # most modules are behind many scripts
+def _statements(source: bytes) -> tuple[str, frozenset[str]]:
+    """Reduce source code to its statements, and name the modules that they import."""
+    tree = _Reduction().visit(ast.parse(source))
+    return ast.unparse(tree), frozenset(_imported_names(tree))
+
+
+def _imported_names(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+class _Reduction(ast.NodeTransformer):
+    """Leave out of a syntax tree what cannot change a result."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | list[ast.AST] | None:
+        if isinstance(node.value, ast.Constant):
+            return None  # a docstring
+        if isinstance(node.value, ast.Call) and _is_log_call(node.value):
+            arguments = [*node.value.args, *(keyword.value for keyword in node.value.keywords)]
+            kept = [_without_text(argument) for argument in arguments if _computes(argument)]
+            return [ast.Expr(argument) for argument in kept]
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return None
+        return self.generic_visit(node)
+
+
+def _is_log_call(call: ast.Call) -> bool:
+    function = call.func
+    return (
+        isinstance(function, ast.Attribute)
+        and function.attr in LEVELS
+        and isinstance(function.value, ast.Name)
+        and function.value.id in LOGGERS
+    )
+
+
+def _computes(argument: ast.expr) -> bool:
+    """Tell whether an argument of a log call may do more than be shown."""
+    return any(isinstance(node, COMPUTES) for node in ast.walk(argument))
+
+
+def _without_text(argument: ast.expr) -> ast.expr:
+    for node in ast.walk(argument):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = ""
+    return argument
