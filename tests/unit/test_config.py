@@ -7,7 +7,7 @@ import yaml
 
 from samsvae import experiments
 from samsvae.biology.enrichment import Enrichment
-from samsvae.config.configuration import gene_set_names, merge, read_schema, validate
+from samsvae.config.configuration import check_keys, gene_set_names, merge, read_schema, validate
 from samsvae.effects.baselines import BASELINES
 from samsvae.errors import InputError
 from samsvae.experiments import runs, splits
@@ -319,3 +319,44 @@ def test_runs_cover_splits_models_and_seeds_and_baselines_once():
     assert len(made) == 4 * (2 + 1 + 2)
     assert {run.seed for run in made if run.model == "b"} == {3}
     assert {run.seed for run in made if run.model == "c"} == {3, 4}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("models:\n  a: {kind: cpa_vae}\nmodels:\n  b: {kind: cpa_vae}\n", ["line 3: 'models' stands in line 1"]),
+        ("training:\n  max_steps: 1\n  particles: 2\n  max_steps: 3\n", ["line 4: 'training.max_steps' stands in line 2"]),
+        ("a: [{b: 1, b: 2}]\nc: {d: 1,\n    d: 2}\n", ["line 1: 'a.0.b'", "line 3: 'c.d' stands in line 2"]),
+        ("a: 1\n'a': 2\n", ["line 2: 'a'"]),
+        ('{"training": {"particles": 1, "particles": 2}}', ["line 1: 'training.particles'"]),
+        ("x: &x {a: 1, a: 2}\ny: *x\n", ["line 1: 'x.a'"]),
+    ],
+)  # fmt: skip
+def test_a_key_that_occurs_twice_is_named_with_its_lines(tmp_path, text, said):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        check_keys(path)
+    for words in ["own.yaml", *said]:
+        assert words in str(error.value)
+    assert str(error.value).count("- line") == len(said)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a: {b: 1}\nb: {a: 1}\n",
+        "x: &x {a: 1}\ny: {<<: *x, a: 2}\nz: [*x, *x]\n",
+        "not: [closed",
+    ],
+)
+def test_keys_that_occur_once_are_left_alone(tmp_path, text):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    check_keys(path)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("config/*.yaml")), ids=lambda path: path.name)
+def test_keys_of_the_shipped_configurations_are_unique(path):
+    check_keys(path)

@@ -5,7 +5,7 @@ Imports neither torch nor scanpy, since the Snakefile calls it.
 
 import copy
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,50 @@ def merge(defaults: Mapping[str, Any], user: Mapping[str, Any]) -> Config:
 
 def _is_another(default: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
     return any(key in entry and entry[key] != default.get(key) for key in ("source", "kind"))
+
+
+def check_keys(path: str | Path) -> None:
+    """Refuse a configuration file in which a key occurs twice, of which YAML keeps the last.
+
+    Parameters
+    ----------
+    path
+        A YAML or JSON file. What cannot be parsed is left to its reader.
+
+    Raises
+    ------
+    InputError
+        Naming the file and, for each such key, its path and both lines.
+    """
+    try:
+        root = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, OSError):
+        return
+    problems = list(_repeated_keys(root, (), set()))
+    if problems:
+        raise InputError("\n".join([f"{path}: keys must be unique:", *problems]))
+
+
+def _repeated_keys(
+    node: yaml.Node | None, path: tuple[str, ...], seen: set[yaml.Node]
+) -> Iterator[str]:
+    if node is None or node in seen:  # an alias leads to the node of its anchor
+        return
+    seen.add(node)
+    if isinstance(node, yaml.SequenceNode):
+        for place, child in enumerate(node.value):
+            yield from _repeated_keys(child, (*path, str(place)), seen)
+    elif isinstance(node, yaml.MappingNode):
+        first_line: dict[str, int] = {}
+        for key, child in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in first_line:
+                yield (
+                    f"- line {line}: {'.'.join([*path, name])!r} stands in line "
+                    f"{first_line[name]} already; leave out one of them"
+                )
+            first_line.setdefault(name, line)
+            yield from _repeated_keys(child, (*path, name), seen)
 
 
 def read_schema(path: str | Path) -> Config:
