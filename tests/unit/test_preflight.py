@@ -3,7 +3,7 @@ import yaml
 
 from samsvae.config.configuration import merge, read_schema, validate
 from samsvae.errors import InputError
-from samsvae.preflight import check_inputs
+from samsvae.preflight import check_experiment
 from tests.conftest import ROOT
 
 SCHEMA = read_schema(ROOT / "workflow/schemas/config.schema.yaml")
@@ -18,7 +18,7 @@ def check(size=5, copy="original", **screen):
             "own": {"screen": "own", "split": {"kind": "random"}, "models": ["additive"]}
         },
     }
-    check_inputs(validate(merge(DEFAULTS, user), SCHEMA))
+    check_experiment(validate(merge(DEFAULTS, user), SCHEMA), "own")
 
 
 def test_a_file_that_is_still_to_be_downloaded_is_no_fault(tmp_path, monkeypatch):

@@ -9,8 +9,8 @@ localrules:
 rule check:
     """what is wrong or strange in the screens of the configuration, printed"""
     input:
-        texts=expand(f"{CHECK}.txt", screen=CHECKED),
-        findings=expand(f"{CHECK}.tsv", screen=CHECKED),
+        texts=expand(f"{CHECK}.txt", screen=layout.checked_screens()),
+        findings=expand(f"{CHECK}.tsv", screen=layout.checked_screens()),
     log:
         "results/logs/check.log",
     conda:
@@ -24,7 +24,7 @@ rule check:
 rule check_screen:
     """what is wrong or strange in a screen"""
     input:
-        checked_files,
+        layout.checked_files_of,
     output:
         text=f"{CHECK}.txt",
         findings=f"{CHECK}.tsv",
@@ -38,8 +38,8 @@ rule check_screen:
         mem_mb=growing(2000),
         runtime=growing(60),
     params:
-        settings=checked_settings,
-        gene_sets=lambda wildcards: gene_sets_on(wildcards.screen),
+        settings=layout.checked_settings_of,
+        gene_sets=lambda wildcards: layout.gene_sets_on(wildcards.screen),
         sizes={key: config["enrichment"][key] for key in ("min_size", "max_size")},
         code=uses("check_screen"),
     script:

@@ -11,14 +11,14 @@ rule simulate_screen:
     benchmark:
         "results/benchmarks/simulate_screen/{screen}.tsv"
     wildcard_constraints:
-        screen=from_source(WITH_PROGRAMMES),
+        screen=one_of(layout.screens_of(WITH_PROGRAMMES)),
     conda:
         "../../envs/samsvae.yaml"
     resources:
         mem_mb=growing(2000),
         runtime=growing(30),
     params:
-        settings=lambda wildcards: SCREENS[wildcards.screen],
+        settings=layout.settings_of_screen,
         code=uses_source("simulate_screen"),
     script:
         "../scripts/simulate_screen.py"
@@ -28,7 +28,7 @@ use rule simulate_screen as simulate_latents with:
     output:
         screen=SCREEN,
     wildcard_constraints:
-        screen=from_source(*DIVIDED_BY_SOURCE),
+        screen=one_of(layout.screens_of(*DIVIDED_BY_SOURCE)),
 
 
 # Compute nodes of a cluster seldom reach the network, so this runs where Snakemake does. The file
@@ -53,7 +53,7 @@ rule download:
         mem_mb=500,
         runtime=24 * 60,
     params:
-        content=lambda wildcards: content_of(wildcards.download),
+        content=lambda wildcards: layout.content_of_download(wildcards.download),
         folder=DOWNLOADS_FOLDER,
     script:
         "../scripts/download.py"
@@ -62,7 +62,7 @@ rule download:
 rule verify_file:
     """a published file that was there before, compared with its checksum"""
     input:
-        file=lambda wildcards: SCREENS[wildcards.screen]["path"],
+        file=layout.users_file_of,
     output:
         receipt="results/screens/{screen}/verified.json",
     log:
@@ -70,14 +70,14 @@ rule verify_file:
     benchmark:
         "results/benchmarks/verify_file/{screen}.tsv"
     wildcard_constraints:
-        screen=from_source(*PUBLISHED),
+        screen=one_of(layout.screens_of(*PUBLISHED)),
     conda:
         "../../envs/samsvae.yaml"
     resources:
         mem_mb=growing(500),
         runtime=growing(120),
     params:
-        content=lambda wildcards: content_of(download_of(SCREENS[wildcards.screen])),
+        content=layout.content_of_screen,
     script:
         "../scripts/verify_file.py"
 
@@ -86,7 +86,8 @@ rule verify_file:
 rule build_norman:
     """the screen of Norman et al. 2019"""
     input:
-        unpack(norman_input),
+        receipt=layout.receipt_of,
+        genes=lambda wildcards: layout.screens[wildcards.screen]["genes"] or [],
     output:
         screen=SCREEN,
     log:
@@ -94,14 +95,14 @@ rule build_norman:
     benchmark:
         "results/benchmarks/build_norman/{screen}.tsv"
     wildcard_constraints:
-        screen=from_source("norman"),
+        screen=one_of(layout.screens_of("norman")),
     conda:
         "../../envs/samsvae.yaml"
     resources:
         mem_mb=growing(2000),
         runtime=growing(120),
     params:
-        settings=lambda wildcards: SCREENS[wildcards.screen],
+        settings=layout.settings_of_screen,
         code=uses("build_norman"),
     script:
         "../scripts/build_norman.py"
@@ -110,9 +111,9 @@ rule build_norman:
 rule build_replogle:
     """the screen of Replogle et al. 2022"""
     input:
-        receipt=receipt_of,
-        perturbations=HERE / "data/reference/replogle_perturbations.tsv",
-        response_genes=HERE / "data/reference/replogle_response_genes.tsv",
+        receipt=layout.receipt_of,
+        perturbations=source("data/reference/replogle_perturbations.tsv"),
+        response_genes=source("data/reference/replogle_response_genes.tsv"),
     output:
         screen=SCREEN,
     log:
@@ -120,14 +121,14 @@ rule build_replogle:
     benchmark:
         "results/benchmarks/build_replogle/{screen}.tsv"
     wildcard_constraints:
-        screen=from_source("replogle"),
+        screen=one_of(layout.screens_of("replogle")),
     conda:
         "../../envs/samsvae.yaml"
     resources:
         mem_mb=growing(2000),
         runtime=growing(120),
     params:
-        settings=lambda wildcards: SCREENS[wildcards.screen],
+        settings=layout.settings_of_screen,
         code=uses("build_replogle"),
     script:
         "../scripts/build_replogle.py"
@@ -136,7 +137,7 @@ rule build_replogle:
 rule read_screen:
     """the screen of an h5ad file"""
     input:
-        lambda wildcards: SCREENS[wildcards.screen]["path"],
+        layout.users_file_of,
     output:
         screen=SCREEN,
     log:
@@ -144,14 +145,14 @@ rule read_screen:
     benchmark:
         "results/benchmarks/read_screen/{screen}.tsv"
     wildcard_constraints:
-        screen=from_source("h5ad"),
+        screen=one_of(layout.screens_of("h5ad")),
     conda:
         "../../envs/samsvae.yaml"
     resources:
         mem_mb=growing(3000),
         runtime=growing(120),
     params:
-        settings=lambda wildcards: SCREENS[wildcards.screen],
+        settings=layout.settings_of_screen,
         code=uses("read_screen"),
     script:
         "../scripts/read_screen.py"
@@ -160,7 +161,7 @@ rule read_screen:
 rule split_cells:
     """which cells train, validate and test"""
     input:
-        screen=screen_of,
+        screen=layout.screen_of,
     output:
         split=f"{SPLIT}/split.tsv",
         provenance=f"{SPLIT}/split.json",
@@ -174,12 +175,10 @@ rule split_cells:
         mem_mb=growing(1000, per_input=1),
         runtime=growing(30),
     params:
-        split=lambda wildcards: vars(
-            splits(EXPERIMENTS[wildcards.experiment])[wildcards.split]
-        ),
-        untrained_perturbations=lambda wildcards: EXPERIMENTS[wildcards.experiment][
-            "split"
-        ]["untrained_perturbations"],
+        split=lambda wildcards: layout.settings_of_splits(wildcards)[wildcards.split],
+        untrained_perturbations=lambda wildcards: layout.experiments[
+            wildcards.experiment
+        ]["split"]["untrained_perturbations"],
         code=uses("split_cells"),
     script:
         "../scripts/split_cells.py"

@@ -4,9 +4,9 @@
 rule enrich_observed:
     """gene sets among the genes that change most"""
     input:
-        effects=f"{SPLIT}/observed_effects.h5ad",
-        observed=f"{SPLIT}/observed_effects.h5ad",
-        gene_sets=gene_sets_of,
+        effects=rules.observe_effects.output.effects,
+        observed=rules.observe_effects.output.effects,
+        gene_sets=layout.gene_sets_of,
     output:
         table=f"{SPLIT}/enrichment.tsv",
     log:
@@ -33,9 +33,9 @@ rule enrich_observed:
 
 use rule enrich_observed as enrich_predicted with:
     input:
-        effects=f"{RUN}/predicted_effects.h5ad",
-        observed=f"{SPLIT}/observed_effects.h5ad",
-        gene_sets=gene_sets_of,
+        effects=rules.predict_effects.output.effects,
+        observed=rules.observe_effects.output.effects,
+        gene_sets=layout.gene_sets_of,
     output:
         table=f"{RUN}/enrichment.tsv",
     log:
@@ -52,10 +52,8 @@ use rule enrich_observed as enrich_predicted with:
 # of the first split and seed; any other run's table can be asked for by its path
 use rule collect_metrics as collect_enrichment with:
     input:
-        tables=lambda wildcards: [
-            f"{reference_split(wildcards.experiment)}/enrichment.tsv",
-            *files_of(wildcards.experiment, "enrichment.tsv", reference=True),
-        ],
+        of_split=layout.for_first_split(rules.enrich_observed.output.table),
+        of_runs=layout.for_runs(rules.enrich_predicted.output.table, reference=True),
     output:
         table=f"{TABLES}/enrichment.tsv",
     log:
@@ -67,7 +65,7 @@ use rule collect_metrics as collect_enrichment with:
 rule compare_pathways:
     """gene sets of predicted against those of observed effects"""
     input:
-        table=f"{TABLES}/enrichment.tsv",
+        table=rules.collect_enrichment.output.table,
     output:
         table=f"{TABLES}/pathway_agreement.tsv",
     log:

@@ -4,9 +4,9 @@
 rule estimate_iwelbo:
     """importance-weighted bounds of held-out cells"""
     input:
-        screen=screen_of,
-        split=f"{SPLIT}/split.tsv",
-        model=f"{RUN}/model.safetensors",
+        screen=layout.screen_of,
+        split=rules.split_cells.output.split,
+        model=rules.train.output.model,
     output:
         iwelbo=f"{RUN}/iwelbo.parquet",
         by_particles=f"{RUN}/iwelbo_by_particles.tsv",
@@ -15,7 +15,7 @@ rule estimate_iwelbo:
     benchmark:
         "results/benchmarks/estimate_iwelbo/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
-        model=one_of(FITTED),
+        model=one_of(layout.fitted),
     conda:
         "../../envs/samsvae.yaml"
     threads: 1
@@ -34,10 +34,8 @@ rule estimate_iwelbo:
 rule evaluate_effects:
     """scores of predicted effects, of all runs on a split"""
     input:
-        observed=f"{SPLIT}/observed_effects.h5ad",
-        predicted=lambda wildcards: files_of(
-            wildcards.experiment, "predicted_effects.h5ad", split=wildcards.split
-        ),
+        observed=rules.observe_effects.output.effects,
+        predicted=layout.for_runs(rules.predict_effects.output.effects),
     output:
         metrics=f"{SPLIT}/metrics.tsv",
         de_comparison=f"{SPLIT}/de_comparison.tsv",
@@ -52,7 +50,7 @@ rule evaluate_effects:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        runs=lambda wildcards: runs_of(wildcards.experiment, split=wildcards.split),
+        runs=layout.runs_of(),
         top_genes=config["evaluation"]["top_genes"],
         fdr=config["evaluation"]["fdr"],
         code=uses("evaluate_effects"),
@@ -63,11 +61,11 @@ rule evaluate_effects:
 rule compare_iwelbo:
     """mean bounds of every run, and differences between models"""
     input:
-        iwelbo=lambda wildcards: files_of(
-            wildcards.experiment, "iwelbo.parquet", models=TRAINED
+        iwelbo=layout.for_runs(
+            rules.estimate_iwelbo.output.iwelbo, models=layout.trained
         ),
-        by_particles=lambda wildcards: files_of(
-            wildcards.experiment, "iwelbo_by_particles.tsv", models=TRAINED
+        by_particles=layout.for_runs(
+            rules.estimate_iwelbo.output.by_particles, models=layout.trained
         ),
     output:
         table=f"{TABLES}/iwelbo.tsv",
@@ -82,7 +80,7 @@ rule compare_iwelbo:
         mem_mb=growing(2000),
         runtime=growing(20),
     params:
-        runs=lambda wildcards: runs_of(wildcards.experiment, models=TRAINED),
+        runs=layout.runs_of(models=layout.trained),
         code=uses("compare_iwelbo"),
     script:
         "../scripts/compare_iwelbo.py"
@@ -91,7 +89,12 @@ rule compare_iwelbo:
 rule recover_truth:
     """how much of a simulated truth a model recovers"""
     input:
-        unpack(recovery_input),
+        screen=layout.screen_of,
+        predicted=branch(
+            layout.true_effects_of, then=rules.predict_effects.output.effects
+        ),
+        model=branch(layout.trained_of, then=rules.train.output.model),
+        split=branch(layout.trained_of, then=rules.split_cells.output.split),
     output:
         metrics=f"{RUN}/truth.tsv",
         masks=f"{RUN}/matched_masks.tsv",
@@ -101,7 +104,7 @@ rule recover_truth:
     benchmark:
         "results/benchmarks/recover_truth/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
-        experiment=one_of(filter(is_simulated, EXPERIMENTS)),
+        experiment=one_of(filter(layout.is_simulated, layout.experiments)),
     conda:
         "../../envs/samsvae.yaml"
     resources:
@@ -117,7 +120,11 @@ rule recover_truth:
 rule collect_metrics:
     """the tables of one kind of an experiment, as one"""
     input:
-        tables=metric_tables,
+        tables=layout.for_metrics(
+            of_split=rules.evaluate_effects.output.metrics,
+            of_bounds=rules.compare_iwelbo.output.metrics,
+            of_truth=rules.recover_truth.output.metrics,
+        ),
     output:
         table=f"{TABLES}/metrics.tsv",
     log:
@@ -138,7 +145,11 @@ rule collect_metrics:
 rule tidy_metrics:
     """all scores, with what they are, in metrics.parquet"""
     input:
-        unpack(all_metrics),
+        metrics=rules.collect_metrics.output.table,
+        perturbations=branch(
+            layout.counts_of,
+            then=layout.for_splits(rules.evaluate_effects.output.perturbations),
+        ),
     output:
         table=f"{TABLES}/metrics.parquet",
     log:
@@ -161,7 +172,12 @@ rule tidy_metrics:
 rule compare_models:
     """intervals, paired tests and the summary"""
     input:
-        unpack(comparison_input),
+        metrics=rules.collect_metrics.output.table,
+        perturbations=branch(
+            layout.counts_of,
+            then=layout.for_splits(rules.evaluate_effects.output.perturbations),
+        ),
+        iwelbo=layout.for_single_runs(rules.estimate_iwelbo.output.iwelbo),
     output:
         intervals=f"{TABLES}/intervals.tsv",
         differences=f"{TABLES}/paired_differences.tsv",
@@ -176,13 +192,13 @@ rule compare_models:
         mem_mb=growing(2000),
         runtime=growing(60),
     params:
-        models=lambda wildcards: EXPERIMENTS[wildcards.experiment]["models"],
+        models=lambda wildcards: layout.experiments[wildcards.experiment]["models"],
         kinds=lambda wildcards: {
-            name: MODEL_SETTINGS[name]["kind"]
-            for name in EXPERIMENTS[wildcards.experiment]["models"]
+            name: layout.models[name]["kind"]
+            for name in layout.experiments[wildcards.experiment]["models"]
         },
-        splits=settings_of_splits,
-        cells=single_run_of,
+        splits=layout.settings_of_splits,
+        cells=layout.single_models_of,
         settings={
             key: config["evaluation"][key]
             for key in ("top_genes", "correction", "significance")

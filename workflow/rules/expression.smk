@@ -1,37 +1,11 @@
-# What the cells themselves show: average effects and differential expression.
-
-
-rule observe_effects:
-    """observed effects and differential expression of a split"""
-    input:
-        screen=screen_of,
-        split=f"{SPLIT}/split.tsv",
-    output:
-        effects=f"{SPLIT}/observed_effects.h5ad",
-    log:
-        "results/logs/observe_effects/{experiment}/{split}.log",
-    benchmark:
-        "results/benchmarks/observe_effects/{experiment}/{split}.tsv"
-    wildcard_constraints:
-        experiment=one_of(filter(has_counts, EXPERIMENTS)),
-    conda:
-        "../../envs/samsvae.yaml"
-    resources:
-        mem_mb=growing(2000, per_input=5),
-        runtime=growing(120),
-    params:
-        code=uses("observe_effects"),
-    script:
-        "../scripts/observe_effects.py"
+# Effects gene by gene: tables of all models, differential expression, combinations.
 
 
 rule tabulate_effects:
     """observed and predicted effects of every gene"""
     input:
-        observed=lambda wildcards: f"{reference_split(wildcards.experiment)}/observed_effects.h5ad",
-        predicted=lambda wildcards: files_of(
-            wildcards.experiment, "predicted_effects.h5ad", reference=True
-        ),
+        observed=layout.for_first_split(rules.observe_effects.output.effects),
+        predicted=layout.for_runs(rules.predict_effects.output.effects, reference=True),
     output:
         table=f"{TABLES}/effects.parquet",
     log:
@@ -44,7 +18,7 @@ rule tabulate_effects:
         mem_mb=growing(4000),
         runtime=growing(20),
     params:
-        runs=lambda wildcards: runs_of(wildcards.experiment, reference=True),
+        runs=layout.runs_of(reference=True),
         code=uses("tabulate_effects"),
     script:
         "../scripts/tabulate_effects.py"
@@ -52,7 +26,7 @@ rule tabulate_effects:
 
 use rule collect_metrics as collect_de_comparison with:
     input:
-        tables=splits_files("de_comparison.tsv"),
+        tables=layout.for_splits(rules.evaluate_effects.output.de_comparison),
     output:
         table=f"{TABLES}/de_comparison.tsv",
     log:
@@ -64,7 +38,7 @@ use rule collect_metrics as collect_de_comparison with:
 rule stratify_scores:
     """scores by the strength of perturbations"""
     input:
-        table=f"{TABLES}/de_comparison.tsv",
+        table=rules.collect_de_comparison.output.table,
     output:
         table=f"{TABLES}/de_by_strength.tsv",
     log:
@@ -86,12 +60,11 @@ rule stratify_scores:
 rule tabulate_combinations:
     """effects of combinations against the sum of their parts"""
     input:
-        observed=lambda wildcards: f"{reference_split(wildcards.experiment)}/observed_effects.h5ad",
-        predicted=lambda wildcards: files_of(
-            wildcards.experiment,
-            "predicted_effects.h5ad",
+        observed=layout.for_first_split(rules.observe_effects.output.effects),
+        predicted=layout.for_runs(
+            rules.predict_effects.output.effects,
             reference=True,
-            models=TRAINED + BASELINES,
+            models=layout.trained + layout.baselines,
         ),
     output:
         table=f"{TABLES}/combinations.tsv",
@@ -105,9 +78,7 @@ rule tabulate_combinations:
         mem_mb=growing(2000),
         runtime=growing(10),
     params:
-        runs=lambda wildcards: runs_of(
-            wildcards.experiment, reference=True, models=TRAINED + BASELINES
-        ),
+        runs=layout.runs_of(reference=True, models=layout.trained + layout.baselines),
         fdr=config["evaluation"]["fdr"],
         code=uses("tabulate_combinations"),
     script:
@@ -118,7 +89,7 @@ rule tabulate_combinations:
 checkpoint list_perturbations:
     """how many cells and changed genes each perturbation has"""
     input:
-        observed=lambda wildcards: f"{reference_split(wildcards.experiment)}/observed_effects.h5ad",
+        observed=layout.for_first_split(rules.observe_effects.output.effects),
     output:
         table=f"{TABLES}/perturbations.tsv",
     log:

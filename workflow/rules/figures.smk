@@ -7,9 +7,7 @@ localrules:
 
 use rule collect_metrics as collect_training with:
     input:
-        tables=lambda wildcards: files_of(
-            wildcards.experiment, "history.tsv", models=TRAINED
-        ),
+        tables=layout.for_runs(rules.train.output.history, models=layout.trained),
     output:
         table=f"{TABLES}/training.tsv",
     log:
@@ -17,14 +15,14 @@ use rule collect_metrics as collect_training with:
     benchmark:
         "results/benchmarks/collect_tables/{experiment}/training.tsv"
     params:
-        runs=lambda wildcards: runs_of(wildcards.experiment, models=TRAINED),
+        runs=layout.runs_of(models=layout.trained),
         code=uses("collect_tables"),
 
 
 use rule collect_training as collect_iwelbo_by_particles with:
     input:
-        tables=lambda wildcards: files_of(
-            wildcards.experiment, "iwelbo_by_particles.tsv", models=TRAINED
+        tables=layout.for_runs(
+            rules.estimate_iwelbo.output.by_particles, models=layout.trained
         ),
     output:
         table=f"{TABLES}/iwelbo_by_particles.tsv",
@@ -36,8 +34,8 @@ use rule collect_training as collect_iwelbo_by_particles with:
 
 use rule collect_metrics as collect_masks with:
     input:
-        tables=lambda wildcards: files_of(
-            wildcards.experiment, "matched_masks.tsv", models=TRAINED, reference=True
+        tables=layout.for_runs(
+            rules.recover_truth.output.masks, models=layout.trained, reference=True
         ),
     output:
         table=f"{TABLES}/matched_masks.tsv",
@@ -49,8 +47,8 @@ use rule collect_metrics as collect_masks with:
 
 use rule collect_metrics as collect_recovery with:
     input:
-        tables=lambda wildcards: files_of(
-            wildcards.experiment, "recovery.tsv", models=TRAINED
+        tables=layout.for_runs(
+            rules.recover_truth.output.recovery, models=layout.trained
         ),
     output:
         table=f"{TABLES}/recovery.tsv",
@@ -63,8 +61,8 @@ use rule collect_metrics as collect_recovery with:
 rule figure:
     """a figure, as SVG and PDF"""
     input:
-        table=figure_table,
-        caption=HERE / "workflow/report/{figure}.rst",
+        table=layout.table_of_figure,
+        caption=lambda wildcards: source(f"workflow/report/{wildcards.figure}.rst"),
     output:
         figure=report(
             f"{FIGURES}/{{figure}}.svg",
@@ -85,7 +83,7 @@ rule figure:
         mem_mb=growing(2000),
         runtime=growing(20),
     params:
-        options=figure_options,
+        options=layout.options_of_figure,
         code=lambda wildcards: uses(
             "draw_figure", f"samsvae.figures.{wildcards.figure}"
         ),
@@ -97,8 +95,8 @@ rule figure:
 rule perturbation_figure:
     """the figure of one perturbation"""
     input:
-        table=f"{TABLES}/effects.parquet",
-        caption=HERE / "workflow/report/perturbation.rst",
+        table=rules.tabulate_effects.output.table,
+        caption=source("workflow/report/perturbation.rst"),
     output:
         figure=f"{FIGURES}/perturbations/{{perturbation}}.svg",
         pdf=f"{FIGURES}/perturbations/{{perturbation}}.pdf",
@@ -114,7 +112,7 @@ rule perturbation_figure:
         mem_mb=growing(2000),
         runtime=growing(20),
     params:
-        options=figure_options,
+        options=layout.options_of_figure,
         code=uses("draw_perturbation"),
     script:
         "../scripts/draw_perturbation.py"
@@ -123,30 +121,36 @@ rule perturbation_figure:
 rule perturbation_figures:
     """a figure of each perturbation that changes a gene"""
     input:
-        perturbation_figures,
+        lambda _: [
+            figure
+            for name in filter(layout.has_counts, layout.experiments)
+            for figure in figures_listed(
+                checkpoints.list_perturbations.get(experiment=name).output.table
+            )
+        ],
 
 
 # the page alone, and all that it shows in one file to pass on
 rule write_report:
     """the report, its archive, and the findings as text"""
     input:
-        figures=all_figures(),
-        tables=all_tables(),
-        summaries=[
-            f"results/{experiment}/tables/summary.tsv" for experiment in EXPERIMENTS
-        ],
-        captions=expand(HERE / "workflow/report/{figure}.rst", figure=SHOWN_FIGURES),
-        template=HERE / "workflow/report/report.html.j2",
-        style=HERE / "workflow/report/report.css",
-        behaviour=HERE / "workflow/report/report.js",
+        figures=layout.all_figures(),
+        tables=layout.all_tables(),
+        summaries=expand(
+            rules.compare_models.output.summary, experiment=layout.experiments
+        ),
+        captions=[source(f"workflow/report/{figure}.rst") for figure in SHOWN_FIGURES],
+        template=source("workflow/report/report.html.j2"),
+        style=source("workflow/report/report.css"),
+        behaviour=source("workflow/report/report.js"),
     output:
-        report="results/report.html",
-        archive="results/report.zip",
-        findings="results/findings.txt",
+        report=f"results/report{REPORT}.html",
+        archive=f"results/report{REPORT}.zip",
+        findings=f"results/findings{REPORT}.txt",
     log:
-        "results/logs/write_report.log",
+        f"results/logs/write_report{REPORT}.log",
     benchmark:
-        "results/benchmarks/write_report.tsv"
+        f"results/benchmarks/write_report{REPORT}.tsv"
     conda:
         "../../envs/samsvae.yaml"
     resources:
@@ -154,7 +158,7 @@ rule write_report:
         runtime=growing(10),
     params:
         config=config,
-        experiments={name: properties(name) for name in EXPERIMENTS},
+        experiments={name: layout.properties(name) for name in layout.experiments},
         code=uses("write_report"),
     script:
         "../scripts/write_report.py"

@@ -2,10 +2,28 @@
 # table is of the first split and seed; that of any other run can be asked for by its path.
 
 
+# what there is to say about the latent factors of runs
+LATENT_TABLES = {
+    "latents": "latent_effects.tsv",
+    "factors": "factors.tsv",
+    "groups": "factor_groups.tsv",
+    "sharing": "group_sharing.tsv",
+    "genes": "factor_genes.parquet",
+    "enrichment": "factor_enrichment.tsv",
+}
+
+
 rule tabulate_latents:
     """masks, embeddings and genes of latent factors"""
     input:
-        unpack(latents_input),
+        models=layout.for_shown_runs(rules.train.output.model),
+        screen=layout.screen_of,
+        groups=layout.groups_of,
+        observed=branch(
+            layout.tests_gene_sets_of,
+            then=layout.for_shown_split(rules.observe_effects.output.effects),
+        ),
+        gene_sets=branch(layout.tests_gene_sets_of, then=layout.gene_sets_of),
     output:
         **{name: f"{TABLES}/{file}" for name, file in LATENT_TABLES.items()},
     log:
@@ -18,11 +36,9 @@ rule tabulate_latents:
         mem_mb=growing(2000),
         runtime=growing(60),
     params:
-        runs=runs_shown,
+        runs=layout.shown_runs_of,
         gene_set_names=lambda wildcards, input: (
-            gene_set_names(config, wildcards.experiment)
-            if "gene_sets" in input.keys()
-            else []
+            gene_set_names(config, wildcards.experiment) if input.gene_sets else []
         ),
         enrichment=config["enrichment"],
         draws={"latent_draws": 1000, "effect_draws": 100},
@@ -43,7 +59,9 @@ use rule tabulate_latents as tabulate_latents_of_run with:
 rule classify_states:
     """how well a classifier tells perturbations by latent states"""
     input:
-        unpack(states_input),
+        models=layout.for_shown_runs(rules.train.output.model),
+        screen=layout.screen_of,
+        split=layout.for_shown_split(rules.split_cells.output.split),
     output:
         table=f"{TABLES}/basal.tsv",
     log:
@@ -56,7 +74,7 @@ rule classify_states:
         mem_mb=growing(4000, per_input=10),
         runtime=growing(120),
     params:
-        runs=runs_shown,
+        runs=layout.shown_runs_of,
         code=uses_models("classify_states"),
     script:
         "../scripts/classify_states.py"
@@ -75,7 +93,9 @@ use rule classify_states as classify_states_of_run with:
 rule map_states:
     """UMAP of basal and total states"""
     input:
-        unpack(states_input),
+        models=layout.for_shown_runs(rules.train.output.model),
+        screen=layout.screen_of,
+        split=layout.for_shown_split(rules.split_cells.output.split),
     output:
         table=f"{TABLES}/state_map.tsv",
     log:
@@ -88,7 +108,7 @@ rule map_states:
         mem_mb=growing(4000, per_input=10),
         runtime=growing(60),
     params:
-        runs=runs_shown,
+        runs=layout.shown_runs_of,
         most_cells=config["evaluation"]["mapped_cells"],
         code=uses_models("map_states"),
     script:
@@ -107,7 +127,8 @@ use rule map_states as map_states_of_run with:
 rule compare_perturbations:
     """resemblance of perturbations, by effects and by latents"""
     input:
-        unpack(similarity_input),
+        effects=rules.tabulate_effects.output.table,
+        latents=branch(layout.shown_runs_of, then=rules.tabulate_latents.output.latents),
     output:
         table=f"{TABLES}/similarity.parquet",
     log:

@@ -1,11 +1,35 @@
-# What trained models and baselines predict: effects, and cells.
+# Effects that cells show, effects that models and baselines predict, and predicted cells.
+
+
+rule observe_effects:
+    """observed effects and differential expression of a split"""
+    input:
+        screen=layout.screen_of,
+        split=rules.split_cells.output.split,
+    output:
+        effects=f"{SPLIT}/observed_effects.h5ad",
+    log:
+        "results/logs/observe_effects/{experiment}/{split}.log",
+    benchmark:
+        "results/benchmarks/observe_effects/{experiment}/{split}.tsv"
+    wildcard_constraints:
+        experiment=one_of(filter(layout.has_counts, layout.experiments)),
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000, per_input=5),
+        runtime=growing(120),
+    params:
+        code=uses("observe_effects"),
+    script:
+        "../scripts/observe_effects.py"
 
 
 rule predict_effects:
     """effects that a trained model predicts"""
     input:
-        screen=screen_of,
-        model=f"{RUN}/model.safetensors",
+        screen=layout.screen_of,
+        model=rules.train.output.model,
     output:
         effects=f"{RUN}/predicted_effects.h5ad",
     log:
@@ -13,8 +37,8 @@ rule predict_effects:
     benchmark:
         "results/benchmarks/predict_effects/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
-        experiment=one_of(filter(has_counts, EXPERIMENTS)),
-        model=one_of(TRAINED),
+        experiment=one_of(filter(layout.has_counts, layout.experiments)),
+        model=one_of(layout.trained),
     conda:
         "../../envs/samsvae.yaml"
     threads: 1
@@ -34,8 +58,8 @@ rule predict_effects:
 rule predict_baseline:
     """effects that a baseline predicts"""
     input:
-        screen=screen_of,
-        split=f"{SPLIT}/split.tsv",
+        screen=layout.screen_of,
+        split=rules.split_cells.output.split,
     output:
         effects=f"{RUN}/predicted_effects.h5ad",
     log:
@@ -43,14 +67,14 @@ rule predict_baseline:
     benchmark:
         "results/benchmarks/predict_baseline/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
-        model=one_of(BASELINES),
+        model=one_of(layout.baselines),
     conda:
         "../../envs/samsvae.yaml"
     resources:
         mem_mb=growing(2000, per_input=5),
         runtime=growing(30),
     params:
-        settings=lambda wildcards: MODEL_SETTINGS[wildcards.model],
+        settings=lambda wildcards: layout.models[wildcards.model],
         code=uses("predict_baseline"),
     script:
         "../scripts/predict_baseline.py"
@@ -59,8 +83,8 @@ rule predict_baseline:
 rule predict_ceiling:
     """effects among half of the held-out cells"""
     input:
-        screen=screen_of,
-        split=f"{SPLIT}/split.tsv",
+        screen=layout.screen_of,
+        split=rules.split_cells.output.split,
     output:
         effects=f"{RUN}/predicted_effects.h5ad",
     log:
@@ -68,14 +92,14 @@ rule predict_ceiling:
     benchmark:
         "results/benchmarks/predict_ceiling/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
-        model=one_of(CEILINGS),
+        model=one_of(layout.ceilings),
     conda:
         "../../envs/samsvae.yaml"
     resources:
         mem_mb=growing(2000, per_input=5),
         runtime=growing(30),
     params:
-        settings=lambda wildcards: MODEL_SETTINGS[wildcards.model],
+        settings=lambda wildcards: layout.models[wildcards.model],
         seed=lambda wildcards: int(wildcards.seed),
         code=uses("predict_ceiling"),
     script:
@@ -86,8 +110,8 @@ rule predict_ceiling:
 rule sample_cells:
     """cells drawn from a trained model, as AnnData"""
     input:
-        screen=screen_of,
-        model=f"{RUN}/model.safetensors",
+        screen=layout.screen_of,
+        model=rules.train.output.model,
     output:
         cells=f"{RUN}/sampled_cells.h5ad",
     log:
@@ -95,7 +119,7 @@ rule sample_cells:
     benchmark:
         "results/benchmarks/sample_cells/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
-        model=one_of(TRAINED),
+        model=one_of(layout.trained),
     conda:
         "../../envs/samsvae.yaml"
     threads: 1
@@ -116,7 +140,10 @@ rule sample_cells:
 rule export_cells:
     """cells of a model or baseline for cell-eval, as AnnData"""
     input:
-        unpack(exported_input),
+        screen=layout.screen_of,
+        split=rules.split_cells.output.split,
+        model=branch(layout.trained_of, then=rules.train.output.model),
+        effects=branch(layout.baseline_of, then=rules.predict_baseline.output.effects),
     output:
         predicted=f"{RUN}/cell_eval/predicted.h5ad",
         real=f"{RUN}/cell_eval/real.h5ad",

@@ -10,7 +10,7 @@ localrules:
 rule provenance:
     """what every figure was made from, printed"""
     input:
-        all_figures(),
+        layout.all_figures(),
     log:
         "results/logs/provenance.log",
     conda:

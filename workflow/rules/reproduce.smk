@@ -4,10 +4,10 @@
 rule compare_with_paper:
     """the paper's results beside one's own"""
     input:
-        screen=screen_of,
-        metrics=f"{TABLES}/metrics.tsv",
-        history=f"{TABLES}/training.tsv",
-        published=HERE / "data/reference/published_norman.csv",
+        screen=layout.screen_of,
+        metrics=rules.collect_metrics.output.table,
+        history=rules.collect_training.output.table,
+        published=source("data/reference/published_norman.csv"),
     output:
         table=f"{TABLES}/reproduction.tsv",
         overview=f"{TABLES}/reproduction_overview.tsv",
@@ -16,20 +16,20 @@ rule compare_with_paper:
     benchmark:
         "results/benchmarks/compare_with_paper/{experiment}.tsv"
     wildcard_constraints:
-        experiment=one_of(filter(has_published_results, EXPERIMENTS)),
+        experiment=one_of(filter(layout.has_published_results, layout.experiments)),
     conda:
         "../../envs/samsvae.yaml"
     resources:
         mem_mb=growing(2000),
         runtime=growing(20),
     params:
-        splits=settings_of_splits,
+        splits=layout.settings_of_splits,
         models=lambda wildcards: {
-            name: MODEL_SETTINGS[name]
-            for name in EXPERIMENTS[wildcards.experiment]["models"]
-            if name in FITTED
+            name: layout.models[name]
+            for name in layout.experiments[wildcards.experiment]["models"]
+            if name in layout.fitted
         },
-        training=HOW_TO_FIT,
+        training=layout.training,
         evaluation=config["evaluation"],
         code=uses("compare_with_paper"),
     script:

@@ -6,13 +6,13 @@
 rule select_model:
     """the best of a grid of models, by validation cells"""
     input:
-        iwelbo=lambda wildcards: candidate_files(
-            wildcards, "iwelbo.parquet", seeds_to_choose_by(wildcards)
+        iwelbo=layout.for_candidates(
+            rules.estimate_iwelbo.output.iwelbo, all_seeds=True
         ),
-        model=candidates_of_run("model.safetensors"),
-        last_model=candidates_of_run("last_model.safetensors"),
-        history=candidates_of_run("history.tsv"),
-        by_particles=candidates_of_run("iwelbo_by_particles.tsv"),
+        model=layout.for_candidates(rules.train.output.model),
+        last_model=layout.for_candidates(rules.train.output.last_model),
+        history=layout.for_candidates(rules.train.output.history),
+        by_particles=layout.for_candidates(rules.estimate_iwelbo.output.by_particles),
     output:
         selection=f"{RUN}/selection.tsv",
         iwelbo=f"{RUN}/iwelbo.parquet",
@@ -25,15 +25,15 @@ rule select_model:
     benchmark:
         "results/benchmarks/select_model/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
-        model=one_of(CANDIDATES),
+        model=one_of(layout.candidates),
     conda:
         "../../envs/samsvae.yaml"
     resources:
         mem_mb=growing(1500),
         runtime=growing(20),
     params:
-        candidates=lambda wildcards: CANDIDATES[wildcards.model],
-        seeds=seeds_to_choose_by,
+        candidates=lambda wildcards: layout.candidates[wildcards.model],
+        seeds=layout.seeds_to_choose_by,
         code=uses("select_model"),
     script:
         "../scripts/select_model.py"
@@ -42,7 +42,7 @@ rule select_model:
 rule tabulate_selection:
     """what was tried in grids, and what was chosen"""
     input:
-        tables=lambda wildcards: selection_tables(wildcards.experiment),
+        tables=layout.for_choices(rules.select_model.output.selection),
     output:
         selection=f"{TABLES}/selection.tsv",
         candidates=f"{TABLES}/candidates.tsv",
@@ -56,7 +56,7 @@ rule tabulate_selection:
         mem_mb=growing(1500),
         runtime=growing(20),
     params:
-        splits=settings_of_splits,
+        splits=layout.settings_of_splits,
         code=uses("tabulate_selection"),
     script:
         "../scripts/tabulate_selection.py"

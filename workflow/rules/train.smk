@@ -5,8 +5,8 @@
 rule train:
     """a trained model"""
     input:
-        screen=screen_of,
-        split=split_to_train_on,
+        screen=layout.screen_of,
+        split=layout.split_to_train_on,
     output:
         model=f"{RUN}/model.safetensors",
         last_model=f"{RUN}/last_model.safetensors",
@@ -16,7 +16,7 @@ rule train:
     benchmark:
         "results/benchmarks/train/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
-        model=one_of(FITTED),
+        model=one_of(layout.fitted),
     conda:
         "../../envs/samsvae.yaml"
     threads: 1
@@ -25,8 +25,8 @@ rule train:
         runtime=growing(12 * 60),
         gpu=1,
     params:
-        settings=lambda wildcards: MODEL_SETTINGS[wildcards.model],
-        training=HOW_TO_FIT,
+        settings=lambda wildcards: layout.models[wildcards.model],
+        training=layout.training,
         seeds=lambda wildcards: [int(wildcards.seed)],
         code=uses_model("train_model"),
     script:
@@ -35,14 +35,14 @@ rule train:
 
 # All seeds of a model as replicates of one training, which uses a GPU better where the model is
 # small. Outputs cannot depend on wildcards: a rule for each list of seeds.
-for number, (seeds, experiments) in enumerate(by_seeds(FITTED_TOGETHER).items()):
+for number, (seeds, experiments) in enumerate(layout.by_seeds().items()):
 
     rule:
         name:
             f"train_seeds_{number + 1}" if number else "train_seeds"
         input:
-            screen=screen_of,
-            split=f"{SPLIT}/split.tsv",
+            screen=layout.screen_of,
+            split=rules.split_cells.output.split,
         output:
             model=expand(f"{RUN}/model.safetensors", seed=seeds, allow_missing=True),
             last_model=expand(
@@ -54,7 +54,7 @@ for number, (seeds, experiments) in enumerate(by_seeds(FITTED_TOGETHER).items())
         benchmark:
             "results/benchmarks/train_seeds/{experiment}/{split}/{model}.tsv"
         wildcard_constraints:
-            model=one_of(FITTED_TOGETHER),
+            model=one_of(layout.fitted_together),
             experiment=one_of(experiments),
         conda:
             "../../envs/samsvae.yaml"
@@ -64,8 +64,8 @@ for number, (seeds, experiments) in enumerate(by_seeds(FITTED_TOGETHER).items())
             runtime=growing(24 * 60),
             gpu=1,
         params:
-            settings=lambda wildcards: MODEL_SETTINGS[wildcards.model],
-            training=HOW_TO_FIT,
+            settings=lambda wildcards: layout.models[wildcards.model],
+            training=layout.training,
             seeds=list(seeds),
             code=uses_model("train_model"),
         script:

@@ -11,10 +11,9 @@ def main(snakemake: Any) -> None:
 
     from samsvae.files import read_table, write_tsv
 
-    runs = snakemake.params.get("runs") or [{}] * len(snakemake.input.tables)
+    runs = snakemake.params.get("runs") or [{}] * len(snakemake.input)
     tables = [
-        read_table(path).assign(**run)
-        for run, path in zip(runs, snakemake.input.tables, strict=True)
+        read_table(path).assign(**run) for run, path in zip(runs, snakemake.input, strict=True)
     ]
     filled = [table for table in tables if len(table)] or tables[:1]
     table = pd.concat(filled)
@@ -23,5 +22,5 @@ def main(snakemake: Any) -> None:
     write_tsv(table, snakemake.output.table, first=["split", "model", "seed"])
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

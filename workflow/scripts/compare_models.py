@@ -27,8 +27,8 @@ def main(snakemake: Any) -> None:
     splits = {name: Split(**split) for name, split in params.splits.items()}
     tables = compare_models(
         read_table(given.metrics),
-        dict(zip(splits, given.get("perturbations", []), strict=False)),
-        dict(zip(params.cells, given.get("iwelbo", []), strict=False)),
+        dict(zip(splits, given.perturbations, strict=False)),
+        dict(zip(params.cells, given.iwelbo, strict=False)),
         splits,
         rules,
         Contestants.of(params.kinds),
@@ -39,5 +39,5 @@ def main(snakemake: Any) -> None:
     write_tsv(tables.summary, output.summary)
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

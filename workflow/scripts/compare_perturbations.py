@@ -13,14 +13,14 @@ def main(snakemake: Any) -> None:
     from samsvae.files import read_table, write_parquet
     from samsvae.provenance import provenance
 
-    latents = snakemake.input.get("latents")
+    latents = snakemake.input.latents
     table = similarity_table(
         read_table(snakemake.input.effects),
-        pd.DataFrame(columns=["model"]) if latents is None else read_table(latents),
+        read_table(latents) if latents else pd.DataFrame(columns=["model"]),
     )
     made_by = provenance({}, snakemake.params.code)
     write_parquet(table, made_by, snakemake.output.table)
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

@@ -26,11 +26,11 @@ def main(snakemake: Any) -> None:
     parts = read_split(given.split, screen)
     compared = cell_eval.compared_cells(screen, parts)
     names = perturbations(screen[compared])
-    if "model" in given.keys():  # noqa: SIM118
+    if given.model:
         trained = load_model(given.model, choose_device())
         sizes = screen.obs["library_size"].to_numpy()
         predicted = cell_eval.cells_of_model(trained, names, params.cells, sizes, seed)
-    elif "effects" in given.keys():  # noqa: SIM118
+    elif given.effects:
         effects = read_effects(given.effects)
         control = screen.X[((screen.obs["perturbation"] == CONTROL) & (parts == TRAIN)).to_numpy()]
         predicted = cell_eval.cells_of_effects(effects, control, names, params.cells, seed)
@@ -46,5 +46,5 @@ def main(snakemake: Any) -> None:
             cells.write_h5ad(temporary, compression="lzf")
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

@@ -21,13 +21,13 @@ def main(snakemake: Any) -> None:
 
     screen = read_screen(snakemake.input.screen)
     values: dict[str, float] = {}
-    if "predicted" in snakemake.input.keys():  # noqa: SIM118
+    if snakemake.input.predicted:
         predicted = read_effects(snakemake.input.predicted)[:, screen.var_names]
         true = true_effects(screen, list(predicted.obs_names), seed=0)
         values |= effect_recovery(true, np.asarray(predicted.X, dtype=float))
     masks = pd.DataFrame(columns=["target", "factor", "dimension", "true_mask", "probability"])
     recovered = [pd.DataFrame(columns=COLUMNS)]
-    if "model" in snakemake.input.keys():  # noqa: SIM118
+    if snakemake.input.model:
         trained = load_model(snakemake.input.model)
         unseen = (read_split(snakemake.input.split, screen) != TRAIN).to_numpy()
         recovered = [state_recovery(screen, unseen, cell_states(trained, screen, unseen, seed=0))]
@@ -47,5 +47,5 @@ def main(snakemake: Any) -> None:
     write_tsv(pd.concat(recovered).assign(**run), snakemake.output.recovery, first=first)
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

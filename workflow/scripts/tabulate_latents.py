@@ -19,9 +19,13 @@ def main(snakemake: Any) -> None:
     torch.set_num_threads(snakemake.threads)
     given, params = snakemake.input, snakemake.params
     settings = Enrichment(**params.enrichment)
-    gene_sets = dict(zip(params.gene_set_names, given.get("gene_sets", []), strict=True))
+    gene_sets = dict(zip(params.gene_set_names, given.gene_sets, strict=True))
     annotation = read_annotation(
-        given.screen, given.get("observed"), given.get("groups"), gene_sets, settings
+        given.screen,
+        given.observed or None,
+        given.groups[0] if given.groups else None,
+        gene_sets,
+        settings,
     )
     found = [
         factor_tables(load_model(path), annotation, settings, **params.draws, seed=run["seed"])
@@ -42,5 +46,5 @@ def main(snakemake: Any) -> None:
             write_tsv(table, path, first)
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

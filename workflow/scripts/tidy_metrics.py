@@ -12,11 +12,11 @@ def main(snakemake: Any) -> None:
     from samsvae.provenance import provenance
 
     given, params = snakemake.input, snakemake.params
-    perturbations = (read_table(path) for path in given.get("perturbations", []))
+    perturbations = (read_table(path) for path in given.perturbations)
     parts = tidy_metrics(read_table(given.metrics), perturbations, params.top_genes)
     made_by = provenance({"top_genes": params.top_genes}, params.code)
     write_parquet_parts(parts, NAMES, made_by, snakemake.output.table)
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

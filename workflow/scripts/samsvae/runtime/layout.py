@@ -1,0 +1,589 @@
+"""Layout of results: the runs of a configuration, their files, and what each target consists of.
+
+Imports neither torch nor scanpy, since the Snakefile calls it.
+"""
+
+import functools
+import itertools
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from samsvae.chapters import (
+    COUNTS,
+    FRACTIONS,
+    GENE_SETS,
+    GRIDS,
+    GROUPS,
+    MASKS,
+    PAPER,
+    SPLIT_FOLDER,
+    STATE_MAP,
+    TABLES_FOLDER,
+    TRAINING,
+    TRUTH,
+)
+from samsvae.config.configuration import gene_set_names
+from samsvae.contents import SHOWN_FIGURES, figures_of, tables_of
+from samsvae.errors import InputError
+from samsvae.experiments import (
+    Split,
+    can_be_fitted_together,
+    conditions,
+    has_mask,
+    is_ceiling,
+    is_trained,
+    runs,
+    splits,
+)
+from samsvae.grids import candidates, expanded, has_grid
+from samsvae.preflight import check_experiment, check_screen_file
+from samsvae.sources.registry import (
+    GAUSSIAN,
+    SIMULATORS,
+    WITH_PROGRAMMES,
+    download_of,
+    own_settings,
+)
+from samsvae.statistics.published import is_published
+
+Wildcards = Mapping[str, str]
+RunOf = dict[str, Any]
+InputFunction = Callable[[Wildcards], list[str]]
+
+SCREEN = "results/screens/{screen}/screen.h5ad"
+PROGRAMMES = "results/screens/{screen}/programmes.gmt"
+CHECK = "results/checks/{screen}"
+SPLIT = SPLIT_FOLDER
+RUN = f"{SPLIT}/{{model}}/seed{{seed}}"
+TABLES = TABLES_FOLDER
+FIGURES = "results/{experiment}/figures"
+
+# where a canonical screen has its labels, so that it is read like any other file
+CANONICAL = {"perturbation_matrix": {"obsm": "dosage", "names": "perturbations"}}
+
+
+class Layout:
+    """Runs, files and targets of a configuration.
+
+    A method that takes wildcards is an input or parameter function of rules. A method `for_...`
+    takes a pattern, such as an output of another rule, and makes an input function of it.
+
+    Parameters
+    ----------
+    config
+        A validated configuration.
+    check_files
+        Whether files of the user's are checked as soon as a job is planned that needs them.
+
+    Attributes
+    ----------
+    models
+        Settings of every model by name, candidates of grids among them.
+    candidates
+        By the name of a model with a grid, its candidates, one of which stands for it on each
+        split.
+    trained, fitted, fitted_together
+        Names of the models that are trained; of those among them that a training of their own
+        gives, which a model with a grid has not; and of those among these whose seeds are trained
+        as one program.
+    ceilings, baselines
+        Names of the others.
+    training
+        The settings of training that a result depends on.
+    """
+
+    def __init__(self, config: Mapping[str, Any], check_files: bool = False) -> None:
+        self.config = config
+        self.check_files = check_files
+        self.experiments: dict[str, dict[str, Any]] = config["experiments"]
+        self.screens: dict[str, dict[str, Any]] = config["screens"]
+        self.models = expanded(config["models"])
+        self.candidates = {
+            name: candidates(name, model)
+            for name, model in config["models"].items()
+            if has_grid(model)
+        }
+        self.trained = [name for name, model in self.models.items() if is_trained(model)]
+        self.fitted = [name for name in self.trained if name not in self.candidates]
+        together = config["training"]["seeds_together"]
+        self.fitted_together = [
+            name for name in self.fitted if together and can_be_fitted_together(self.models[name])
+        ]
+        self.training = {k: v for k, v in config["training"].items() if k != "seeds_together"}
+        self.ceilings = [name for name, model in self.models.items() if is_ceiling(model)]
+        self.baselines = [
+            name for name in self.models if name not in [*self.trained, *self.ceilings]
+        ]
+
+    # What experiments and their models are.
+
+    def source(self, experiment: str) -> str:
+        """Name the source of an experiment's screen."""
+        return str(self.screens[self.experiments[experiment]["screen"]]["source"])
+
+    def has_counts(self, experiment: str) -> bool:
+        """Tell whether an experiment's screen has counts, and so effects on expression."""
+        return self.source(experiment) != GAUSSIAN
+
+    def has_published_results(self, experiment: str) -> bool:
+        """Tell whether the paper reports results of such an experiment."""
+        split = self.experiments[experiment]["split"]["kind"]
+        return is_published(self.source(experiment), split)
+
+    def is_simulated(self, experiment: str) -> bool:
+        """Tell whether the truth of an experiment's screen is known."""
+        return self.source(experiment) in SIMULATORS
+
+    def properties(self, experiment: str) -> list[str]:
+        """List what an experiment has that figures and tables need, see samsvae/contents.py."""
+        entry = self.experiments[experiment]
+        trained = any(model in self.trained for model in entry["models"])
+        has = {
+            COUNTS: self.has_counts(experiment),
+            TRAINING: trained,
+            GENE_SETS: gene_set_names(self.config, experiment),
+            FRACTIONS: len(conditions(self.splits(experiment))) > 1,
+            GRIDS: any(model in self.candidates for model in entry["models"]),
+            PAPER: trained and self.has_published_results(experiment),
+            MASKS: any(has_mask(self.models[model]) for model in entry["models"]),
+            GROUPS: entry["perturbation_groups"],
+            STATE_MAP: self.config["evaluation"]["mapped_cells"],
+            TRUTH: self.is_simulated(experiment),
+        }
+        return sorted(name for name, present in has.items() if present)
+
+    def counts_of(self, wildcards: Wildcards) -> bool:
+        """Tell whether a job's experiment has counts."""
+        return self.has_counts(wildcards["experiment"])
+
+    def true_effects_of(self, wildcards: Wildcards) -> bool:
+        """Tell whether the true effects of a job's screen are known."""
+        return self.source(wildcards["experiment"]) == WITH_PROGRAMMES
+
+    def tests_gene_sets_of(self, wildcards: Wildcards) -> bool:
+        """Tell whether gene sets are tested among the genes of a job's experiment."""
+        return self.counts_of(wildcards) and bool(self.gene_sets_of(wildcards))
+
+    def trained_of(self, wildcards: Wildcards) -> bool:
+        """Tell whether a job's model is trained."""
+        return wildcards["model"] in self.trained
+
+    def baseline_of(self, wildcards: Wildcards) -> bool:
+        """Tell whether a job's model is a baseline."""
+        return wildcards["model"] in self.baselines
+
+    # Screens, and the files that they are made of.
+
+    def screens_of(self, *sources: str) -> list[str]:
+        """List the screens of some sources."""
+        return [name for name, entry in self.screens.items() if entry["source"] in sources]
+
+    def settings_of_screen(self, wildcards: Wildcards) -> dict[str, Any]:
+        """Give the entry of a screen in the configuration."""
+        return self.screens[wildcards["screen"]]
+
+    def content_of_download(self, name: str) -> dict[str, Any]:
+        """Give what would make another file of a download: all but its addresses."""
+        return {k: v for k, v in self.config["downloads"][name].items() if k != "urls"}
+
+    def content_of_screen(self, wildcards: Wildcards) -> dict[str, Any]:
+        """Give the same of the download that a screen is made of."""
+        return self.content_of_download(str(download_of(self.screens[wildcards["screen"]])))
+
+    def users_file_of(self, wildcards: Wildcards) -> str:
+        """Give the path of a user's own file, once it passes its checks."""
+        self._check(check_screen_file, wildcards["screen"])
+        return str(self.screens[wildcards["screen"]]["path"])
+
+    def receipt_of(self, wildcards: Wildcards) -> str:
+        """Give the path of the receipt that says that a screen's published file is whole."""
+        name = wildcards["screen"]
+        self._check(check_screen_file, name)
+        if self.screens[name]["path"] is not None:
+            return f"results/screens/{name}/verified.json"
+        return f"results/downloads/{download_of(self.screens[name])}.json"
+
+    def screen_of(self, wildcards: Wildcards) -> str:
+        """Give the path of an experiment's screen, once all files of the experiment pass."""
+        self._check(check_experiment, wildcards["experiment"])
+        return SCREEN.format(screen=self.experiments[wildcards["experiment"]]["screen"])
+
+    @functools.cache  # noqa: B019 - one layout lives as long as its workflow
+    def _check(self, check: Callable[[Mapping[str, Any], str], object], name: str) -> None:
+        """Check files while jobs are planned; what is wrong ends Snakemake in one message.
+
+        By SystemExit: to whatever else an input function raises, Snakemake adds a traceback.
+        """
+        if self.check_files:
+            try:
+                check(self.config, name)
+            except InputError as error:
+                raise SystemExit(str(error)) from None
+
+    def gene_sets_of(self, wildcards: Wildcards) -> list[str]:
+        """List the GMT files that an experiment tests, in the order of their names."""
+        experiment = wildcards["experiment"]
+        return [self._gmt(name, experiment) for name in gene_set_names(self.config, experiment)]
+
+    def gene_sets_on(self, screen: str) -> dict[str, str]:
+        """Give the GMT files that experiments test on a screen, by name."""
+        return {
+            name: self._gmt(name, experiment)
+            for experiment, entry in self.experiments.items()
+            if entry["screen"] == screen
+            for name in gene_set_names(self.config, experiment)
+        }
+
+    def _gmt(self, name: str, experiment: str) -> str:
+        simulated = PROGRAMMES.format(screen=self.experiments[experiment]["screen"])
+        return str(self.config["gene_sets"].get(name, simulated))
+
+    def groups_of(self, wildcards: Wildcards) -> list[str]:
+        """List the GMT file of known groups of perturbations, if there is one."""
+        groups = self.experiments[wildcards["experiment"]]["perturbation_groups"]
+        return [groups] if groups else []
+
+    # What is checked before anything is trained.
+
+    def checked_screens(self) -> list[str]:
+        """List the screens that can be checked, those with counts, each once."""
+        checked = filter(self.has_counts, self.experiments)
+        return list(dict.fromkeys(self.experiments[name]["screen"] for name in checked))
+
+    def checked_settings_of(self, wildcards: Wildcards) -> dict[str, Any]:
+        """Say where a screen's file has what: the user's own file, or else the canonical screen."""
+        entry = self.screens[wildcards["screen"]]
+        if entry["source"] == "h5ad":
+            return own_settings(entry)
+        return {"path": SCREEN.format(**wildcards), **CANONICAL}
+
+    def checked_files_of(self, wildcards: Wildcards) -> list[str]:
+        """List the files that a check reads; one that is missing is for the check to tell."""
+        settings = self.checked_settings_of(wildcards)
+        made = [SCREEN.format(**wildcards), PROGRAMMES.format(**wildcards)]
+        named = [settings.get(key) for key in ("path", "genes", "guide_table")]
+        named += self.gene_sets_on(wildcards["screen"]).values()
+        return [path for path in named if path and (path in made or Path(path).exists())]
+
+    # Splits and runs.
+
+    @functools.cache  # noqa: B019
+    def splits(self, experiment: str) -> dict[str, Split]:
+        """List an experiment's splits by name."""
+        return splits(self.experiments[experiment])
+
+    def names_of_splits(self) -> list[str]:
+        """List the names of all splits of all experiments."""
+        return sorted({name for experiment in self.experiments for name in self.splits(experiment)})
+
+    def settings_of_splits(self, wildcards: Wildcards) -> dict[str, dict[str, Any]]:
+        """Say what the splits of an experiment are, by name."""
+        return {name: vars(split) for name, split in self.splits(wildcards["experiment"]).items()}
+
+    def runs(
+        self,
+        experiment: str,
+        split: str | None = None,
+        models: Collection[str] | None = None,
+        reference: bool = False,
+    ) -> list[RunOf]:
+        """List the runs of an experiment.
+
+        Parameters
+        ----------
+        experiment
+            Its name.
+        split, models
+            Those to keep; all if None.
+        reference
+            Keep the first split and the first seed alone, which detailed figures show.
+
+        Returns
+        -------
+        list of dict
+            Split, model and seed of each.
+        """
+        first = (next(iter(self.splits(experiment))), self.experiments[experiment]["seeds"][0])
+        return [
+            dict(run)
+            for run in self._all_runs(experiment)
+            if (split is None or run["split"] == split)
+            and (models is None or run["model"] in models)
+            and (not reference or (run["split"], run["seed"]) == first)
+        ]
+
+    @functools.cache  # noqa: B019
+    def _all_runs(self, experiment: str) -> list[RunOf]:
+        return [vars(run) for run in runs(self.experiments[experiment], self.models)]
+
+    def runs_of(self, **chosen: Any) -> Callable[[Wildcards], list[RunOf]]:
+        """Make a parameter function: the runs of a job's experiment, or of its split."""
+        return lambda wildcards: self.runs(
+            wildcards["experiment"], split=_value(wildcards, "split"), **chosen
+        )
+
+    def shown_runs_of(self, wildcards: Wildcards) -> list[RunOf]:
+        """List the trained runs of a job: its own, or else the reference run of every model."""
+        if _value(wildcards, "model") is not None:
+            return [run_of(wildcards)]
+        return self.runs(wildcards["experiment"], models=self.trained, reference=True)
+
+    def single_models_of(self, wildcards: Wildcards) -> list[str]:
+        """List the trained models of an experiment that has one split and one seed; else none."""
+        entry = self.experiments[wildcards["experiment"]]
+        if len(self.splits(wildcards["experiment"])) > 1 or len(entry["seeds"]) > 1:
+            return []
+        return [model for model in entry["models"] if model in self.trained]
+
+    def seeds_to_choose_by(self, wildcards: Wildcards) -> list[int]:
+        """List the seeds by which a candidate is chosen: the experiment's, and the job's own."""
+        seeds: list[int] = self.experiments[wildcards["experiment"]]["seeds"]
+        own = int(wildcards["seed"])
+        return seeds if own in seeds else [*seeds, own]
+
+    def by_seeds(self) -> dict[tuple[int, ...], list[str]]:
+        """Group the experiments with models that are fitted together by their list of seeds."""
+        groups: dict[tuple[int, ...], list[str]] = {}
+        for name, experiment in self.experiments.items():
+            chosen_from = [self.candidates.get(model, ()) for model in experiment["models"]]
+            fitted = {*experiment["models"], *itertools.chain.from_iterable(chosen_from)}
+            if fitted & set(self.fitted_together):
+                groups.setdefault(tuple(experiment["seeds"]), []).append(name)
+        return groups
+
+    def split_to_train_on(self, wildcards: Wildcards) -> str:
+        """Give the path of the split that one seed of a model is trained on.
+
+        Raises
+        ------
+        InputError
+            If the seeds of the model are trained together, the job's not being one of them.
+        """
+        if wildcards["model"] in self.fitted_together:
+            seeds = self.experiments[wildcards["experiment"]]["seeds"]
+            raise InputError(
+                f"The seeds of the model {wildcards['model']!r} are trained together, and "
+                f"{wildcards['seed']} is none of them ({', '.join(map(str, seeds))}). Add it to "
+                f"experiments.{wildcards['experiment']}.seeds, or leave out "
+                "training.seeds_together."
+            )
+        return f"{SPLIT}/split.tsv".format(**wildcards)
+
+    # Files of many runs.
+
+    def for_runs(self, pattern: str, **chosen: Any) -> InputFunction:
+        """Fill a pattern for each run that :meth:`runs_of` chooses."""
+        runs = self.runs_of(**chosen)
+        return lambda wildcards: [
+            pattern.format(experiment=wildcards["experiment"], **run) for run in runs(wildcards)
+        ]
+
+    def for_shown_runs(self, pattern: str) -> InputFunction:
+        """Fill a pattern for each run that :meth:`shown_runs_of` lists."""
+        return lambda wildcards: [
+            pattern.format(experiment=wildcards["experiment"], **run)
+            for run in self.shown_runs_of(wildcards)
+        ]
+
+    def for_shown_split(self, pattern: str) -> Callable[[Wildcards], str]:
+        """Fill a pattern for the split of these runs."""
+        return lambda wildcards: pattern.format(
+            experiment=wildcards["experiment"], split=self.shown_runs_of(wildcards)[0]["split"]
+        )
+
+    def for_single_runs(self, pattern: str) -> InputFunction:
+        """Fill a pattern for each trained run where an experiment has one run of each model."""
+        return lambda wildcards: self.for_runs(pattern, models=self.single_models_of(wildcards))(
+            wildcards
+        )
+
+    def for_splits(self, pattern: str) -> InputFunction:
+        """Fill a pattern for each split of an experiment."""
+        return lambda wildcards: [
+            pattern.format(experiment=wildcards["experiment"], split=split)
+            for split in self.splits(wildcards["experiment"])
+        ]
+
+    def for_first_split(self, pattern: str) -> Callable[[Wildcards], str]:
+        """Fill a pattern for the first split of an experiment, which detailed figures show."""
+        return lambda wildcards: pattern.format(
+            experiment=wildcards["experiment"],
+            split=next(iter(self.splits(wildcards["experiment"]))),
+        )
+
+    def for_candidates(self, pattern: str, all_seeds: bool = False) -> InputFunction:
+        """Fill a pattern for each candidate of a job's model, from the job's seed or from all."""
+
+        def filled(wildcards: Wildcards) -> list[str]:
+            place = {"experiment": wildcards["experiment"], "split": wildcards["split"]}
+            own: list[int | str] = [wildcards["seed"]]
+            seeds = [*self.seeds_to_choose_by(wildcards)] if all_seeds else own
+            return [
+                pattern.format(**place, model=candidate, seed=seed)
+                for candidate in self.candidates[wildcards["model"]]
+                for seed in seeds
+            ]
+
+        return filled
+
+    def for_choices(self, pattern: str) -> InputFunction:
+        """Fill a pattern for each split and model with a grid, by the first seed; all are alike."""
+
+        def filled(wildcards: Wildcards) -> list[str]:
+            entry = self.experiments[wildcards["experiment"]]
+            return [
+                pattern.format(
+                    experiment=wildcards["experiment"],
+                    split=split,
+                    model=model,
+                    seed=entry["seeds"][0],
+                )
+                for split in self.splits(wildcards["experiment"])
+                for model in entry["models"]
+                if model in self.candidates
+            ]
+
+        return filled
+
+    def for_metrics(self, of_split: str, of_bounds: str, of_truth: str) -> InputFunction:
+        """Fill the patterns of all tables of metrics that an experiment has."""
+
+        def filled(wildcards: Wildcards) -> list[str]:
+            experiment = wildcards["experiment"]
+            has = self.properties(experiment)
+            tables = self.for_splits(of_split)(wildcards) if COUNTS in has else []
+            tables += [of_bounds.format(experiment=experiment)] if TRAINING in has else []
+            return tables + (self.for_runs(of_truth)(wildcards) if TRUTH in has else [])
+
+        return filled
+
+    # Targets.
+
+    def all_runs(self) -> list[str]:
+        """List what every run of every experiment leaves behind for others to read."""
+        trained = ["model.safetensors", "history.tsv", "iwelbo.parquet"]
+        return [
+            file
+            for experiment in self.experiments
+            for name in ["predicted_effects.h5ad", *trained]
+            if name in trained or self.has_counts(experiment)
+            for file in self.for_runs(
+                f"{RUN}/{name}", models=self.trained if name in trained else None
+            )({"experiment": experiment})
+        ]
+
+    def all_tables(self) -> list[str]:
+        """List every table that an experiment shows or draws, once, and all of its metrics."""
+        return sorted(
+            {
+                self.for_first_split(path)({"experiment": experiment})
+                for experiment in self.experiments
+                for path in [
+                    *tables_of(self.properties(experiment)),
+                    f"{TABLES}/metrics.parquet",
+                ]
+            }
+        )
+
+    def all_figures(self) -> list[str]:
+        """List every figure of every experiment."""
+        return [
+            f"{FIGURES}/{figure.name}.svg".format(experiment=experiment)
+            for experiment in self.experiments
+            for figure in figures_of(self.properties(experiment))
+        ]
+
+    def table_of_figure(self, wildcards: Wildcards) -> str:
+        """Give the path of the table behind a figure."""
+        return self.for_first_split(SHOWN_FIGURES[wildcards["figure"]].path)(wildcards)
+
+    def options_of_figure(self, wildcards: Wildcards) -> dict[str, Any]:
+        """Give what a figure needs to know beside its table."""
+        evaluation = self.config["evaluation"]
+        return {
+            "models": self.experiments[wildcards["experiment"]]["models"],
+            "evaluation": {key: evaluation[key] for key in ("top_genes", "fdr")},
+        }
+
+
+def _value(wildcards: Wildcards, name: str) -> str | None:
+    """Read a wildcard that not every job has; `in` looks among the values of Snakemake's."""
+    return wildcards[name] if name in wildcards.keys() else None  # noqa: SIM118
+
+
+def figures_listed(table: str | Path) -> list[str]:
+    """List the figures of perturbations that a table of perturbations names.
+
+    Parameters
+    ----------
+    table
+        A file ``<experiment>/tables/perturbations.tsv``, whose last column is a path from the
+        experiment's folder.
+    """
+    path = Path(table)
+    lines = path.read_text(encoding="utf-8").splitlines()[1:]
+    return [str(path.parent.parent / line.rsplit("\t", 1)[1]) for line in lines]
+
+
+def run_of(wildcards: Wildcards) -> RunOf:
+    """Give the run that a job belongs to."""
+    return {
+        "split": wildcards["split"],
+        "model": wildcards["model"],
+        "seed": int(wildcards["seed"]),
+    }
+
+
+def one_of(names: Iterable[str]) -> str:
+    """Write a regular expression for any of some names; it matches nothing if there are none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def report_suffix(name: str | None, configfiles: Sequence[str | Path], default: str | Path) -> str:
+    """Tell the reports of configurations apart, so that they lie side by side.
+
+    Parameters
+    ----------
+    name
+        What the configuration calls itself, if anything.
+    configfiles
+        The files that it was read from.
+    default
+        The file of the default configuration.
+
+    Returns
+    -------
+    str
+        ``-<name>``, as in ``report-norman.html``; without a name, that of the files. Empty for the
+        default configuration, and for an empty name.
+    """
+    if name is None:
+        given = [Path(file) for file in configfiles]
+        own = [file.stem for file in given if file.resolve() != Path(default).resolve()]
+        name = re.sub(r"[^\w-]+", "_", "-".join(own))
+    return f"-{name}" if name else ""
+
+
+def closing_words(report: str, findings: str, started: float) -> str:
+    """Say what came out, if the report was written since `started`, and where to look.
+
+    Parameters
+    ----------
+    report, findings
+        Paths of the report and of its findings as text.
+    started
+        Time in seconds since the epoch.
+
+    Returns
+    -------
+    str
+        Empty where there is no report.
+    """
+    if not Path(report).is_file():
+        return ""
+    text = Path(findings)
+    is_new = text.is_file() and text.stat().st_mtime >= started
+    told = f"\n{text.read_text(encoding='utf-8')}\n" if is_new else ""
+    return f"{told}The report: {report}"
