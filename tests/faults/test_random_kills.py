@@ -36,7 +36,7 @@ STAGES = {
     ),
     "report": (
         ["draw_figure", "collect_tables", "write_report"],
-        ["results/random/tables/training.tsv", "results/report.html"],
+        ["results/random/tables/training.tsv", "results/report-own.html"],
     ),
 }  # fmt: skip
 
@@ -120,7 +120,7 @@ def test_fifty_kills_change_nothing(undisturbed, tmp_path):
                 assert project.snakemake("--unlock").returncode == 0
             stage = min(STAGES, key=lambda name: killed[name] + rng.random())
             scripts, removed = STAGES[stage]
-            if (project.folder / "results/report.html").exists():
+            if (project.folder / "results/report-own.html").exists():
                 for name in removed:
                     (project.folder / name).unlink(missing_ok=True)
             with project.started(output) as run:

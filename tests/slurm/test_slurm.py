@@ -112,7 +112,7 @@ def test_a_cancelled_job_and_a_lost_node_do_not_keep_the_whole_from_finishing(cl
 
     text = shown.read_text()
     assert text.count("Trying to restart job") >= 1
-    assert (on_slurm.folder / "results/report.html").is_file()
+    assert (on_slurm.folder / "results/report-own.html").is_file()
     assert not unfinished.exists()
     log = on_slurm.folder / "results/logs/train/random/random-seed0/sams-seed0.log"
     assert re.search(r"going on from step \d+", log.read_text())

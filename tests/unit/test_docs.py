@@ -148,6 +148,8 @@ def check(page, words, targets, rules):
                     assert (ROOT / word.removeprefix("CONFIG=")).is_file(), (page, words)
         case ["cp", source, _]:
             assert (ROOT / source).is_file(), (page, words)
+        case [".venv/bin/python", "-m", "pdb", script, *_]:
+            assert (ROOT / script).is_file(), (page, words)
         case ["python" | ".venv/bin/python", "-m", module, *_]:
             assert importlib.util.find_spec(module), (page, words)
         case ["snakemake" | ".venv/bin/snakemake", *rest]:
@@ -157,7 +159,9 @@ def check(page, words, targets, rules):
         case [".venv/bin/pip", "install", *packages]:
             lock = (ROOT / "envs/requirements-dev.txt").read_text()
             assert all(f"{package}==" in lock for package in packages), (page, words)
-        case ["cd" | "cell-eval", *_]:
+        case ["pip", "install", address]:
+            assert re.fullmatch(r'"git\+https://\S+@v\d+\.\d+\.\d+"', address), (page, words)
+        case ["cd" | "cell-eval" | "snakedeploy", *_]:
             pass
         case _:
             pytest.fail(f"{page}: nothing checks the command {' '.join(words)!r}")

@@ -34,7 +34,7 @@ FIGURES = {
 
 def test_every_promised_output_is_there(finished):
     results = finished.folder / "results"
-    assert (results / "report.html").stat().st_size > 100_000
+    assert (results / "report-own.html").stat().st_size > 100_000
     assert (results / "screens/tiny/screen.h5ad").is_file()
     for experiment, split, model, seed in [
         ("random", "random-seed0", "sams", 0),
@@ -111,11 +111,11 @@ def test_all_metrics_stand_in_one_table_that_says_what_they_are(finished):
 
 
 def test_the_report_shows_every_figure_and_asks_the_network_for_nothing(finished):
-    page = (finished.folder / "results/report.html").read_text()
+    page = (finished.folder / "results/report-own.html").read_text()
     assert page.count("<figure ") == 2 * len(FIGURES) + 1  # fractions, where there are several
     assert page.count("data:image/svg+xml;base64,") == page.count("<img ")
     assert not re.search(r'(?:src|href)="(?:https?:)?//', page)
-    assert zipfile.is_zipfile(finished.folder / "results/report.zip")
+    assert zipfile.is_zipfile(finished.folder / "results/report-own.zip")
     assert "recovered best" in page
     assert "{{" not in page
 

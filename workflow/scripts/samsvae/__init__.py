@@ -11,8 +11,49 @@ The floors, from the ground up (imports go down only):
 - :mod:`samsvae.statistics`: how sure the scores are, and which model is better
 - :mod:`samsvae.figures`, :mod:`samsvae.report`: what a reader is shown
 
-Beside them, :mod:`samsvae.inspection` looks at a screen before anything is trained, and
-:mod:`samsvae.chain` follows a result back to the data.
+Beside them, :mod:`samsvae.inspection` looks at a screen before anything is trained,
+:mod:`samsvae.runtime` carries jobs, and :mod:`samsvae.chain` follows a result back to the data.
+
+The names in ``__all__`` can be imported from here; each is imported when it is first asked for,
+since torch takes seconds.
 """
 
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "build_model",
+    "effect_scores",
+    "load_model",
+    "observed_effects",
+    "open_screen",
+    "perturbations",
+    "predicted_effects",
+    "read_effects",
+    "read_screen",
+    "read_split",
+    "sample_cells",
+]
+
+_MODULES = {
+    "build_model": "samsvae.models.registry",
+    "effect_scores": "samsvae.metrics.effects",
+    "load_model": "samsvae.inference.checkpoint",
+    "observed_effects": "samsvae.effects.observed",
+    "open_screen": "samsvae.screen",
+    "perturbations": "samsvae.screen",
+    "predicted_effects": "samsvae.effects.predicted",
+    "read_effects": "samsvae.effects.table",
+    "read_screen": "samsvae.screen",
+    "read_split": "samsvae.splits",
+    "sample_cells": "samsvae.effects.predictive",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module that defines it."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

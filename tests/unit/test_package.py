@@ -1,0 +1,78 @@
+"""The library as a package of its own."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+import samsvae
+from tests.conftest import ROOT
+from tests.unit.test_environment import normal, pins
+
+LIBRARY = ROOT / "workflow/scripts/samsvae"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# what is called otherwise on the package index
+DISTRIBUTIONS = {
+    "pyro": "pyro-ppl",
+    "skmisc": "scikit-misc",
+    "sklearn": "scikit-learn",
+    "umap": "umap-learn",
+    "yaml": "pyyaml",
+}
+# Triton comes with PyTorch for CUDA; Snakemake is asked where scripts are run by hand
+OPTIONAL = {"snakemake", "triton"}
+
+
+def imported():
+    names = set()
+    for path in LIBRARY.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module.split(".")[0])
+    return names - sys.stdlib_module_names - OPTIONAL - {"samsvae"}
+
+
+def declared():
+    parts = [re.match(r"([\w.-]+)>=([\d.]+)", one).groups() for one in PROJECT["dependencies"]]
+    return {normal(name): version for name, version in parts}
+
+
+def test_what_is_imported_is_declared_and_nothing_else():
+    assert {normal(DISTRIBUTIONS.get(name, name)) for name in imported()} == set(declared())
+
+
+def test_the_lock_satisfies_what_is_declared():
+    lock = pins(ROOT / "envs/requirements.txt")
+    for name, least in declared().items():
+        locked = [int(part) for part in lock[name].split(".")]
+        assert locked >= [int(part) for part in least.split(".")], name
+
+
+@pytest.mark.parametrize("name", samsvae.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(samsvae, name).__name__ == name
+
+
+def test_a_name_that_is_not_there_is_refused():
+    with pytest.raises(AttributeError, match="absent"):
+        _ = samsvae.absent
+
+
+def test_the_package_imports_nothing_heavy():
+    code = "import sys, samsvae, samsvae.runtime.layout; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=LIBRARY.parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert not {"torch", "pyro", "scanpy", "anndata"} & set(done.stdout.split())
+
+
+def test_one_version():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {samsvae.__version__}\n" in citation
+    assert "version" in PROJECT["dynamic"]
