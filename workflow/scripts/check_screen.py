@@ -18,5 +18,5 @@ def main(snakemake: Any) -> None:
     write_text(text, snakemake.output.text)
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

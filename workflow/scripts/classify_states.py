@@ -27,5 +27,5 @@ def main(snakemake: Any) -> None:
     write_tsv(table, snakemake.output.table, first=["split", "model", "seed"])
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

@@ -23,5 +23,5 @@ def main(snakemake: Any) -> None:
     write_tsv(metrics[columns], snakemake.output.metrics)
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

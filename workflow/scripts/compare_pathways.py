@@ -14,5 +14,5 @@ def main(snakemake: Any) -> None:
     write_tsv(pathway_agreement(enrichment, snakemake.params.fdr), snakemake.output.table)
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

@@ -19,5 +19,5 @@ def main(snakemake: Any) -> None:
     write_receipt(path, published, snakemake.output.receipt)
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

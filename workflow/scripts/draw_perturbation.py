@@ -22,5 +22,5 @@ def main(snakemake: Any) -> None:
     save_figure(drawn, read_caption(snakemake.input.caption), made_by, list(snakemake.output))
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

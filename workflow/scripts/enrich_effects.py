@@ -28,5 +28,5 @@ def main(snakemake: Any) -> None:
     )
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

@@ -34,5 +34,5 @@ def main(snakemake: Any) -> None:
     write_tsv(bounds.by_particles(), snakemake.output.by_particles)
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

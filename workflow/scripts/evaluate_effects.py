@@ -31,5 +31,5 @@ def main(snakemake: Any) -> None:
     write_parquet(table.astype(dict.fromkeys(repeated, "category")), made_by, output.perturbations)
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

@@ -15,5 +15,5 @@ def main(snakemake: Any) -> None:
     write_tsv(list_perturbations(observed, snakemake.params.fdr), snakemake.output.table)
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

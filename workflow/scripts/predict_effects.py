@@ -38,5 +38,5 @@ def main(snakemake: Any) -> None:
     write_effects(table, snakemake.output.effects)
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

@@ -16,5 +16,5 @@ def main(snakemake: Any) -> None:
     write_h5ad_screen(source, provenance(settings, snakemake.params.code), snakemake.output.screen)
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

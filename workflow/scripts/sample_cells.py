@@ -44,5 +44,5 @@ def main(snakemake: Any) -> None:
         cells.write_h5ad(temporary, compression="lzf")
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

@@ -36,5 +36,5 @@ def main(snakemake: Any) -> None:
     write_tsv(table.assign(split=split, model=model), output.selection, ["split", "model"])
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

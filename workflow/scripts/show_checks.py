@@ -21,5 +21,5 @@ def main(snakemake: Any) -> None:
         raise InputError(f"Screens that cannot be used: {', '.join(unusable)}; see above.")
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

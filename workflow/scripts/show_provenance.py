@@ -16,5 +16,5 @@ def main(snakemake: Any) -> None:
         write_text(text, path)
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

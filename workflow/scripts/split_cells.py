@@ -27,5 +27,5 @@ def main(snakemake: Any) -> None:
     write_text(made_by, snakemake.output.provenance)
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

@@ -21,5 +21,5 @@ def main(snakemake: Any) -> None:
     write_tsv(overview(selection, splits), snakemake.output.candidates)
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

@@ -21,5 +21,5 @@ def main(snakemake: Any) -> None:
     write_archive(snakemake.params.experiments, snakemake.output.report, snakemake.output.archive)
 
 
-if "snakemake" in globals():
-    run_job(main, globals()["snakemake"])
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

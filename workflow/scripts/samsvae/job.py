@@ -11,13 +11,14 @@ from typing import Any
 
 from samsvae.chain import keep_records
 from samsvae.errors import InputError, Interrupted
+from samsvae.runtime.by_hand import run_by_hand
 
 logger = logging.getLogger("samsvae")
 
 IN_LOG_ALONE = {"to_terminal": False}
 
 
-def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
+def run_job(main: Callable[[Any], None], snakemake: Any | None) -> None:
     """Run a front door's `main` with its log open, and keep a record of what it made.
 
     Progress goes to the terminal and to the rule's log file; warnings of libraries and tracebacks
@@ -30,8 +31,11 @@ def run_job(main: Callable[[Any], None], snakemake: Any) -> None:
         Takes Snakemake's job object. It imports what is heavy, so that a failing import is
         logged, too.
     snakemake
-        The job object that Snakemake gives to a script.
+        The job object that Snakemake gives to a script; None where it is run by hand.
     """
+    if snakemake is None:
+        run_by_hand(main, sys.argv[1:])
+        return
     # read by numerical libraries when they are imported; more threads than cores wait in circles
     os.environ["OMP_NUM_THREADS"] = str(snakemake.threads)
     logging.raiseExceptions = False  # where the disk is full, a log is the least of what is lost

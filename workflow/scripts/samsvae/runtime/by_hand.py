@@ -1,0 +1,136 @@
+"""Scripts run by hand, with a stand-in for the object that Snakemake gives them.
+
+For a debugger: ``python -m pdb workflow/scripts/train_model.py RESULT`` runs the script on what
+Snakemake would run it on to make RESULT. Nothing catches errors, and no record is kept.
+"""
+
+import argparse
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from samsvae.errors import InputError
+
+SNAKEFILE = Path(__file__).resolve().parents[4] / "Snakefile"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a script reads of the object that Snakemake gives it.
+
+    Attributes
+    ----------
+    rule
+        Name of the rule.
+    input, output, params, log
+        Of the job, by name and position.
+    wildcards
+        Of the job, by name.
+    config
+        The validated configuration.
+    threads
+        Number of threads.
+    resources
+        Empty: they are what a cluster would be asked for.
+    """
+
+    rule: str
+    input: Any
+    output: Any
+    params: Any
+    log: Any
+    wildcards: Any
+    config: dict[str, Any]
+    threads: int = 1
+    resources: dict[str, Any] = field(default_factory=dict)
+
+
+def run_by_hand(main: Callable[[Any], None], arguments: Sequence[str]) -> None:
+    """Run the `main` of a script on the job that makes a result.
+
+    Parameters
+    ----------
+    main
+        Takes Snakemake's job object.
+    arguments
+        Of the command line: the result, and options.
+    """
+    parser = argparse.ArgumentParser(
+        description="Run a script on what Snakemake would run it on, and write its results."
+    )
+    parser.add_argument("result", help="path of a result of the script, in the working directory")
+    parser.add_argument("--configfile", nargs="+", default=[], help="as for snakemake")
+    parser.add_argument("--threads", type=int, default=1, help="1 by default, as in most rules")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main(job_of(given.result, given.configfile, given.threads))
+
+
+def job_of(
+    result: str,
+    configfiles: Sequence[str | Path] = (),
+    threads: int = 1,
+    snakefile: str | Path = SNAKEFILE,
+) -> Job:
+    """Plan the job that makes a result, without running anything.
+
+    Parameters
+    ----------
+    result
+        Path of an output, in the working directory.
+    configfiles
+        Configurations beside the default.
+    threads
+        Number of threads that the script may use.
+    snakefile
+        The workflow.
+
+    Returns
+    -------
+    Job
+        Stands in for Snakemake's object. The folders of its outputs exist.
+
+    Raises
+    ------
+    InputError
+        If no rule makes the result, or one of its inputs is missing.
+    """
+    from snakemake.api import SnakemakeApi
+    from snakemake.dag import DAG
+    from snakemake.jobs import Job as SnakemakeJob
+    from snakemake.settings.types import ConfigSettings, OutputSettings, Quietness, ResourceSettings
+
+    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+        opened = api.workflow(
+            resource_settings=ResourceSettings(cores=threads),
+            config_settings=ConfigSettings(configfiles=[Path(file) for file in configfiles]),
+            snakefile=Path(snakefile),
+        )
+        opened.dag()
+        workflow = opened._workflow
+        rules = [rule for rule in workflow.rules if rule.is_producer(result)]
+        if not rules:
+            raise InputError(
+                f"{result}: no rule makes this. Give a path as it stands below 'results', and the "
+                "configuration that it belongs to by --configfile."
+            )
+        planned = SnakemakeJob(rules[0], DAG(workflow, rules=rules), rules[0].get_wildcards(result))
+        missing = [str(path) for path in planned.input if not Path(path).exists()]
+        if missing:
+            raise InputError(
+                f"{result}: its inputs are missing. Make them first: snakemake {' '.join(missing)}"
+            )
+        for path in [*planned.output, *planned.log]:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return Job(
+            rule=str(rules[0].name),
+            input=planned.input,
+            output=planned.output,
+            params=planned.params,
+            log=planned.log,
+            wildcards=planned.wildcards,
+            config=workflow.config,
+            threads=threads,
+        )
