@@ -3,15 +3,14 @@
 from typing import Any
 
 from samsvae.job import run_job
+from samsvae.provenance import provenance
+from samsvae.sources.norman import NormanSource, write_norman_screen
+from samsvae.sources.registry import own_settings
+from samsvae.sources.verification import read_receipt
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.provenance import provenance
-    from samsvae.sources.norman import NormanSource, write_norman_screen
-    from samsvae.sources.registry import own_settings
-    from samsvae.sources.verification import read_receipt
-
     path, published = read_receipt(snakemake.input.receipt)
     source = NormanSource(path=path, **own_settings(snakemake.params.settings, "path"))
     made_by = provenance(snakemake.params.settings, snakemake.params.code, **published.checksums)

@@ -3,15 +3,14 @@
 from typing import Any
 
 from samsvae.job import run_job
+from samsvae.provenance import provenance
+from samsvae.sources.registry import own_settings
+from samsvae.sources.replogle import ReplogleSource, write_replogle_screen
+from samsvae.sources.verification import read_receipt
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.provenance import provenance
-    from samsvae.sources.registry import own_settings
-    from samsvae.sources.replogle import ReplogleSource, write_replogle_screen
-    from samsvae.sources.verification import read_receipt
-
     path, published = read_receipt(snakemake.input.receipt)
     source = ReplogleSource(
         path=path,

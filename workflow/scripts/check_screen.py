@@ -2,15 +2,14 @@
 
 from typing import Any
 
+from samsvae.files import write_text, write_tsv
+from samsvae.inspection.screen import inspect_screen
+from samsvae.inspection.text import to_table, to_text
 from samsvae.job import run_job
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.files import write_text, write_tsv
-    from samsvae.inspection.screen import inspect_screen
-    from samsvae.inspection.text import to_table, to_text
-
     settings = snakemake.params.settings
     found = inspect_screen(settings, snakemake.params.gene_sets, **snakemake.params.sizes)
     write_tsv(to_table(found), snakemake.output.findings)

@@ -2,20 +2,19 @@
 
 from typing import Any
 
+import pandas as pd
+import torch
+
+from samsvae.biology.basal_state import classify_basal_state
+from samsvae.files import write_tsv
+from samsvae.inference.checkpoint import load_model
 from samsvae.job import run_job
+from samsvae.screen import open_screen
+from samsvae.splits import read_split
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    import pandas as pd
-    import torch
-
-    from samsvae.biology.basal_state import classify_basal_state
-    from samsvae.files import write_tsv
-    from samsvae.inference.checkpoint import load_model
-    from samsvae.screen import open_screen
-    from samsvae.splits import read_split
-
     torch.set_num_threads(snakemake.threads)
     with open_screen(snakemake.input.screen) as screen:
         parts = read_split(snakemake.input.split, screen)

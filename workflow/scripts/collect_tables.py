@@ -2,15 +2,14 @@
 
 from typing import Any
 
+import pandas as pd
+
+from samsvae.files import read_table, write_tsv
 from samsvae.job import run_job
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    import pandas as pd
-
-    from samsvae.files import read_table, write_tsv
-
     runs = snakemake.params.get("runs") or [{}] * len(snakemake.input)
     tables = [
         read_table(path).assign(**run) for run, path in zip(runs, snakemake.input, strict=True)

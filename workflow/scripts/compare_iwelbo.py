@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
+from samsvae.files import read_table, write_tsv
 from samsvae.job import run_job
+from samsvae.metrics.iwelbo import summarise_iwelbo, with_monte_carlo_errors
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.files import read_table, write_tsv
-    from samsvae.metrics.iwelbo import summarise_iwelbo, with_monte_carlo_errors
 
     def read(paths: list[str]) -> Iterator[tuple[dict[str, Any], Any]]:
         for run, path in zip(snakemake.params.runs, paths, strict=True):

@@ -1,21 +1,19 @@
 """Say which model is better, by how much and how surely."""
 
+from functools import partial
 from typing import Any
 
+from samsvae.experiments import Split
+from samsvae.files import read_table, write_tsv
 from samsvae.job import run_job
+from samsvae.metrics.registry import meaning
+from samsvae.statistics.comparison import Rules
+from samsvae.statistics.summary import Contestants
+from samsvae.statistics.tables import compare_models
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from functools import partial
-
-    from samsvae.experiments import Split
-    from samsvae.files import read_table, write_tsv
-    from samsvae.metrics.registry import meaning
-    from samsvae.statistics.comparison import Rules
-    from samsvae.statistics.summary import Contestants
-    from samsvae.statistics.tables import compare_models
-
     given, params, output = snakemake.input, snakemake.params, snakemake.output
     settings = params.settings
     rules = Rules(

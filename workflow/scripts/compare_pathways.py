@@ -2,14 +2,13 @@
 
 from typing import Any
 
+from samsvae.biology.pathway_agreement import pathway_agreement
+from samsvae.files import read_table, write_tsv
 from samsvae.job import run_job
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.biology.pathway_agreement import pathway_agreement
-    from samsvae.files import read_table, write_tsv
-
     enrichment = read_table(snakemake.input.table)
     write_tsv(pathway_agreement(enrichment, snakemake.params.fdr), snakemake.output.table)
 

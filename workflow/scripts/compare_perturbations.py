@@ -2,17 +2,16 @@
 
 from typing import Any
 
+import pandas as pd
+
+from samsvae.biology.similarity import similarity_table
+from samsvae.files import read_table, write_parquet
 from samsvae.job import run_job
+from samsvae.provenance import provenance
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    import pandas as pd
-
-    from samsvae.biology.similarity import similarity_table
-    from samsvae.files import read_table, write_parquet
-    from samsvae.provenance import provenance
-
     latents = snakemake.input.latents
     table = similarity_table(
         read_table(snakemake.input.effects),

@@ -2,18 +2,17 @@
 
 from typing import Any
 
+import anndata
+import pandas as pd
+
+from samsvae.experiments import Split
+from samsvae.files import read_table, write_tsv
 from samsvae.job import run_job
+from samsvae.statistics.reproduction import Experiment, overview, reproduction
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    import anndata
-    import pandas as pd
-
-    from samsvae.experiments import Split
-    from samsvae.files import read_table, write_tsv
-    from samsvae.statistics.reproduction import Experiment, overview, reproduction
-
     given, params = snakemake.input, snakemake.params
     n_cells, n_genes = anndata.read_h5ad(given.screen, backed="r").shape
     experiment = Experiment(

@@ -1,17 +1,15 @@
 """Fetch a published file, and write down that it is whole."""
 
+from pathlib import Path
 from typing import Any
 
 from samsvae.job import run_job
+from samsvae.sources.download import download
+from samsvae.sources.verification import PublishedFile, write_receipt
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from pathlib import Path
-
-    from samsvae.sources.download import download
-    from samsvae.sources.verification import PublishedFile, write_receipt
-
     urls = snakemake.config["downloads"][snakemake.wildcards.download]["urls"]
     published = PublishedFile.of({**snakemake.params.content, "urls": urls})
     path = Path(snakemake.params.folder) / published.file

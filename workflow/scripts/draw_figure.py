@@ -3,16 +3,15 @@
 import importlib
 from typing import Any
 
+from samsvae.figures.captions import read_caption
+from samsvae.figures.style import save_figure, use_style
+from samsvae.files import read_table
 from samsvae.job import run_job
+from samsvae.provenance import provenance
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.figures.captions import read_caption
-    from samsvae.figures.style import save_figure, use_style
-    from samsvae.files import read_table
-    from samsvae.provenance import provenance
-
     figure = importlib.import_module(f"samsvae.figures.{snakemake.wildcards.figure}")
     use_style()
     drawn = figure.draw(read_table(snakemake.input.table), **snakemake.params.options)

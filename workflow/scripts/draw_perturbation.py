@@ -2,18 +2,17 @@
 
 from typing import Any
 
+from samsvae.effects.table import rows_of_perturbation
+from samsvae.figures import perturbation
+from samsvae.figures.captions import read_caption
+from samsvae.figures.style import save_figure, use_style
 from samsvae.job import run_job
+from samsvae.labels import perturbation_of
+from samsvae.provenance import provenance
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.effects.table import rows_of_perturbation
-    from samsvae.figures import perturbation
-    from samsvae.figures.captions import read_caption
-    from samsvae.figures.style import save_figure, use_style
-    from samsvae.labels import perturbation_of
-    from samsvae.provenance import provenance
-
     params = snakemake.params
     name = perturbation_of(snakemake.wildcards.perturbation)
     use_style()

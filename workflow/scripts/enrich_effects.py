@@ -2,16 +2,15 @@
 
 from typing import Any
 
+from samsvae.biology.enrichment import Enrichment, enrich, strongest
+from samsvae.biology.gene_sets import read_collections
+from samsvae.effects.table import measured_genes, read_effects
+from samsvae.files import write_tsv
 from samsvae.job import run_job
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.biology.enrichment import Enrichment, enrich, strongest
-    from samsvae.biology.gene_sets import read_collections
-    from samsvae.effects.table import measured_genes, read_effects
-    from samsvae.files import write_tsv
-
     given, params = snakemake.input, snakemake.params
     settings = Enrichment(**params.settings)
     observed = read_effects(given.observed)

@@ -2,18 +2,17 @@
 
 from typing import Any
 
+import pandas as pd
+
+from samsvae.effects.table import read_effects
+from samsvae.files import write_parquet, write_tsv
 from samsvae.job import run_job
+from samsvae.metrics.effects import effect_scores
+from samsvae.provenance import provenance
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    import pandas as pd
-
-    from samsvae.effects.table import read_effects
-    from samsvae.files import write_parquet, write_tsv
-    from samsvae.metrics.effects import effect_scores
-    from samsvae.provenance import provenance
-
     output, params = snakemake.output, snakemake.params
     observed = read_effects(snakemake.input.observed)
     summaries, comparisons, perturbations = [], [], []

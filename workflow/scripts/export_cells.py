@@ -2,23 +2,22 @@
 
 from typing import Any
 
+import torch
+
+from samsvae.effects import cell_eval
+from samsvae.effects.table import read_effects
+from samsvae.files import whole_file
+from samsvae.inference.checkpoint import load_model
+from samsvae.inference.machine import choose_device
 from samsvae.job import run_job
+from samsvae.labels import CONTROL
+from samsvae.provenance import provenance
+from samsvae.screen import digest_of_screen, perturbations, read_screen
+from samsvae.splits import TRAIN, read_split
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    import torch
-
-    from samsvae.effects import cell_eval
-    from samsvae.effects.table import read_effects
-    from samsvae.files import whole_file
-    from samsvae.inference.checkpoint import load_model
-    from samsvae.inference.machine import choose_device
-    from samsvae.labels import CONTROL
-    from samsvae.provenance import provenance
-    from samsvae.screen import digest_of_screen, perturbations, read_screen
-    from samsvae.splits import TRAIN, read_split
-
     torch.set_num_threads(snakemake.threads)
     given, params = snakemake.input, snakemake.params
     seed = params.run["seed"]

@@ -2,15 +2,14 @@
 
 from typing import Any
 
+from samsvae.effects.overview import list_perturbations
+from samsvae.effects.table import read_effects
+from samsvae.files import write_tsv
 from samsvae.job import run_job
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.effects.overview import list_perturbations
-    from samsvae.effects.table import read_effects
-    from samsvae.files import write_tsv
-
     observed = read_effects(snakemake.input.observed)
     write_tsv(list_perturbations(observed, snakemake.params.fdr), snakemake.output.table)
 

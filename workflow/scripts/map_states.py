@@ -2,19 +2,18 @@
 
 from typing import Any
 
+import torch
+
+from samsvae.biology.state_map import state_map
+from samsvae.files import write_tsv
+from samsvae.inference.checkpoint import load_model
 from samsvae.job import run_job
+from samsvae.screen import open_screen
+from samsvae.splits import read_split
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    import torch
-
-    from samsvae.biology.state_map import state_map
-    from samsvae.files import write_tsv
-    from samsvae.inference.checkpoint import load_model
-    from samsvae.screen import open_screen
-    from samsvae.splits import read_split
-
     torch.set_num_threads(snakemake.threads)
     run = snakemake.params.runs[0]
     with open_screen(snakemake.input.screen) as screen:

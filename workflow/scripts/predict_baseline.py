@@ -2,17 +2,16 @@
 
 from typing import Any
 
+from samsvae.effects.baselines import BASELINES
+from samsvae.effects.table import effects_table, write_effects
 from samsvae.job import run_job
+from samsvae.provenance import provenance
+from samsvae.screen import digest_of_screen, open_screen, perturbations
+from samsvae.splits import TRAIN, read_split
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.effects.baselines import BASELINES
-    from samsvae.effects.table import effects_table, write_effects
-    from samsvae.provenance import provenance
-    from samsvae.screen import digest_of_screen, open_screen, perturbations
-    from samsvae.splits import TRAIN, read_split
-
     settings = dict(snakemake.params.settings)
     with open_screen(snakemake.input.screen) as screen:
         made_by = provenance(settings, snakemake.params.code, screen=digest_of_screen(screen))

@@ -2,17 +2,16 @@
 
 from typing import Any
 
+from samsvae.effects.split_half import split_half
+from samsvae.effects.table import write_effects
 from samsvae.job import run_job
+from samsvae.provenance import provenance
+from samsvae.screen import digest_of_screen, open_screen
+from samsvae.splits import read_split
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.effects.split_half import split_half
-    from samsvae.effects.table import write_effects
-    from samsvae.provenance import provenance
-    from samsvae.screen import digest_of_screen, open_screen
-    from samsvae.splits import read_split
-
     seed = snakemake.params.seed
     settings = {**snakemake.params.settings, "seed": seed}
     with open_screen(snakemake.input.screen) as screen:

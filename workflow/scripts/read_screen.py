@@ -3,14 +3,13 @@
 from typing import Any
 
 from samsvae.job import run_job
+from samsvae.provenance import provenance
+from samsvae.sources.h5ad import write_h5ad_screen
+from samsvae.sources.h5ad_source import H5adSource
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.provenance import provenance
-    from samsvae.sources.h5ad import write_h5ad_screen
-    from samsvae.sources.h5ad_source import H5adSource
-
     settings = snakemake.params.settings
     source = H5adSource(**{key: value for key, value in settings.items() if key != "source"})
     write_h5ad_screen(source, provenance(settings, snakemake.params.code), snakemake.output.screen)

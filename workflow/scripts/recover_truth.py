@@ -2,23 +2,22 @@
 
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from samsvae.effects.table import read_effects
+from samsvae.files import write_tsv
+from samsvae.inference.checkpoint import load_model
+from samsvae.inference.posterior import cell_states, mask_probability
 from samsvae.job import run_job
+from samsvae.metrics.recovery import COLUMNS, mask_thresholds, state_recovery, state_scores
+from samsvae.metrics.truth import effect_recovery, mask_recovery, matched_masks, true_effects
+from samsvae.screen import read_screen
+from samsvae.splits import TRAIN, read_split
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    import numpy as np
-    import pandas as pd
-
-    from samsvae.effects.table import read_effects
-    from samsvae.files import write_tsv
-    from samsvae.inference.checkpoint import load_model
-    from samsvae.inference.posterior import cell_states, mask_probability
-    from samsvae.metrics.recovery import COLUMNS, mask_thresholds, state_recovery, state_scores
-    from samsvae.metrics.truth import effect_recovery, mask_recovery, matched_masks, true_effects
-    from samsvae.screen import read_screen
-    from samsvae.splits import TRAIN, read_split
-
     screen = read_screen(snakemake.input.screen)
     values: dict[str, float] = {}
     if snakemake.input.predicted:

@@ -2,21 +2,20 @@
 
 from typing import Any
 
+import torch
+
+from samsvae.effects.predictive import sample_cells
+from samsvae.files import whole_file
+from samsvae.inference.checkpoint import load_model
+from samsvae.inference.machine import choose_device, explain_out_of_memory
 from samsvae.job import run_job
+from samsvae.labels import CONTROL
+from samsvae.provenance import provenance
+from samsvae.screen import digest_of_screen, open_screen, perturbations
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    import torch
-
-    from samsvae.effects.predictive import sample_cells
-    from samsvae.files import whole_file
-    from samsvae.inference.checkpoint import load_model
-    from samsvae.inference.machine import choose_device, explain_out_of_memory
-    from samsvae.labels import CONTROL
-    from samsvae.provenance import provenance
-    from samsvae.screen import digest_of_screen, open_screen, perturbations
-
     torch.set_num_threads(snakemake.threads)
     device = choose_device()
     trained = load_model(snakemake.input.model, device)

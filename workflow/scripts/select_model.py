@@ -3,20 +3,18 @@
 What the training of the chosen one left is copied under the name of the model.
 """
 
+import itertools
+import logging
+import shutil
 from typing import Any
 
+from samsvae.files import whole_file, write_tsv
 from samsvae.job import run_job
+from samsvae.statistics.selection import select, validation_bounds
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    import itertools
-    import logging
-    import shutil
-
-    from samsvae.files import whole_file, write_tsv
-    from samsvae.statistics.selection import select, validation_bounds
-
     given, output, params = snakemake.input, snakemake.output, snakemake.params
     split, model, seed = (snakemake.wildcards[name] for name in ("split", "model", "seed"))
     runs = list(itertools.product(params.candidates, params.seeds))

@@ -3,15 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from samsvae.errors import InputError
+from samsvae.files import read_table
+from samsvae.inspection.finding import ERROR
 from samsvae.job import run_job
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.errors import InputError
-    from samsvae.files import read_table
-    from samsvae.inspection.finding import ERROR
-
     unusable = []
     for text, findings in zip(snakemake.input.texts, snakemake.input.findings, strict=True):
         print(f"\n{Path(text).read_text(encoding='utf-8')}", flush=True)

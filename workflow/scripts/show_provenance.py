@@ -2,14 +2,13 @@
 
 from typing import Any
 
+from samsvae.chain import describe_chain
+from samsvae.files import write_text
 from samsvae.job import run_job
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.chain import describe_chain
-    from samsvae.files import write_text
-
     text = "\n".join(describe_chain(figure) for figure in snakemake.input)
     print(text, flush=True)
     for path in snakemake.output:

@@ -2,16 +2,15 @@
 
 from typing import Any
 
+from samsvae.biology.gene_sets import write_gmt
 from samsvae.job import run_job
+from samsvae.provenance import provenance
+from samsvae.screen import write_source_screen
+from samsvae.sources.registry import simulated_screen
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.biology.gene_sets import write_gmt
-    from samsvae.provenance import provenance
-    from samsvae.screen import write_source_screen
-    from samsvae.sources.registry import simulated_screen
-
     settings = snakemake.params.settings
     screen, gene_sets = simulated_screen(settings)
     made_by = provenance(settings, snakemake.params.code)

@@ -3,17 +3,16 @@
 import logging
 from typing import Any
 
+from samsvae.experiments import Split
+from samsvae.files import write_text, write_tsv
 from samsvae.job import run_job
+from samsvae.provenance import provenance
+from samsvae.screen import digest_of_screen, open_screen
+from samsvae.splits import check_trained, split_screen, split_table
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.experiments import Split
-    from samsvae.files import write_text, write_tsv
-    from samsvae.provenance import provenance
-    from samsvae.screen import digest_of_screen, open_screen
-    from samsvae.splits import check_trained, split_screen, split_table
-
     params = snakemake.params
     with open_screen(snakemake.input.screen) as screen:
         parts = split_screen(screen, Split(**params.split))

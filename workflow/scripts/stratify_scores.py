@@ -2,14 +2,13 @@
 
 from typing import Any
 
+from samsvae.files import read_table, write_tsv
 from samsvae.job import run_job
+from samsvae.metrics.strength import scores_by_strength
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.files import read_table, write_tsv
-    from samsvae.metrics.strength import scores_by_strength
-
     comparison = read_table(snakemake.input.table)
     write_tsv(scores_by_strength(comparison), snakemake.output.table)
 

@@ -2,15 +2,14 @@
 
 from typing import Any
 
+from samsvae.effects.table import read_effects
+from samsvae.files import write_tsv
 from samsvae.job import run_job
+from samsvae.metrics.combinations import tabulate_departures
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.effects.table import read_effects
-    from samsvae.files import write_tsv
-    from samsvae.metrics.combinations import tabulate_departures
-
     observed = read_effects(snakemake.input.observed)
     runs = zip(snakemake.params.runs, snakemake.input.predicted, strict=True)
     predicted = {run["model"]: read_effects(path) for run, path in runs}

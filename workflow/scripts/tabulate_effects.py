@@ -2,15 +2,14 @@
 
 from typing import Any
 
+from samsvae.effects.table import long_table, read_effects
+from samsvae.files import write_parquet
 from samsvae.job import run_job
+from samsvae.provenance import provenance
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.effects.table import long_table, read_effects
-    from samsvae.files import write_parquet
-    from samsvae.provenance import provenance
-
     observed = read_effects(snakemake.input.observed)
     runs = zip(snakemake.params.runs, snakemake.input.predicted, strict=True)
     table = long_table(observed, {run["model"]: read_effects(path) for run, path in runs})

@@ -2,20 +2,19 @@
 
 from typing import Any
 
+import pandas as pd
+import torch
+
+from samsvae.biology.enrichment import Enrichment
+from samsvae.biology.factor_tables import factor_tables, read_annotation
+from samsvae.files import write_parquet, write_tsv
+from samsvae.inference.checkpoint import load_model
 from samsvae.job import run_job
+from samsvae.provenance import provenance
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    import pandas as pd
-    import torch
-
-    from samsvae.biology.enrichment import Enrichment
-    from samsvae.biology.factor_tables import factor_tables, read_annotation
-    from samsvae.files import write_parquet, write_tsv
-    from samsvae.inference.checkpoint import load_model
-    from samsvae.provenance import provenance
-
     torch.set_num_threads(snakemake.threads)
     given, params = snakemake.input, snakemake.params
     settings = Enrichment(**params.enrichment)

@@ -2,17 +2,16 @@
 
 from typing import Any
 
+import pandas as pd
+
+from samsvae.experiments import Split
+from samsvae.files import read_table, write_tsv
 from samsvae.job import run_job
+from samsvae.statistics.selection import overview
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    import pandas as pd
-
-    from samsvae.experiments import Split
-    from samsvae.files import read_table, write_tsv
-    from samsvae.statistics.selection import overview
-
     selection = pd.concat(map(read_table, snakemake.input.tables), ignore_index=True)
     selection["experiment"] = snakemake.wildcards.experiment
     first = ["experiment", "split", "model"]

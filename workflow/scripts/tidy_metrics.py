@@ -2,15 +2,14 @@
 
 from typing import Any
 
+from samsvae.files import read_table, write_parquet_parts
 from samsvae.job import run_job
+from samsvae.metrics.tidy import NAMES, tidy_metrics
+from samsvae.provenance import provenance
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.files import read_table, write_parquet_parts
-    from samsvae.metrics.tidy import NAMES, tidy_metrics
-    from samsvae.provenance import provenance
-
     given, params = snakemake.input, snakemake.params
     perturbations = (read_table(path) for path in given.perturbations)
     parts = tidy_metrics(read_table(given.metrics), perturbations, params.top_genes)

@@ -4,17 +4,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from samsvae.inference.machine import choose_device, keep_freed_memory
+from samsvae.inference.task import TrainingTask
+from samsvae.inference.trainer import fit
 from samsvae.job import run_job
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    import torch
-
-    from samsvae.inference.machine import choose_device, keep_freed_memory
-    from samsvae.inference.task import TrainingTask
-    from samsvae.inference.trainer import fit
-
     keep_freed_memory()
     torch.set_num_threads(snakemake.threads)
     given, params, device = snakemake.input, snakemake.params, choose_device()

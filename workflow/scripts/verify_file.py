@@ -3,12 +3,11 @@
 from typing import Any
 
 from samsvae.job import run_job
+from samsvae.sources.verification import PublishedFile, verify, write_receipt
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.sources.verification import PublishedFile, verify, write_receipt
-
     published = PublishedFile.of({**snakemake.params.content, "urls": ()})
     verify(snakemake.input.file, published)
     write_receipt(snakemake.input.file, published, snakemake.output.receipt)

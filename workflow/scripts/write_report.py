@@ -3,13 +3,12 @@
 from typing import Any
 
 from samsvae.job import run_job
+from samsvae.report.archive import write_archive
+from samsvae.report.page import write_report
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    from samsvae.report.archive import write_archive
-    from samsvae.report.page import write_report
-
     write_report(
         config=snakemake.params.config,
         experiments=snakemake.params.experiments,

@@ -1,7 +1,6 @@
 """What every front door does: open the log, do the work, and speak plainly when it fails."""
 
 import logging
-import os
 import signal
 import sys
 import warnings
@@ -22,22 +21,19 @@ def run_job(main: Callable[[Any], None], snakemake: Any | None) -> None:
     """Run a front door's `main` with its log open, and keep a record of what it made.
 
     Progress goes to the terminal and to the rule's log file; warnings of libraries and tracebacks
-    go to the log file alone. Whatever stops a job is told in a sentence. Numerical libraries get
-    the rule's threads.
+    go to the log file alone. Whatever stops a job is told in a sentence. (Numerical libraries get
+    the rule's threads from Snakemake, by OMP_NUM_THREADS and its like.)
 
     Parameters
     ----------
     main
-        Takes Snakemake's job object. It imports what is heavy, so that a failing import is
-        logged, too.
+        Takes Snakemake's job object.
     snakemake
         The job object that Snakemake gives to a script; None where it is run by hand.
     """
     if snakemake is None:
         run_by_hand(main, sys.argv[1:])
         return
-    # read by numerical libraries when they are imported; more threads than cores wait in circles
-    os.environ["OMP_NUM_THREADS"] = str(snakemake.threads)
     logging.raiseExceptions = False  # where the disk is full, a log is the least of what is lost
     log_path = Path(snakemake.log[0])
     log_path.parent.mkdir(parents=True, exist_ok=True)
