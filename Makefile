@@ -11,7 +11,7 @@ BIN := .venv/bin
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test test-slurm test-faults fuzz audit lint plan coverage docs clean
+.PHONY: help run check test test-quick test-slurm test-faults fuzz audit lint plan coverage docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/'
@@ -24,6 +24,10 @@ check: .venv/run.installed ## print what the screens are like, before training (
 
 test: .venv/test.installed lint ## run every check and test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test-quick: .venv/test.installed ## run the unit tests that are not slow (3 minutes on two cores)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+	  -m "not slow and not workflow and not slurm and not faults" tests/unit workflow/scripts/samsvae
 
 test-slurm: .venv/test.installed ## run the workflow on a Slurm of its own (root and Debian; else skipped)
 	$(BIN)/python -m pytest --numprocesses 0 -m slurm tests/slurm
