@@ -8,7 +8,7 @@ import pytest
 
 from samsvae.models.registry import MODELS, model_class
 from samsvae.runtime import digest
-from samsvae.runtime.digest import LEVELS, LIBRARY, LOGGERS, RUNTIME, code_digest
+from samsvae.runtime.digest import LEFT_OUT, LEVELS, LIBRARY, LOGGERS, RUNTIME, code_digest
 from samsvae.sources.registry import SIMULATORS
 from tests.conftest import ROOT
 
@@ -103,8 +103,8 @@ def test_a_statement_of_a_script_reruns_that_script_alone(library):
     assert changed(library, lambda: add_statement(script)) == {"enrich_effects"}
 
 
-@pytest.mark.parametrize("name", RUNTIME)
-def test_the_runtime_reruns_nothing(library, name):
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_the_runtime_and_the_configuration_rerun_nothing(library, name):
     path = library.joinpath(*name.split(".")[1:])
     files = [path.with_suffix(".py")] if path.with_suffix(".py").is_file() else [*path.glob("*.py")]
     assert files
@@ -125,7 +125,7 @@ def test_the_runtime_imports_the_runtime_alone():
             imported = re.findall(
                 r"^ *from (samsvae\.[\w.]+) import", file.read_text(), re.MULTILINE
             )
-            others = [one for one in imported if not digest._is_runtime(one)]
+            others = [one for one in imported if not digest._is_left_out(one)]
             if name != "samsvae.runtime":  # which plans jobs and is imported by no script's library
                 assert others == [], file
 
@@ -191,6 +191,17 @@ def test_imports_are_followed_wherever_they_stand(tmp_path, monkeypatch):
     assert code_digest(script, "samsvae.named") != with_named
     (library / "deep.py").write_text("X = 2\n")
     assert code_digest(script) != before
+
+
+def test_what_is_named_counts_with_its_class(library):
+    script = library.parent / "write_report.py"
+    named = "samsvae.config.models"
+    alone, before = code_digest(script), code_digest(script, named)
+    add_statement(library / "config/models.py")
+    assert code_digest(script) == alone
+    assert code_digest(script, named) != before
+    module = MODELS["sams_vae"][0]
+    assert code_digest(script, f"{module}:A") != code_digest(script, f"{module}:B")
 
 
 def test_a_digest_depends_on_no_place(library, tmp_path_factory):

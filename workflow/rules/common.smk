@@ -88,7 +88,7 @@ def uses_model(script):
 
     def digest(wildcards):
         kind = layout.models[wildcards.model]["kind"]
-        return uses(script, *MODELS.get(kind, ())[:1])
+        return uses(script, *([":".join(MODELS[kind])] if kind in MODELS else []))
 
     return digest
 
@@ -101,7 +101,7 @@ def uses_models(script):
             layout.models[run["model"]]["kind"]
             for run in layout.shown_runs_of(wildcards)
         }
-        return uses(script, *sorted(MODELS[kind][0] for kind in kinds))
+        return uses(script, *sorted(":".join(MODELS[kind]) for kind in kinds))
 
     return digest
 

@@ -203,6 +203,6 @@ rule compare_models:
             key: config["evaluation"][key]
             for key in ("top_genes", "correction", "significance")
         },
-        code=uses("compare_models"),
+        code=uses("compare_models", "samsvae.config.models"),
     script:
         "../scripts/compare_models.py"

@@ -159,6 +159,6 @@ rule write_report:
     params:
         config=config,
         experiments={name: layout.properties(name) for name in layout.experiments},
-        code=uses("write_report"),
+        code=uses("write_report", "samsvae.config.models"),
     script:
         "../scripts/write_report.py"

@@ -19,6 +19,8 @@ RUNTIME = (
     "samsvae.pace",
     "samsvae.provenance",
 )
+# What the configuration says reaches scripts as parameters, which Snakemake watches.
+LEFT_OUT = (*RUNTIME, "samsvae.config")
 
 LOGGERS = ("logger", "logging")
 LEVELS = ("debug", "info", "warning", "error", "exception", "critical")
@@ -30,14 +32,16 @@ def code_digest(script: str | Path, *modules: str) -> str:
 
     Snakemake watches a script but not what it imports. With this digest among a rule's
     parameters, an edited module reruns the rules that use it and no others. Comments, docstrings,
-    layout, the text of log messages and the modules in :data:`RUNTIME` do not count.
+    layout, the text of log messages and, unless named, the modules in :data:`LEFT_OUT` do not
+    count.
 
     Parameters
     ----------
     script
         A Python file.
     *modules
-        Dotted names of library modules that it imports by name, while it runs.
+        Dotted names of library modules that it imports by name, while it runs, each with a colon
+        and the class that it takes from there, if any.
 
     Returns
     -------
@@ -46,13 +50,14 @@ def code_digest(script: str | Path, *modules: str) -> str:
     """
     script = Path(script)
     seen: set[Path] = set()
-    waiting = [*_imported_modules(script), *(f for module in modules for f in _files_of(module))]
+    named = [file for module in modules for file in _files_of(module.partition(":")[0])]
+    waiting = [*_imported_modules(script), *named]
     while waiting:
         path = waiting.pop()
         if path not in seen:
             seen.add(path)
             waiting += _imported_modules(path)
-    digest = hashlib.sha256()
+    digest = hashlib.sha256("".join(modules).encode())
     for path in [script, *sorted(seen)]:
         digest.update(_statements(path.read_bytes())[0].encode())
     return digest.hexdigest()[:16]
@@ -60,21 +65,21 @@ def code_digest(script: str | Path, *modules: str) -> str:
 
 def _imported_modules(path: Path) -> list[Path]:
     names = _statements(path.read_bytes())[1]
-    return [file for name in names for file in _files_of(name)]
+    return [file for name in names if not _is_left_out(name) for file in _files_of(name)]
 
 
 def _files_of(module: str) -> list[Path]:
-    """Find the files of a module of the library; none for modules of others and of the runtime."""
+    """Find the files of a module of the library; none for modules of others."""
     first, *rest = module.split(".")
-    if first != LIBRARY.name or not rest or _is_runtime(module):
+    if first != LIBRARY.name or not rest:
         return []
     base = LIBRARY.joinpath(*rest)
     candidates = (base.with_suffix(".py"), base / "__init__.py")
     return [candidate for candidate in candidates if candidate.is_file()]
 
 
-def _is_runtime(module: str) -> bool:
-    return any(module == name or module.startswith(f"{name}.") for name in RUNTIME)
+def _is_left_out(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in LEFT_OUT)
 
 
 @functools.cache  # most modules are behind many scripts
