@@ -29,13 +29,16 @@ def installed_library():
         found = "none"
     if found == version:
         return Path(library.__file__).parent
-    at = "git+https://{0.host}/{0.repo}@{0.ref}"
-    if not hasattr(HERE, "host"):
-        at = "git+file://{0.repo_path}@{0.ref}"
+    if hasattr(HERE, "host"):
+        address = f"git+https://{HERE.host}/{HERE.repo}@{HERE.ref}"
+    elif hasattr(HERE, "repo_path"):
+        address = f"git+file://{HERE.repo_path}@{HERE.ref}"
+    else:
+        address = "git+ADDRESS-OF-THE-REPOSITORY"
     raise WorkflowError(
         f"This workflow is remote and needs its library, samsvae {version}, where Snakemake runs; "
         f"installed there: {found}. This command installs it:\n"
-        f'    {sys.executable} -m pip install "{at.format(HERE)}"'
+        f'    {sys.executable} -m pip install "{address}"'
     )
 
 
