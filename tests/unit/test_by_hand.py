@@ -73,6 +73,7 @@ def test_what_cannot_be_made_is_refused(folder):
         job_of(SPLIT, ["own.yaml"])
 
 
+@pytest.mark.slow
 def test_an_error_is_left_to_the_debugger(folder):
     failed = run("split_cells", SPLIT)
     assert failed.returncode != 0

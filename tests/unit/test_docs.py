@@ -46,6 +46,7 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
+@pytest.mark.slow
 def test_every_link_inside_the_site_leads_somewhere(site):
     pages = {path: Page(path.read_text()) for path in site.rglob("*.html")}
     broken = []
@@ -62,6 +63,7 @@ def test_every_link_inside_the_site_leads_somewhere(site):
     assert broken == []
 
 
+@pytest.mark.slow
 def test_the_site_asks_the_network_for_nothing(site):
     for path in site.rglob("*.html"):
         text = path.read_text()
@@ -75,6 +77,7 @@ def test_every_link_of_a_page_read_in_the_repository_leads_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.slow
 def test_the_reference_holds_every_key_of_the_configuration_and_its_default(site):
     page = (site / "configuration.html").read_text()
     schema = read_schema(ROOT / "workflow/schemas/config.schema.yaml")
@@ -177,6 +180,7 @@ def test_every_configuration_that_is_shipped_is_listed():
     assert [path for path in shipped if Path(path).name not in listed] == []
 
 
+@pytest.mark.slow
 def test_snakemake_lists_what_every_rule_gives():
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "--list"],

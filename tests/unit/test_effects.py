@@ -43,6 +43,7 @@ from samsvae.screen import open_screen, perturbations, write_source_screen
 from samsvae.splits import split_cells
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("largest_block", [60 * 7, 60 * 100])
 def test_effects_come_from_the_file_as_from_memory_whatever_the_block(
     largest_block, tiny_screen, tmp_path, monkeypatch

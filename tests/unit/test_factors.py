@@ -173,6 +173,7 @@ def test_a_group_that_shares_a_factor_is_found_and_its_p_value_is_the_hypergeome
     assert shared.loc["G0", "fdr"] < 0.05
 
 
+@pytest.mark.slow
 def test_random_groups_are_rarely_said_to_share_a_factor():
     rng = np.random.default_rng(1)
     false = {"fdr": 0, "fdr_permuted": 0}

@@ -52,6 +52,7 @@ def same(one, other):
     pd.testing.assert_frame_equal(one.obs, other.obs, check_dtype=False)
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(DESIGNS, st.booleans())
 def test_column_one_hot_columns_and_matrix_give_the_same_screen(tmp_path_factory, design, reverse):
@@ -82,6 +83,7 @@ def test_column_one_hot_columns_and_matrix_give_the_same_screen(tmp_path_factory
         same(labelled, canonical(H5adSource(path, perturbation_matrix=matrix)))
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(DESIGNS)
 def test_a_canonical_screen_is_its_own_canonical_form(tmp_path_factory, design):
@@ -94,6 +96,7 @@ def test_a_canonical_screen_is_its_own_canonical_form(tmp_path_factory, design):
     same(screen, canonical(H5adSource(str(folder / "a.screen.h5ad"), perturbation_matrix=matrix)))
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(DESIGNS, st.randoms(use_true_random=False))
 def test_shuffled_cells_are_the_same_screen_in_another_order(tmp_path_factory, design, random):
@@ -129,6 +132,7 @@ def test_a_column_of_non_targeting_guides_marks_control_cells(tmp_path):
     assert list(canonical(source).obs["perturbation"]) == [CONTROL, "A", "A", CONTROL]
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(DESIGNS, st.lists(st.integers(1, 3), min_size=3, max_size=3))
 def test_guides_of_a_gene_become_one_perturbation(tmp_path_factory, design, guides_of_gene):

@@ -70,6 +70,7 @@ def test_cells_keep_counts_exactly_in_a_small_type(tiny_screen, parts_of):
     np.testing.assert_allclose(deviation, logs.std(0), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("largest", "dtype"), [(200, torch.uint8), (300, torch.int16)])
 def test_cells_come_from_the_file_as_from_memory_whatever_the_block(
     largest, dtype, tiny_screen, parts_of, tmp_path, monkeypatch
@@ -122,12 +123,14 @@ def test_training_raises_the_bound_and_keeps_the_best_step(parts_of):
     assert not model.training
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(parts_of):
     weights = [fitted(parts_of, seed)[0].state_dict() for seed in (1, 1, 2)]
     assert all((weights[0][k] == weights[1][k]).all() for k in weights[0])
     assert any((weights[0][k] != weights[2][k]).any() for k in weights[0])
 
 
+@pytest.mark.slow
 def test_a_validation_bound_worse_later_restores_earlier_weights(parts_of):
     """A step size that diverges: the kept weights are those of the best evaluation."""
     diverging = {"learning_rate": 0.3, "validate_every": 1, "open_masks": 0}
@@ -330,6 +333,7 @@ def test_the_last_evaluation_is_at_the_last_step(parts_of):
     assert history.loc[history["cells"] == "val", "step"].tolist() == [10, 20, 25]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupted_at", [7, 21, 45])
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     interrupted_at, parts_of, tmp_path, monkeypatch

@@ -99,6 +99,7 @@ def undisturbed(tmp_path_factory):
     return folder, time.monotonic() - beginning
 
 
+@pytest.mark.slow
 def test_a_training_killed_at_any_moment_ends_as_an_undisturbed_one(undisturbed, tmp_path):
     """To the last bit: weights and history; and what a kill leaves is always a whole state."""
     whole, duration = undisturbed

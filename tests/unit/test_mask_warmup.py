@@ -150,6 +150,7 @@ def test_a_step_is_chosen_once_masks_are_decided(name, first, cells):
     assert learnt.first_decided_step(model) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_true_masks_are_recovered_as_the_plain_objective_does_not(seed):
     settings = AdditiveSimulation(

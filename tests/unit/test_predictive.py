@@ -141,6 +141,7 @@ def test_embeddings_of_the_prior_have_its_scale(kind):
     assert float(drawn.std()) == pytest.approx(2.5, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sams_vae", "svae_plus", "conditional_vae"])
 def test_predicted_effects_are_those_of_sampled_cells(kind):
     """At a library size of 10,000, draw by draw: within the error of both."""

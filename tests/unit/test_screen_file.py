@@ -39,6 +39,7 @@ def write(path, counts, labels, cells, genes, sizes=(), **options):
     )
 
 
+@pytest.mark.slow
 @given(st.integers(4, 40), st.lists(st.integers(0, 9), max_size=8), st.integers(0, 99))
 def test_a_file_in_blocks_says_the_same_as_one_at_once(tmp_path_factory, n_cells, sizes, seed):
     folder = tmp_path_factory.mktemp("screens")

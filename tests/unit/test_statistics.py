@@ -65,6 +65,7 @@ def test_the_paired_test_is_students_on_the_differences():
     np.testing.assert_allclose(table["p_adjusted"], corrected)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)  # statsmodels takes its time
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_is_that_of_statsmodels(p):

@@ -47,6 +47,7 @@ def assert_alike(alone, together):
                 assert (found[name] - weights).norm() <= 1e-3 * weights.norm() + 1e-4, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(MODELS))
 def test_every_model_ends_as_it_would_alone(kind, cells):
     alone, together = alone_and_together(cells, {"kind": kind, **SMALL})
@@ -55,6 +56,7 @@ def test_every_model_ends_as_it_would_alone(kind, cells):
     assert any((first[name] != second[name]).any() for name in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "training"),
     [
@@ -68,6 +70,7 @@ def test_options_make_no_difference(settings, training, cells):
     assert_alike(*alone_and_together(cells, {"kind": "sams_vae", **SMALL, **settings}, **training))
 
 
+@pytest.mark.slow
 def test_each_seed_stops_when_its_own_validation_bound_has_ceased_to_rise(cells):
     def build():
         return build_model({"kind": "cpa_vae", **SMALL}, *shape)
@@ -84,6 +87,7 @@ def test_each_seed_stops_when_its_own_validation_bound_has_ceased_to_rise(cells)
         )
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_nothing_had_been(cells, tmp_path, monkeypatch):
     """To the last bit, whether a seed had been at its end or not."""
 
