@@ -32,7 +32,7 @@ from samsvae.inference.machine import (
 )
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import Trainer
-from samsvae.kernels import gamma_poisson
+from samsvae.kernels import compilers
 from samsvae.kernels.linear import multiply
 from samsvae.models.registry import MODELS, build_model
 
@@ -143,7 +143,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         cuda_graph=not arguments.without_graph,
     )
     if arguments.without_triton:
-        gamma_poisson._triton_kernels = cache(lambda device: None)
+        compilers.has_triton = cache(lambda device: False)
     sizes = arguments.genes, arguments.perturbations
     trainer = Trainer(lambda: build_model(settings, *sizes), cells, training, seeds=[0])
     with matmul_precision(arguments.precision), trainer.replicates[0].stream():

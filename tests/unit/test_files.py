@@ -109,7 +109,7 @@ def test_the_library_imports_without_snakemake():
         if path.name != "__init__.py"
     ]
     if find_spec("triton") is None:  # it comes with PyTorch for CUDA
-        modules.remove("samsvae.kernels.gamma_poisson_triton")
+        modules = [module for module in modules if not module.endswith("_triton")]
     assert len(modules) > 30
     assert "snakemake" not in imported_by(f"import {', '.join(modules)}")
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.func import functional_call, stack_module_state, vmap
 
-from samsvae.kernels import SMALLEST_MEAN, gamma_poisson, gamma_poisson_numba
+from samsvae.kernels import SMALLEST_MEAN, gamma_poisson_numba
+from samsvae.kernels.compilers import has_triton
 from samsvae.kernels.gamma_poisson import log_prob, reference_log_prob
 
 NAMES = ("concentration", "hidden", "weight", "bias")
@@ -242,9 +243,8 @@ def test_the_compiled_exponential_and_logarithm_are_numpys():
 
 def test_without_triton_plain_operations_are_used_and_the_log_says_so(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "samsvae.kernels.gamma_poisson_triton", raising=False)
-    gamma_poisson._triton_kernels.cache_clear()
+    monkeypatch.delitem(sys.modules, "samsvae.kernels.random_triton", raising=False)
     with caplog.at_level("INFO"):
-        assert gamma_poisson._triton_kernels(torch.device("cpu")) is None
-    assert "without Triton (import of triton halted" in caplog.text
-    gamma_poisson._triton_kernels.cache_clear()
+        assert not has_triton.__wrapped__(torch.device("cuda"))
+    assert "without Triton (" in caplog.text
+    assert not has_triton(torch.device("cpu"))

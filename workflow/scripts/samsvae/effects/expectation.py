@@ -8,7 +8,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from samsvae.kernels.numba_threads import is_compiled_for, use_as_many_threads
+from samsvae.kernels.compilers import is_compiled_for, use_as_many_threads
 
 # The integrand over log t is analytic in a strip and decays at both ends (as mean * t below, as
 # exp(-t) above), so that the trapezoid rule converges exponentially: at this step to 1e-8.

@@ -5,8 +5,6 @@
 the definition. ``python -m benchmarks.kernels`` compares their speed.
 """
 
-import logging
-from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -14,10 +12,7 @@ from pyro.distributions import GammaPoisson
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from samsvae.kernels import SMALLEST_MEAN, gamma_poisson_numba
-from samsvae.kernels.numba_threads import is_compiled_for
-
-logger = logging.getLogger(__name__)
+from samsvae.kernels import SMALLEST_MEAN, compilers, gamma_poisson_numba
 
 
 def log_prob(
@@ -172,22 +167,10 @@ class _LogProb(torch.autograd.Function):
 
 def _kernels(tensor: Tensor) -> Kernels | None:
     """Choose the fused implementation that takes tensors such as this one, if one does."""
-    if is_compiled_for(tensor):
+    if compilers.is_compiled_for(tensor):
         return gamma_poisson_numba
-    if tensor.device.type == "cuda" and tensor.dtype == torch.float32:
-        return _triton_kernels(tensor.device)
-    return None
-
-
-@cache
-def _triton_kernels(device: torch.device) -> Kernels | None:
-    """Try whether Triton, which comes with PyTorch for CUDA, finds the compiler that it needs."""
-    two, three, four = (torch.ones([1] * dims, device=device) for dims in (2, 3, 4))
-    try:
+    if tensor.dtype == torch.float32 and compilers.has_triton(tensor.device):
         from samsvae.kernels import gamma_poisson_triton
 
-        gamma_poisson_triton.log_prob(three, two, two, four, three, two)
-    except Exception as error:  # of any kind: it has many, and none is in the way of slower steps
-        logger.info("the likelihood is computed by plain operations, without Triton (%s)", error)
-        return None
-    return gamma_poisson_triton
+        return gamma_poisson_triton
+    return None

@@ -28,8 +28,8 @@ from numba import njit, prange
 from torch import Tensor
 
 from samsvae.kernels import SMALLEST_MEAN
+from samsvae.kernels.compilers import use_as_many_threads
 from samsvae.kernels.linear import multiply
-from samsvae.kernels.numba_threads import use_as_many_threads
 
 ROWS_AT_A_TIME = 512  # so that intermediate results stay in the cache
 LARGEST_TABULATED = 63  # few counts of a cell are larger
