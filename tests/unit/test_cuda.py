@@ -18,12 +18,15 @@ from samsvae.inference.iwelbo import iwelbo
 from samsvae.inference.machine import explain_out_of_memory
 from samsvae.inference.noise import SampleFromNoise
 from samsvae.inference.objective import elbo
-from samsvae.inference.step import Training
+from samsvae.inference.step import Training, TrainingStep
 from samsvae.inference.trainer import Trainer, fit
-from samsvae.kernels import SMALLEST_MEAN, gamma_poisson
+from samsvae.kernels.compiled_graph import compile_function
+from samsvae.kernels.compilers import has_triton
+from samsvae.kernels.gamma_poisson import log_prob
+from samsvae.kernels.random import cell_keys, cell_normals
 from samsvae.labels import CONTROL
 from samsvae.models.registry import MODELS, build_model
-from tests.unit.test_models import block
+from tests.unit.test_kernels import assert_accurate, exact, problem, with_gradients
 
 if not torch.cuda.is_available():
     pytest.skip("there is no CUDA device", allow_module_level=True)
@@ -68,38 +71,85 @@ def assert_alike(expected, found, tolerance=1e-3):
         assert error <= tolerance * weights.norm() + 1e-4, name
 
 
-@pytest.fixture(scope="module")
-def triton_kernels():
-    kernels = gamma_poisson._triton_kernels(torch.empty(0, device="cuda").device)
+@pytest.fixture(scope="module", autouse=True)
+def _has_triton():
     if not any(map(shutil.which, ("cc", "gcc", "clang"))):
         pytest.skip("there is no C compiler, which Triton needs")
-    assert kernels is not None
-    return kernels
+    assert has_triton(torch.empty(0, device="cuda").device)
 
 
 def on_cuda(inputs):
-    return [each.cuda() if isinstance(each, torch.Tensor) else each for each in inputs]
+    return [each.cuda() for each in inputs]
 
 
-@pytest.mark.parametrize("genes", [1, 31, 300, 1024, 5000])
-def test_the_kernels_are_as_accurate_as_single_precision_allows(genes, triton_kernels):
-    ours, exact = on_cuda(block(torch.float, genes=genes)), block(torch.double, genes=genes)
-    terms = triton_kernels.score(*ours), gamma_poisson._score(*exact)
-    torch.testing.assert_close(terms[0].cpu().double(), terms[1], rtol=2e-6, atol=1e-6)
-    for derivative, expected in zip(ours[5:8], exact[5:8], strict=True):
-        error = (derivative.cpu().double() - expected).abs()
-        assert error.max() <= 2e-6 * expected.abs().max() + 1e-6
-    x, size, c, bias, _, logits, *_ = on_cuda(block(torch.float, genes=genes))
-    assert torch.equal(triton_kernels.value(x, size, c, bias, logits, SMALLEST_MEAN), terms[0])
+@pytest.mark.parametrize("genes", [1, 31, 300, 1024, 1187, 5000, 9000])
+@pytest.mark.parametrize("is_constant", [True, False])
+def test_the_log_probability_is_as_accurate_as_single_precision_allows(genes, is_constant):
+    inputs = problem(genes=genes, particles=(3,), cells=20, n_hidden=40, spread=0.3)
+    cell_weight = torch.tensor(0.7) if is_constant else torch.randn(3, 20)
+    ours = on_cuda(inputs)
+    found = with_gradients(log_prob, ours, cell_weight.cuda())
+    assert_accurate(found, inputs, cell_weight)
+    with torch.no_grad():
+        assert_accurate([log_prob(*ours), *found[1:]], inputs, cell_weight)
 
 
-def test_the_kernels_hand_on_what_is_no_number(triton_kernels):
-    logits = torch.zeros(2, 6, 300)
-    logits[0, 1, 7], logits[1, 2, 0] = torch.nan, torch.inf
-    inputs = on_cuda(block(torch.float, logits))
-    finite = triton_kernels.score(*inputs).isfinite()
-    assert finite.logical_not().nonzero().tolist() == [[0, 1], [1, 2]]
-    assert torch.equal(inputs[5].isfinite().all(-1), finite)
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_at_less_precision_gradients_keep_their_direction(precision):
+    inputs = problem(genes=300, particles=(3,), cells=40, n_hidden=40, spread=0.3, largest=50.0)
+    truth, _ = exact(inputs, torch.tensor(1.0))
+    torch.set_float32_matmul_precision(precision)
+    try:
+        found = with_gradients(log_prob, on_cuda(inputs), torch.tensor(1.0).cuda())
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    for ours, expected in zip(found, truth, strict=True):
+        assert (ours.cpu().double() - expected).norm() < 0.02 * expected.norm()
+
+
+def test_non_finite_logits_give_non_finite_results_in_their_row_alone():
+    inputs = problem()
+    inputs[3][0, 1, 2], inputs[3][1, 2, 0] = torch.nan, torch.inf
+    value, _, by_hidden, *_ = with_gradients(log_prob, on_cuda(inputs), torch.tensor(1.0).cuda())
+    assert value.isfinite().logical_not().nonzero().tolist() == [[0, 1], [1, 2]]
+    assert torch.equal(by_hidden.isfinite().all(-1), value.isfinite())
+
+
+def test_replicates_have_the_values_and_gradients_of_each_alone():
+    inputs = on_cuda(torch.stack(each) for each in zip(*map(problem, range(3)), strict=True))
+    wanted = [each.requires_grad_() for each in inputs[2:]]
+    together = torch.vmap(log_prob)(*inputs)
+    gradients = torch.autograd.grad(together.sum(), wanted)
+    for index in range(3):
+        own = [each[index].detach() for each in inputs]
+        alone = with_gradients(log_prob, own, torch.tensor(1.0).cuda())
+        torch.testing.assert_close(together[index].detach(), alone[0])
+        for gradient, expected in zip(gradients, alone[1:], strict=True):
+            torch.testing.assert_close(gradient[index], expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_cell_has_the_noise_that_it_has_on_a_cpu():
+    counts = torch.poisson(torch.full((30, 50), 1.0))
+    keys = cell_keys(counts, seed=3)
+    assert torch.equal(cell_keys(counts.cuda(), seed=3).cpu(), keys)
+    for particles, n_latent in ((1, 1), (7, 10), (100, 101)):
+        drawn = cell_normals(keys.cuda(), particles, n_latent).cpu()
+        expected = cell_normals(keys, particles, n_latent)
+        torch.testing.assert_close(drawn, expected, rtol=2e-6, atol=3e-5)
+
+
+@pytest.mark.parametrize("kind", ["sams_vae", "cpa_vae"])
+def test_a_compiled_step_has_the_gradients_of_the_step_itself(kind, cells):
+    """Of two replicates, whose noise is given."""
+    step = TrainingStep([build(cells, kind).cuda() for _ in range(2)], cells[CUDA][0], QUICK)
+    compiled = compile_function(step._gradients_and_terms)
+    for _ in range(2):
+        step.positions.random_(len(cells[CUDA][0]))
+        step.masks.offset.normal_()
+        for noise in step.noise.values():
+            noise.uniform_(0.1, 0.9)
+        for ours, expected in zip(compiled(), step._gradients_and_terms(), strict=True):
+            assert (ours - expected).norm() <= 1e-3 * expected.norm() + 1e-5
 
 
 @pytest.mark.parametrize("kind", list(MODELS))
