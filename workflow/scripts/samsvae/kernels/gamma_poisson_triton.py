@@ -19,7 +19,8 @@ from triton.language.extra import libdevice
 from samsvae.kernels import SMALLEST_MEAN
 
 LARGEST_PARTS = 8  # of a row of genes, unrolled
-WARPS_OF_A_REPLICATE = 4096  # fixed, so that sums do not depend on the device
+REGISTERS = 128  # of a thread, so that a multiprocessor holds 16 warps
+WARPS_OF_A_REPLICATE = 2048  # fixed, so that sums do not depend on the device
 TILE_GENES, TILE_CELLS = 128, 8  # of the counts' term
 CELL_CHUNKS = 16
 ALIGNED_GENES = 8
@@ -117,7 +118,9 @@ def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
 
 def _padded(weight: Tensor, like: Tensor) -> Tensor:
     """Pad the genes of weights with zeros, in the type of another tensor."""
-    return functional.pad(weight.to(like.dtype), (0, 0, 0, -weight.shape[1] % ALIGNED_GENES))
+    missing = -weight.shape[1] % ALIGNED_GENES
+    weight = weight.to(like.dtype)
+    return functional.pad(weight, (0, 0, 0, missing)) if missing else weight
 
 
 def _multiply(left: Tensor, right: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -192,9 +195,9 @@ def _launch_rows(
     """
     replicates, particles, cells, stride = logits.shape
     genes = counts.shape[-1]
-    # a row is held in registers, two genes of each part by a thread
+    # a row is held in registers, four genes of each part by a thread
     at_once = max(64, triton.next_power_of_2(triton.cdiv(genes, LARGEST_PARTS)))
-    warps = min(32, at_once // 64)
+    warps = max(1, min(32, at_once // 128))
     rows = particles * cells
     rows_each = max(1, triton.cdiv(rows * warps, WARPS_OF_A_REPLICATE))
     programs = triton.cdiv(rows, rows_each)
@@ -224,6 +227,7 @@ def _launch_rows(
         triton.cdiv(genes, at_once),
         at_once,
         num_warps=warps,
+        maxnreg=REGISTERS,
     )
     return value, *sums
 

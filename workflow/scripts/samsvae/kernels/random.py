@@ -32,7 +32,10 @@ ONE_BIT, TWO_BIT = np.uint32(1), np.uint32(2)
 # of splitmix64 (Steele et al. 2014)
 GOLDEN_64, MIXERS = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 SHIFTS, WORD_64 = (30, 27, 31), (1 << 64) - 1
-GOLDEN, FIRST_MIXER, SECOND_MIXER = (np.uint64(word) for word in (GOLDEN_64, *MIXERS))
+GOLDEN: Any = np.uint64(GOLDEN_64)
+FIRST_MIXER: Any
+SECOND_MIXER: Any
+FIRST_MIXER, SECOND_MIXER = (np.uint64(word) for word in MIXERS)
 
 
 def cell_keys(counts: Tensor, seed: int, stream: int = 0) -> Tensor:
@@ -109,7 +112,7 @@ def cell_normals(keys: Tensor, particles: int, n_latent: int) -> Tensor:
     return normals.to(keys.device)
 
 
-@inlined
+@inlined()
 def _mixed(x: Any) -> Any:
     """Scramble 64 bits, one to one, as splitmix64 does."""
     x = (x ^ (x >> np.uint64(30))) * FIRST_MIXER
@@ -121,7 +124,7 @@ def _mixed(x: Any) -> Any:
 def _digest(bits: Any, salt: Any, keys: Any) -> None:
     """Digest float32 numbers, cells x genes, as a sum over genes of scrambled numbers."""
     for cell in prange(len(bits)):
-        total = np.uint64(0)
+        total: Any = np.uint64(0)
         for gene in range(bits.shape[1]):
             of_gene = _mixed(np.uint64(gene + 1) * GOLDEN + salt)
             signed = np.uint64(np.int64(np.int32(bits[cell, gene])))
