@@ -109,11 +109,24 @@ def multiplication(
 
 
 def count_operations() -> FlopCounterMode:
-    """Count the floating-point operations of multiplications, those by oneDNN included."""
-    if not torch.backends.mkldnn.is_available():
-        return FlopCounterMode(display=False)
-    by_onednn = {torch.ops.mkldnn._linear_pointwise: _operations_of_layer}
-    return FlopCounterMode(display=False, custom_mapping=by_onednn)
+    """Count the floating-point operations of multiplications, also of those that others do."""
+    others: dict[Any, Callable[..., int]] = {}
+    if torch.backends.mkldnn.is_available():
+        others[torch.ops.mkldnn._linear_pointwise] = _operations_of_layer
+    if torch.cuda.is_available() and compilers.has_triton(torch.empty(0, device="cuda").device):
+        from samsvae.kernels import gamma_poisson_triton
+
+        assert gamma_poisson_triton  # defines the operation
+        others[torch.ops.samsvae.gamma_poisson] = _operations_of_log_prob
+    return FlopCounterMode(display=False, custom_mapping=others)
+
+
+def _operations_of_log_prob(
+    cell_weight: Sequence[int], counts: Sequence[int], *others: Sequence[int], **named: Any
+) -> int:
+    """Of a product and its two gradients, for shapes of R x P x B and R x B x G."""
+    weight = others[3]
+    return 6 * math.prod(cell_weight) * math.prod(weight[1:])
 
 
 def _operations_of_layer(
