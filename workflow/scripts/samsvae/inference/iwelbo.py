@@ -19,6 +19,7 @@ from samsvae.pace import CellProgress
 logger = logging.getLogger(__name__)
 
 ROWS_AT_A_TIME = 2048  # particles x cells
+LARGEST_BATCH = 1 << 27  # particles x cells x genes, on a GPU
 FEWEST_GROUPS = 10  # whose scatter tells an error; with fewer, groups are as large at least
 
 
@@ -141,7 +142,10 @@ def log_weights_in_batches(
         Their log importance weights, Q x cells, float64, in nats.
     """
     particles, done = len(shifts), 0
-    for batch in cells.batches(max(1, ROWS_AT_A_TIME // particles)):
+    rows = ROWS_AT_A_TIME
+    if cells.counts.device.type != "cpu":  # whose batches are worth the launch of their kernels
+        rows = max(rows, LARGEST_BATCH // max(1, cells.counts.shape[1]))
+    for batch in cells.batches(max(1, rows // particles)):
         with pyro.validation_enabled(False):
             weights = log_importance_weights(model, batch, shifts, seed)
         here = slice(done, done := done + weights.shape[1])

@@ -1,12 +1,10 @@
 """Random numbers: seeds within a context, streams of their own, and samples made of given noise."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from pyro.distributions import Delta, Independent, Normal
 from pyro.poutine.messenger import Messenger
@@ -14,6 +12,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Size, Tensor
 
 from samsvae.errors import InputError
+from samsvae.kernels.random import cell_keys, cell_normals
 from samsvae.models.distributions import StraightThroughBernoulli
 
 
@@ -166,7 +165,7 @@ class SampleFromNoise(Messenger):
 class CellNoise:
     """Noise for :class:`SampleFromNoise` that follows from a seed and from cells' counts.
 
-    A cell's noise does not depend on the order of cells or on how they are grouped.
+    A cell's noise depends neither on the other cells nor on the device, but for rounding.
 
     Parameters
     ----------
@@ -179,20 +178,14 @@ class CellNoise:
     """
 
     def __init__(self, counts: Tensor, particles: int, seed: int) -> None:
-        self.device = counts.device
-        self.rows: np.ndarray = counts.cpu().numpy()
-        self.particles, self.seed = particles, seed
+        self.counts, self.particles, self.seed = counts, particles, seed
         self.sites = 0
 
     def __call__(self, name: str, spec: NoiseSpec) -> Tensor:
         """Draw the noise of the next site, [Q, B, ...]."""
         event_shape = spec.shape[len(spec.shape) - spec.event_dim :]
-        noise = torch.empty(len(self.rows), self.particles, *event_shape)
-        key, person = (number.to_bytes(8, "little") for number in (self.seed, self.sites))
+        keys = cell_keys(self.counts, self.seed, self.sites)
         self.sites += 1
-        generator = torch.Generator()
-        for cell, own in zip(noise, self.rows, strict=True):
-            digest = hashlib.blake2b(own.tobytes(), digest_size=8, key=key, person=person).digest()
-            cell.normal_(generator=generator.manual_seed(int.from_bytes(digest, "little")))
-        noise = noise.to(self.device).transpose(0, 1).contiguous()
+        noise = cell_normals(keys, self.particles, event_shape.numel())
+        noise = noise.view(self.particles, len(keys), *event_shape)
         return torch.special.ndtr(noise) if spec.uniform else noise
