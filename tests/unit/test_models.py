@@ -16,7 +16,7 @@ from samsvae.inference.posterior import BasalCells, draw_effects
 from samsvae.kernels import SMALLEST_MEAN
 from samsvae.models.base import Batch, shift_of_cells, shift_of_conditions
 from samsvae.models.distributions import GammaPoissonCounts, Logits, StraightThroughBernoulli
-from samsvae.models.networks import HiddenLayers, Standardise
+from samsvae.models.networks import GaussianNetwork, HiddenLayers, Standardise
 from samsvae.models.registry import build_model
 
 SMALL = {"n_latent": 4, "n_hidden": 8}
@@ -128,6 +128,25 @@ def test_several_inputs_act_as_their_concatenation():
     hidden = activation(together(torch.cat([one.expand(4, 7, 3), two], -1)))
     expected = hidden + activation(layers.others[0](hidden))
     torch.testing.assert_close(layers(one, two), expected)
+
+
+@pytest.mark.parametrize("sizes", [(300,), (300, 20), (5, 300, 20)])
+def test_initial_weights_are_those_of_one_layer_over_all_inputs(sizes):
+    """Uniform within one over the root of the total fan-in, as PyTorch's of the concatenation."""
+    layers = HiddenLayers(sizes, 3000, 2)
+    bound = 1 / math.sqrt(sum(sizes))
+    for layer in layers.first:
+        assert 0.99 * bound < float(layer.weight.abs().max()) <= bound * (1 + 1e-6)
+        assert float(layer.weight.std()) == pytest.approx(bound / math.sqrt(3), rel=0.05)
+    assert 0.99 * bound < float(layers.first[0].bias.abs().max()) <= bound * (1 + 1e-6)
+    assert float(layers.others[0].weight.abs().max()) <= 1 / math.sqrt(3000)
+
+
+def test_normals_start_at_scale_one():
+    network = GaussianNetwork([50, 4], 64, 2, 500)
+    _, scale = network(torch.randn(40, 50), torch.randn(3, 40, 4))
+    assert float(scale.mean()) == pytest.approx(1, abs=0.05)
+    assert float(scale.std()) < 0.3
 
 
 def test_standardise_guards_genes_that_never_vary():

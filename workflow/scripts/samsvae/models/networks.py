@@ -1,5 +1,6 @@
 """Networks shared by all models, and the Normal guides of perturbation embeddings."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,9 +18,9 @@ class HiddenLayers(nn.Module):
     Parameters
     ----------
     input_sizes
-        Sizes of the inputs. Several inputs act as their concatenation, but each is multiplied
-        by weights of its own, so that an input without a particle dimension is multiplied once
-        for all particles.
+        Sizes of the inputs. Several inputs act as their concatenation, initial weights included,
+        but each is multiplied by weights of its own, so that an input without a particle
+        dimension is multiplied once for all particles.
     n_hidden, n_layers
         Width and number of hidden layers.
     """
@@ -29,6 +30,9 @@ class HiddenLayers(nn.Module):
         self.first = nn.ModuleList(
             Linear(size, n_hidden, bias=index == 0) for index, size in enumerate(input_sizes)
         )
+        for size, layer in zip(input_sizes, self.first, strict=True):
+            for parameter in layer.parameters():  # bounded by the inverse root of its own fan-in
+                parameter.data.mul_(math.sqrt(size / sum(input_sizes)))
         self.others = nn.ModuleList(Linear(n_hidden, n_hidden) for _ in range(n_layers - 1))
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -45,7 +49,7 @@ class HiddenLayers(nn.Module):
 
 
 class GaussianNetwork(nn.Module):
-    """Hidden layers, then a head for the location and the scale of a Normal.
+    """Hidden layers, then a head for the location and the scale of a Normal, 1 at the start.
 
     Parameters
     ----------
@@ -61,6 +65,7 @@ class GaussianNetwork(nn.Module):
         super().__init__()
         self.hidden = HiddenLayers(input_sizes, n_hidden, n_layers)
         self.head = Linear(n_hidden, 2 * n_outputs)
+        self.head.bias.data[n_outputs:] += math.log(math.expm1(1 - SMALLEST_SCALE))
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Map inputs [..., size] to location and scale, each [..., n_outputs]."""
