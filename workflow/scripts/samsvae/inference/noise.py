@@ -147,7 +147,7 @@ class SampleFromNoise(Messenger):
         if isinstance(base, StraightThroughBernoulli):
             msg["value"] = base.of_uniform(noise)
         elif isinstance(base, Normal):
-            msg["value"] = base.loc + base.scale * noise
+            msg["value"] = torch.addcmul(base.loc, base.scale, noise)
         else:
             try:
                 msg["value"] = base.icdf(noise)

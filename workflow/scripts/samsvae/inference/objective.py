@@ -170,9 +170,9 @@ def _log_prob(distribution: Any, value: Tensor) -> Tensor:
     if not (_is_of(distribution, Normal) and distribution.event_dim == 1):
         return distribution.log_prob(value)
     normal = distribution.base_dist
-    squares = ((value - normal.loc) / normal.scale).square().sum(-1)
+    norm = torch.linalg.vector_norm((value - normal.loc) / normal.scale, dim=-1)
     log_scales = normal.scale.log().sum(-1)
-    return -0.5 * squares - log_scales - 0.5 * math.log(2 * math.pi) * value.shape[-1]
+    return -0.5 * norm.square() - log_scales - 0.5 * math.log(2 * math.pi) * value.shape[-1]
 
 
 def latent_sites(trace: Trace) -> dict[str, Any]:
