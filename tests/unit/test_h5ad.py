@@ -75,8 +75,6 @@ def test_a_layer_of_counts_is_used_instead_of_x(tmp_path):
         ({}, {"control": "NT"}, ["no cell has the control label 'NT'", "ctrl"]),
         ({"labels": ["ctrl", "A|B", "A"]}, {}, ["'A|B'", "'delimiter'"]),
         ({"labels": ["ctrl", "A", None]}, {}, ["1 cell(s) have no label"]),
-        ({"cells": ["same"] * 15}, {}, ["cell name(s) occur more than once", "same"]),
-        ({"genes": ["same"] * 5}, {}, ["gene name(s) occur more than once"]),
     ],
 )  # fmt: skip
 def test_faults_name_file_place_and_remedy(tmp_path, changes, settings, said):
@@ -85,6 +83,17 @@ def test_faults_name_file_place_and_remedy(tmp_path, changes, settings, said):
         canonical(source(path, **settings))
     for words in ["bad.h5ad", *said]:
         assert words in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:Observation names:UserWarning")
+@pytest.mark.filterwarnings("ignore:Variable names:UserWarning")
+def test_names_that_stand_twice_are_made_unique(tmp_path, caplog):
+    cells, genes = ["a-1", "a-1", "a-1-1", *"bcdefghijklm"], ["X", "Y", "X", "Z", "X-1"]
+    screen = canonical(source(make(tmp_path / "a.h5ad", cells=cells, genes=genes)))
+    assert list(screen.obs_names) == ["a-1", "a-1-2", "a-1-1", *"bcdefghijklm"]
+    assert list(screen.var_names) == ["X", "Y", "X-2", "Z", "X-1"]
+    assert "1 cell(s) have the name of another (a-1)" in caplog.text
+    assert "1 gene name(s) occur more than once (X)" in caplog.text
 
 
 def test_files_that_are_no_h5ad(tmp_path):

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from samsvae.errors import InputError
 from samsvae.labels import CONTROL, components, doses, label_of
-from samsvae.screen import content_digest
+from samsvae.screen import DECLARED, content_digest
 from samsvae.sources.h5ad import check_header
 from samsvae.sources.h5ad_source import H5adSource
 from tests.conftest import canonical
@@ -45,11 +45,20 @@ def write(path, data):
     return str(path)
 
 
+def counts_and_labels(screen):
+    """Digest what two screens share of which one knows guides or batches as well."""
+    bare = screen.copy()
+    for key in DECLARED:
+        bare.uns.pop(key, None)
+    return content_digest(bare)
+
+
 def same(one, other):
-    assert content_digest(one) == content_digest(other)
+    assert counts_and_labels(one) == counts_and_labels(other)
     assert list(one.uns["perturbations"]) == list(other.uns["perturbations"])
     assert (one.obsm["dosage"] != other.obsm["dosage"]).nnz == 0
-    pd.testing.assert_frame_equal(one.obs, other.obs, check_dtype=False)
+    shared = ["perturbation", "library_size"]
+    pd.testing.assert_frame_equal(one.obs[shared], other.obs[shared], check_dtype=False)
 
 
 @pytest.mark.slow
@@ -73,14 +82,15 @@ def test_column_one_hot_columns_and_matrix_give_the_same_screen(tmp_path_factory
 
     labelled = canonical(H5adSource(path, "label", "NT", "|", dose_column="dose"))
     assert list(labelled.obs["perturbation"]) == [label_of(cell) for cell in design]
-    columns = {"prefix": "guide_", "except": ["guide_identity"]}
+    columns = {"prefix": "guide_", "except": ["guide_identity"], "doses": True}
     same(labelled, canonical(H5adSource(path, perturbation_columns=columns)))
     for matrix in (
         {"obsm": "dense", "names": "names"},
         {"obsm": "sparse", "names": "names"},
         {"obsm": "table"},
     ):
-        same(labelled, canonical(H5adSource(path, perturbation_matrix=matrix)))
+        dosed = {**matrix, "doses": True}
+        same(labelled, canonical(H5adSource(path, perturbation_matrix=dosed)))
 
 
 @pytest.mark.slow
@@ -91,7 +101,7 @@ def test_a_canonical_screen_is_its_own_canonical_form(tmp_path_factory, design):
     data = cells_and_counts(len(design))
     data.obsm["dose"] = pd.DataFrame(matrix_of(design, GENES), data.obs_names, GENES)
     path = write(folder / "a.h5ad", data)
-    screen = canonical(H5adSource(path, perturbation_matrix={"obsm": "dose"}))
+    screen = canonical(H5adSource(path, perturbation_matrix={"obsm": "dose", "doses": True}))
     matrix = {"obsm": "dosage", "names": "perturbations"}
     same(screen, canonical(H5adSource(str(folder / "a.screen.h5ad"), perturbation_matrix=matrix)))
 
@@ -106,7 +116,7 @@ def test_shuffled_cells_are_the_same_screen_in_another_order(tmp_path_factory, d
     data.obsm["dose"] = pd.DataFrame(matrix_of(design, GENES), data.obs_names, GENES)
     order = list(range(len(design)))
     random.shuffle(order)
-    chosen = {"perturbation_matrix": {"obsm": "dose"}, "covariates": ["batch"]}
+    chosen = {"perturbation_matrix": {"obsm": "dose", "doses": True}, "covariates": ["batch"]}
     one = canonical(H5adSource(write(folder / "a.h5ad", data), **chosen))
     other = canonical(H5adSource(write(folder / "b.h5ad", data[order].copy()), **chosen))
     same(other, one[order].copy())
@@ -183,7 +193,7 @@ def test_min_cells_leaves_out_what_has_fewer_and_nothing_else(tmp_path_factory, 
     data = cells_and_counts(len(design))
     data.obsm["dose"] = pd.DataFrame(matrix_of(design, GENES), data.obs_names, GENES)
     path = write(folder / "a.h5ad", data)
-    source = H5adSource(path, min_cells=least, perturbation_matrix={"obsm": "dose"})
+    source = H5adSource(path, min_cells=least, perturbation_matrix={"obsm": "dose", "doses": True})
     if kept == [CONTROL]:
         for check in (check_header, canonical):
             with pytest.raises(InputError, match=r"no perturbation has .* Lower 'min_cells'"):
@@ -220,6 +230,9 @@ GUIDES = {"A_1": [0, 1, 0], "B_1": [0, 0, 1]}
         ({}, {}, ["exactly one of 'perturbation_column', 'perturbation_columns'", "none is set"]),
         ({}, {"perturbation_column": "label", "perturbation_matrix": {"obsm": "m"}}, ["exactly one of", "'perturbation_column' and 'perturbation_matrix' is set"]),
         ({}, {"perturbation_columns": {"prefix": "p_"}, "dose_column": "dose"}, ["'dose_column' goes with 'perturbation_column' alone"]),
+        ({}, {"perturbation_columns": {"prefix": "p_"}, "guide_column": "dose"}, ["'guide_column' goes with 'perturbation_column' alone"]),
+        ({}, {"perturbation_columns": {"prefix": "p_", "threshold": 2, "doses": True}}, ["'threshold' and 'doses'", "Set one"]),
+        ({}, {"perturbation_column": "label", "control": {"pattern": "("}}, ["'control'", "not a regular expression"]),
         ({}, {"perturbation_column": "label", "guide_table": "a", "guide_pattern": "b"}, ["'guide_table' and 'guide_pattern'"]),
         ({}, {"perturbation_column": "label", "covariates": ["library_size"]}, ["the covariate 'library_size'", "Rename"]),
         ({}, {"perturbation_column": "label", "covariates": ["lane"]}, ["obs has no 'lane'", "it has: label", "'covariates'"]),
@@ -227,7 +240,7 @@ GUIDES = {"A_1": [0, 1, 0], "B_1": [0, 0, 1]}
         ({}, {"perturbation_columns": {"prefix": "p_", "except": ["id"]}}, ["obs has no 'id'", "'perturbation_columns.except'"]),
         ({"p_A": ["yes", "no", "no"]}, {"perturbation_columns": {"prefix": "p_"}}, ["the column 'p_A' does not hold numbers", "'except'"]),
         ({"p_A": [0, -1, 0]}, {"perturbation_columns": {"prefix": "p_"}}, ["the value -1 of cell 1", "'p_A' is negative"]),
-        ({"p_A": [0, np.nan, 0]}, {"perturbation_columns": {"prefix": "p_"}}, ["cell 1", "'p_A' is not a finite number"]),
+        ({"p_A": [0, np.nan, 0]}, {"perturbation_columns": {"prefix": "p_"}}, ["cell 1", "'p_A'", "is not a finite number"]),
         ({"p_A": [1, 1, 1]}, {"perturbation_columns": {"prefix": "p_"}}, ["there is no control cell", "Set 'control'"]),
         ({"p_A+B": [0, 1, 1]}, {"perturbation_columns": {"prefix": "p_"}}, ["'A+B' cannot be kept as it is"]),
         ({"p_": [0, 1, 1]}, {"perturbation_columns": {"prefix": "p_"}}, ["no name but the prefix"]),
@@ -239,7 +252,7 @@ GUIDES = {"A_1": [0, 1, 0], "B_1": [0, 0, 1]}
         (GUIDES, {"perturbation_columns": {"prefix": ""}, "guide_pattern": "A_"}, ["has 0 groups, but needs one"]),
         (GUIDES, {"perturbation_columns": {"prefix": ""}, "guide_pattern": "("}, ["not a regular expression"]),
         (GUIDES, {"perturbation_columns": {"prefix": ""}, "guide_table": "absent.tsv"}, ["absent.tsv: no such file", "'guide_table'"]),
-        ({"A_1": [0, 1, 0], "A_2": [0, 2, 1]}, {"perturbation_columns": {"prefix": ""}, "guide_pattern": "^(A)_"}, ["cell 1", "two guides of 'A' at the doses 1 and 2"]),
+        ({"A_1": [0, 1, 0], "A_2": [0, 2, 1]}, {"perturbation_columns": {"prefix": "", "doses": True}, "guide_pattern": "^(A)_"}, ["cell 1", "two guides of 'A' at the doses 1 and 2"]),
     ],
 )  # fmt: skip
 def test_labels_that_cannot_be_used(tmp_path, columns, settings, said):

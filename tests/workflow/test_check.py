@@ -48,7 +48,7 @@ def test_screens_of_every_kind_are_checked_before_anything_is_trained(project):
     done = project.snakemake("check")
     assert done.returncode != 0
     assert "Screen good (good.h5ad)" in done.stdout
-    assert "Errors: none\nSuspicions: none" in done.stdout
+    assert "Errors: none\nWarnings: none" in done.stdout
     for words in [
         "Screen bad (bad.h5ad)", "not an integer", "1 cell(s) have no count", "50 control cells",
         "'A' ~ 'a'", "lost.h5ad: no such file", "Screens that cannot be used: bad, lost",
@@ -69,6 +69,6 @@ def test_screens_of_every_kind_are_checked_before_anything_is_trained(project):
     assert project.planned("check") == {"check_screen": 1, "check": 1}
     again = project.snakemake("check")
     assert again.returncode == 0, again.stdout[-3000:]
-    assert again.stdout.count("Suspicions: none") == 2
+    assert again.stdout.count("Warnings: none") == 2
     # a check that has nothing to do still shows what it found
     assert project.planned("check") == {"check": 1}

@@ -110,6 +110,33 @@ def refuse_empty_cells(empty: Sequence[int] | np.ndarray, where: str) -> None:
         )
 
 
+def check_library_sizes(library_size: np.ndarray, total: np.ndarray, where: str) -> None:
+    """Refuse library sizes below the counts that are kept, of which they are to be the total.
+
+    Parameters
+    ----------
+    library_size
+        Of each cell, from a column.
+    total
+        Sum of its counts in the genes kept.
+    where
+        File and layer, for messages.
+
+    Raises
+    ------
+    InputError
+        Giving both numbers of the first such cell.
+    """
+    below = library_size < total
+    if below.any():
+        at = int(np.argmax(below))
+        raise InputError(
+            f"{where}: the library size {library_size[at]:,.0f} of a cell is below its "
+            f"{total[at]:,.0f} counts in the genes kept (so in {int(below.sum()):,} cells). Set "
+            "'library_size_column' to a column with the number of all counts, or leave it out."
+        )
+
+
 def check_labels(perturbation: pd.Categorical, where: str) -> None:
     """Refuse a screen without control cells, or with nothing else.
 

@@ -4,6 +4,7 @@ A part of a canonical label is a perturbation, ``GENE`` at dose 1 and ``GENE@0.5
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,18 +46,18 @@ def check_undosed(label: str, part: str, where: str) -> None:
 
 
 def read_doses(
-    value: Any, label: str, control: str, delimiter: str | None, where: str
+    value: Any, label: str, targets: Sequence[str | None], delimiter: str | None, where: str
 ) -> dict[str, float]:
     """Read a cell's doses.
 
     Parameters
     ----------
     value
-        As in the column: a number, or numbers joined by `delimiter`; of no matter for a control.
+        As in the column: a number, or numbers joined by `delimiter`; not used for a control.
     label
-        The cell's label in the source, known to be sound.
-    control
-        The source's label of control cells.
+        The cell's label in the source, for messages.
+    targets
+        Gene of each part of the label, in its order; None for a control.
     delimiter
         What joins the genes of a combination; None if nothing does.
     where
@@ -73,27 +74,26 @@ def read_doses(
         If there is no dose, there are too few or too many, one is no positive finite number (in
         float32), or a gene has two.
     """
-    names = [part.strip() for part in label.split(delimiter)] if delimiter else [label]
-    if set(names) == {control}:
+    if not any(targets):
         return {}
-    numbers = f"{len(names)} numbers joined by {delimiter!r}" if len(names) > 1 else "a number"
+    numbers = f"{len(targets)} numbers joined by {delimiter!r}" if len(targets) > 1 else "a number"
     remedy = f"Give each cell of {label!r} {numbers} above 0; only control cells need no dose."
     if pd.isna(value):
         raise InputError(f"{where}: a cell of {label!r} has no dose. {remedy}")
-    texts = str(value).split(delimiter) if len(names) > 1 else [str(value)]
-    if len(texts) != len(names):
+    texts = str(value).split(delimiter) if len(targets) > 1 else [str(value)]
+    if len(texts) != len(targets):
         raise InputError(
             f"{where}: the value {str(value)!r} holds {len(texts)} dose(s), but the label "
-            f"{label!r} {len(names)} perturbations. {remedy}"
+            f"{label!r} {len(targets)} perturbations. {remedy}"
         )
     doses: dict[str, float] = {}
-    for name, text in zip(names, texts, strict=True):
-        if name == control:
+    for target, text in zip(targets, texts, strict=True):
+        if target is None:
             continue
         dose = _dose(text, f"{where}: the dose {text.strip()!r} of {label!r}", remedy)
-        if doses.setdefault(name, dose) != dose:
+        if doses.setdefault(target, dose) != dose:
             raise InputError(
-                f"{where}: the value {str(value)!r} gives {name!r} of {label!r} two doses. "
+                f"{where}: the value {str(value)!r} gives {target!r} of {label!r} two doses. "
                 "Name each gene of a combination once."
             )
     return doses

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import tempfile
@@ -26,6 +27,7 @@ REMEDIES = {
 TOLD_IN_WORDS = (errno.ENOSPC, errno.EDQUOT)  # by libraries that write files on their own
 # how pandas reads text as it was written: "NA" and "null" may be names
 AS_WRITTEN: dict[str, Any] = {"sep": "\t", "keep_default_na": False, "na_values": [""]}
+PIECES, PIECE_BYTES = 16, 2**16  # of a large file that are digested
 ROWS_AT_ONCE = 2**12  # of a file.parquet that is written in parts
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM)
 
@@ -149,6 +151,90 @@ def write_tsv(table: pd.DataFrame, path: str | Path, first: Sequence[str] = ()) 
     ordered = table[leading + [name for name in table.columns if name not in leading]]
     with whole_file(path) as temporary:
         ordered.to_csv(temporary, sep="\t", index=False)
+
+
+def read_lines(path: str | Path, what: str, most_bytes: int = 2**27) -> list[str]:
+    """Read the lines of a text file that a user wrote, by whatever program.
+
+    Parameters
+    ----------
+    path
+        UTF-8, with or without a byte-order mark, or UTF-16 with one; lines end as on any system.
+    what
+        What the file is, and which key names it, for messages.
+    most_bytes
+        A larger file is not read.
+
+    Returns
+    -------
+    list of str
+        Without line ends; the last one may be empty.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, it is too large, or is in another encoding.
+    """
+    file = Path(path)
+    if not file.is_file():
+        sought = "" if file.is_absolute() else f" (sought in {Path.cwd()})"
+        raise InputError(f"{path}: no such file{sought}. Set {what} to an existing one.")
+    if file.stat().st_size > most_bytes:
+        raise InputError(
+            f"{path}: {file.stat().st_size:,} bytes, more than any collection of "
+            f"names has ({most_bytes:,}). Set {what} to another file."
+        )
+    content = file.read_bytes()
+    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = 1 + content[: error.start].count(b"\n")
+        raise InputError(
+            f"{path}: line {line} is not UTF-8 text (the byte 0x{content[error.start]:02x}); the "
+            "file seems to be in another encoding, such as Latin-1. Save it as UTF-8."
+        ) from error
+    if "\0" in text:
+        raise InputError(
+            f"{path}: not a text file, or UTF-16 without a byte-order mark. Save it as UTF-8."
+        )
+    return re.split(r"\r\n|\n|\r", text)
+
+
+def fingerprint(path: str | Path) -> str:
+    """Digest the size of a file and parts of its content, in milliseconds whatever its size.
+
+    A file that was replaced by one with an older date, which no comparison of dates finds, has
+    another fingerprint.
+
+    Parameters
+    ----------
+    path
+        A file, read whole up to a mebibyte, and else in pieces that are evenly spread; or a
+        folder, such as a zarr store, of which the names and sizes of all files count.
+
+    Returns
+    -------
+    str
+        Hexadecimal digits; ``absent`` if there is nothing.
+    """
+    place = Path(path)
+    digest = hashlib.sha256()
+    if place.is_dir():
+        for part in sorted(one for one in place.rglob("*") if one.is_file()):
+            digest.update(f"{part.relative_to(place)}\t{part.stat().st_size}\n".encode())
+            if part.suffix == ".json" or part.name.startswith(".z"):
+                digest.update(part.read_bytes())
+        return digest.hexdigest()[:16]
+    if not place.is_file():
+        return "absent"
+    size = place.stat().st_size
+    digest.update(str(size).encode())
+    with place.open("rb") as file:
+        for piece in range(PIECES if size > PIECES * PIECE_BYTES else 1):
+            file.seek(piece * max(size - PIECE_BYTES, 0) // (PIECES - 1))
+            digest.update(file.read(PIECE_BYTES if size > PIECES * PIECE_BYTES else size))
+    return digest.hexdigest()[:16]
 
 
 def write_text(text: str, path: str | Path) -> None:

@@ -4,7 +4,10 @@
 that is 1: ``A@0.5+B``.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import quote, unquote
 
 from samsvae.doses import check_undosed, split_dose, with_dose
@@ -15,8 +18,29 @@ JOIN = "+"
 
 # no gene symbol contains these, so a label that does was meant as a combination
 FOREIGN_DELIMITERS = "+|,;&"
-# gene symbols may contain these, so only a label whose every part is a label itself is suspect
+# gene symbols may contain these: suspect if all parts are labels or measured genes themselves
 POSSIBLE_DELIMITERS = "_/:-. "
+
+# names under which screens keep control cells
+CONTROL_LIKE = re.compile(
+    r"(sg|g)?(ctrl|controls?|ntc?|nt[-_ ]?guide|non[-_ ]?target(s|ing)?|no[-_ ]?target(s|ing)?)"
+    r"([-_ .]?(sg|g|guide|sgrna|grna|control|ctrl)?[-_ .]?\d+)?([-_ .].*)?"
+    r"|neg(ative)?[-_ ]?(ctrl|control).*|safe[-_ ]?(targeting|harbou?r|cutter)?[-_ ]?\d*"
+    r"|intergenic.*|scrambled?.*|unperturbed|untreated|wt|wild[-_ ]?type|mock|dmso|vehicle"
+    r"|empty([-_ ]?vector)?|(sg|g)?(aavs1|rosa26|ccr5|e?gfp|lacz|luc(iferase)?)([-_ .]?(sg|g)?\d+)?"
+    r"|neg([-_ ]?\d+)?",
+    re.IGNORECASE,
+)
+# the same for genomic loci that are cut without an effect
+SAFE_LIKE = re.compile(r".*(safe[-_ ]?(target|harbou?r|cut)|aavs1|rosa26|ccr5).*", re.IGNORECASE)
+# names under which they keep cells without a guide, or with more than can be told apart
+NO_GUIDE_LIKE = re.compile(
+    r"|[-–—.?*]+|nan|none|null|n/?a|unknown|un-?assigned|un-?mapped|un-?detected|undetermined"
+    r"|multi(plet|ple|[-_ ].*)?s?|doublets?|ambiguous|negative|blank|empty[-_ ]?droplet"
+    r"|no[-_ ]?(sg|g)?(rna|guide)s?|no[-_ ]?(call|feature|assignment|barcode).*|noguide"
+    r"|not[-_ ]?(assigned|detected|called)|low[-_ ]?(umi|confidence).*",
+    re.IGNORECASE,
+)
 
 
 def doses(perturbation: str) -> dict[str, float]:
@@ -48,8 +72,277 @@ def perturbation_of(file_name: str) -> str:
     return unquote(file_name)
 
 
+@dataclass(frozen=True)
+class LabelSet:
+    """Labels that mean one thing, such as control: named one by one, or matched by a pattern.
+
+    Attributes
+    ----------
+    names
+        The labels, without white space at their ends.
+    pattern
+        A regular expression that is searched for in a label; None if all are named.
+    missing
+        Whether a cell without a label is meant as well.
+    """
+
+    names: frozenset[str] = frozenset()
+    pattern: re.Pattern[str] | None = None
+    missing: bool = False
+
+    @classmethod
+    def of(cls, given: Any, key: str) -> "LabelSet":
+        """Read a value of the configuration: a label, a list of labels, or ``{pattern: ...}``.
+
+        Parameters
+        ----------
+        given
+            The value. None, NaN and the text ``nan`` stand for a missing label as well.
+        key
+            The configuration's, for the message.
+
+        Raises
+        ------
+        InputError
+            If the pattern is not a regular expression.
+        """
+        if isinstance(given, Mapping):
+            try:
+                return cls(pattern=re.compile(given["pattern"]))
+            except re.error as error:
+                raise InputError(
+                    f"{key!r}: {given['pattern']!r} is not a regular expression: {error}."
+                ) from error
+        listed = [given] if isinstance(given, str) else given
+        names = frozenset("nan" if name is None else str(name).strip() for name in listed)
+        return cls(names, missing="nan" in {name.casefold() for name in names})
+
+    def __contains__(self, label: str) -> bool:
+        """Whether a label, or a part of one, is meant."""
+        if self.pattern is not None:
+            return bool(self.pattern.search(label))
+        return label.strip() in self.names
+
+    def __str__(self) -> str:
+        if self.pattern is not None:
+            return f"the pattern {self.pattern.pattern!r}"
+        return " or ".join(map(repr, sorted(self.names))) or "none"
+
+
+@dataclass(frozen=True)
+class ReadLabel:
+    """A label of a source, understood.
+
+    Attributes
+    ----------
+    label
+        Its canonical form, without doses.
+    parts
+        Genes or guides of which it consists, as written.
+    targets
+        Gene of each part; None for a control.
+    """
+
+    label: str
+    parts: tuple[str, ...]
+    targets: tuple[str | None, ...]
+
+
+@dataclass
+class LabelGrammar:
+    """How a source writes the labels of perturbations.
+
+    Attributes
+    ----------
+    control
+        Labels of control cells, and of control guides within combinations.
+    delimiter
+        What joins the genes of a combination; None if nothing does.
+    where
+        File and column, for messages.
+    measured
+        Measured genes: evidence of what a label is made of.
+    target_of
+        Gives the gene of a part, None if it does not know it; None if parts are genes.
+    """
+
+    control: LabelSet
+    delimiter: str | None
+    where: str
+    measured: Collection[str] = frozenset()
+    target_of: Callable[[str], str | None] | None = None
+    _singles: set[str] = field(default_factory=set)
+
+    def read(self, labels: Iterable[str]) -> list[ReadLabel]:
+        """Read distinct labels.
+
+        Returns
+        -------
+        list of ReadLabel
+            In the order of the labels. A control within a combination, as in ``KLF1+control``, is
+            dropped, and a combination of controls alone is control.
+
+        Raises
+        ------
+        InputError
+            If a label has an empty part or one that reads as a dose, looks like a combination that
+            is written with another delimiter, or is called control without being one.
+        """
+        written = [label.strip() for label in labels]
+        self._singles.update(
+            label for label in written if not self.delimiter or self.delimiter not in label
+        )
+        split = [self.split(label) for label in written]
+        if CONTROL not in self.control and not any(
+            self._is_control(part) for parts in split for part in parts
+        ):
+            raise refuse_no_control(written, self.control, self.where)
+        read = [self._read(label, parts) for label, parts in zip(written, split, strict=True)]
+        if self.delimiter is not None:
+            self._check_delimiter(read)
+        return read
+
+    def split(self, label: str) -> list[str]:
+        """Split a label into its parts; genes whose symbols contain the delimiter stay whole.
+
+        Where the parts are not known as genes or guides, but neighbours joined again are, as
+        ``HLA`` and ``A`` are where the delimiter is ``-``, they are taken together.
+        """
+        if self.delimiter is None or label in self.control:
+            return [label]
+        parts = [part.strip() for part in label.split(self.delimiter)]
+        if not all(parts):
+            doubled = next((2 * c for c in FOREIGN_DELIMITERS if 2 * c in label), None)
+            remedy = f"set 'delimiter' to {doubled!r}" if doubled else "set 'delimiter'"
+            raise InputError(
+                f"{self.where}: the label {label!r} has an empty part between the delimiters "
+                f"{self.delimiter!r}. Correct the label, or {remedy}."
+            )
+        if len(parts) > 1 and not all(map(self._knows, parts)):
+            return self._joined_again(parts) or parts
+        return parts
+
+    def _joined_again(self, parts: Sequence[str]) -> list[str] | None:
+        """Find the most neighbours joined again that are all known; None if there are none."""
+        assert self.delimiter is not None
+        best: list[list[str] | None] = [[]]
+        for end in range(1, len(parts) + 1):
+            found = [
+                [*before, joined]
+                for start in range(end)
+                if (before := best[start]) is not None
+                and self._knows(joined := self.delimiter.join(parts[start:end]))
+            ]
+            best.append(max(found, key=len, default=None))
+        return best[-1]
+
+    def _knows(self, part: str) -> bool:
+        if self.target_of is not None:
+            return part in self.control or self.target_of(part) is not None
+        return part in self.measured or part in self.control or part in self._singles
+
+    def _is_control(self, part: str) -> bool:
+        target = part if self.target_of is None else self.target_of(part)
+        return part in self.control or (target is not None and target in self.control)
+
+    def _read(self, label: str, parts: Sequence[str]) -> ReadLabel:
+        targets: list[str | None] = []
+        for part in parts:
+            if self._is_control(part):
+                targets.append(None)
+                continue
+            target = part if self.target_of is None else self.target_of(part)
+            if target is None:
+                raise InputError(f"{self.where}: the guide {part!r} of {label!r} has no gene.")
+            self._check_target(label, target)
+            targets.append(target)
+        genes = {target: 1.0 for target in targets if target is not None}
+        return ReadLabel(label_of(genes), tuple(parts), tuple(targets))
+
+    def _check_target(self, label: str, target: str) -> None:
+        if target == CONTROL:
+            raise InputError(
+                f"{self.where}: the label {label!r} would be merged with the control cells, which "
+                f"are labelled {self.control}. If {CONTROL!r} means control cells, too, add it to "
+                f"'control'; if it means cells without a guide, set exclude: [{CONTROL}]."
+            )
+        if self.delimiter is None and JOIN in target:
+            raise InputError(
+                f"{self.where}: the label {label!r} cannot be kept as it is, since {JOIN!r} joins "
+                f"combinations. Rename it in the file, or set 'delimiter'."
+            )
+        check_undosed(label, target, self.where)
+
+    def _check_delimiter(self, read: Sequence[ReadLabel]) -> None:
+        genes = {(t, one) for one in read for t in one.targets if t is not None}
+        suspects = sorted(((target, " ".join(one.parts)) for target, one in genes))
+        for target, label in suspects:
+            for character in FOREIGN_DELIMITERS:
+                if character in target and target not in self.measured:
+                    doubled = 2 * character if 2 * character in target else character
+                    raise self._another_delimiter(label, doubled)
+        for character in POSSIBLE_DELIMITERS:
+            joined = {t: label for t, label in suspects if character in t and t != character}
+            torn = [t for t in joined if self._is_combination(t, character)]
+            by_label = [t for t in torn if self._singles.issuperset(_split(t, character))]
+            # one such label may be the name of a gene, most of them are not
+            if by_label or (torn and 2 * len(torn) > len(joined)):
+                raise self._another_delimiter(joined[(by_label or torn)[0]], character)
+
+    def _is_combination(self, target: str, character: str) -> bool:
+        parts = _split(target, character)
+        return (
+            character not in str(self.delimiter)
+            and len(parts) > 1
+            and target not in self.measured
+            and all(
+                part in self.measured or part in self._singles or part in self.control
+                for part in parts
+            )
+        )
+
+    def _another_delimiter(self, label: str, found: str) -> InputError:
+        return InputError(
+            f"{self.where}: the label {label!r} seems to be a combination joined by {found!r}, "
+            f"but the delimiter is {self.delimiter!r}. Set 'delimiter' to {found!r}, or to null "
+            "if labels are never combinations."
+        )
+
+
+def _split(label: str, character: str) -> list[str]:
+    return [part.strip() for part in label.split(character)]
+
+
+def likely_delimiter(labels: Iterable[str], measured: Collection[str]) -> str | None:
+    """Find a sign that joins measured genes in labels that are no measured genes themselves."""
+    written = list(labels)
+    for character in FOREIGN_DELIMITERS + POSSIBLE_DELIMITERS:
+        having = [label for label in written if character in label.strip()]
+        joined = [
+            label
+            for label in having
+            if label.strip() not in measured
+            and all(part in measured for part in _split(label.strip(), character))
+        ]
+        if joined and 2 * len(joined) > len(having):
+            return character
+    return None
+
+
+def refuse_no_control(labels: Iterable[str], control: LabelSet, where: str) -> InputError:
+    """Say that no cell has a control label, and which labels look like one."""
+    known = sorted({str(label).strip() for label in labels})
+    alike = [label for label in known if CONTROL_LIKE.fullmatch(label)]
+    shown = ", ".join(map(repr, alike[:5])) if alike else ""
+    return InputError(
+        f"{where}: no cell has the control label {control} (labels there: "
+        f"{', '.join(known[:8])}, ...). Set 'control' to the label of the unperturbed cells"
+        + (f"; these look like controls: {shown}." if shown else ".")
+    )
+
+
 def canonical_labels(
-    labels: Sequence[str], control: str, delimiter: str | None, where: str
+    labels: Sequence[str], control: str | LabelSet, delimiter: str | None, where: str
 ) -> list[str]:
     """Bring perturbation labels into canonical form.
 
@@ -58,7 +351,7 @@ def canonical_labels(
     labels
         Distinct labels of the source.
     control
-        The source's label of control cells.
+        The source's label, or labels, of control cells.
     delimiter
         What joins the genes of a combination in the source; None if nothing does.
     where
@@ -73,57 +366,10 @@ def canonical_labels(
     Raises
     ------
     InputError
-        If there is no control label, a label has an empty part or one that reads as a dose, or
-        a label looks like a combination written with another delimiter.
+        If no label is control, or one cannot be read; see :meth:`LabelGrammar.read`.
     """
-    if control not in labels:
-        some = ", ".join(sorted(map(str, labels))[:8])
-        raise InputError(
-            f"{where}: no cell has the control label {control!r} (labels there: {some}, ...). "
-            "Set 'control' to the label of the unperturbed cells."
-        )
-    singles = {label for label in labels if not delimiter or delimiter not in label}
-    return [_canonical_label(label, control, delimiter, singles, where) for label in labels]
-
-
-def _canonical_label(
-    label: str, control: str, delimiter: str | None, singles: set[str], where: str
-) -> str:
-    if label == control:
-        return CONTROL
-    if delimiter is None:
-        if JOIN in label or label == CONTROL:
-            raise InputError(
-                f"{where}: the label {label!r} cannot be kept as it is, since {JOIN!r} joins "
-                f"combinations and {CONTROL!r} means control. Rename it in the file."
-            )
-        check_undosed(label, label, where)
-        return label
-    parts = label.split(delimiter)
-    if not all(part.strip() for part in parts):
-        raise InputError(
-            f"{where}: the label {label!r} has an empty part between the delimiters "
-            f"{delimiter!r}. Correct the label, or set 'delimiter'."
-        )
-    genes = sorted({part.strip() for part in parts} - {control})
-    for gene in genes:
-        check_undosed(label, gene, where)
-        found = _foreign_delimiter(gene, delimiter, singles)
-        if found:
-            raise InputError(
-                f"{where}: the label {label!r} seems to be a combination joined by {found!r}, "
-                f"but the delimiter is {delimiter!r}. Set 'delimiter' to {found!r}, or to null "
-                "if labels are never combinations."
-            )
-    return label_of(dict.fromkeys(genes, 1.0))
-
-
-def _foreign_delimiter(gene: str, delimiter: str, singles: set[str]) -> str | None:
-    for character in FOREIGN_DELIMITERS:
-        if character != delimiter and character in gene:
-            return character
-    for character in POSSIBLE_DELIMITERS:
-        parts = gene.split(character)
-        if character != delimiter and len(parts) > 1 and singles.issuperset(parts):
-            return character
-    return None
+    known = control if isinstance(control, LabelSet) else LabelSet.of(control, "control")
+    read = LabelGrammar(known, delimiter, where).read(labels)
+    if CONTROL not in {one.label for one in read}:
+        raise refuse_no_control(labels, known, where)
+    return [one.label for one in read]

@@ -1,7 +1,7 @@
 """Writes a canonical screen whose counts come in blocks, for screens that exceed memory."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import anndata
@@ -11,9 +11,23 @@ import pandas as pd
 from anndata.io import write_elem
 from scipy import sparse
 
-from samsvae.contract import check_counts, check_labels, check_names, refuse_empty_cells
+from samsvae.contract import (
+    check_counts,
+    check_labels,
+    check_library_sizes,
+    check_names,
+    refuse_empty_cells,
+)
 from samsvae.files import whole_file
-from samsvae.screen import ContentDigest, describe_cells, library_sizes
+from samsvae.screen import (
+    LOST_CELLS,
+    NO_COUNT,
+    ContentDigest,
+    Guides,
+    describe_cells,
+    library_sizes,
+    lost_cells,
+)
 
 CHUNK = 2**17  # entries, half a MiB
 CHUNKS_AT_ONCE = 2
@@ -32,6 +46,10 @@ def write_screen_in_blocks(
     where: str = "the screen",
     genes: np.ndarray | None = None,
     covariates: pd.DataFrame | None = None,
+    known_sizes: np.ndarray | None = None,
+    guides: Guides | None = None,
+    declared: Mapping[str, str] | None = None,
+    lost: pd.DataFrame | None = None,
     drop_empty: bool = False,
 ) -> tuple[int, int]:
     """Write a canonical screen, whole or not at all, from counts that come in blocks.
@@ -58,6 +76,14 @@ def write_screen_in_blocks(
         Positions of the genes in the source, for messages; None if all are kept.
     covariates
         More columns of ``obs``, in the order of the cells.
+    known_sizes
+        Library size of each cell; None if it is the sum of its counts.
+    guides
+        Guides of each cell; None if they are not known.
+    declared
+        As of :func:`samsvae.screen.describe_cells`.
+    lost
+        Cells that were left out before: ``reason`` and ``cells``; None if it is not known.
     drop_empty
         Leave out cells without a count, and log how many, instead of refusing them: a cell whose
         genes were filtered may have lost all its counts through no fault of the file.
@@ -81,24 +107,33 @@ def write_screen_in_blocks(
         counts = _Counts(file, len(gene_names))
         for positions, values in blocks:
             counts.append(check_counts(values, where, positions, genes), positions)
-        library_size = np.concatenate(counts.library_sizes)
-        kept = np.flatnonzero(library_size)
+        total = np.concatenate(counts.library_sizes)
+        library_size = total if known_sizes is None else known_sizes
+        kept = np.flatnonzero(total)
+        check_library_sizes(library_size, total, where)
         if not drop_empty:
             refuse_empty_cells(np.concatenate(counts.empty), where)
         elif len(kept) < len(labels):
+            n_lost = len(labels) - len(kept)
             logger.warning(
                 "%s: %d of %d cells have no count in the %d genes kept, and are left out",
-                where, len(labels) - len(kept), len(labels), len(gene_names),
+                where, n_lost, len(labels), len(gene_names),
             )  # fmt: skip
             labels = labels[kept].remove_unused_categories()
             check_labels(labels, where)
+            if lost is not None:
+                lost = lost_cells({NO_COUNT: n_lost}, lost)
         screen = describe_cells(
             labels,
             library_size[kept],
             pd.Index(cell_names)[kept],
             gene_names,
             None if covariates is None else covariates.iloc[kept],
+            None if guides is None else guides.of(kept),
+            declared,
         )
+        if lost is not None:
+            screen.uns[LOST_CELLS] = lost.reset_index(drop=True)
         screen.uns["provenance"] = provenance
         screen.uns["content_digest"] = counts.digest.of(screen)
         counts.finish()

@@ -1,11 +1,10 @@
 """Gene sets in GMT files, restricted to the genes that a screen measures."""
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from samsvae.errors import InputError
-from samsvae.files import whole_file
+from samsvae.files import read_lines, whole_file
 from samsvae.names import text_fault
 
 GeneSets = dict[str, list[str]]
@@ -22,18 +21,8 @@ def read_gmt(path: str | Path) -> GeneSets:
         If the file is missing or too large, or a line is not of that form.
     """
     file = Path(path)
-    if not file.is_file():
-        raise InputError(f"{file}: no such file. Set the gene set's path to an existing GMT file.")
-    if file.stat().st_size > MOST_BYTES:
-        raise InputError(
-            f"{file}: {file.stat().st_size:,} bytes, more than any collection of gene sets has "
-            f"({MOST_BYTES:,}). Is it a GMT file? Keep the sets that you want to test."
-        )
     sets: GeneSets = {}
-    try:
-        lines = re.split(r"\r\n|\n|\r", file.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not a GMT file (not UTF-8 text: {error}).") from error
+    lines = read_lines(path, "the gene set's path", MOST_BYTES)
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -3,8 +3,10 @@
 Imports neither torch nor scanpy, since the Snakefile calls it.
 """
 
+import contextlib
 import copy
 import difflib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from samsvae.sources.registry import (
 
 Config = dict[str, Any]
 
+SCREEN_PATHS = ("path", "genes", "guide_table")
 SIMULATED_GENE_SETS = "programmes"
 _NO_GRID = ". Candidates are chosen by their bound, which trained models alone have"
 
@@ -143,7 +146,65 @@ def validate(config: Config, schema: Config) -> Config:
     problems = [_explain(error) for error in errors] or _mismatches(complete)
     if problems:
         raise InputError("\n".join(["The configuration cannot be used:", *dict.fromkeys(problems)]))
+    _expand_paths(complete)
     return complete
+
+
+def _expand_paths(config: Config) -> None:
+    """Put the home folder and environment variables in the place of ``~`` and ``$NAME``."""
+    entries = [
+        *((screen, key) for screen in config["screens"].values() for key in SCREEN_PATHS),
+        *((experiment, "perturbation_groups") for experiment in config["experiments"].values()),
+        *((config["gene_sets"], name) for name in config["gene_sets"]),
+    ]
+    for entry, key in entries:
+        if isinstance(entry.get(key), str):
+            entry[key] = os.path.expanduser(os.path.expandvars(entry[key]))
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Reads YAML, and refuses a key that stands twice in a mapping."""
+
+
+def _unique_mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+            continue
+        line = key.start_mark.line + 1
+        if key.value in seen:
+            raise InputError(
+                f"{loader.name}: line {line}: the key {key.value!r} stands a second time (first in "
+                f"line {seen[key.value]}); only one would count. Keep one."
+            )
+        seen[key.value] = line
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def refuse_duplicate_keys(path: str | Path) -> None:
+    """Refuse a configuration file in which a key stands twice, of which YAML keeps the last.
+
+    Parameters
+    ----------
+    path
+        A YAML file. One that cannot be read is left to whoever reads it.
+
+    Raises
+    ------
+    InputError
+        Naming the key and both lines.
+    """
+    unreadable = contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError)
+    with unreadable, Path(path).open(encoding="utf-8") as file:
+        loader = _UniqueKeys(file)
+        try:
+            loader.get_single_data()
+        finally:
+            loader.dispose()
 
 
 def _filling_validator(schema: Config) -> Validator:
@@ -193,6 +254,12 @@ def _explain(error: jsonschema.ValidationError) -> str:
             return f"- {where}: {', '.join(map(repr, missing))} is missing"
         case "pattern":
             return f"- {where}: {error.instance!r} is not allowed: {error.schema['description']}"
+        case "type" if isinstance(error.instance, bool | int | float):
+            return (
+                f"- {where}: the value {error.instance!r} is not allowed: {error.message}. YAML "
+                "reads NO, no, off and ON as true or false, and 0123 as a number: put a label in "
+                'quotes, as in "NO".'
+            )
         case _:
             return f"- {where}: the value {error.instance!r} is not allowed: {error.message}"
 

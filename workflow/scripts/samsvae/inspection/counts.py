@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from samsvae.inspection.evidence import Evidence
-from samsvae.inspection.finding import ERROR, SUSPICION, Finding, some
+from samsvae.inspection.finding import ERROR, WARNING, Finding, some
 from samsvae.inspection.survey import CountSurvey
 from samsvae.labels import CONTROL
 
@@ -19,7 +19,17 @@ DOMINANT = 0.3
 DIFFERENT_DEPTH = 1.5
 ENOUGH_TO_COMPARE = 20  # cells or genes with a count, below which equality may be chance
 SUBSET_RATIO = 2.0
-TOTALS = re.compile(r"n?_?(umis?|counts?)$|^total_counts$|^ncount_rna$", re.IGNORECASE)
+TOTALS = re.compile(
+    r"(^|_)n?_?(umis?|counts?)$|^total_(counts|umis?)$|^ncount_rna$|^(rna|umi)_count$|^library_size$",
+    re.IGNORECASE,
+)
+# layers of RNA velocity: integers, but a part of the counts
+PARTIAL_LAYERS = re.compile(
+    r".*(un)?spliced.*|ambiguous|.*intron.*|.*exon.*|mature|nascent", re.IGNORECASE
+)
+LARGEST_LOG = np.log1p(1e6)
+SAME = 1e-5  # relative difference of values that are the same but for rounding
+NEARLY, MOST_UNITS = 0.02, 100
 
 
 def count_findings(evidence: Evidence) -> Iterator[Finding]:
@@ -52,14 +62,14 @@ def _values(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
         yield Finding(ERROR, name, f"{message} Raw UMI counts are needed: {_remedy(evidence)}")
     if survey.largest == 1 and not survey.faults:
         yield Finding(
-            SUSPICION,
+            WARNING,
             "binary counts",
             "no value is larger than 1, as if only detection had been kept. Give raw counts.",
         )
     total = survey.total[survey.total > 0]
     if len(total) > 1 and not survey.faults and total.std() < CONSTANT_SPREAD * total.mean():
         yield Finding(
-            SUSPICION,
+            WARNING,
             "constant library size",
             f"counts add up to about {np.median(total):,.0f} in every cell, "
             "which raw counts never do: they seem normalised or down-sampled. Give raw counts.",
@@ -70,15 +80,40 @@ def _remedy(evidence: Evidence) -> str:
     if evidence.integer_layers:
         layers = " or ".join(map(repr, evidence.integer_layers))
         return f"set 'counts_layer' to {layers}, which has integers."
-    return "set 'counts_layer' to the layer that has them."
+    return "set 'counts_layer' to the layer that has them, or get the file with raw counts."
 
 
 def _kind_of_transformation(survey: CountSurvey) -> str:
     if "negative" in survey.faults:
         return " Some are negative as well: the matrix seems to be scaled."
-    if survey.largest < np.log1p(1e6):
+    if survey.largest < LARGEST_LOG and _are_multiples([np.expm1(v) for v in survey.examples]):
         return f" The largest is {survey.largest:.3g}: they seem to be log-normalised."
-    return f" The largest is {survey.largest:,.0f}: they seem to be normalised."
+    if _are_multiples(survey.examples):
+        return f" The largest is {survey.largest:,.0f}: they seem to be normalised."
+    if survey.largest < LARGEST_LOG:
+        return f" The largest is {survey.largest:.3g}: they seem to be logarithms, or corrected."
+    return (
+        f" The largest is {survey.largest:,.0f}, and those of a cell are no multiples of one "
+        "number: they seem to be counts corrected for ambient RNA (CellBender, SoupX, decontX), "
+        "which models of counts cannot take."
+    )
+
+
+def _are_multiples(examples: list[np.ndarray]) -> bool:
+    """Whether the values of each cell are integers times a factor, as normalised counts are."""
+    found = []
+    for values in examples:
+        levels = np.unique(values[values > 0].astype(np.float64))
+        if len(levels) < 2:
+            continue
+        steps = np.diff(levels)
+        unit = min(levels[0], steps[steps > SAME * levels[-1]].min(initial=np.inf))
+        ratio = levels / unit
+        ratio = ratio[ratio < MOST_UNITS]
+        if not len(ratio):
+            continue
+        found.append(np.mean(np.abs(ratio - np.round(ratio)) < NEARLY) > 0.95)
+    return bool(found) and float(np.mean(found)) > 0.5
 
 
 def _empty(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
@@ -91,9 +126,9 @@ def _empty(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
             f"{survey.cells[empty[0]]} (counting from 0). Remove empty cells from the file.",
         )
     silent = survey.gene_total == 0
-    if silent.any():
+    if silent.any() and not survey.is_sample:
         yield Finding(
-            SUSPICION,
+            WARNING,
             "genes without a count",
             f"{silent.sum():,} of {len(silent):,} genes have no count in any "
             f"cell: {some(evidence.symbols[silent])}. Nothing can be learnt of them; 'min_mean' "
@@ -108,14 +143,14 @@ def _depth(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
     median = float(np.median(total))
     if median < LOW_COUNTS:
         yield Finding(
-            SUSPICION,
+            WARNING,
             "low counts per cell",
             f"the median cell has {median:,.0f} counts. Effects of single genes "
             "will be noisy, however many cells there are.",
         )
     if survey.filled < SPARSE:
         yield Finding(
-            SUSPICION,
+            WARNING,
             "sparse counts",
             f"{100 * survey.filled:.1f} % of the entries are not 0. Keep the "
             "genes that are expressed, by 'min_mean' or 'highly_variable'.",
@@ -125,7 +160,7 @@ def _depth(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
     share = survey.gene_total[largest] / survey.gene_total.sum()
     if share > DOMINANT and len(evidence.symbols) > ENOUGH_TO_COMPARE:
         yield Finding(
-            SUSPICION,
+            WARNING,
             "dominant gene",
             f"the gene {evidence.symbols[largest]} alone has {100 * share:.0f} % of all "
             "counts, so that a change in it seems to change every other gene.",
@@ -135,9 +170,10 @@ def _depth(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
     far = np.abs(log_total - np.log(median)) > EXTREME * max(spread, CONSTANT_SPREAD)
     if far.any():
         outliers = np.flatnonzero(far)[np.argsort(-np.abs(log_total[far] - np.log(median)))]
-        shown = [f"{evidence.cell_names[i]} {survey.total[i]:,.0f}" for i in outliers]
+        names = evidence.cell_names[evidence.surveyed]
+        shown = [f"{names[i]} {survey.total[i]:,.0f}" for i in outliers]
         yield Finding(
-            SUSPICION,
+            WARNING,
             "cells with extreme counts",
             f"{far.sum():,} cell(s) have far more or fewer counts than "
             f"the median of {median:,.0f}: {some(shown)}. They may be doublets or debris.",
@@ -148,7 +184,7 @@ def _depth(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
 def _depth_of_control(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
     if evidence.labels is None:
         return
-    control = evidence.labels == CONTROL
+    control = evidence.labels[evidence.surveyed] == CONTROL
     if not control.any() or control.all():
         return
     of_control = float(np.median(survey.total[control]))
@@ -156,7 +192,7 @@ def _depth_of_control(evidence: Evidence, survey: CountSurvey) -> Iterator[Findi
     low, high = sorted([of_control, of_others])
     if high > DIFFERENT_DEPTH * low:
         yield Finding(
-            SUSPICION,
+            WARNING,
             "different depth of control cells",
             f"the median control cell has {of_control:,.0f} counts, the median "
             f"perturbed cell {of_others:,.0f}. If they were sequenced apart, every effect contains "
@@ -165,25 +201,28 @@ def _depth_of_control(evidence: Evidence, survey: CountSurvey) -> Iterator[Findi
 
 
 def _subset(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
+    if evidence.library_size_column is not None:
+        return
     total = survey.total
     for name in evidence.obs:
         column = evidence.obs[name]
         if not TOTALS.search(str(name)) or not pd.api.types.is_numeric_dtype(column):
             continue
-        noted = column.to_numpy(dtype=float, na_value=np.nan)
+        noted = column.to_numpy(dtype=float, na_value=np.nan)[evidence.surveyed]
         if np.mean(noted >= total) > 0.95 and np.nanmedian(noted) > SUBSET_RATIO * np.median(total):
             yield Finding(
-                SUSPICION,
+                WARNING,
                 "part of the genes",
                 f"the column obs[{name!r}] has a median of {np.nanmedian(noted):,.0f}, but "
                 f"the counts of the {len(evidence.symbols):,} genes add up to "
-                f"{np.median(total):,.0f}. The library size is that of these genes alone.",
+                f"{np.median(total):,.0f}. The library size is that of these genes alone; "
+                f"library_size_column: {name} takes the column's.",
             )
             return
 
 
 def _twins(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
-    cells = pd.Series(survey.cell_sketch, index=evidence.cell_names)
+    cells = pd.Series(survey.cell_sketch, index=evidence.cell_names[evidence.surveyed])
     cells = cells[survey.detected >= ENOUGH_TO_COMPARE]
     yield from _same(cells, "cells", "duplicated cells")
     genes = pd.Series(survey.gene_sketch, index=evidence.symbols)
@@ -195,7 +234,7 @@ def _same(sketch: pd.Series, what: str, name: str) -> Iterator[Finding]:
     twins = sketch[sketch.duplicated(keep=False)].sort_values(kind="stable")
     if len(twins):
         yield Finding(
-            SUSPICION,
+            WARNING,
             name,
             f"{len(twins):,} {what} have exactly the counts of another: "
             f"{some(list(twins.index))}. Copies in training and test make a test easy; remove "

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from samsvae.inspection.evidence import Evidence
-from samsvae.inspection.finding import ERROR, SUSPICION, Finding, some
+from samsvae.inspection.finding import ERROR, WARNING, Finding, some
 from samsvae.labels import CONTROL, components, doses
 
 FEW_CONTROLS = 200
@@ -22,7 +22,9 @@ BATCH = re.compile(
     r"s?(_?id)?($|_)",
     re.IGNORECASE,
 )
-SUFFIX = re.compile(r".*-(\d{1,3})")
+LONGEST_SUFFIX = 3
+BY_CHANCE_ALONE = 0.1  # combinations per cell, beyond which nobody designed them
+LARGE_LOSS = 0.05  # fraction of the cells
 
 
 def design_findings(evidence: Evidence) -> Iterator[Finding]:
@@ -42,13 +44,15 @@ def design_findings(evidence: Evidence) -> Iterator[Finding]:
         return
     cells = pd.Series(evidence.labels).value_counts()
     n_controls = int(cells.get(CONTROL, 0))
+    yield from _losses(evidence)
+    yield from _many_guides(evidence)
     if n_controls == len(evidence.labels):
         yield Finding(
             ERROR, "no perturbation", "every cell is a control cell; there is nothing to model."
         )
     if n_controls < FEW_CONTROLS:
         yield Finding(
-            SUSPICION,
+            WARNING,
             "few control cells",
             f"there are {n_controls} control cells. Every effect is a difference "
             "from their mean, so their noise is in all of them.",
@@ -74,10 +78,56 @@ def batches(evidence: Evidence) -> dict[str, pd.Categorical]:
         chosen = name in evidence.covariates or BATCH.search(str(name))
         if chosen and not pd.api.types.is_float_dtype(column) and not column.isna().any():
             found[f"obs[{name!r}]"] = pd.Categorical(column.astype(str))
-    suffixes = [SUFFIX.fullmatch(name) for name in evidence.cell_names]
-    if all(suffixes):
-        found["the suffix of barcodes"] = pd.Categorical([s[1] for s in suffixes if s])
+    suffixes = _suffixes(evidence.cell_names)
+    if suffixes is not None:
+        found["the suffix of barcodes"] = pd.Categorical(suffixes)
     return {n: b for n, b in found.items() if 1 < len(b.categories) <= MOST_BATCHES}
+
+
+def _suffixes(names: np.ndarray) -> list[str] | None:
+    """Read the suffix of each barcode; None as soon as one has none."""
+    found: list[str] = []
+    for name in names:
+        barcode, dash, suffix = name.rpartition("-")
+        if not (barcode and dash and len(suffix) <= LONGEST_SUFFIX and suffix.isdecimal()):
+            return None
+        found.append(suffix)
+    return found
+
+
+def _losses(evidence: Evidence) -> Iterator[Finding]:
+    n_cells = evidence.n_in_file[0]
+    n_lost = int(evidence.lost["cells"].sum())
+    if n_lost > LARGE_LOSS * n_cells:
+        by_reason = [
+            f"{cells:,} {reason}" for reason, cells in evidence.lost.itertuples(index=False)
+        ]
+        yield Finding(
+            WARNING,
+            "many cells left out",
+            f"{n_lost:,} of {n_cells:,} cells ({100 * n_lost / n_cells:.0f} %) are left out: "
+            f"{', '.join(by_reason)}. Are they cells that you want to lose?",
+        )
+
+
+def _many_guides(evidence: Evidence) -> Iterator[Finding]:
+    labels = pd.Categorical(evidence.labels)
+    sizes = np.array([len(components(label)) for label in labels.categories])
+    several = sizes[labels.codes] > 1
+    perturbed = sizes[labels.codes] > 0
+    n_combinations, n_several = int((sizes > 1).sum()), int(several.sum())
+    # pairs that were designed have many cells each, those of chance have few
+    if 2 * n_several > perturbed.sum() and n_combinations > BY_CHANCE_ALONE * n_several:
+        yield Finding(
+            WARNING,
+            "many guides per cell",
+            f"{100 * n_several / perturbed.sum():.0f} % of the perturbed cells have several "
+            f"perturbations (median {np.median(sizes[labels.codes][perturbed]):.0f}), in "
+            f"{n_combinations:,} combinations that seem to be of chance, as at a high multiplicity "
+            "of infection (MOI). Few combinations have cells enough for an effect of their own: "
+            "set unit: perturbation, which takes each perturbation over all combinations, and keep "
+            "combinations: additive in the models. 'min_cells' would leave out nearly every cell.",
+        )
 
 
 def _sizes(cells: pd.Series) -> Iterator[Finding]:
@@ -85,7 +135,7 @@ def _sizes(cells: pd.Series) -> Iterator[Finding]:
     if len(few):
         shown = [f"{name} {number}" for name, number in few.items()]
         yield Finding(
-            SUSPICION,
+            WARNING,
             "perturbations with few cells",
             f"{len(few)} of {len(cells)} perturbations have fewer than "
             f"{FEW_CELLS} cells: {some(shown)}. Some may be left without training or test cells; "
@@ -93,7 +143,7 @@ def _sizes(cells: pd.Series) -> Iterator[Finding]:
         )
     if len(cells) > 1 and cells.max() > UNEQUAL * cells.min():
         yield Finding(
-            SUSPICION,
+            WARNING,
             "unequal cells per perturbation",
             f"perturbations have between {cells.min():,} cells "
             f"({cells.idxmin()}) and {cells.max():,} ({cells.idxmax()}). Effects of the small ones "
@@ -107,7 +157,7 @@ def _lone_pairs(cells: pd.Series) -> Iterator[Finding]:
     lone = sorted(pair for pair in pairs if not alone.issuperset(components(pair)))
     if lone:
         yield Finding(
-            SUSPICION,
+            WARNING,
             "pairs without their single genes",
             f"in {len(lone)} of {len(pairs)} combinations, a gene was never "
             f"perturbed alone: {some(lone)}. The sum of single effects says little of them; in a "
@@ -127,7 +177,7 @@ def _doses_like_counts(cells: pd.Series) -> Iterator[Finding]:
     )
     if many:
         yield Finding(
-            SUSPICION,
+            WARNING,
             "doses that look like counts",
             f"the perturbations {some(many)} had more than {MANY_DOSES} doses, all of them "
             "integers, as if they were UMI counts of guides. Each is a condition of its own: write "
@@ -142,7 +192,7 @@ def _unbalanced(what: str, batch: pd.Categorical, evidence: Evidence) -> Iterato
         without = list(table.columns[table.loc[CONTROL] == 0])
         if without:
             yield Finding(
-                SUSPICION,
+                WARNING,
                 "batches without control cells",
                 f"by {what}, {len(without)} of {len(share)} batches have no "
                 f"control cell: {some(without)}. What sets the batch apart will be taken for an "
@@ -157,7 +207,7 @@ def _unbalanced(what: str, batch: pd.Categorical, evidence: Evidence) -> Iterato
             f"{label} in {', '.join(row.index[row > 0])}" for label, row in confined.iterrows()
         ]
         yield Finding(
-            SUSPICION,
+            WARNING,
             "perturbations confined to batches",
             f"by {what}, {len(confined)} of {len(others)} perturbations are "
             f"missing from batches where they should be by chance: {some(shown)}. Batch and "

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 ERROR = "error"
-SUSPICION = "suspicion"
+WARNING = "warning"
 SHOWN = 5
 
 
@@ -15,7 +15,7 @@ class Finding:
     Attributes
     ----------
     severity
-        ``error``: the screen cannot be used as it is. ``suspicion``: it can, but should be looked
+        ``error``: the screen cannot be used as it is. ``warning``: it can, but should be looked
         at.
     name
         What it is, in a few words.

@@ -1,32 +1,47 @@
 """Inspects a screen: finds everything that is wrong or strange in it, not just the first."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-import h5py
 import numpy as np
 import pandas as pd
 
 from samsvae.biology.gene_sets import measured_sets, read_gmt
+from samsvae.contract import check_library_sizes, check_names
 from samsvae.errors import InputError
-from samsvae.inspection.counts import TOTALS, count_findings
+from samsvae.inspection.counts import PARTIAL_LAYERS, TOTALS, count_findings
 from samsvae.inspection.design import BATCH, batches, design_findings
 from samsvae.inspection.evidence import Evidence
 from samsvae.inspection.finding import ERROR, Finding
 from samsvae.inspection.names import name_findings
-from samsvae.inspection.survey import survey_counts
+from samsvae.inspection.survey import sample_of_cells, survey_counts
 from samsvae.labels import CONTROL, components
-from samsvae.sources.h5ad import choose
-from samsvae.sources.h5ad_dosage import read_dosage
-from samsvae.sources.h5ad_file import columns, counts_of, open_h5ad, read_names
-from samsvae.sources.h5ad_labels import read_label_column, read_labels
-from samsvae.sources.h5ad_source import H5adSource, column, counts_matrix, gene_symbols
+from samsvae.names import check_text
+from samsvae.screen import NO_COUNT, lost_cells
+from samsvae.sources.counts import CountMatrix
+from samsvae.sources.gene_names import read_features
+from samsvae.sources.gene_selection import select_genes
+from samsvae.sources.h5ad import measured_names, unique_cell_names
+from samsvae.sources.h5ad_file import RAW, AnnDataFile, columns, counts_of, n_rows
+from samsvae.sources.h5ad_labels import Assignment, read_assignment
+from samsvae.sources.h5ad_source import (
+    H5adSource,
+    column,
+    counts_matrix,
+    open_source,
+    read_covariates,
+    read_library_sizes,
+)
 
 Read = TypeVar("Read")
 UNREADABLE = "cannot be used"
 LOOKED_AT = 200  # cells of a layer, which are enough to tell counts from logarithms
+MOST_GUIDES = 5  # of a cell, beyond which cells are counted together
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -37,11 +52,14 @@ class Inspection:
     ----------
     facts
         What the screen consists of: name and value, in words.
+    tables
+        Numbers of cells by name, by the title of the table.
     findings
-        Errors first, then suspicions.
+        Errors first, then warnings.
     """
 
     facts: dict[str, str] = field(default_factory=dict)
+    tables: dict[str, dict[str, int]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -74,12 +92,28 @@ def inspect_screen(
     """
     found = Inspection()
     try:
-        source = H5adSource(**settings)
-        with open_h5ad(source.path) as file:
-            evidence = _read(file, source, found)
+        _inspect(found, settings, gene_sets, min_size, max_size)
     except InputError as error:
-        found.findings.append(Finding(ERROR, UNREADABLE, str(error)))
-        return found
+        _note(found, error)
+    except Exception as error:  # one bad screen must not end the check of the others
+        logger.debug("unexpected:", exc_info=True)
+        path = settings.get("path")
+        what = f"{path}: cannot be read: {type(error).__name__}: {' '.join(str(error).split())}."
+        _note(found, InputError(f"{what} Is the file as AnnData writes it?"))
+    found.findings.sort(key=lambda finding: finding.severity != ERROR)
+    return found
+
+
+def _inspect(
+    found: Inspection,
+    settings: Mapping[str, Any],
+    gene_sets: Mapping[str, str],
+    min_size: int,
+    max_size: int | None,
+) -> None:
+    source = H5adSource(**settings)
+    with open_source(source) as file:
+        evidence = _read(file, source, found)
     for look in (count_findings, name_findings, design_findings):
         found.findings += look(evidence)
     for path in gene_sets.values():
@@ -87,9 +121,14 @@ def inspect_screen(
         if sets:
             measured = partial(measured_sets, sets, evidence.symbols, path, min_size, max_size)
             _attempt(found, measured)
-    found.findings.sort(key=lambda finding: finding.severity != ERROR)
     found.facts |= _facts(evidence)
-    return found
+    found.tables |= _tables(evidence)
+
+
+def _note(found: Inspection, error: InputError) -> None:
+    finding = Finding(ERROR, UNREADABLE, str(error))
+    if finding not in found.findings:
+        found.findings.append(finding)
 
 
 def _attempt(found: Inspection, read: Callable[[], Read]) -> Read | None:
@@ -97,47 +136,103 @@ def _attempt(found: Inspection, read: Callable[[], Read]) -> Read | None:
     try:
         return read()
     except InputError as error:
-        found.findings.append(Finding(ERROR, UNREADABLE, str(error)))
+        _note(found, error)
         return None
 
 
-def _read(file: h5py.File, source: H5adSource, found: Inspection) -> Evidence:
-    labels = _attempt(found, lambda: read_labels(file, source))
-    symbols = _attempt(found, lambda: gene_symbols(file, source)) or list(read_names(file, "var"))
+def _read(file: AnnDataFile, source: H5adSource, found: Inspection) -> Evidence:
+    features = _attempt(found, lambda: read_features(file, source.gene_symbol_column))
+    features = features or read_features(file, None)
     counts = _attempt(found, lambda: counts_matrix(file, source))
-    cell_names = read_names(file, "obs").to_numpy()
-    obs = pd.DataFrame(_columns(file, source, found), index=range(len(cell_names)))
-    cells, genes, survey = np.arange(len(cell_names)), np.arange(len(symbols)), None
+    measured = measured_names(features)
+    assigned: Assignment | None = None
+    # guides among the features lie in the matrix of counts, so its fault is theirs
+    if counts is not None or source.guide_features is None:
+        assigned = _attempt(found, lambda: read_assignment(file, source, measured))
+    n_cells = n_rows(file, "obs")
+    cells = np.arange(n_cells) if assigned is None else np.flatnonzero(assigned.kept)
+    genes, survey = features.genes, None
+    lost = lost_cells({}) if assigned is None else assigned.lost()
     if counts is not None:
-        chosen = None
-        if labels is not None:
-            chosen = _attempt(found, partial(choose, counts, labels, symbols, source))
-        cells, genes = chosen or (cells, genes)
-        survey = survey_counts(counts, cells, genes)
-        if len(genes) < len(symbols):
+        sampled = sample_of_cells(counts, cells)
+        chosen = _attempt(found, partial(select_genes, counts, sampled, features, source))
+        genes = genes if chosen is None else chosen
+        survey = survey_counts(counts, cells, genes, sampled)
+        if len(genes) < len(features.table) and not survey.is_sample:
             survey = survey.with_counts()
+            n_empty = len(cells) - len(survey.cells)
+            if n_empty:
+                lost = lost_cells({NO_COUNT: n_empty}, lost)
             cells = survey.cells
+    cell_names, renamed = unique_cell_names(file, cells)
+    _check_texts(found, source, cell_names, [features.names[gene] for gene in genes], assigned)
+    sizes = _attempt(found, partial(read_library_sizes, file, source))
+    if sizes is not None and survey is not None and not survey.faults:
+        where = source.counts_place
+        _attempt(found, partial(check_library_sizes, sizes[survey.cells], survey.total, where))
+    _attempt(found, partial(read_covariates, file, source))
+    notes = dict(features.notes) | ({} if assigned is None else assigned.notes)
+    if renamed:
+        notes["duplicate cell names"] = renamed
+    obs = pd.DataFrame(_columns(file, source, found), index=range(n_cells))
+    labels = None if assigned is None else assigned.labels
     return Evidence(
         matrix=source.matrix,
-        integer_layers=_integer_layers(file) if survey and survey.faults else (),
+        integer_layers=_integer_layers(file, source) if survey and survey.faults else (),
         survey=survey,
-        labels=None if labels is None else labels[cells],
-        written=_written(file, source),
+        labels=None if labels is None else np.asarray(labels[cells], dtype=object),
+        written=[] if assigned is None else assigned.written,
         delimiter=source.delimiter if source.perturbation_column is not None else None,
-        control=source.control,
-        cell_names=cell_names[cells],
-        symbols=np.array(symbols, dtype=object)[genes],
+        from_matrix=source.perturbation_column is None,
+        control=source.controls,
+        excluded=source.excluded,
+        controls=frozenset() if assigned is None else assigned.controls,
+        cell_names=np.array(cell_names, dtype=object),
+        symbols=np.array(features.names, dtype=object)[genes],
+        measured=frozenset(measured),
         obs=obs.iloc[cells],
         covariates=tuple(source.covariates),
-        n_in_file=(len(cell_names), len(symbols)),
+        n_in_file=(n_cells, len(features.table)),
+        lost=lost,
+        notes=notes,
+        n_guides=None if assigned is None else assigned.n_guides,
+        guides=None if assigned is None or assigned.guides is None else assigned.guides.table,
+        library_size_column=source.library_size_column,
     )
 
 
-def _integer_layers(file: h5py.File) -> tuple[str, ...]:
-    """Find the layers that may hold raw counts, by their first cells."""
+def _check_texts(
+    found: Inspection,
+    source: H5adSource,
+    cell_names: list[str],
+    genes: list[str],
+    assigned: Assignment | None,
+) -> None:
+    """Refuse the names that the canonical screen would refuse."""
+    where = source.counts_place
+    _attempt(found, partial(check_names, cell_names, "cell", where))
+    _attempt(found, partial(check_names, genes, "gene", where))
+    if assigned is not None:
+        labels = assigned.labels.categories
+        parts = sorted({part for label in labels for part in components(str(label))})
+        _attempt(found, partial(check_text, parts, "label", source.path))
+
+
+def _integer_layers(file: AnnDataFile, source: H5adSource) -> tuple[str, ...]:
+    """Find where raw counts may be, by the first cells of each matrix."""
     found = []
-    for name in file.get("layers", {}):
-        first = counts_of(file, name)
+    layers = [name for name in file.get("layers", {}) if not PARTIAL_LAYERS.fullmatch(name)]
+    places: dict[str, Callable[[], CountMatrix]]
+    places = {name: partial(counts_of, file, name) for name in sorted(layers)}
+    if not file.raw and RAW not in places:
+        places[RAW] = lambda: counts_of(file.of_raw())
+    for name, counts in places.items():
+        if name == source.counts_layer:
+            continue
+        try:
+            first = counts()
+        except InputError:
+            continue
         few = np.arange(min(LOOKED_AT, first.shape[0]))
         values = np.concatenate([block.data for _, block in first.blocks(few, None)])
         if len(values) and (values >= 0).all() and (values == np.floor(values)).all():
@@ -145,21 +240,14 @@ def _integer_layers(file: h5py.File) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _written(file: h5py.File, source: H5adSource) -> list[str]:
-    """Read labels as they are written; why they cannot be read has been noted already."""
-    try:
-        if source.perturbation_column is not None:
-            return list(read_label_column(file, source).categories)
-        return read_dosage(file, source)[1]
-    except InputError:
-        return []
-
-
-def _columns(file: h5py.File, source: H5adSource, found: Inspection) -> dict[str, pd.Series]:
-    wanted = [name for name in columns(file, "obs") if _may_matter(name)]
-    wanted += [name for name in source.covariates if name not in wanted]
+def _columns(
+    file: AnnDataFile, source: H5adSource, found: Inspection
+) -> dict[str, "pd.Series[Any]"]:
+    named = [*source.covariates, *source.batch_columns]
+    wanted = [name for name in columns(file, "obs") if _may_matter(name) and name not in named]
     read = {
-        name: _attempt(found, partial(column, file, "obs", name, "covariates")) for name in wanted
+        name: _attempt(found, partial(column, file, "obs", name, "covariates"))
+        for name in [*wanted, *dict.fromkeys(named)]
     }
     return {name: values for name, values in read.items() if values is not None}
 
@@ -188,6 +276,10 @@ def _facts(evidence: Evidence) -> dict[str, str]:
         }
         if len(cells):
             facts["cells per perturbation"] = _spread(cells)
+    if evidence.guides is not None:
+        kinds = evidence.guides["kind"].value_counts()
+        listed = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+        facts["guides"] = f"{len(evidence.guides):,}: {listed}"
     survey = evidence.survey
     if survey is not None and not survey.faults:
         facts |= {
@@ -195,6 +287,10 @@ def _facts(evidence: Evidence) -> dict[str, str]:
             "genes per cell": _spread(pd.Series(survey.detected)),
             "entries that are not 0": f"{100 * survey.filled:.1f} %",
         }
+        if survey.is_sample:
+            facts["counts looked at"] = (
+                f"those of {len(survey.cells):,} cells, evenly spread, as the file is large"
+            )
     for name, batch in batches(evidence).items():
         numbers = batch.value_counts()
         facts[f"batches by {name}"] = (
@@ -203,6 +299,20 @@ def _facts(evidence: Evidence) -> dict[str, str]:
     if evidence.covariates:
         facts["covariates"] = ", ".join(evidence.covariates)
     return facts
+
+
+def _tables(evidence: Evidence) -> dict[str, dict[str, int]]:
+    tables = {}
+    if len(evidence.lost):
+        lost = evidence.lost.groupby("reason", sort=False)["cells"].sum()
+        tables["Cells left out"] = {str(reason): int(n) for reason, n in lost.items()}
+    if evidence.n_guides is not None:
+        numbers = np.bincount(np.minimum(evidence.n_guides, MOST_GUIDES))
+        names = [*map(str, range(MOST_GUIDES)), f"{MOST_GUIDES} or more"]
+        tables["Cells by number of guides or perturbations"] = {
+            name: int(number) for name, number in zip(names, numbers, strict=False)
+        }
+    return tables
 
 
 def _of(kept: int, all_of_them: int) -> str:

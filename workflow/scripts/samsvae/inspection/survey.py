@@ -1,17 +1,26 @@
-"""One pass over a screen's counts, for all that has to be known of them."""
+"""One pass over a screen's counts, or those of a sample of its cells, for all that has to be known.
+
+A file of more than half a gibibyte is sampled: runs of neighbouring cells, evenly spread over it.
+"""
 
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import sparse
 
+from samsvae.contract import MOST_COUNTS
 from samsvae.sources.counts import CountMatrix
+
+MOST_BYTES = 2**29  # of counts that are all looked at
+RUNS = 64  # of neighbouring cells in a sample
+MOST_EXAMPLES = 20  # cells whose values tell what was done to them
 
 # what may be wrong with a value, as far as the value alone tells
 FAULTS = {
     "not a finite number": lambda values: ~np.isfinite(values),
     "negative": lambda values: values < 0,
     "not an integer": lambda values: np.isfinite(values) & (values != np.floor(values)),
+    f"above {MOST_COUNTS}": lambda values: np.isfinite(values) & (values > MOST_COUNTS),
 }
 
 
@@ -43,28 +52,37 @@ class CountSurvey:
     ----------
     cells, genes
         Positions in the file of the cells and genes that were looked at.
+    rows
+        Positions of these cells among those that the screen keeps.
     total, detected
         Counts of each cell, and its genes with a count.
     gene_total, gene_detected
         Counts of each gene, and its cells with a count.
     cell_sketch, gene_sketch
         Random projections: the same for cells (genes) whose counts are the same.
+    is_sample
+        Whether they are a part of the cells that the screen keeps.
     largest
         The largest value.
     faults
         Values that are no counts, by what is wrong with them.
+    examples
+        Values of a few cells that have such values.
     """
 
     cells: np.ndarray
     genes: np.ndarray
+    rows: np.ndarray
     total: np.ndarray
     detected: np.ndarray
     gene_total: np.ndarray
     gene_detected: np.ndarray
     cell_sketch: np.ndarray
     gene_sketch: np.ndarray
+    is_sample: bool = False
     largest: float = 0.0
     faults: dict[str, Fault] = field(default_factory=dict)
+    examples: list[np.ndarray] = field(default_factory=list)
 
     def with_counts(self) -> "CountSurvey":
         """Leave out the cells without a count."""
@@ -73,7 +91,7 @@ class CountSurvey:
             name: getattr(self, name)[kept]
             for name in ("cells", "total", "detected", "cell_sketch")
         }
-        return replace(self, **per_cell)
+        return replace(self, rows=np.arange(int(kept.sum())), **per_cell)
 
     @property
     def filled(self) -> float:
@@ -82,7 +100,38 @@ class CountSurvey:
         return float(self.detected.sum()) / entries if entries else 0.0
 
 
-def survey_counts(counts: CountMatrix, cells: np.ndarray, genes: np.ndarray) -> CountSurvey:
+def sample_of_cells(
+    counts: CountMatrix, cells: np.ndarray, most_bytes: int = MOST_BYTES
+) -> np.ndarray:
+    """Choose cells whose counts are few enough to be looked at within seconds.
+
+    Parameters
+    ----------
+    counts
+        Cells x genes.
+    cells
+        Positions of the cells that may be chosen, ascending.
+    most_bytes
+        About how much may be read.
+
+    Returns
+    -------
+    ndarray of int
+        All of them where they are few, and where the file is stored gene by gene, so that a part
+        of the cells is no faster to read.
+    """
+    fraction = counts.n_bytes / max(counts.shape[0], 1) * len(cells) / most_bytes
+    if fraction <= 1 or counts.layout == "csc":
+        return cells
+    size = max(int(len(cells) / fraction / RUNS), 1)
+    firsts = np.linspace(0, len(cells) - size, RUNS).astype(np.int64)
+    chosen = np.unique((firsts[:, None] + np.arange(size)).ravel())
+    return cells[chosen]
+
+
+def survey_counts(
+    counts: CountMatrix, cells: np.ndarray, genes: np.ndarray, sampled: np.ndarray | None = None
+) -> CountSurvey:
     """Read the counts once, block by block.
 
     Parameters
@@ -90,23 +139,28 @@ def survey_counts(counts: CountMatrix, cells: np.ndarray, genes: np.ndarray) -> 
     counts
         Cells x genes.
     cells, genes
-        Positions of those to look at, ascending.
+        Positions of those that the screen keeps, ascending.
+    sampled
+        Positions of the cells to look at; None for all.
     """
+    chosen = cells if sampled is None else sampled
     rng = np.random.default_rng(0)
-    weight_of_gene, weight_of_cell = rng.random(len(genes)), rng.random(len(cells))
+    weight_of_gene, weight_of_cell = rng.random(len(genes)), rng.random(len(chosen))
     survey = CountSurvey(
-        cells=cells,
+        cells=chosen,
         genes=genes,
-        total=np.zeros(len(cells)),
-        detected=np.zeros(len(cells)),
+        rows=np.searchsorted(cells, chosen),
+        total=np.zeros(len(chosen)),
+        detected=np.zeros(len(chosen)),
         gene_total=np.zeros(len(genes)),
         gene_detected=np.zeros(len(genes)),
-        cell_sketch=np.zeros(len(cells)),
+        cell_sketch=np.zeros(len(chosen)),
         gene_sketch=np.zeros(len(genes)),
+        is_sample=len(chosen) < len(cells),
     )
-    for positions, read in counts.blocks(cells, genes):
+    for positions, read in counts.blocks(chosen, genes):
         block = read.astype(np.float64)
-        rows = np.searchsorted(cells, positions)
+        rows = np.searchsorted(chosen, positions)
         _note_faults(survey, block, positions)
         block.data[~np.isfinite(block.data)] = 0
         survey.total[rows] = block.sum(axis=1).A1
@@ -125,10 +179,13 @@ def _note_faults(survey: CountSurvey, block: sparse.csr_matrix, positions: np.nd
         number = int(wrong.sum())
         if not number:
             continue
+        at = int(np.argmax(wrong))
+        row = int(np.searchsorted(block.indptr, at, side="right")) - 1
+        if len(survey.examples) < MOST_EXAMPLES:
+            for near in range(row, min(row + MOST_EXAMPLES, block.shape[0])):
+                survey.examples.append(block.data[block.indptr[near] : block.indptr[near + 1]])
         if name in survey.faults:
             survey.faults[name].number += number
             continue
-        at = int(np.argmax(wrong))
-        row = int(np.searchsorted(block.indptr, at, side="right")) - 1
         gene = int(survey.genes[block.indices[at]])
         survey.faults[name] = Fault(number, int(positions[row]), gene, float(block.data[at]))

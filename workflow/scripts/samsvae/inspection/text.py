@@ -25,10 +25,13 @@ def to_text(inspection: Inspection, name: str, path: str) -> str:
     lines = [f"Screen {name} ({path})"]
     width = max(map(len, inspection.facts), default=0)
     lines += [f"  {fact:<{width}}  {value}" for fact, value in inspection.facts.items()]
+    for title, rows in inspection.tables.items():
+        widest = max(map(len, rows))
+        lines += [title, *(f"  {name:<{widest}}  {value:>10,}" for name, value in rows.items())]
     errors = inspection.errors
-    suspicions = [finding for finding in inspection.findings if finding.severity != ERROR]
+    warnings = [finding for finding in inspection.findings if finding.severity != ERROR]
     lines += _section(errors, "Errors", "the screen cannot be used")
-    lines += _section(suspicions, "Suspicions", "the screen can be used; look at these")
+    lines += _section(warnings, "Warnings", "the screen can be used; look at these")
     return "\n".join(lines) + "\n"
 
 
@@ -37,11 +40,34 @@ def _section(findings: list[Finding], what: str, meaning: str) -> list[str]:
         return [f"{what}: none"]
     lines = [f"{what}: {len(findings)} ({meaning})"]
     for number, finding in enumerate(findings, start=1):
-        text = f"{number}. {finding.name}: {finding.message}"
-        lines += textwrap.wrap(
-            text, WIDTH, initial_indent="  ", subsequent_indent="     ", break_on_hyphens=False
-        )
+        lines += _wrapped(number, finding)
     return lines
+
+
+def _wrapped(number: int, finding: Finding) -> list[str]:
+    text = f"{number}. {finding.name}: {finding.message}"
+    return textwrap.wrap(
+        text, WIDTH, initial_indent="  ", subsequent_indent="     ", break_on_hyphens=False
+    )
+
+
+def warnings_in_words(findings: pd.DataFrame, name: str) -> str:
+    """Write the findings of a table as text; empty if there are none.
+
+    Parameters
+    ----------
+    findings
+        What :func:`to_table` gave.
+    name
+        Of the screen.
+    """
+    if not len(findings):
+        return ""
+    listed = [Finding(*map(str, row)) for row in findings.itertuples(index=False)]
+    lines = [f"What the check warns of in the screen {name} (make check tells more):"]
+    for number, finding in enumerate(listed, start=1):
+        lines += _wrapped(number, finding)
+    return "\n".join(lines) + "\n"
 
 
 def to_table(inspection: Inspection) -> pd.DataFrame:

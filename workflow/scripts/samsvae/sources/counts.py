@@ -1,4 +1,4 @@
-"""Counts in an open h5ad file, read in blocks of cells, so that the file may exceed memory.
+"""Counts in an open file, read in blocks of cells, so that the file may exceed memory.
 
 The element is a dense data set, or a group of AnnData's sparse format: CSR (cell by cell) or CSC
 (gene by gene). A block holds the chosen cells and genes alone. Beyond a block, memory holds 8
@@ -9,7 +9,6 @@ element.
 from collections.abc import Iterator
 from functools import cached_property
 
-import h5py
 import numpy as np
 
 from samsvae.errors import InputError
@@ -23,6 +22,7 @@ from samsvae.sources.blocks import (
     places,
 )
 from samsvae.sources.read_plan import Rows, dense_reads, length, sparse_reads, within
+from samsvae.sources.storage import Array, Group, first_chunk, is_array, read_into
 from samsvae.sources.transposition import transposed
 
 BLOCK_BYTES = 2**23
@@ -55,13 +55,11 @@ class CountMatrix:
         If the element is no matrix.
     """
 
-    def __init__(
-        self, element: h5py.Dataset | h5py.Group, where: str, block_bytes: int = BLOCK_BYTES
-    ) -> None:
+    def __init__(self, element: Array | Group, where: str, block_bytes: int = BLOCK_BYTES) -> None:
         self.element = element
         self.where = where
         self.block_bytes = block_bytes
-        if isinstance(element, h5py.Dataset):
+        if is_array(element):
             self.layout, shape = "dense", element.shape
         else:
             name = element.attrs.get("encoding-type", element.attrs.get("h5sparse_format"))
@@ -81,7 +79,7 @@ class CountMatrix:
             return self.element.dtype.kind in "iufb"
         parts = [self.element[name] for name in ("data", "indices", "indptr")]
         return all(
-            isinstance(part, h5py.Dataset) and part.ndim == 1 and part.dtype.kind in kinds
+            is_array(part) and part.ndim == 1 and part.dtype.kind in kinds
             for part, kinds in zip(parts, ("iufb", "iu", "iu"), strict=True)
         )
 
@@ -138,13 +136,23 @@ class CountMatrix:
         if self.layout != "dense":
             return list(self._sparse_reads(chosen))
         row_bytes = self.shape[1] * self.element.dtype.itemsize
-        chunk = _chunk(self.element)
+        chunk = first_chunk(self.element)
         return dense_reads(chosen, self.shape[0], row_bytes, chunk, self.block_bytes)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the values and indices that are stored, without compression."""
+        if self.layout == "dense":
+            return int(np.prod(self.shape)) * int(self.element.dtype.itemsize)
+        parts = [self.element[name] for name in ("data", "indices")]
+        return sum(int(part.shape[0]) * int(part.dtype.itemsize) for part in parts)
 
     def _sparse_reads(self, chosen: np.ndarray) -> list[slice]:
         values, indices = self.element["data"], self.element["indices"]
         entry_bytes = values.dtype.itemsize + indices.dtype.itemsize
-        return sparse_reads(chosen, self._starts, entry_bytes, _chunk(values), self.block_bytes)
+        return sparse_reads(
+            chosen, self._starts, entry_bytes, first_chunk(values), self.block_bytes
+        )
 
     def _dense_blocks(self, cells: np.ndarray, genes: np.ndarray | None) -> Iterator[Block]:
         reads = self.reads(cells)
@@ -216,14 +224,12 @@ class CountMatrix:
             raise self._damage("'indptr' does not fit the matrix")
         return starts
 
-    def _read(
-        self, dataset: h5py.Dataset, place: Rows | tuple[Rows, Rows], into: np.ndarray
-    ) -> None:
+    def _read(self, dataset: Array, place: Rows | tuple[Rows, Rows], into: np.ndarray) -> None:
         if not into.size:
             return
         try:
-            dataset.read_direct(into, place)
-        except (OSError, RuntimeError) as error:
+            read_into(dataset, place, into)
+        except (OSError, RuntimeError, ValueError) as error:
             raise self._damage(str(error)) from error
 
     def _damage(self, what: str) -> InputError:
@@ -231,8 +237,3 @@ class CountMatrix:
             f"{self.where}: cannot be read: {what}. The file is damaged or was cut short; get it "
             "again."
         )
-
-
-def _chunk(dataset: h5py.Dataset) -> int | None:
-    """Count the rows, or entries, that a file keeps together."""
-    return None if dataset.chunks is None else int(dataset.chunks[0])

@@ -1,28 +1,28 @@
 """Which genes a screen keeps: those of a list, those with enough counts, the most variable."""
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from samsvae.errors import InputError
+from samsvae.files import read_lines
 from samsvae.sources.counts import CountMatrix
+from samsvae.sources.gene_names import Features, without_version
 from samsvae.sources.h5ad_source import H5adSource
 from samsvae.sources.highly_variable import FEWEST_POINTS, gene_moments, standardised_variance
 
 logger = logging.getLogger(__name__)
 
 
-def listed_genes(symbols: Sequence[str], path: str, where: str) -> np.ndarray:
+def listed_genes(features: Features, path: str | None, where: str) -> np.ndarray:
     """Choose the genes of a list.
 
     Parameters
     ----------
-    symbols
-        Gene symbols of the file.
+    features
+        Of the AnnData file.
     path
-        A text file with a gene symbol on each line.
+        A text file with a gene on each line, by symbol or identifier; None for all genes.
     where
         The AnnData file, for messages.
 
@@ -37,19 +37,23 @@ def listed_genes(symbols: Sequence[str], path: str, where: str) -> np.ndarray:
     InputError
         If the list is missing, or shares no gene with the file.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"{path}: no such file. Set 'genes' to an existing list of genes.")
-    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    if path is None:
+        return features.genes
+    lines = (line.strip() for line in read_lines(path, "'genes'"))
     wanted = dict.fromkeys(line for line in lines if line)
-    chosen = np.flatnonzero([symbol in wanted for symbol in symbols])
+    genes = features.table.iloc[features.genes]
+    identifiers = genes["identifier"].astype(str)
+    known_as = [genes["name"], genes["symbol"], identifiers, identifiers.map(without_version)]
+    is_listed = np.column_stack([names.isin(wanted) for names in known_as]).any(axis=1)
+    chosen = features.genes[is_listed]
     if not len(chosen):
         raise InputError(
             f"{path}: none of its {len(wanted)} genes is in {where} (a gene there: "
-            f"{next(iter(symbols), None)!r}; a gene of the list: {next(iter(wanted), None)!r}). "
+            f"{next(iter(genes['name']), None)!r}; a gene of the list: "
+            f"{next(iter(wanted), None)!r}). "
             "Write one symbol on each line, or set 'gene_symbol_column'."
         )
-    absent = sorted(set(wanted) - set(symbols))
+    absent = sorted(set(wanted).difference(*known_as))
     if absent:
         logger.info(
             "genes: %d of the %d listed are not in the file, for instance %s",
@@ -59,7 +63,7 @@ def listed_genes(symbols: Sequence[str], path: str, where: str) -> np.ndarray:
 
 
 def select_genes(
-    counts: CountMatrix, cells: np.ndarray, symbols: Sequence[str], source: H5adSource
+    counts: CountMatrix, cells: np.ndarray, features: Features, source: H5adSource
 ) -> np.ndarray:
     """Choose the genes of a screen: of the list, of these with the mean, of these variable.
 
@@ -69,8 +73,8 @@ def select_genes(
         UMI counts of the file, cells x genes.
     cells
         Positions of the cells that stay.
-    symbols
-        Gene symbols of the file.
+    features
+        Of the file.
     source
         Its `genes`, `min_mean` and `highly_variable`.
 
@@ -84,9 +88,7 @@ def select_genes(
     InputError
         If no gene is left.
     """
-    chosen = np.arange(len(symbols))
-    if source.genes is not None:
-        chosen = listed_genes(symbols, source.genes, source.path)
+    chosen = listed_genes(features, source.genes, source.path)
     if source.min_mean == 0 and source.highly_variable is None:
         return chosen
     moments = gene_moments(counts, cells, chosen)
@@ -118,5 +120,5 @@ def select_genes(
         variable = standardised_variance(counts, cells, chosen, moments)
         most = np.argsort(-variable, kind="stable")[: source.highly_variable]
         chosen = np.sort(chosen[most])
-    logger.info("kept %d of %d genes", len(chosen), len(symbols))
+    logger.info("kept %d of %d genes", len(chosen), len(features.genes))
     return chosen

@@ -1,21 +1,28 @@
 """Anyone's own screen: an AnnData file of raw counts, of any size."""
 
-from collections.abc import Sequence
+import logging
 from pathlib import Path
 
 import numpy as np
 
-from samsvae.sources.counts import CountMatrix
+from samsvae.sources.gene_names import Features, read_features
 from samsvae.sources.gene_selection import listed_genes, select_genes
-from samsvae.sources.h5ad_file import open_h5ad, read_names
-from samsvae.sources.h5ad_labels import read_labels, with_enough_cells
+from samsvae.sources.guides import target_finder
+from samsvae.sources.h5ad_dosage import check_guide_matrix
+from samsvae.sources.h5ad_file import AnnDataFile, read_names
+from samsvae.sources.h5ad_labels import read_assignment
 from samsvae.sources.h5ad_source import (
     H5adSource,
     counts_matrix,
-    gene_symbols,
+    open_source,
     read_covariates,
+    read_library_sizes,
 )
 from samsvae.sources.selection import Selection, write_selection
+
+COUNTED_FORMS = ("guide_features", "guide_modality")  # whose labels take a pass over counts
+
+logger = logging.getLogger(__name__)
 
 
 def check_header(source: H5adSource) -> list[str]:
@@ -29,22 +36,31 @@ def check_header(source: H5adSource) -> list[str]:
     Returns
     -------
     list of str
-        Symbols of the genes that may stand in the screen.
+        Names of the genes that may stand in the screen.
 
     Raises
     ------
     InputError
-        If the file is missing, is no h5ad, lacks a column, layer or the control label, or a label
-        or dose cannot be used.
+        If the file is missing, is no AnnData file, lacks a column, layer or the control label, or a
+        label or dose cannot be used.
     """
-    with open_h5ad(source.path) as file:
+    with open_source(source) as file:
         counts_matrix(file, source)
         read_covariates(file, source)
-        with_enough_cells(read_labels(file, source), source.min_cells, source.path)
-        symbols = gene_symbols(file, source)
-    if source.genes is None:
-        return symbols
-    return [symbols[gene] for gene in listed_genes(symbols, source.genes, source.path)]
+        read_library_sizes(file, source)
+        features = read_features(file, source.gene_symbol_column)
+        if source.form in COUNTED_FORMS:
+            check_guide_matrix(file, source)
+            target_finder(source)
+        else:
+            read_assignment(file, source, measured_names(features))
+    return [features.names[gene] for gene in listed_genes(features, source.genes, source.path)]
+
+
+def measured_names(features: Features) -> set[str]:
+    """Collect the names and symbols under which genes are known."""
+    genes = features.table.iloc[features.genes]
+    return {*genes["name"], *genes["symbol"]}
 
 
 def write_h5ad_screen(source: H5adSource, provenance: str, output: str | Path) -> None:
@@ -65,45 +81,70 @@ def write_h5ad_screen(source: H5adSource, provenance: str, output: str | Path) -
     InputError
         If the file or what it holds cannot be used; the message says what to change.
     """
-    with open_h5ad(source.path) as file:
-        labels, symbols = read_labels(file, source), gene_symbols(file, source)
+    with open_source(source) as file:
+        features = read_features(file, source.gene_symbol_column)
+        assigned = read_assignment(file, source, measured_names(features))
+        notes = features.notes | assigned.notes
         counts = counts_matrix(file, source)
-        cells, genes = choose(counts, labels, symbols, source)
+        cells = np.flatnonzero(assigned.kept)
+        genes = select_genes(counts, cells, features, source)
+        cell_names, renamed = unique_cell_names(file, cells)
+        for note in [*notes.values(), *([renamed] if renamed else [])]:
+            logger.warning("%s: %s", source.path, note)
+        lost = assigned.lost()
+        for reason, number in lost.itertuples(index=False):
+            logger.warning("%s: left out %d cells: %s", source.path, number, reason)
+        covariates = read_covariates(file, source)
+        library_sizes = read_library_sizes(file, source)
         kept = Selection(
             cells,
             genes,
-            read_names(file, "obs", cells),
-            [symbols[gene] for gene in genes],
-            labels[cells],
-            read_covariates(file, source).iloc[cells] if source.covariates else None,
+            cell_names,
+            [features.names[gene] for gene in genes],
+            assigned.labels[cells].remove_unused_categories(),
+            covariates.iloc[cells] if len(covariates.columns) else None,
+            None if library_sizes is None else library_sizes[cells],
+            None if assigned.guides is None else assigned.guides.of(cells),
+            source.declared,
+            lost,
         )
-        filtered = len(genes) < len(symbols)
+        filtered = len(genes) < len(features.table)
         write_selection(counts, kept, provenance, output, drop_empty=filtered)
 
 
-def choose(
-    counts: CountMatrix, labels: np.ndarray, symbols: Sequence[str], source: H5adSource
-) -> tuple[np.ndarray, np.ndarray]:
-    """Choose the cells and genes of a screen.
+def unique_cell_names(file: AnnDataFile, cells: np.ndarray) -> tuple[list[str], str]:
+    """Read the names of cells, and number those that occur more than once, as anndata does.
 
     Parameters
     ----------
-    counts
-        Of the file, cells x genes.
-    labels, symbols
-        Canonical label of each cell of the file, and symbol of each gene.
-    source
-        Its filters.
+    file
+        An open file.
+    cells
+        Positions of the cells, ascending.
 
     Returns
     -------
-    cells, genes : ndarray of int
-        Their positions in the file, ascending.
-
-    Raises
-    ------
-    InputError
-        If nothing is left.
+    names : list of str
+        Unique, as long as no name is empty.
+    note : str
+        What was changed; empty if nothing was.
     """
-    cells = np.flatnonzero(with_enough_cells(labels, source.min_cells, source.path))
-    return cells, select_genes(counts, cells, symbols, source)
+    names = read_names(file, "obs", cells)
+    twice = names.duplicated()
+    if not twice.any():
+        return list(names), ""
+    unique, taken, number = list(names), set(names), 0
+    last: dict[str, int] = {}
+    for at in np.flatnonzero(twice):
+        name = unique[at]
+        number = last.get(name, 0) + 1
+        while f"{name}-{number}" in taken:
+            number += 1
+        last[name] = number
+        unique[at] = f"{name}-{number}"
+        taken.add(unique[at])
+    shown = ", ".join(dict.fromkeys(names[twice][:5]))
+    return unique, (
+        f"{int(twice.sum()):,} cell(s) have the name of another ({shown}), as where samples were "
+        "joined without a suffix, and were given a number each."
+    )

@@ -1,139 +1,441 @@
-"""Which cell had which perturbation, in any of the forms that files have."""
+"""Which cell had which perturbation, by which guides, in any of the forms that files have.
+
+Whatever the form, every cell ends with a canonical label, or with the reason why it is left out.
+"""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
-import h5py
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from samsvae.doses import read_doses
 from samsvae.errors import InputError
-from samsvae.labels import CONTROL, canonical_labels, label_of
-from samsvae.sources.guides import genes_of_guides
-from samsvae.sources.h5ad_dosage import labels_of_doses, read_dosage
+from samsvae.labels import (
+    CONTROL,
+    LabelGrammar,
+    ReadLabel,
+    components,
+    label_of,
+    refuse_no_control,
+)
+from samsvae.screen import Guides, categories_of, group_rows, lost_cells, span_of_row
+from samsvae.sources.guides import guide_frame, refuse_unknown_guides, target_finder
+from samsvae.sources.h5ad_dosage import GuideMatrix, read_guide_matrix
+from samsvae.sources.h5ad_file import AnnDataFile
 from samsvae.sources.h5ad_source import H5adSource, column
+
+# why a cell is left out, in the order in which it is asked
+NO_LABEL, EXCLUDED, NO_GUIDE, SEVERAL, FEW_CELLS = range(1, 6)
+REASONS = {
+    NO_LABEL: "no label",
+    EXCLUDED: "excluded",
+    NO_GUIDE: "no guide",
+    SEVERAL: "several perturbations",
+    FEW_CELLS: "below min_cells",
+}
+MISSING = ("", "nan", "none", "null", "<na>")
 
 logger = logging.getLogger(__name__)
 
 
-def read_labels(file: h5py.File, source: H5adSource) -> np.ndarray:
-    """Read the canonical label of each cell.
+@dataclass(frozen=True)
+class Assignment:
+    """What a file says of its cells.
+
+    Attributes
+    ----------
+    labels
+        Canonical label of each cell; missing where it is left out.
+    reasons
+        Of each cell 0, or why it is left out, see :data:`REASONS`.
+    written
+        Distinct labels, or names of columns, as the file has them.
+    guides
+        Guides of each cell; None if the file does not tell them.
+    notes
+        What was decided on evidence, in words, by a name for it.
+    n_guides
+        Guides of each cell, where they were read or called from a matrix.
+    controls
+        Labels, parts of labels or columns that were taken for controls.
+    """
+
+    labels: pd.Categorical
+    reasons: np.ndarray
+    written: list[str]
+    guides: Guides | None = None
+    notes: dict[str, str] = field(default_factory=dict)
+    n_guides: np.ndarray | None = None
+    controls: frozenset[str] = frozenset()
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Whether each cell stays."""
+        return np.asarray(self.reasons == 0)
+
+    def lost(self) -> pd.DataFrame:
+        """Count the cells that are left out, by reason.
+
+        Returns
+        -------
+        DataFrame
+            ``reason`` and ``cells``, without reasons that no cell has.
+        """
+        numbers = np.bincount(self.reasons, minlength=len(REASONS) + 1)
+        return lost_cells({name: int(numbers[at]) for at, name in REASONS.items() if numbers[at]})
+
+
+def read_assignment(
+    file: AnnDataFile, source: H5adSource, measured: Collection[str] = frozenset()
+) -> Assignment:
+    """Read which cell had which perturbation.
 
     Parameters
     ----------
     file
         An open AnnData file.
     source
-        Where its labels are, and how they are written.
+        Where its labels or guides are, and how they are written.
+    measured
+        Symbols of the measured genes, evidence of what a label is made of.
 
     Returns
     -------
-    ndarray of str
-        One label a cell, as :mod:`samsvae.screen` defines them.
+    Assignment
+        Of all cells of the file; what `source` leaves out has a reason.
 
     Raises
     ------
     InputError
-        If a column is missing, or a label, guide or dose cannot be used.
+        If a column is missing, a label, guide or dose cannot be used, no cell is a control cell, or
+        no perturbation is left.
     """
-    if source.perturbation_column is None:
-        return labels_of_doses(*read_dosage(file, source), source)
-    where = f"{source.path}: obs[{source.perturbation_column!r}]"
-    written = read_label_column(file, source)
-    genes = _name_genes(list(written.categories), source, where)
-    cells = pd.Categorical(np.array(genes, dtype=object)[written.codes])
-    canonical = canonical_labels(list(cells.categories), source.control, source.delimiter, where)
-    undosed = np.array(canonical, dtype=object)[cells.codes]
-    if source.dose_column is None:
-        return undosed
-    doses = column(file, "obs", source.dose_column, "dose_column")
-    return _with_doses(cells, undosed, doses, source)
-
-
-def read_label_column(file: h5py.File, source: H5adSource) -> pd.Categorical:
-    """Read the column of labels as the file has them.
-
-    Raises
-    ------
-    InputError
-        If there is no such column, or a cell without a label.
-    """
-    name = str(source.perturbation_column)
-    labels = column(file, "obs", name, "perturbation_column")
-    missing = int(pd.isna(labels).sum())
-    if missing:
+    if source.form == "perturbation_column":
+        read = _from_labels(file, source, frozenset(measured))
+    else:
+        read = _from_matrix(read_guide_matrix(file, source), source)
+    if CONTROL not in read.labels.categories:
+        if source.form == "perturbation_column":
+            raise refuse_no_control(
+                read.written, source.controls, f"{source.path}: obs[{source.perturbation_column!r}]"
+            )
         raise InputError(
-            f"{source.path}: obs[{name!r}]: {missing} cell(s) have no label. Give each cell a "
-            "label."
+            f"{source.path}: there is no control cell: each has a perturbation, or no guide. Set "
+            "'control' to the column of non-targeting guides"
+            + ("." if source.no_guide == "control" else ", or no_guide: control.")
         )
-    return pd.Categorical(labels.astype(str))
+    return _with_few(_with_several(read, source), source)
 
 
-def _name_genes(labels: Sequence[str], source: H5adSource, where: str) -> list[str]:
-    """Put a gene in the place of each guide of a label."""
-    if source.guide_table is None and source.guide_pattern is None:
-        return list(labels)
-    joint = source.delimiter
+# ---------------------------------------------------------------------------------- labels in obs
+
+
+def _from_labels(file: AnnDataFile, source: H5adSource, measured: frozenset[str]) -> Assignment:
+    name = str(source.perturbation_column)
+    where = f"{source.path}: obs[{name!r}]"
+    written = _read_label_column(file, source, where)
+    labels = [str(label).strip() for label in written.categories]
+    target_of, only_controls = target_finder(source)
+    grammar = LabelGrammar(source.controls, source.delimiter, where, measured, target_of)
+    excluded = [label in source.excluded for label in labels]
     parts = [
-        [part.strip() for part in label.split(joint)] if joint and label != source.control
-        else [label]
-        for label in labels
-    ]  # fmt: skip
-    genes = genes_of_guides({p for guides in parts for p in guides if p}, source, where)
-    return [(joint or "").join(genes.get(guide, guide) for guide in guides) for guides in parts]
+        [] if out else grammar.split(label) for label, out in zip(labels, excluded, strict=True)
+    ]
+    if not only_controls:
+        refuse_unknown_guides((p for of_label in parts for p in of_label), target_of, source, where)
+    out = np.array(
+        [
+            one or _leaves_out(of, target_of, source)
+            for one, of in zip(excluded, parts, strict=True)
+        ],
+        dtype=bool,
+    )
+    used = [at for at in range(len(labels)) if not out[at]]
+    read = dict(zip(used, grammar.read([labels[at] for at in used]), strict=True))
+    reasons = np.zeros(len(written), dtype=np.uint8)
+    reasons[written.codes < 0] = NO_LABEL
+    codes = written.codes.astype(np.int64)
+    reasons[(codes >= 0) & np.append(out, False)[codes]] = EXCLUDED
+    canonical = [read[at].label if at in read else None for at in range(len(labels))]
+    if source.dose_column is None:
+        cells = categories_of(codes, canonical)
+    else:
+        doses = column(file, "obs", source.dose_column, "dose_column")
+        cells = _with_doses(codes, labels, read, doses, source)
+    guides = None
+    if source.guide_column is not None:
+        guides = _guides_beside(file, source, cells)
+    elif target_of is not None:
+        guides = _guides_of_labels(codes, read, target_of, source)
+    names = list(map(str, written.categories))
+    controls = _controls(read.values())
+    return Assignment(cells, reasons, names, guides, _notes(read, grammar), controls=controls)
+
+
+def _controls(read: Iterable[ReadLabel]) -> frozenset[str]:
+    return frozenset(
+        part
+        for one in read
+        for part, target in zip(one.parts, one.targets, strict=True)
+        if target is None
+    )
+
+
+def _read_label_column(file: AnnDataFile, source: H5adSource, where: str) -> pd.Categorical:
+    name = str(source.perturbation_column)
+    values = column(file, "obs", name, "perturbation_column")
+    labels = pd.Categorical(values) if values.dtype != bool else pd.Categorical(values.astype(str))
+    if not all(isinstance(label, str) for label in labels.categories):
+        as_text = [str(label) for label in labels.categories]
+        labels = pd.Categorical.from_codes(labels.codes, as_text)
+    # what pandas writes for a missing label where text is wanted
+    named = [label for label in labels.categories if label.strip().casefold() not in MISSING]
+    labels = labels.set_categories(named).remove_unused_categories()
+    missing = int((labels.codes < 0).sum())
+    if missing and not source.excluded.missing:
+        raise InputError(
+            f"{where}: {missing} cell(s) have no label. Give each cell a label, or leave these "
+            "cells out with exclude: [nan]."
+        )
+    return labels
+
+
+def _leaves_out(parts: list[str], target_of: object, source: H5adSource) -> bool:
+    """Whether a part of a label, or the gene of a guide, is one of those left out."""
+    for part in parts:
+        target = target_of(part) if callable(target_of) else None
+        if part in source.excluded or (target is not None and target in source.excluded):
+            return True
+    return False
+
+
+def _notes(read: Mapping[int, ReadLabel], grammar: LabelGrammar) -> dict[str, str]:
+    if not grammar.delimiter:
+        return {}
+    whole = sorted(
+        {part for one in read.values() for part in one.parts if grammar.delimiter in part}
+        - set(grammar.control.names)
+    )
+    if not whole:
+        return {}
+    return {
+        "delimiter within names": (
+            f"the delimiter {grammar.delimiter!r} is a part of {len(whole)} known name(s), which "
+            f"were kept whole: {', '.join(whole[:5])}. Set 'delimiter' to null if labels are never "
+            "combinations."
+        )
+    }
 
 
 def _with_doses(
-    cells: pd.Categorical, undosed: np.ndarray, doses: pd.Series, source: H5adSource
-) -> np.ndarray:
-    given = np.where(undosed == CONTROL, None, doses.to_numpy(dtype=object))
-    pairs = pd.DataFrame({"label": cells, "dose": given})
-    number = pairs.groupby(["label", "dose"], observed=True, sort=False, dropna=False).ngroup()
-    first = (~number.duplicated()).to_numpy()
+    codes: np.ndarray,
+    labels: list[str],
+    read: Mapping[int, ReadLabel],
+    doses: pd.Series,
+    source: H5adSource,
+) -> pd.Categorical:
+    undosed = np.array(
+        [not any(read[at].targets) if at in read else True for at in range(len(labels))]
+    )
+    is_dosed = (codes >= 0) & ~np.append(undosed, True)[codes]
+    given = np.where(is_dosed, doses.to_numpy(dtype=object), None)
+    pairs = pd.DataFrame({"label": codes, "dose": given})
+    number = pairs.groupby(["label", "dose"], sort=False, dropna=False).ngroup().to_numpy()
+    first = np.flatnonzero(~pd.Series(number).duplicated().to_numpy())
     where = f"{source.path}: obs[{source.dose_column!r}]"
-    dosed = [
-        label_of(read_doses(dose, label, source.control, source.delimiter, where))
-        for label, dose in zip(cells[first], given[first], strict=True)
-    ]
-    return np.array(dosed, dtype=object)[number]
+    dosed: list[str | None] = []
+    for cell in first:
+        one = read.get(int(codes[cell]))
+        if one is None:
+            dosed.append(None)
+            continue
+        label = labels[codes[cell]]
+        dosed.append(label_of(read_doses(given[cell], label, one.targets, source.delimiter, where)))
+    return categories_of(number, dosed)
 
 
-def with_enough_cells(labels: np.ndarray, min_cells: int, where: str) -> np.ndarray:
-    """Choose the cells of control, and of perturbations that have enough.
+def _guides_of_labels(
+    codes: np.ndarray, read: Mapping[int, ReadLabel], target_of: object, source: H5adSource
+) -> Guides:
+    """Take the parts of labels for guides."""
+    assert callable(target_of)
+    parts = {at: list(dict.fromkeys(one.parts)) for at, one in read.items()}
+    known = sorted({part for of_label in parts.values() for part in of_label})
+    table = guide_frame({guide: target_of(guide) for guide in known}, source.controls)
+    return Guides(table, _membership(codes, parts, known))
+
+
+def _membership(
+    codes: np.ndarray, members: Mapping[int, list[str]], known: list[str]
+) -> sparse.csr_matrix:
+    """Write which cell has which name, from the names of each distinct label."""
+    place = {name: at for at, name in enumerate(known)}
+    n_labels = max([int(codes.max(initial=-1)), *members], default=-1) + 1
+    rows = sparse.lil_matrix((n_labels + 1, len(known)), dtype=np.float32)  # the last for no label
+    for at, names in members.items():
+        for name in names:
+            rows[at, place[name]] = 1
+    return sparse.csr_matrix(rows.tocsr()[np.where(codes < 0, n_labels, codes)])
+
+
+def _guides_beside(file: AnnDataFile, source: H5adSource, cells: pd.Categorical) -> Guides:
+    """Read guides from a column beside that of genes; what they target, the genes tell."""
+    name = str(source.guide_column)
+    where = f"{source.path}: obs[{name!r}]"
+    written = pd.Categorical(column(file, "obs", name, "guide_column"))
+    texts = [str(text).strip() for text in written.categories]
+    targets: dict[str, str | None] = {}
+    members: dict[int, list[str]] = {}
+    pairs = pd.DataFrame({"guide": written.codes, "label": cells.codes}).drop_duplicates()
+    pairs = pairs[(pairs["guide"] >= 0) & (pairs["label"] >= 0)].sort_values(["guide", "label"])
+    for guide, label in pairs.itertuples(index=False):
+        genes = components(str(cells.categories[label]))
+        split = texts[guide].split(source.delimiter) if source.delimiter else [texts[guide]]
+        # one guide for each gene, in the order of the label; or else a construct of its own
+        named = [part.strip() for part in split]
+        of_each = len(named) == len(genes) > 1 and all(
+            g in n for g, n in zip(genes, named, strict=True)
+        )
+        found = dict(zip(named, genes, strict=True)) if of_each else {texts[guide]: "+".join(genes)}
+        members[guide] = list(found)
+        for one, target in found.items():
+            known = targets.setdefault(one, target or None)
+            if known != (target or None):
+                raise InputError(
+                    f"{where}: cells with the guide {one!r} are labelled {known or CONTROL!r} and "
+                    f"{target or CONTROL!r}. A guide has one target: correct the labels, or leave "
+                    "out 'guide_column'."
+                )
+    known_guides = sorted(targets)
+    table = guide_frame({guide: targets[guide] for guide in known_guides}, source.controls)
+    return Guides(table, _membership(written.codes.astype(np.int64), members, known_guides))
+
+
+# ------------------------------------------------------------------------------------- a matrix
+
+
+def _from_matrix(matrix: GuideMatrix, source: H5adSource) -> Assignment:
+    where = matrix.where
+    if not all(name.strip() for name in matrix.names):
+        raise InputError(f"{where}: a column has no name but the prefix. Leave it out by 'except'.")
+    target_of, only_controls = target_finder(source, matrix.genes)
+    if not only_controls:
+        refuse_unknown_guides(matrix.names, target_of, source, where)
+    excluded = np.array(
+        [name in source.excluded or _leaves_out([name], target_of, source) for name in matrix.names]
+    )
+    # each name is one guide or perturbation, whatever signs are in it
+    grammar = LabelGrammar(source.controls, None, where, frozenset(), target_of)
+    used = [name for name, out in zip(matrix.names, excluded, strict=True) if not out]
+    read = dict(zip(used, grammar.read(used), strict=True))
+    targets = [read[name].targets[0] if name in read else None for name in matrix.names]
+    doses = matrix.doses
+    doses.sort_indices()
+    doses.eliminate_zeros()
+    codes, rows = group_rows(doses)
+    labels: list[str | None] = []
+    reason_of = np.zeros(len(rows), dtype=np.uint8)
+    has_control_column = any(
+        target is None for name, target in zip(matrix.names, targets, strict=True) if name in read
+    )
+    empty_is_control = source.no_guide == "control" or (
+        source.no_guide is None and not matrix.called
+    )
+    for number, row in enumerate(rows):
+        span = span_of_row(doses, row)
+        columns = doses.indices[span]
+        if excluded[columns].any():
+            labels.append(None)
+            reason_of[number] = EXCLUDED
+        elif not len(columns) and not empty_is_control:
+            labels.append(None)
+            reason_of[number] = NO_GUIDE
+        else:
+            given = zip([targets[at] for at in columns], doses.data[span], strict=True)
+            labels.append(label_of(_doses_of_cell(int(row), given, where)))
+    reasons = reason_of[codes]
+    if matrix.known is not None:
+        reasons[~matrix.known] = NO_GUIDE
+    cells = categories_of(np.where(reasons == 0, codes, -1), labels)
+    guides = None
+    if source.knows_guides or matrix.genes is not None:
+        table = guide_frame(dict(zip(matrix.names, targets, strict=True)), source.controls)
+        guides = Guides(table, sparse.csr_matrix(doses > 0, dtype=np.float32))
+    notes = {}
+    n_guides = np.diff(doses.indptr)
+    n_empty = int(((n_guides == 0) & (reasons == 0)).sum())
+    if n_empty and has_control_column and source.no_guide is None:
+        notes["cells without a guide"] = (
+            f"{n_empty:,} cells have none of the {len(matrix.names):,} columns, beside those with "
+            "non-targeting guides, and are taken for control cells. If no guide was found in them, "
+            "set no_guide: exclude; if they are controls, no_guide: control."
+        )
+    if matrix.thresholds is not None:
+        low, middle, high = np.nanquantile(matrix.thresholds, [0, 0.5, 1])
+        logger.info(
+            "%s: guides called from %g UMIs on (median over guides; %g to %g)",
+            where,
+            middle,
+            low,
+            high,
+        )
+    return Assignment(
+        cells, reasons, matrix.names, guides, notes, n_guides, _controls(read.values())
+    )
+
+
+def _doses_of_cell(
+    cell: int, given: "zip[tuple[str | None, float]]", where: str
+) -> dict[str, float]:
+    doses: dict[str, float] = {}
+    for gene, dose in given:
+        if gene is not None and doses.setdefault(gene, dose) != dose:
+            raise InputError(
+                f"{where}: cell {cell} (counting from 0) has two guides of {gene!r} at the doses "
+                f"{doses[gene]:g} and {dose:g}. Give them one dose."
+            )
+    return doses
+
+
+# ---------------------------------------------------------------------------- what is left out
+
+
+def _with_several(read: Assignment, source: H5adSource) -> Assignment:
+    most = source.max_perturbations
+    if most is None:
+        return read
+    sizes = np.array([len(components(label)) for label in read.labels.categories])
+    return _without(read, sizes > most, SEVERAL)
+
+
+def _with_few(read: Assignment, source: H5adSource) -> Assignment:
+    """Leave out perturbations with few cells.
 
     A combination is judged by its own cells, whether or not its single genes stay.
-
-    Parameters
-    ----------
-    labels
-        Canonical label of each cell.
-    min_cells
-        Smallest number of cells of a perturbation that is kept.
-    where
-        File, for messages.
-
-    Returns
-    -------
-    ndarray of bool
-        Whether each cell stays. What goes is logged, with its number of cells.
-
-    Raises
-    ------
-    InputError
-        If no perturbation has so many cells.
     """
-    cells = pd.Series(labels).value_counts().drop(CONTROL, errors="ignore")
-    few = cells[cells < min_cells].sort_index()
-    if len(few):
-        if len(few) == len(cells):
-            raise InputError(
-                f"{where}: no perturbation has {min_cells} cells or more (the largest has "
-                f"{cells.max()}). Lower 'min_cells'."
-            )
-        logger.info(
-            "min_cells %d: left out %d of %d perturbations with %d cells in all: %s",
-            min_cells, len(few), len(cells), few.sum(),
-            ", ".join(f"{name} {number}" for name, number in few.items()),
-        )  # fmt: skip
-    return ~np.isin(labels.astype(str), list(few.index))
+    cells = read.labels.value_counts().drop(CONTROL, errors="ignore")
+    few = cells[cells < source.min_cells].sort_index()
+    if not len(few):
+        return read
+    if len(few) == len(cells):
+        raise InputError(
+            f"{source.path}: no perturbation has {source.min_cells} cells or more (the largest has "
+            f"{cells.max()}). Lower 'min_cells'."
+        )
+    logger.info(
+        "min_cells %d: left out %d of %d perturbations with %d cells in all: %s",
+        source.min_cells, len(few), len(cells), few.sum(),
+        ", ".join(f"{name} {number}" for name, number in few.items()),
+    )  # fmt: skip
+    return _without(read, np.isin(np.asarray(read.labels.categories), list(few.index)), FEW_CELLS)
+
+
+def _without(read: Assignment, is_out: np.ndarray, reason: int) -> Assignment:
+    codes = read.labels.codes
+    out = (codes >= 0) & np.append(is_out, False)[codes]
+    reasons = np.where(out & (read.reasons == 0), reason, read.reasons).astype(np.uint8)
+    labels = pd.Categorical.from_codes(np.where(out, -1, codes), read.labels.categories)
+    return replace(read, labels=labels.remove_unused_categories(), reasons=reasons)

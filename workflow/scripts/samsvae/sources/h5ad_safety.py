@@ -20,7 +20,11 @@ UNCHECKED_BYTES = 2**26
 LARGEST_COMPRESSION = 2000
 MOST_OBJECTS = 1_000_000
 
-READERS = ("h5py", "anndata")
+READERS = ("h5py", "anndata", "zarr", "numcodecs")
+# names of filters that do not name themselves
+FILTERS = {
+    32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd", 32026: "blosc2",
+}  # fmt: skip
 
 
 def check_contents(file: h5py.File) -> None:
@@ -79,14 +83,39 @@ def _check_object(file: h5py.File, name: bytes, where: str) -> None:
             )
     elif isinstance(found, h5py.h5d.DatasetID):
         plan = found.get_create_plist()
+        _check_filters(plan, where)
         if plan.get_external_count() or plan.get_layout() == h5py.h5d.VIRTUAL:
             raise InputError(f"{where} has its values in another file. Copy them into this one.")
-        declared = math.prod(found.shape or ()) * found.dtype.itemsize
-        if declared > UNCHECKED_BYTES + LARGEST_COMPRESSION * found.get_storage_size():
+        check_declared(found.shape or (), found.dtype.itemsize, found.get_storage_size(), where)
+
+
+def _check_filters(plan: h5py.h5p.PropDCID, where: str) -> None:
+    """Refuse values that were compressed by a filter which is not installed."""
+    for number in range(plan.get_nfilters()):
+        code, _, _, name = plan.get_filter(number)
+        if not h5py.h5z.filter_avail(code):
+            known = name.decode(errors="replace") or FILTERS.get(code, "unknown")
             raise InputError(
-                f"{where} declares {declared:,} bytes of values, but the file holds "
-                f"{found.get_storage_size():,} of it. It is damaged or was cut short; get it again."
+                f"{where} is compressed by the filter {known} ({code}), which is not installed. "
+                "Install the package hdf5plugin into the environment (pip install hdf5plugin), or "
+                "write the file anew with compression='gzip'."
             )
+
+
+def check_declared(shape: Sequence[int], itemsize: int, stored: int, where: str) -> None:
+    """Refuse an array that declares far more values than the file can hold.
+
+    Raises
+    ------
+    InputError
+        Giving both numbers of bytes.
+    """
+    declared = math.prod(shape) * itemsize
+    if declared > UNCHECKED_BYTES + LARGEST_COMPRESSION * stored:
+        raise InputError(
+            f"{where} declares {declared:,} bytes of values, but the file holds "
+            f"{stored:,} of it. It is damaged or was cut short; get it again."
+        )
 
 
 def check_length(length: int, n_rows: int, where: str, rows: str) -> None:

@@ -1,29 +1,85 @@
 """Where in an AnnData file to find what, and how its parts are reached without reading the rest."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypedDict
 
-import h5py
+import numpy as np
 import pandas as pd
 
 from samsvae.errors import InputError
-from samsvae.labels import CONTROL
+from samsvae.labels import CONTROL, LabelSet
+from samsvae.screen import BATCH, CONTEXT, GUIDE
 from samsvae.sources.counts import CountMatrix
-from samsvae.sources.h5ad_file import columns, counts_of, read_column, read_names
+from samsvae.sources.h5ad_file import (
+    RAW,
+    AnnDataFile,
+    columns,
+    counts_of,
+    open_h5ad,
+    places_of_counts,
+    read_column,
+    read_shared_column,
+    shared_columns,
+)
 
 RESERVED = ("perturbation", "library_size", "cell", "_index")
-FORMS = ("perturbation_column", "perturbation_columns", "perturbation_matrix")
+FORMS = (
+    "perturbation_column",
+    "perturbation_columns",
+    "perturbation_matrix",
+    "guide_features",
+    "guide_modality",
+)
+MIXTURES = ("poisson_gaussian", "poisson")
+JOINED_BATCHES = "|"  # joins the values of several columns of batches
+
+
+class Values(TypedDict, total=False):
+    """What the values of a matrix of guides or perturbations are.
+
+    UMI counts, of which `threshold` or a `mixture` call a guide present; or `doses`; or, without
+    any of the three, 0 and 1.
+    """
+
+    threshold: int | None
+    mixture: str | None
+    doses: bool
+
 
 # "except" is a word of Python's own, hence not the usual form of a class
-OneHotColumns = TypedDict("OneHotColumns", {"prefix": str, "except": Sequence[str]}, total=False)
+OneHotColumns = TypedDict(
+    "OneHotColumns",
+    {
+        "prefix": str, "except": Sequence[str], "threshold": int | None, "mixture": str | None,
+        "doses": bool,
+    },
+    total=False,
+)  # fmt: skip
 
 
-class DosageMatrix(TypedDict, total=False):
-    """A matrix of doses: its key in obsm, and the key in uns of the names of its columns."""
+class PerturbationMatrix(Values, total=False):
+    """A matrix in obsm: its key, and the key in uns of the names of its columns."""
 
     obsm: str
     names: str | None
+
+
+class GuideFeatures(Values, total=False):
+    """Features of the matrix of counts that are guides: their type in ``var["feature_types"]``."""
+
+    feature_type: str
+    gene_column: str | None
+
+
+class GuideModality(Values, total=False):
+    """The modality of an h5mu file whose features are guides."""
+
+    name: str
+    layer: str | None
+    gene_column: str | None
 
 
 @dataclass(frozen=True)
@@ -38,19 +94,29 @@ class H5adSource:
 
     path: str
     perturbation_column: str | None = None
-    control: str = CONTROL
+    control: str | Sequence[str] | Mapping[str, str] = CONTROL
     delimiter: str | None = "+"
     dose_column: str | None = None
     perturbation_columns: OneHotColumns | None = None
-    perturbation_matrix: DosageMatrix | None = None
+    perturbation_matrix: PerturbationMatrix | None = None
+    guide_features: GuideFeatures | None = None
+    guide_modality: GuideModality | None = None
+    guide_column: str | None = None
     guide_table: str | None = None
     guide_pattern: str | None = None
+    no_guide: str | None = None
+    exclude: Sequence[str | None] | Mapping[str, str] = ()
+    max_perturbations: int | None = None
     min_cells: int = 0
+    modality: str | None = None
     counts_layer: str | None = None
     gene_symbol_column: str | None = None
     genes: str | None = None
     min_mean: float = 0
     highly_variable: int | None = None
+    library_size_column: str | None = None
+    batch_column: str | Sequence[str] | None = None
+    context_column: str | None = None
     covariates: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -60,29 +126,99 @@ class H5adSource:
                 f"{self.path}: exactly one of {', '.join(map(repr, FORMS))} says which cell had "
                 f"which perturbation, but {' and '.join(map(repr, given)) or 'none'} is set."
             )
-        if self.dose_column is not None and self.perturbation_column is None:
+        if self.perturbation_column is None:
+            for key in ("dose_column", "guide_column"):
+                if getattr(self, key) is not None:
+                    raise InputError(
+                        f"{self.path}: {key!r} goes with 'perturbation_column' alone, and "
+                        f"{given[0]!r} is set. Leave it out."
+                    )
+        by = [key for key in ("guide_table", "guide_pattern", "guide_column") if getattr(self, key)]
+        if len(by) > 1:
             raise InputError(
-                f"{self.path}: 'dose_column' goes with 'perturbation_column' alone; the values of "
-                f"{given[0]!r} are doses themselves. Leave it out."
-            )
-        if self.guide_table is not None and self.guide_pattern is not None:
-            raise InputError(
-                f"{self.path}: 'guide_table' and 'guide_pattern' both say which gene a guide "
+                f"{self.path}: {' and '.join(map(repr, by))} both say which gene a guide "
                 "targets. Set one of them."
             )
-        reserved = [name for name in self.covariates if name in RESERVED]
-        if reserved:
+        self._check_values(given[0])
+        self._check_columns()
+        _ = self.controls, self.excluded
+
+    def _check_values(self, form: str) -> None:
+        values = getattr(self, form)
+        if form == "perturbation_column":
+            return
+        chosen = [key for key in ("threshold", "mixture", "doses") if values.get(key)]
+        if len(chosen) > 1:
             raise InputError(
-                f"{self.path}: the covariate {reserved[0]!r} has a name that the canonical screen "
-                f"uses itself ({', '.join(RESERVED)}). Rename the column in the file."
+                f"{self.path}: {form!r} sets {' and '.join(map(repr, chosen))}: its values are "
+                "counts of guides, or doses. Set one of them."
             )
+        if values.get("mixture") not in (None, *MIXTURES):
+            raise InputError(f"{self.path}: 'mixture' is none of {', '.join(MIXTURES)}.")
+
+    def _check_columns(self) -> None:
+        own = {BATCH: self.batch_columns, CONTEXT: [self.context_column]}
+        own[GUIDE] = [self.guide_column] if self.knows_guides else None
+        reserved = dict.fromkeys(RESERVED) | {k: v for k, v in own.items() if v}
+        for name in self.covariates:
+            # a column that is kept under its own name anyway
+            if name in reserved and reserved[name] != [name]:
+                raise InputError(
+                    f"{self.path}: the covariate {name!r} has a name that the canonical screen "
+                    f"uses itself ({', '.join(reserved)}). Rename the column in the file."
+                )
         twice = [name for name in self.covariates if list(self.covariates).count(name) > 1]
         if twice:
             raise InputError(f"{self.path}: the covariate {twice[0]!r} is named twice.")
 
     @property
+    def form(self) -> str:
+        """The key that says which cell had which perturbation."""
+        return next(form for form in FORMS if getattr(self, form) is not None)
+
+    @cached_property
+    def controls(self) -> LabelSet:
+        """Labels of control cells, names of non-targeting guides, or what their targets are."""
+        return LabelSet.of(self.control, "control")
+
+    @cached_property
+    def excluded(self) -> LabelSet:
+        """Labels of cells that are left out."""
+        return LabelSet.of(self.exclude, "exclude")
+
+    @property
+    def batch_columns(self) -> list[str]:
+        """Columns of obs that make a batch together."""
+        if self.batch_column is None:
+            return []
+        return [self.batch_column] if isinstance(self.batch_column, str) else [*self.batch_column]
+
+    @property
+    def knows_guides(self) -> bool:
+        """Whether the screen has guides beside the genes that they target."""
+        values: Any = getattr(self, self.form)
+        return bool(
+            self.guide_table
+            or self.guide_pattern
+            or self.guide_column
+            or (self.form in FORMS[3:] and values.get("gene_column"))
+        )
+
+    @property
+    def declared(self) -> dict[str, str]:
+        """Columns from which columns of the canonical screen come, by their keys here."""
+        given = {
+            "batch_column": JOINED_BATCHES.join(self.batch_columns),
+            "context_column": self.context_column,
+            "library_size_column": self.library_size_column,
+        }
+        return {key: name for key, name in given.items() if name}
+
+    @property
     def matrix(self) -> str:
-        """Where the counts are, ``X`` or a layer."""
+        """Where the counts are, ``X``, ``raw/X`` or a layer."""
+        if self.counts_layer == RAW:
+            return "raw/X"
         return "X" if self.counts_layer is None else f"layers[{self.counts_layer!r}]"
 
     @property
@@ -91,13 +227,29 @@ class H5adSource:
         return f"{self.path}: {self.matrix}"
 
 
-def member(file: h5py.File, group: str, name: str, key: str) -> Any:
+@contextmanager
+def open_source(source: H5adSource) -> Iterator[AnnDataFile]:
+    """Open the file of a source, at the modality and genes that have the counts.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or lacks them.
+    """
+    guides = None if source.guide_modality is None else source.guide_modality["name"]
+    with open_h5ad(source.path, source.modality, guides) as file:
+        # a layer that is called raw goes before AnnData's own
+        of_raw = source.counts_layer == RAW and RAW not in file.get("layers", {})
+        yield file.of_raw() if of_raw else file
+
+
+def member(file: AnnDataFile, group: str, name: str, key: str) -> Any:
     """Get a part of an open file that the configuration names.
 
     Parameters
     ----------
     file
-        An open h5ad file.
+        An open file.
     group
         ``layers``, ``obsm`` or ``uns``.
     name
@@ -115,13 +267,20 @@ def member(file: h5py.File, group: str, name: str, key: str) -> Any:
     return held[name]
 
 
-def column(file: h5py.File, table: str, name: str, key: str) -> pd.Series:
-    """Read a column of obs or var that the configuration names, like :func:`member`."""
-    check_member(file, table, name, columns(file, table), key)
+def column(file: AnnDataFile, table: str, name: str, key: str) -> pd.Series:
+    """Read a column of obs or var that the configuration names, like :func:`member`.
+
+    A column of obs may be one that all modalities of the file share.
+    """
+    known = columns(file, table)
+    shared = shared_columns(file) if table == "obs" and name not in known else []
+    if name in shared:
+        return read_shared_column(file, name)
+    check_member(file, table, name, known, key)
     return read_column(file, table, name)
 
 
-def check_member(file: h5py.File, group: str, name: str, known: Sequence[str], key: str) -> None:
+def check_member(file: AnnDataFile, group: str, name: str, known: Sequence[str], key: str) -> None:
     """Refuse a name in the configuration that is none of those known, and list these."""
     if name not in known:
         raise InputError(
@@ -130,22 +289,81 @@ def check_member(file: h5py.File, group: str, name: str, known: Sequence[str], k
         )
 
 
-def counts_matrix(file: h5py.File, source: H5adSource) -> CountMatrix:
+def counts_matrix(file: AnnDataFile, source: H5adSource) -> CountMatrix:
     """Get the matrix of counts; nothing but its shape is read."""
-    if source.counts_layer is not None:
-        member(file, "layers", source.counts_layer, "counts_layer")
+    if file.raw or source.counts_layer is None:
+        return counts_of(file)
+    layers = file.get("layers", {})
+    if source.counts_layer not in layers:
+        raise InputError(
+            f"{file.filename}: layers has no {source.counts_layer!r} (it has: "
+            f"{', '.join(sorted(layers)) or 'nothing'}). {places_of_counts(file)}"
+        )
     return counts_of(file, source.counts_layer)
 
 
-def gene_symbols(file: h5py.File, source: H5adSource) -> list[str]:
-    """Read the symbol of each gene."""
-    if source.gene_symbol_column is None:
-        return list(read_names(file, "var"))
-    return list(column(file, "var", source.gene_symbol_column, "gene_symbol_column").astype(str))
+def read_covariates(file: AnnDataFile, source: H5adSource) -> pd.DataFrame:
+    """Read the columns of obs that the screen keeps: batch, context and covariates.
+
+    Raises
+    ------
+    InputError
+        If one is missing, or a cell has no batch or context.
+    """
+    kept: dict[str, pd.Series] = {}
+    if source.batch_columns:
+        parts = [_group(file, name, "batch_column") for name in source.batch_columns]
+        joined = parts[0]
+        for part in parts[1:]:
+            joined = joined.str.cat(part, sep=JOINED_BATCHES)
+        kept[BATCH] = joined.astype("category")
+    if source.context_column is not None:
+        kept[CONTEXT] = _group(file, source.context_column, "context_column").astype("category")
+    for name in source.covariates:
+        if name not in kept:
+            kept[name] = column(file, "obs", name, "covariates")
+    return pd.DataFrame(kept)
 
 
-def read_covariates(file: h5py.File, source: H5adSource) -> pd.DataFrame:
-    """Read the columns of obs that the screen keeps."""
-    return pd.DataFrame(
-        {name: column(file, "obs", name, "covariates") for name in source.covariates}
-    )
+def _group(file: AnnDataFile, name: str, key: str) -> pd.Series:
+    values = column(file, "obs", name, key)
+    missing = values.isna()
+    if missing.any():
+        raise InputError(
+            f"{file.filename}: obs[{name!r}]: {int(missing.sum()):,} cell(s) have no value, the "
+            f"first at position {int(np.argmax(missing))} (counting from 0). Give each cell one, "
+            f"or set {key!r} to another column."
+        )
+    return values.astype(str)
+
+
+def read_library_sizes(file: AnnDataFile, source: H5adSource) -> np.ndarray | None:
+    """Read the library size of each cell of the file; None if it is the sum of its counts.
+
+    Returns
+    -------
+    ndarray of int64 or None
+        Counts over all genes, also those that the file does not have.
+
+    Raises
+    ------
+    InputError
+        If the column is missing, or a value is no positive integer.
+    """
+    name = source.library_size_column
+    if name is None:
+        return None
+    where = f"{source.path}: obs[{name!r}]"
+    values = column(file, "obs", name, "library_size_column")
+    try:
+        numbers = values.astype(np.float64).to_numpy()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where} does not hold numbers ({error}).") from error
+    wrong = ~(np.isfinite(numbers) & (numbers > 0) & (numbers == np.floor(numbers)))
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise InputError(
+            f"{where}: the value {numbers[at]:g} of cell {at} (counting from 0) is no library size "
+            f"({int(wrong.sum()):,} such values). Each is the number of all counts of a cell."
+        )
+    return numbers.astype(np.int64)

@@ -26,6 +26,7 @@ from samsvae.sources.counts import CountMatrix
 from samsvae.sources.expected_size import PUBLISHED, check_screen_size
 from samsvae.sources.gene_names import read_genes, unique_names
 from samsvae.sources.h5ad_file import (
+    AnnDataFile,
     columns,
     counts_of,
     first_column,
@@ -136,7 +137,7 @@ def write_norman_screen(source: NormanSource, provenance: str, output: str | Pat
         write_selection(counts, kept, provenance, output)
 
 
-def _one_hot_labels(file: h5py.File) -> pd.Categorical:
+def _one_hot_labels(file: AnnDataFile) -> pd.Categorical:
     names = [
         name for name in columns(file, "obs") if name.startswith(GUIDE) and name not in NO_GUIDES
     ]
@@ -149,7 +150,7 @@ def _one_hot_labels(file: h5py.File) -> pd.Categorical:
     return pd.Categorical(np.array(labels, dtype=object)[code.ravel()])
 
 
-def _has_guide(file: h5py.File, name: str) -> np.ndarray:
+def _has_guide(file: AnnDataFile, name: str) -> np.ndarray:
     try:
         values = read_column(file, "obs", name).astype(float).to_numpy()
     except (TypeError, ValueError):
@@ -159,7 +160,7 @@ def _has_guide(file: h5py.File, name: str) -> np.ndarray:
     return values == 1
 
 
-def _joined_labels(file: h5py.File) -> pd.Categorical:
+def _joined_labels(file: AnnDataFile) -> pd.Categorical:
     where = f"{file.filename}: obs['perturbation']"
     column = read_column(file, "obs", "perturbation")
     if column.isna().any():
@@ -169,7 +170,7 @@ def _joined_labels(file: h5py.File) -> pd.Categorical:
     return pd.Categorical(np.array(labels, dtype=object)[found.codes])
 
 
-def _marked_genes(file: h5py.File) -> np.ndarray:
+def _marked_genes(file: AnnDataFile) -> np.ndarray:
     return np.flatnonzero(read_column(file, "var", "highly_variable").to_numpy(dtype=bool))
 
 

@@ -19,7 +19,6 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pandas as pd
 
@@ -29,6 +28,7 @@ from samsvae.labels import CONTROL, JOIN
 from samsvae.sources.expected_size import PUBLISHED, check_screen_size
 from samsvae.sources.gene_names import read_genes, unique_names
 from samsvae.sources.h5ad_file import (
+    AnnDataFile,
     columns,
     counts_of,
     first_column,
@@ -109,7 +109,7 @@ def write_replogle_screen(source: ReplogleSource, provenance: str, output: str |
         write_selection(counts, select(file, source), provenance, output)
 
 
-def select(file: h5py.File, source: ReplogleSource) -> Selection:
+def select(file: AnnDataFile, source: ReplogleSource) -> Selection:
     """Choose cells and genes, and label the cells, before any count is read.
 
     Parameters
@@ -166,7 +166,7 @@ def select(file: h5py.File, source: ReplogleSource) -> Selection:
     )
 
 
-def _categories(file: h5py.File, name: str) -> pd.Categorical:
+def _categories(file: AnnDataFile, name: str) -> pd.Categorical:
     column = read_column(file, "obs", name)
     if column.isna().any():
         raise InputError(

@@ -1,12 +1,13 @@
 """What a source keeps of its file, and how that becomes a canonical screen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from samsvae.screen import Guides
 from samsvae.screen_file import write_screen_in_blocks
 from samsvae.sources.counts import CountMatrix
 from samsvae.sources.progress import with_progress
@@ -27,6 +28,14 @@ class Selection:
         Canonical label of each of these cells.
     covariates
         More columns of ``obs`` of these cells; None if there are none.
+    library_sizes
+        Library size of each of these cells; None if it is the sum of the counts kept.
+    guides
+        Guides of these cells; None if the file does not tell them.
+    declared
+        Columns of the file from which columns of ``obs`` come, see :data:`samsvae.screen.DECLARED`.
+    lost
+        Cells that are left out before any count is read: ``reason`` and ``cells``.
     """
 
     cells: np.ndarray
@@ -35,6 +44,10 @@ class Selection:
     gene_names: Sequence[str]
     labels: Sequence[str] | pd.Categorical
     covariates: pd.DataFrame | None = None
+    library_sizes: np.ndarray | None = None
+    guides: Guides | None = None
+    declared: Mapping[str, str] | None = None
+    lost: pd.DataFrame | None = None
 
 
 def write_selection(
@@ -76,5 +89,9 @@ def write_selection(
         where=counts.where,
         genes=kept.genes,
         covariates=kept.covariates,
+        known_sizes=kept.library_sizes,
+        guides=kept.guides,
+        declared=kept.declared,
+        lost=kept.lost,
         drop_empty=drop_empty,
     )
