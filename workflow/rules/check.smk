@@ -3,6 +3,8 @@
 
 localrules:
     check,
+    show_warnings,
+    tabulate_warnings,
 
 
 # Without output, so that it prints each time.
@@ -41,6 +43,41 @@ rule check_screen:
         settings=layout.checked_settings_of,
         gene_sets=lambda wildcards: layout.gene_sets_on(wildcards.screen),
         sizes={key: config["enrichment"][key] for key in ("min_size", "max_size")},
+        content=layout.fingerprints_of,
         code=uses("check_screen"),
     script:
         "../scripts/check_screen.py"
+
+
+rule show_warnings:
+    """what the check warns of in a screen, printed once before training"""
+    input:
+        findings=f"{CHECK}.tsv",
+    output:
+        shown=f"{CHECK}.warnings.txt",
+    log:
+        "results/logs/show_warnings/{screen}.log",
+    conda:
+        "../../envs/samsvae.yaml"
+    params:
+        code=uses("show_warnings"),
+    script:
+        "../scripts/show_warnings.py"
+
+
+rule tabulate_warnings:
+    """what the check warns of, for the report"""
+    input:
+        findings=lambda wildcards: f"{CHECK}.tsv".format(
+            screen=layout.experiments[wildcards.experiment]["screen"]
+        ),
+    output:
+        table=f"{TABLES}/warnings.tsv",
+    log:
+        "results/logs/tabulate_warnings/{experiment}.log",
+    conda:
+        "../../envs/samsvae.yaml"
+    params:
+        code=uses("tabulate_warnings"),
+    script:
+        "../scripts/tabulate_warnings.py"

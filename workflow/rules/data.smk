@@ -78,6 +78,7 @@ rule verify_file:
         runtime=growing(120),
     params:
         content=layout.content_of_screen,
+        found=layout.fingerprints_of,
     script:
         "../scripts/verify_file.py"
 
@@ -137,7 +138,7 @@ rule build_replogle:
 rule read_screen:
     """the screen of an h5ad file"""
     input:
-        layout.users_file_of,
+        unpack(layout.users_files_of),
     output:
         screen=SCREEN,
     log:
@@ -153,6 +154,7 @@ rule read_screen:
         runtime=growing(120),
     params:
         settings=layout.settings_of_screen,
+        content=layout.fingerprints_of,
         code=uses("read_screen"),
     script:
         "../scripts/read_screen.py"
@@ -162,6 +164,8 @@ rule split_cells:
     """which cells train, validate and test"""
     input:
         screen=layout.screen_of,
+        # so that warnings are read before hours of training; no other warning divides anew
+        warnings=lambda wildcards: list(map(ancient, layout.warnings_of(wildcards))),
     output:
         split=f"{SPLIT}/split.tsv",
         provenance=f"{SPLIT}/split.json",
@@ -182,3 +186,24 @@ rule split_cells:
         code=uses("split_cells"),
     script:
         "../scripts/split_cells.py"
+
+
+rule tabulate_cells:
+    """cells that each split uses, and those that were left out, by reason"""
+    input:
+        screen=layout.screen_of,
+        splits=layout.for_splits(rules.split_cells.output.split),
+    output:
+        table=f"{TABLES}/cells.tsv",
+    log:
+        "results/logs/tabulate_cells/{experiment}.log",
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(1000, per_input=1),
+        runtime=growing(20),
+    params:
+        splits=lambda wildcards: list(layout.splits(wildcards.experiment)),
+        code=uses("tabulate_cells"),
+    script:
+        "../scripts/tabulate_cells.py"

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from samsvae.chain import known_digest
 from samsvae.job import run_job
 from samsvae.provenance import provenance
 from samsvae.sources.norman import NormanSource, write_norman_screen
@@ -13,7 +14,9 @@ def main(snakemake: Any) -> None:
     """Run the rule."""
     path, published = read_receipt(snakemake.input.receipt)
     source = NormanSource(path=path, **own_settings(snakemake.params.settings, "path"))
-    made_by = provenance(snakemake.params.settings, snakemake.params.code, **published.checksums)
+    lists = {n: known_digest(path) for n, path in snakemake.input.items() if n != "receipt"}
+    digests = {**published.checksums, **lists}
+    made_by = provenance(snakemake.params.settings, snakemake.params.code, **digests)
     write_norman_screen(source, made_by, snakemake.output.screen)
 
 

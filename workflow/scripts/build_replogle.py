@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from samsvae.chain import known_digest
 from samsvae.job import run_job
 from samsvae.provenance import provenance
 from samsvae.sources.registry import own_settings
@@ -18,7 +19,9 @@ def main(snakemake: Any) -> None:
         response_genes=snakemake.input.response_genes,
         **own_settings(snakemake.params.settings, "path"),
     )
-    made_by = provenance(snakemake.params.settings, snakemake.params.code, **published.checksums)
+    lists = {n: known_digest(path) for n, path in snakemake.input.items() if n != "receipt"}
+    digests = {**published.checksums, **lists}
+    made_by = provenance(snakemake.params.settings, snakemake.params.code, **digests)
     write_replogle_screen(source, made_by, snakemake.output.screen)
 
 

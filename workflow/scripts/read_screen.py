@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from samsvae.chain import known_digest
 from samsvae.job import run_job
 from samsvae.provenance import provenance
 from samsvae.sources.h5ad import write_h5ad_screen
@@ -12,7 +13,9 @@ def main(snakemake: Any) -> None:
     """Run the rule."""
     settings = snakemake.params.settings
     source = H5adSource(**{key: value for key, value in settings.items() if key != "source"})
-    write_h5ad_screen(source, provenance(settings, snakemake.params.code), snakemake.output.screen)
+    digests = {name: known_digest(path) for name, path in snakemake.input.items()}
+    made_by = provenance(settings, snakemake.params.code, **digests)
+    write_h5ad_screen(source, made_by, snakemake.output.screen)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,11 @@ def machine() -> dict[str, str]:
 
 
 def file_digest(path: str | Path) -> str:
-    """Digest the content of a file, SHA-256."""
+    """Digest the content of a file, or of all files of a folder such as a zarr store, SHA-256."""
+    if Path(path).is_dir():
+        inside = sorted(file for file in Path(path).rglob("*") if file.is_file())
+        lines = [f"{file.relative_to(path)}\t{file_digest(file)}\n" for file in inside]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -168,7 +172,7 @@ def changes(records: list[dict[str, Any]]) -> Iterator[str]:
     """Name files that are no longer what they were when another was made from them."""
     for record in records:
         for file, digest in record["inputs"].items():
-            if not Path(file).is_file():
+            if not Path(file).exists():
                 yield f"Gone: {file}, from which {record['file']} was made."
             elif known_digest(file) != digest:
                 yield f"Changed: {file}, since {record['file']} was made from it."

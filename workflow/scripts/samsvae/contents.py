@@ -34,6 +34,17 @@ STAGES = (
         (
             Figure("screen", f"{SPLIT_FOLDER}/split.tsv", (COUNTS,)),
             Figure("split", f"{SPLIT_FOLDER}/split.tsv"),
+            Table(
+                "cells.tsv",
+                "Cells of each part of each split, and cells that were left out, by reason; as "
+                "fractions of all cells of the source.",
+            ),
+            Table(
+                "warnings.tsv",
+                "What the check of the screen found: what is strange, why it matters, and what to "
+                "do about it.",
+                (COUNTS,),
+            ),
         ),
     ),
     Stage(

@@ -5,7 +5,7 @@ The divisions of Bereket & Karaletsos 2023 (their section 4): ``random``,
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from samsvae.errors import InputError
 from samsvae.experiments import Split
 from samsvae.files import read_table, read_table_in_parts
 from samsvae.labels import CONTROL, components
+from samsvae.screen import LOST_CELLS, lost_cells
 
 TRAIN, VAL, TEST, UNUSED = "train", "val", "test", "unused"
 TEST_FRACTION = 0.2
@@ -175,8 +176,9 @@ def check_trained(
         some = ", ".join(f"{name} ({cells[name]} cells)" for name in untrained[:5])
         raise InputError(
             f"{len(untrained)} perturbation(s) have no training cell in this split: {some}. "
-            "Remove them from the file, or set the split's 'untrained_perturbations' to "
-            "'keep_prior': models then know nothing of them but their prior."
+            "Leave perturbations with few cells out by the screen's 'min_cells' (for instance "
+            "min_cells: 10), or set the split's 'untrained_perturbations' to 'keep_prior': models "
+            "then know nothing of them but their prior."
         )
     return untrained
 
@@ -216,6 +218,35 @@ def split_table(screen: anndata.AnnData, parts: Sequence[str] | pd.Series) -> pd
             "split": np.asarray(parts, dtype=object),
         }
     )
+
+
+def cell_table(screen: anndata.AnnData, parts: Mapping[str, pd.Series]) -> pd.DataFrame:
+    """Count the cells of each part of each split, and those that were left out before, by reason.
+
+    Parameters
+    ----------
+    screen
+        Canonical screen.
+    parts
+        Part of each cell (train, val, test or unused), by the name of the split.
+
+    Returns
+    -------
+    DataFrame
+        ``split`` (empty for cells that are in no split), ``part`` (left out, or of the split),
+        ``reason`` why a cell is left out, ``cells``, and ``fraction`` of all cells of the source.
+    """
+    lost = screen.uns.get(LOST_CELLS, lost_cells({}))
+    n_all = screen.n_obs + int(lost["cells"].sum())
+    rows = [("", "left out", reason, n) for reason, n in lost.itertuples(index=False)]
+    for name, of_cells in parts.items():
+        numbers = of_cells.value_counts()
+        for part in (TRAIN, VAL, TEST, UNUSED):
+            reason = "not in the split" if part == UNUSED else ""
+            if numbers.get(part, 0):
+                rows.append((name, part, reason, int(numbers[part])))
+    table = pd.DataFrame(rows, columns=["split", "part", "reason", "cells"])
+    return table.assign(fraction=table["cells"] / n_all)
 
 
 def read_split(path: str | Path, screen: anndata.AnnData) -> pd.Series:

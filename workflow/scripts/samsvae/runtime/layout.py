@@ -44,6 +44,8 @@ from samsvae.sources.registry import (
     SIMULATORS,
     WITH_PROGRAMMES,
     download_of,
+    files_of,
+    fingerprints_of,
     own_settings,
 )
 from samsvae.statistics.published import is_published
@@ -194,8 +196,22 @@ class Layout:
 
     def users_file_of(self, wildcards: Wildcards) -> str:
         """Give the path of a user's own file, once it passes its checks."""
+        return self.users_files_of(wildcards)["path"]
+
+    def users_files_of(self, wildcards: Wildcards) -> dict[str, str]:
+        """Name the user's own files that a screen is made of, once they pass their checks."""
         self._check(check_screen_file, wildcards["screen"])
-        return str(self.screens[wildcards["screen"]]["path"])
+        return files_of(self.screens[wildcards["screen"]])
+
+    def fingerprints_of(self, wildcards: Wildcards) -> dict[str, str]:
+        """Digest these files in milliseconds, so that one replaced by an older one is noticed."""
+        return fingerprints_of(self.screens[wildcards["screen"]])
+
+    def warnings_of(self, wildcards: Wildcards) -> list[str]:
+        """Say where it stands that the warnings of an experiment's screen were shown, if any."""
+        screen = self.experiments[wildcards["experiment"]]["screen"]
+        shown = f"{CHECK}.warnings.txt".format(screen=screen)
+        return [shown] if screen in self.checked_screens() else []
 
     def receipt_of(self, wildcards: Wildcards) -> str:
         """Give the path of the receipt that says that a screen's published file is whole."""

@@ -8,6 +8,8 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from samsvae.files import fingerprint
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -63,3 +65,13 @@ def download_of(screen: Mapping[str, Any]) -> str | None:
     if screen["source"] in PUBLISHED:
         return f"{screen['source']}_{screen['copy']}"
     return None
+
+
+def files_of(screen: Mapping[str, Any]) -> dict[str, str]:
+    """Name the user's own files that a screen's entry is made of, by the keys that name them."""
+    return {key: screen[key] for key in ("path", "guide_table", "genes") if screen.get(key)}
+
+
+def fingerprints_of(screen: Mapping[str, Any]) -> dict[str, str]:
+    """Digest these files in milliseconds, so that one replaced by an older one is noticed."""
+    return {key: fingerprint(path) for key, path in files_of(screen).items()}

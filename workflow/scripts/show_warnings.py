@@ -1,0 +1,22 @@
+"""Print what the check warns of in a screen, once, before anything is trained on it."""
+
+import logging
+from typing import Any
+
+from samsvae.files import read_table, write_text
+from samsvae.inspection.text import warnings_in_words
+from samsvae.job import run_job
+
+logger = logging.getLogger(__name__)
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    said = warnings_in_words(read_table(snakemake.input.findings), snakemake.wildcards.screen)
+    if said:
+        logger.warning("%s", said)
+    write_text(said, snakemake.output.shown)
+
+
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))

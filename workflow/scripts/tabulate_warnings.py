@@ -1,0 +1,15 @@
+"""List what the check found in the screen of an experiment."""
+
+from typing import Any
+
+from samsvae.files import read_table, write_tsv
+from samsvae.job import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    write_tsv(read_table(snakemake.input.findings), snakemake.output.table)
+
+
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))
