@@ -113,7 +113,14 @@ def good_file(path, layout):
     cells = pd.DataFrame(
         {"label": labels, "depth": counts.sum(1)}, index=[f"c{i}" for i in range(60)]
     )
-    data = anndata.AnnData(made, cells, pd.DataFrame(index=[f"G{i}" for i in range(8)]))
+    cells["guide"] = [f"{label}_g1".replace("+", "_g1|") for label in labels]
+    genes = pd.DataFrame(index=[f"G{i}" for i in range(8)])
+    genes["feature_types"] = ["Gene Expression"] * 6 + ["CRISPR Guide Capture"] * 2
+    genes["symbol"] = [*"STUVWX", None, "S"]
+    data = anndata.AnnData(made, cells, genes)
+    data.obsm["umis"] = sparse.csr_matrix(rng.poisson(2.0, (60, 3)))
+    data.uns["names"] = np.array(["A", "B", "control"], dtype=object)
+    data.raw = data.copy()
     data.write_h5ad(path, compression="gzip" if layout == "csr" else None)
 
 
@@ -214,16 +221,35 @@ HARMS = [
 ]  # fmt: skip
 
 
+# ways of reading the file, between which they use every key of a screen
+WAYS = [
+    {
+        "perturbation_column": "label", "covariates": ["depth"], "library_size_column": "depth",
+        "batch_column": "label", "exclude": ["nan", "B"], "min_cells": 2, "counts_layer": "raw",
+    },
+    {
+        "perturbation_matrix": {"obsm": "umis", "names": "names", "threshold": 3},
+        "max_perturbations": 1, "no_guide": "control", "gene_symbol_column": "symbol",
+    },
+    {
+        "perturbation_column": "guide", "guide_pattern": "^(.+)_g1$", "delimiter": "|",
+        "context_column": "label", "control": {"pattern": "^control"},
+    },
+    {"guide_features": {"threshold": 4}, "control": ["G7"], "no_guide": "control"},
+]  # fmt: skip
+
+
 def use_file(path, folder):
     """What the workflow does with a file: its header, the check, the canonical screen."""
-    here = {"path": str(path), "perturbation_column": "label", "covariates": ["depth"]}
-    for use in (
-        lambda: check_header(H5adSource(**here)),
-        lambda: inspect_screen(here, {}, min_size=1, max_size=5),
-        lambda: write_h5ad_screen(H5adSource(**here), "{}", folder / "screen.h5ad"),
-    ):
-        with suppress(InputError):
-            use()
+    for chosen in WAYS:
+        here = {"path": str(path), **chosen}
+        for use in (
+            lambda here=here: check_header(H5adSource(**here)),
+            lambda here=here: inspect_screen(here, {}, min_size=1, max_size=5),
+            lambda here=here: write_h5ad_screen(H5adSource(**here), "{}", folder / "screen.h5ad"),
+        ):
+            with suppress(InputError):
+                use()
 
 
 def in_a_cage(path, folder):
@@ -272,3 +298,11 @@ def test_any_h5ad_file_is_used_or_refused(tmp_path):
         number += 1
     print(f"{tried}, seeds {FIRST_SEED} to {number - 1}")
     assert tried
+
+
+def test_every_way_of_reading_a_good_file_succeeds(tmp_path):
+    good_file(tmp_path / "good.h5ad", "csr")
+    for number, chosen in enumerate(WAYS):
+        source = H5adSource(path=str(tmp_path / "good.h5ad"), **chosen)
+        check_header(source)
+        write_h5ad_screen(source, "{}", tmp_path / f"{number}.h5ad")

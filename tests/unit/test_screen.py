@@ -6,7 +6,14 @@ from scipy import sparse
 
 from samsvae.contract import check_names
 from samsvae.errors import InputError
-from samsvae.labels import canonical_labels, components
+from samsvae.labels import (
+    CONTROL_LIKE,
+    NO_GUIDE_LIKE,
+    LabelGrammar,
+    LabelSet,
+    canonical_labels,
+    components,
+)
 from samsvae.screen import build_screen, content_digest, dosages, perturbations
 
 GENES = st.text("ABCDEFGH123-.", min_size=1, max_size=6).filter(lambda s: s.strip("-."))
@@ -121,3 +128,88 @@ def test_order_of_cells_moves_rows_and_nothing_else(order):
 def test_dosage_of_an_unknown_perturbation_is_refused():
     with pytest.raises(KeyError):
         dosages(["A+C"], ["A", "B"])
+
+
+def read(labels, control="ctrl", delimiter="+", measured=()):
+    grammar = LabelGrammar(LabelSet.of(control, "control"), delimiter, "file", frozenset(measured))
+    return [one.label for one in grammar.read(labels)]
+
+
+MEASURED = ["KLF1", "MAP2K6", "CEBPA", "HLA-A", "NKX2-5", "HLA-DRA"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "delimiter", "expected"),
+    [
+        (["HLA-A", "NKX2-5", "KLF1-MAP2K6"], "-", ["HLA-A", "NKX2-5", "KLF1+MAP2K6"]),
+        (["HLA-A-KLF1", "NKX2-5-HLA-DRA"], "-", ["HLA-A+KLF1", "HLA-DRA+NKX2-5"]),
+        (["HLA-A-ctrl", "ctrl-ctrl", "ctrl-KLF1"], "-", ["HLA-A", "control", "KLF1"]),
+        (["UNKNOWN-KLF1"], "-", ["KLF1+UNKNOWN"]),
+        ([" KLF1 + MAP2K6 ", "KLF1+ctrl "], "+", ["KLF1+MAP2K6", "KLF1"]),
+    ],
+)
+def test_a_delimiter_within_a_measured_gene_leaves_the_gene_whole(labels, delimiter, expected):
+    assert read(["ctrl", *labels], delimiter=delimiter, measured=MEASURED)[1:] == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "delimiter", "found"),
+    [
+        (["KLF1_MAP2K6", "CEBPA_KLF1"], "+", "'_'"),
+        (["KLF1_ctrl", "MAP2K6_ctrl"], "+", "'_'"),
+        (["KLF1:MAP2K6"], "+", "':'"),
+        (["KLF1 || MAP2K6"], "+", "'||'"),
+        (["KLF1;MAP2K6"], "_", "';'"),
+    ],
+)
+def test_measured_genes_tell_another_delimiter(labels, delimiter, found):
+    with pytest.raises(InputError, match="seems to be a combination") as refused:
+        read(["ctrl", *labels], delimiter=delimiter, measured=MEASURED)
+    assert f"Set 'delimiter' to {found}" in str(refused.value)
+
+
+def test_one_name_that_reads_as_two_genes_is_no_combination():
+    labels = ["ctrl", "HLA-A", "HLA-B", "NKX2-1", "KLF1-CEBPA"]
+    assert read(labels, measured=MEASURED)[1:] == labels[1:]
+
+
+@pytest.mark.parametrize(
+    ("control", "labels"),
+    [
+        ("NegCtrl0", ["NegCtrl0_NegCtrl0", "NegCtrl0_KLF1"]),
+        (["NT1", "safe"], ["safe_NT1", "NT1_KLF1"]),
+        ({"pattern": "^NT"}, ["NT12_NT7", "KLF1_NT3"]),
+        (" NT ", [" NT", "KLF1"]),
+    ],
+)
+def test_controls_written_as_combinations_are_control(control, labels):
+    assert read(labels, control, "_") == ["control", "KLF1"]
+
+
+def test_cells_called_control_are_not_merged_with_the_controls():
+    for labels in (["NT", "control"], ["NT", "KLF1+control"], ["NT", "control+control"]):
+        with pytest.raises(InputError, match=r"exclude: \[control\]"):
+            read(labels, "NT")
+    assert read(["NT", "control"], ["NT", "control"]) == ["control", "control"]
+
+
+CONTROLS = [
+    "NT1", "NT_1", "NTC1", "sgNT", "non-targeting_00023", "INTERGENIC216151", "safe-targeting",
+    "AAVS1", "ROSA26", "GFP", "LacZ", "CTRL0001", "empty vector", "neg", "NegCtrl0", "NTg1",
+    "non-targeting", "control", "ctrl", "sgAAVS1_2", "NO-TARGET", "Scrambled", "negative control",
+]  # fmt: skip
+NO_GUIDES = [
+    "multi", "no_sgRNA", "NoGuide", "-", "", "negative", "nan", "unassigned", "*", "Multiplet",
+    "None", "blank", "no guide", "doublet", "multiple", "NA", "undetected",
+]  # fmt: skip
+SYMBOLS = [
+    "KLF1", "NTN1", "NT5E", "NTF3", "WT1", "LUC7L", "NEGR1", "SAFB", "SAFB2",
+    "NANOG", "NONO", "NAT1", "NOG", "GFPT1", "EMP1", "MOCS1", "NTRK1", "DMSO1",
+]  # fmt: skip
+
+
+def test_usual_names_are_known_and_genes_are_none_of_them():
+    assert [name for name in CONTROLS if not CONTROL_LIKE.fullmatch(name)] == []
+    assert [name for name in NO_GUIDES if not NO_GUIDE_LIKE.fullmatch(name)] == []
+    assert [name for name in SYMBOLS if CONTROL_LIKE.fullmatch(name)] == []
+    assert [name for name in SYMBOLS if NO_GUIDE_LIKE.fullmatch(name)] == []

@@ -34,6 +34,7 @@ def write(path, labels=None, edit=None, cells=None, genes=None):
         pd.DataFrame(index=genes or [f"GENE{i}" for i in range(12)]),
     )
     data.obs["dose"] = 0.0
+    data.obs["umis_A"] = [3 * (label == "A") for label in labels]
     data.write_h5ad(path)
 
 
@@ -56,13 +57,17 @@ CASES = {
     "non-integer counts": ({"edit": put(3, 2, 1.5)}, {}, ["1.5", "cell 3, gene 2", "not an integer"]),
     "negative counts": ({"edit": put(3, 2, -1)}, {}, ["-1", "cell 3, gene 2", "negative"]),
     "not a number": ({"edit": put(3, 2, np.nan)}, {}, ["cell 3, gene 2", "not a finite number"]),
-    "duplicate cells": ({"cells": ["twice"] * 60}, {}, ["cell name(s) occur more than once", "twice"]),
-    "duplicate genes": ({"genes": ["TWICE"] * 12}, {}, ["gene name(s) occur more than once", "TWICE"]),
+    "a name of several lines": ({"cells": [f"c{i}\n" for i in range(60)]}, {}, ["cell name", "control character"]),
+    "counts of guides": (
+        {}, {"perturbation_column": None, "perturbation_columns": {"prefix": "umis"}},
+        ["as if they were UMI counts", "threshold: 5", "doses: true"],
+    ),
+    "two kinds of nothing": ({"labels": ["NT", *good_labels()]}, {"control": "NT"}, ["'control' would be merged", "exclude: [control]"]),
     "empty cells": ({"edit": empty_cell}, {}, ["1 cell(s) have no count", "position 7"]),
     "unknown delimiter": ({"labels": [*good_labels(), "A|B"]}, {}, ["'A|B'", "'delimiter'"]),
     "a dose of zero": ({}, {"dose_column": "dose"}, ["the dose '0.0' of 'A' is not above 0"]),
     "no training cell": (
-        {"labels": [*good_labels(), "RARE"]}, {}, ["no training cell", "RARE (1 cells)", "keep_prior"],
+        {"labels": [*good_labels(), "RARE"]}, {}, ["no training cell", "RARE (1 cells)", "min_cells", "keep_prior"],
     ),
 }  # fmt: skip
 
@@ -90,7 +95,7 @@ def assert_refused(project, said, *arguments):
     records = results / "provenance"
     made = [p for p in results.rglob("*") if p.is_file() and records not in p.parents]
     left = {p.name for p in made if p.suffix != ".log"}
-    assert left <= {"screen.h5ad", "own.tsv"}
+    assert left <= {"screen.h5ad", "own.tsv", "own.txt", "own.warnings.txt"}
     return done.stdout, left
 
 

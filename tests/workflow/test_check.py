@@ -1,5 +1,9 @@
 """The check target, from the command line."""
 
+import json
+import os
+import subprocess
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -72,3 +76,60 @@ def test_screens_of_every_kind_are_checked_before_anything_is_trained(project):
     assert again.stdout.count("Warnings: none") == 2
     # a check that has nothing to do still shows what it found
     assert project.planned("check") == {"check": 1}
+
+
+def own_by_guides(project):
+    """A screen of a file, a table of guides and a list of genes, and what reads it."""
+    write(project.folder / "a.h5ad", ["NT_1"] * 250 + ["A_1"] * 60 + ["A_2"] * 30 + ["B_1"] * 60)
+    table = project.folder / "guides.tsv"
+    table.write_text("NT_1\tcontrol\nA_1\tA\nA_2\tA\nB_1\tB\n")
+    (project.folder / "genes.txt").write_text("A\nB\nGENE1\nGENE2\nGENE3\n")
+    project.config = {
+        "screens": {"own": {**own("a.h5ad"), "guide_table": "guides.tsv", "genes": "genes.txt"}},
+        "experiments": {"own": {"screen": "own", **EXPERIMENT}},
+    }
+    return "results/own/random-seed0/split.tsv"
+
+
+def test_every_file_of_a_screen_is_watched_whatever_its_date(project):
+    split = own_by_guides(project)
+    done = project.snakemake(split)
+    assert done.returncode == 0, done.stdout[-3000:]
+    # what the check warns of is shown once
+    assert done.stdout.count("What the check warns of in the screen own") == 1
+    assert "perturbations with few cells" not in done.stdout
+    assert project.planned(split) == {}
+    screen = anndata.read_h5ad(project.folder / "results/screens/own/screen.h5ad")
+    assert dict(screen.obs["perturbation"].value_counts()) == {"control": 250, "A": 90, "B": 60}
+    made_of = json.loads(screen.uns["provenance"])["inputs"]
+    assert set(made_of) == {"path", "guide_table", "genes"}
+
+    reread = {"read_screen": 1, "check_screen": 1, "show_warnings": 1, "split_cells": 1}
+    for name, edit in {
+        "guides.tsv": lambda text: text.replace(b"A_2\tA", b"A_2\tC"),
+        "genes.txt": lambda text: text.replace(b"GENE3", b"GENE4"),
+        "a.h5ad": None,
+    }.items():
+        path = project.folder / name
+        before, times = path.read_bytes(), path.stat()
+        if edit is None:
+            write(path, ["NT_1"] * 251 + ["A_1"] * 60 + ["A_2"] * 30 + ["B_1"] * 59)
+        else:
+            path.write_bytes(edit(before))
+            assert path.read_bytes() != before
+        os.utime(path, (times.st_atime - 10_000, times.st_mtime - 10_000))
+        assert project.planned(split) == reread, name
+        path.write_bytes(before)
+        os.utime(path, (times.st_atime, times.st_mtime))
+        assert project.planned(split) == {}, name
+
+
+def test_a_key_that_stands_twice_in_the_configuration_is_told(project):
+    own_by_guides(project)
+    command, path = project.command("check"), project.folder / "own.yaml"
+    twice = "    path: b.h5ad\n    path: a.h5ad\n"
+    path.write_text(path.read_text().replace("    path: a.h5ad\n", twice))
+    done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "the key 'path' stands a second time" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

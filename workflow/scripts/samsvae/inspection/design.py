@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import pandas as pd
@@ -60,12 +60,23 @@ def design_findings(evidence: Evidence) -> Iterator[Finding]:
     yield from _sizes(cells.drop(CONTROL, errors="ignore"))
     yield from _lone_pairs(cells)
     yield from _doses_like_counts(cells)
-    for name, batch in batches(evidence).items():
+    for name, batch in evidence.batches.items():
         yield from _unbalanced(name, batch, evidence)
 
 
-def batches(evidence: Evidence) -> dict[str, pd.Categorical]:
+def find_batches(
+    obs: pd.DataFrame, cell_names: np.ndarray, covariates: Collection[str]
+) -> dict[str, pd.Categorical]:
     """Find what may be batches: covariates, columns named like one, suffixes of barcodes.
+
+    Parameters
+    ----------
+    obs
+        Columns of obs.
+    cell_names
+        Names of the same cells.
+    covariates
+        Columns that the screen keeps.
 
     Returns
     -------
@@ -73,26 +84,15 @@ def batches(evidence: Evidence) -> dict[str, pd.Categorical]:
         Batch of each cell, for whatever has 2 to 200 of them.
     """
     found: dict[str, pd.Categorical] = {}
-    for name in evidence.obs:
-        column = evidence.obs[name]
-        chosen = name in evidence.covariates or BATCH.search(str(name))
+    for name in obs:
+        column = obs[name]
+        chosen = name in covariates or BATCH.search(str(name))
         if chosen and not pd.api.types.is_float_dtype(column) and not column.isna().any():
             found[f"obs[{name!r}]"] = pd.Categorical(column.astype(str))
-    suffixes = _suffixes(evidence.cell_names)
-    if suffixes is not None:
+    suffixes = [name.rpartition("-")[2] for name in cell_names]
+    if all(len(suffix) <= LONGEST_SUFFIX and suffix.isdecimal() for suffix in set(suffixes)):
         found["the suffix of barcodes"] = pd.Categorical(suffixes)
     return {n: b for n, b in found.items() if 1 < len(b.categories) <= MOST_BATCHES}
-
-
-def _suffixes(names: np.ndarray) -> list[str] | None:
-    """Read the suffix of each barcode; None as soon as one has none."""
-    found: list[str] = []
-    for name in names:
-        barcode, dash, suffix = name.rpartition("-")
-        if not (barcode and dash and len(suffix) <= LONGEST_SUFFIX and suffix.isdecimal()):
-            return None
-        found.append(suffix)
-    return found
 
 
 def _losses(evidence: Evidence) -> Iterator[Finding]:
@@ -186,7 +186,11 @@ def _doses_like_counts(cells: pd.Series) -> Iterator[Finding]:
 
 
 def _unbalanced(what: str, batch: pd.Categorical, evidence: Evidence) -> Iterator[Finding]:
-    table = pd.crosstab(np.asarray(evidence.labels), np.asarray(batch))
+    labels = pd.Categorical(evidence.labels)
+    pairs = labels.codes.astype(np.int64) * len(batch.categories) + batch.codes
+    shape = (len(labels.categories), len(batch.categories))
+    numbers = np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape)
+    table = pd.DataFrame(numbers, index=labels.categories, columns=batch.categories)
     share = table.sum() / table.to_numpy().sum()
     if CONTROL in table.index:
         without = list(table.columns[table.loc[CONTROL] == 0])

@@ -41,6 +41,8 @@ class Evidence:
         Names of all measured genes of the file.
     obs
         Columns of obs that may be batches, covariates or totals, of these cells.
+    batches
+        What may be batches among them, see :func:`samsvae.inspection.design.find_batches`.
     covariates
         Which of these columns the screen keeps.
     n_in_file
@@ -71,6 +73,7 @@ class Evidence:
     symbols: np.ndarray
     measured: frozenset[str]
     obs: pd.DataFrame
+    batches: Mapping[str, pd.Categorical]
     covariates: tuple[str, ...]
     n_in_file: tuple[int, int]
     lost: pd.DataFrame

@@ -1,7 +1,7 @@
 """Inspects a screen: finds everything that is wrong or strange in it, not just the first."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from samsvae.biology.gene_sets import measured_sets, read_gmt
-from samsvae.contract import check_library_sizes, check_names
+from samsvae.contract import check_library_sizes
 from samsvae.errors import InputError
 from samsvae.inspection.counts import PARTIAL_LAYERS, TOTALS, count_findings
-from samsvae.inspection.design import BATCH, batches, design_findings
+from samsvae.inspection.design import BATCH, design_findings, find_batches
 from samsvae.inspection.evidence import Evidence
 from samsvae.inspection.finding import ERROR, Finding
 from samsvae.inspection.names import name_findings
@@ -165,7 +165,8 @@ def _read(file: AnnDataFile, source: H5adSource, found: Inspection) -> Evidence:
                 lost = lost_cells({NO_COUNT: n_empty}, lost)
             cells = survey.cells
     cell_names, renamed = unique_cell_names(file, cells)
-    _check_texts(found, source, cell_names, [features.names[gene] for gene in genes], assigned)
+    names = np.array(features.names, dtype=object)
+    _check_texts(found, source, cell_names, names[genes], assigned)
     sizes = _attempt(found, partial(read_library_sizes, file, source))
     if sizes is not None and survey is not None and not survey.faults:
         where = source.counts_place
@@ -174,7 +175,8 @@ def _read(file: AnnDataFile, source: H5adSource, found: Inspection) -> Evidence:
     notes = dict(features.notes) | ({} if assigned is None else assigned.notes)
     if renamed:
         notes["duplicate cell names"] = renamed
-    obs = pd.DataFrame(_columns(file, source, found), index=range(n_cells))
+    obs = pd.DataFrame(_columns(file, source, found), index=range(n_cells)).iloc[cells]
+    barcodes = np.array(cell_names, dtype=object)
     labels = None if assigned is None else assigned.labels
     return Evidence(
         matrix=source.matrix,
@@ -187,10 +189,11 @@ def _read(file: AnnDataFile, source: H5adSource, found: Inspection) -> Evidence:
         control=source.controls,
         excluded=source.excluded,
         controls=frozenset() if assigned is None else assigned.controls,
-        cell_names=np.array(cell_names, dtype=object),
-        symbols=np.array(features.names, dtype=object)[genes],
+        cell_names=barcodes,
+        symbols=names[genes],
         measured=frozenset(measured),
-        obs=obs.iloc[cells],
+        obs=obs,
+        batches=find_batches(obs, barcodes, [*source.covariates, *source.batch_columns]),
         covariates=tuple(source.covariates),
         n_in_file=(n_cells, len(features.table)),
         lost=lost,
@@ -205,13 +208,13 @@ def _check_texts(
     found: Inspection,
     source: H5adSource,
     cell_names: list[str],
-    genes: list[str],
+    genes: Iterable[str],
     assigned: Assignment | None,
 ) -> None:
     """Refuse the names that the canonical screen would refuse."""
     where = source.counts_place
-    _attempt(found, partial(check_names, cell_names, "cell", where))
-    _attempt(found, partial(check_names, genes, "gene", where))
+    _attempt(found, partial(check_text, cell_names, "cell name", where))
+    _attempt(found, partial(check_text, genes, "gene name", where))
     if assigned is not None:
         labels = assigned.labels.categories
         parts = sorted({part for label in labels for part in components(str(label))})
@@ -291,7 +294,7 @@ def _facts(evidence: Evidence) -> dict[str, str]:
             facts["counts looked at"] = (
                 f"those of {len(survey.cells):,} cells, evenly spread, as the file is large"
             )
-    for name, batch in batches(evidence).items():
+    for name, batch in evidence.batches.items():
         numbers = batch.value_counts()
         facts[f"batches by {name}"] = (
             f"{len(numbers)}, of {numbers.min():,} to {numbers.max():,} cells"

@@ -1,6 +1,6 @@
-"""One pass over a screen's counts, or those of a sample of its cells, for all that has to be known.
+"""One pass over a screen's counts, or those of a sample of its cells, for all that must be known.
 
-A file of more than half a gibibyte is sampled: runs of neighbouring cells, evenly spread over it.
+A file of more than a quarter of a gibibyte is sampled: runs of neighbouring cells, evenly spread.
 """
 
 from dataclasses import dataclass, field, replace
@@ -11,7 +11,7 @@ from scipy import sparse
 from samsvae.contract import MOST_COUNTS
 from samsvae.sources.counts import CountMatrix
 
-MOST_BYTES = 2**29  # of counts that are all looked at
+MOST_BYTES = 2**28  # of counts that are all looked at
 RUNS = 64  # of neighbouring cells in a sample
 MOST_EXAMPLES = 20  # cells whose values tell what was done to them
 

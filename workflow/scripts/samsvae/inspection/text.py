@@ -52,7 +52,9 @@ def _wrapped(number: int, finding: Finding) -> list[str]:
 
 
 def warnings_in_words(findings: pd.DataFrame, name: str) -> str:
-    """Write the findings of a table as text; empty if there are none.
+    """Write the warnings of a table as text; empty if there are none.
+
+    Errors are left to the job that reads the screen, which ends with the first of them.
 
     Parameters
     ----------
@@ -61,9 +63,10 @@ def warnings_in_words(findings: pd.DataFrame, name: str) -> str:
     name
         Of the screen.
     """
-    if not len(findings):
+    found = findings[findings["severity"] != ERROR]
+    if not len(found):
         return ""
-    listed = [Finding(*map(str, row)) for row in findings.itertuples(index=False)]
+    listed = [Finding(*map(str, row)) for row in found.itertuples(index=False)]
     lines = [f"What the check warns of in the screen {name} (make check tells more):"]
     for number, finding in enumerate(listed, start=1):
         lines += _wrapped(number, finding)

@@ -54,7 +54,8 @@ def check_header(source: H5adSource) -> list[str]:
             target_finder(source)
         else:
             read_assignment(file, source, measured_names(features))
-    return [features.names[gene] for gene in listed_genes(features, source.genes, source.path)]
+        chosen = listed_genes(features, source.genes, source.path)
+    return list(features.table["name"].iloc[chosen])
 
 
 def measured_names(features: Features) -> set[str]:
@@ -100,7 +101,7 @@ def write_h5ad_screen(source: H5adSource, provenance: str, output: str | Path) -
             cells,
             genes,
             cell_names,
-            [features.names[gene] for gene in genes],
+            list(np.array(features.names, dtype=object)[genes]),
             assigned.labels[cells].remove_unused_categories(),
             covariates.iloc[cells] if len(covariates.columns) else None,
             None if library_sizes is None else library_sizes[cells],
