@@ -8,6 +8,8 @@ CORES ?= all
 CONFIG ?= config.yaml
 DURATION ?= 600
 BIN := .venv/bin
+CONFIG_IS_THERE = test -f "$(CONFIG)" || \
+  { echo "CONFIG=$(CONFIG): no such file (sought in $(CURDIR)). Copy config/own_screen.yaml."; exit 2; }
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
@@ -17,10 +19,12 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/'
 
 run: .venv/run.installed ## run the workflow (CONFIG=file.yaml, CORES=n), and say what it found
-	$(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG)
+	@$(CONFIG_IS_THERE)
+	$(BIN)/snakemake --cores $(CORES) --configfile "$(CONFIG)"
 
 check: .venv/run.installed ## print what the screens are like, before training (CONFIG=file.yaml)
-	$(BIN)/snakemake --cores $(CORES) check --configfile $(CONFIG)
+	@$(CONFIG_IS_THERE)
+	$(BIN)/snakemake --cores $(CORES) check --configfile "$(CONFIG)"
 
 test: .venv/test.installed lint ## run every check and test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -360,3 +360,43 @@ def test_keys_that_occur_once_are_left_alone(tmp_path, text):
 @pytest.mark.parametrize("path", sorted(ROOT.glob("config/*.yaml")), ids=lambda path: path.name)
 def test_keys_of_the_shipped_configurations_are_unique(path):
     check_keys(path)
+
+
+def own_screen(**settings):
+    own = {"source": "h5ad", "path": "a.h5ad", "perturbation_column": "p", **settings}
+    experiment = {"screen": "own", "split": {"kind": "random"}, "models": ["additive"]}
+    return validated(screens={"own": own}, experiments={"own": experiment})["screens"]["own"]
+
+
+def test_a_label_that_yaml_reads_as_a_truth_value_is_to_be_quoted():
+    for value in (yaml.safe_load("NO"), 5):
+        with pytest.raises(InputError, match=r"screens\.own\.control: the value .*quotes"):
+            own_screen(control=value)
+
+
+@pytest.mark.parametrize("value", ["NT", ["NT1", "NT2"], {"pattern": "^NT"}])
+def test_control_is_a_label_several_or_a_pattern(value):
+    assert own_screen(control=value)["control"] == value
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"control": []}, {"control": {"patern": "x"}}, {"exclude": "nan"}, {"no_guide": "drop"},
+        {"perturbation_columns": {"prefix": "a", "mixture": "gauss"}}, {"batch_column": []},
+        {"guide_modality": {"layer": "x"}}, {"max_perturbations": 0},
+    ],
+)  # fmt: skip
+def test_values_of_a_screen_that_cannot_be_meant(settings):
+    with pytest.raises(InputError, match=rf"screens\.own\.{next(iter(settings))}"):
+        own_screen(**settings)
+
+
+def test_home_and_environment_are_put_into_paths(monkeypatch):
+    monkeypatch.setenv("HOME", "/here")
+    monkeypatch.setenv("DATA", "/there")
+    own = own_screen(path="~/a.h5ad", genes="$DATA/genes.txt", guide_table="guides.tsv")
+    assert [own[key] for key in ("path", "genes", "guide_table")] == [
+        "/here/a.h5ad", "/there/genes.txt", "guides.tsv",
+    ]  # fmt: skip
+    assert validated(gene_sets={"a": "~/a.gmt"})["gene_sets"]["a"] == "/here/a.gmt"

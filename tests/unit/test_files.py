@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -10,7 +11,14 @@ import pyarrow.parquet
 import pytest
 
 from samsvae.errors import InputError
-from samsvae.files import read_table, whole_file, write_parquet, write_tsv
+from samsvae.files import (
+    fingerprint,
+    read_lines,
+    read_table,
+    whole_file,
+    write_parquet,
+    write_tsv,
+)
 from samsvae.job import run_job
 from samsvae.provenance import digest_of, provenance
 from tests.conftest import ROOT
@@ -118,3 +126,44 @@ def test_what_the_snakefile_imports_is_light():
     modules = ["config", "preflight", "experiments", "models.registry"]
     loaded = imported_by(f"import {', '.join(f'samsvae.{module}' for module in modules)}")
     assert not {"torch", "scanpy", "pyro", "matplotlib", "gseapy"} & loaded
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_of_text_come_whole_from_any_program(tmp_path, encoding, end):
+    path = tmp_path / "genes.txt"
+    mark = b"\xff\xfe" if encoding == "utf-16-le" else b""
+    path.write_bytes(mark + end.join(["KLF1", "", "é+1"]).encode(encoding))
+    assert read_lines(path, "'genes'") == ["KLF1", "", "é+1"]
+
+
+def test_text_in_another_encoding_is_told_with_its_line(tmp_path):
+    path = tmp_path / "genes.txt"
+    path.write_bytes(b"KLF1\ncaf\xe9\n")
+    with pytest.raises(InputError, match=r"genes\.txt: line 2 .*0xe9.*Save it as UTF-8"):
+        read_lines(path, "'genes'")
+    path.write_bytes("KLF1\n".encode("utf-16-le"))
+    with pytest.raises(InputError, match="UTF-16 without"):
+        read_lines(path, "'genes'")
+    with pytest.raises(InputError, match=r"no such file.*'genes'"):
+        read_lines(tmp_path / "absent.txt", "'genes'")
+
+
+def test_a_fingerprint_changes_with_size_and_content_and_with_nothing_else(tmp_path):
+    small, large, folder = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    small.write_bytes(b"one")
+    large.write_bytes(bytes(3 * 2**20))
+    (folder / "x").mkdir(parents=True)
+    (folder / "x/zarr.json").write_text("{}")
+    before = [fingerprint(path) for path in (small, large, folder)]
+    assert len(set(before)) == 3
+    for path in (small, large):
+        os.utime(path, (1, 1))
+    assert [fingerprint(path) for path in (small, large, folder)] == before
+    small.write_bytes(b"two")
+    with large.open("r+b") as file:
+        file.write(b"changed")
+    (folder / "x/zarr.json").write_text("[]")
+    after = [fingerprint(path) for path in (small, large, folder)]
+    assert not set(after) & set(before)
+    assert fingerprint(tmp_path / "absent") == "absent"

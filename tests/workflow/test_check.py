@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 
 import anndata
 import numpy as np
@@ -122,14 +121,3 @@ def test_every_file_of_a_screen_is_watched_whatever_its_date(project):
         path.write_bytes(before)
         os.utime(path, (times.st_atime, times.st_mtime))
         assert project.planned(split) == {}, name
-
-
-def test_a_key_that_stands_twice_in_the_configuration_is_told(project):
-    own_by_guides(project)
-    command, path = project.command("check"), project.folder / "own.yaml"
-    twice = "    path: b.h5ad\n    path: a.h5ad\n"
-    path.write_text(path.read_text().replace("    path: a.h5ad\n", twice))
-    done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "the key 'path' stands a second time" in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr

@@ -3,7 +3,6 @@
 Imports neither torch nor scanpy, since the Snakefile calls it.
 """
 
-import contextlib
 import copy
 import difflib
 import os
@@ -160,51 +159,6 @@ def _expand_paths(config: Config) -> None:
     for entry, key in entries:
         if isinstance(entry.get(key), str):
             entry[key] = os.path.expanduser(os.path.expandvars(entry[key]))
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Reads YAML, and refuses a key that stands twice in a mapping."""
-
-
-def _unique_mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[Any, int] = {}
-    for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
-            continue
-        line = key.start_mark.line + 1
-        if key.value in seen:
-            raise InputError(
-                f"{loader.name}: line {line}: the key {key.value!r} stands a second time (first in "
-                f"line {seen[key.value]}); only one would count. Keep one."
-            )
-        seen[key.value] = line
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
-def refuse_duplicate_keys(path: str | Path) -> None:
-    """Refuse a configuration file in which a key stands twice, of which YAML keeps the last.
-
-    Parameters
-    ----------
-    path
-        A YAML file. One that cannot be read is left to whoever reads it.
-
-    Raises
-    ------
-    InputError
-        Naming the key and both lines.
-    """
-    unreadable = contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError)
-    with unreadable, Path(path).open(encoding="utf-8") as file:
-        loader = _UniqueKeys(file)
-        try:
-            loader.get_single_data()
-        finally:
-            loader.dispose()
 
 
 def _filling_validator(schema: Config) -> Validator:
