@@ -358,7 +358,7 @@ def many_lost(data):
     pass
 
 
-@fault(WARNING, "many guides per cell", "median 3", "unit: perturbation", delimiter="+")
+@fault(WARNING, "many guides per cell", "median 3", "max_perturbations: 1", delimiter="+")
 def high_moi(data):
     rng = np.random.default_rng(7)
     data.obs["label"] = ["control"] * N_CONTROLS + [

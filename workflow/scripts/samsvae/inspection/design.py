@@ -124,9 +124,10 @@ def _many_guides(evidence: Evidence) -> Iterator[Finding]:
             f"{100 * n_several / perturbed.sum():.0f} % of the perturbed cells have several "
             f"perturbations (median {np.median(sizes[labels.codes][perturbed]):.0f}), in "
             f"{n_combinations:,} combinations that seem to be of chance, as at a high multiplicity "
-            "of infection (MOI). Few combinations have cells enough for an effect of their own: "
-            "set unit: perturbation, which takes each perturbation over all combinations, and keep "
-            "combinations: additive in the models. 'min_cells' would leave out nearly every cell.",
+            "of infection (MOI). Few combinations have cells enough for an observed effect of "
+            "their own. Keep combinations: additive in the models, whose latent effects are of "
+            "single perturbations; max_perturbations: 1 keeps the cells with one perturbation "
+            "alone. 'min_cells' would leave out nearly every cell.",
         )
 
 
