@@ -80,7 +80,21 @@ class TrainedModel(ModelKind):
     )
 
 
-class SamsVae(TrainedModel):
+class MaskedAdditiveModel(TrainedModel):
+    """Hyperparameters of the SAMS-VAEs, whatever the prior of their masks."""
+
+    has_masks = True
+
+    embedding: Embedding = "correlated"
+    embedding_n_hidden: Count = Field(200, description="Width of the correlated embedding network.")
+    embedding_n_layers: Count = Field(
+        2, description="Hidden layers of the correlated embedding network."
+    )
+    embedding_prior_scale: EmbeddingPriorScale = 1.0
+    basal_encoder: BasalEncoder = "correlated"
+
+
+class SamsVae(MaskedAdditiveModel):
     """SAMS-VAE (Bereket & Karaletsos 2023), masked additive effects."""
 
     name = "sams_vae"
@@ -89,27 +103,18 @@ class SamsVae(TrainedModel):
         "each of which moves few latent dimensions"
     )
     implementation = ("samsvae.models.sams_vae", "SamsVae")
-    has_masks = True
 
-    embedding: Embedding = "correlated"
     mask_prior: Probability = Field(
         0.01, description="Prior probability p that a perturbation moves a latent dimension."
     )
-    embedding_n_hidden: Count = Field(200, description="Width of the correlated embedding network.")
-    embedding_n_layers: Count = Field(
-        2, description="Hidden layers of the correlated embedding network."
-    )
-    embedding_prior_scale: EmbeddingPriorScale = 1.0
-    basal_encoder: BasalEncoder = "correlated"
 
 
-class BetaBernoulliSamsVae(TrainedModel):
+class BetaBernoulliSamsVae(MaskedAdditiveModel):
     """SAMS-VAE whose mask probabilities have a Beta prior."""
 
     name = "sams_vae_beta_bernoulli"
     summary = "SAMS-VAE that also learns how many latent dimensions move"
     implementation = ("samsvae.models.sams_vae", "BetaBernoulliSamsVae")
-    has_masks = True
 
     alpha: Positive = Field(
         1.0, description="First shape of the Beta prior of the mask probability."
@@ -118,13 +123,6 @@ class BetaBernoulliSamsVae(TrainedModel):
     rate_guide: Literal["point", "beta"] = Field(
         "point", description="Guide of the mask probability, a point or a Beta."
     )
-    embedding: Embedding = "correlated"
-    embedding_n_hidden: Count = Field(200, description="Width of the correlated embedding network.")
-    embedding_n_layers: Count = Field(
-        2, description="Hidden layers of the correlated embedding network."
-    )
-    embedding_prior_scale: EmbeddingPriorScale = 1.0
-    basal_encoder: BasalEncoder = "correlated"
 
 
 class SvaePlus(TrainedModel):
