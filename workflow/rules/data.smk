@@ -197,6 +197,8 @@ rule tabulate_cells:
         table=f"{TABLES}/cells.tsv",
     log:
         "results/logs/tabulate_cells/{experiment}.log",
+    benchmark:
+        "results/benchmarks/tabulate_cells/{experiment}.tsv"
     conda:
         "../../envs/samsvae.yaml"
     resources:
