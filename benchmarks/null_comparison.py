@@ -56,7 +56,7 @@ N_TOP, FDR, LEVEL = 20, 0.05, 0.05
 NAMES = ["first", "second"]
 
 
-def train_seeds(n_seeds: int, steps: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def train_replicates(n_seeds: int, steps: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train from many seeds and score every run.
 
     Returns
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     keep_freed_memory()
     torch.set_num_threads(1)
-    scores, by_perturbation = train_seeds(given.pool, given.steps)
+    scores, by_perturbation = train_replicates(given.pool, given.steps)
     rules = Rules(NAMES, partial(meaning, n_top=N_TOP), "holm", LEVEL)
     wanted = {metric for scope, metric in headlines(N_TOP, "test") if scope == "test"}
     scores = scores[(scores["scope"] == "test") & scores["metric"].isin(wanted)]

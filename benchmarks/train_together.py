@@ -36,7 +36,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         return Trainer(lambda: build_model(settings, *sizes), cells, training, range(n_seeds))
 
     alone, together = trainer(1), trainer(arguments.seeds)
-    one, joint = seconds_per_call([alone.take_step, together.take_step], arguments.seconds, device)
+    with alone.replicates[0].stream():
+        one, joint = seconds_per_call(
+            [alone.take_step, together.take_step], arguments.seconds, device
+        )
     return {
         "model": arguments.model,
         "device": str(device),

@@ -5,11 +5,12 @@ import pyro
 import pytest
 import torch
 
+from samsvae.errors import InputError
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.mask_warmup import MaskWarmup, rotate_latent_space, sparsest_rotation
 from samsvae.inference.objective import elbo
 from samsvae.inference.posterior import mask_probability, open_mask_effects
-from samsvae.inference.step import Training
+from samsvae.inference.step import Training, TrainingStep
 from samsvae.inference.trainer import History, fit
 from samsvae.metrics.factors import mask_scores, match_factors
 from samsvae.models.registry import build_model
@@ -124,6 +125,23 @@ def test_open_masks_are_open_and_learn_nothing(name, cells):
         elbo(model, batch, 2).loss_at(warmup.weight).backward()
     assert of_masks[0].grad.abs().max() > 1e-5
     assert warmup.weight == 3
+
+
+class OfAnotherKind(torch.nn.Module):
+    def __init__(self, embedding):
+        super().__init__()
+        self.of_known_kind = embedding
+
+    def forward(self, mask):
+        return self.of_known_kind(mask)
+
+
+def test_a_model_that_cannot_be_rotated_is_refused_before_it_is_trained(cells):
+    model = build_model(MASKED["mean_field"], cells.counts.shape[1], 8)
+    model.embedding = OfAnotherKind(model.embedding)
+    with pytest.raises(InputError, match="open_masks"):
+        TrainingStep([model], cells, Training())
+    TrainingStep([model], cells, Training(open_masks=0))
 
 
 @pytest.mark.parametrize("name", [*MASKED, *UNMASKED])

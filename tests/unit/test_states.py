@@ -9,7 +9,7 @@ from samsvae.biology.basal_state import ALL, classify_basal_state, classify_stat
 from samsvae.biology.state_map import OTHER, shown_as
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.posterior import CellStates, cell_states
+from samsvae.inference.posterior import BasalCells, CellStates, cell_states
 from samsvae.metrics.recovery import mask_thresholds, state_recovery, state_scores
 from samsvae.models.registry import build_model
 
@@ -66,6 +66,19 @@ def test_the_basal_state_is_the_location_that_the_encoder_gives(tiny_screen):
     location, _ = trained.model.encoder(trained.model.standardise(cells.counts.float()))
     states = cell_states(trained, tiny_screen, keep, seed=0)
     np.testing.assert_allclose(states.basal, location.detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("basal_encoder", ["mean_field", "correlated"])
+@pytest.mark.parametrize("at_means", [True, False])
+def test_inferred_cells_have_every_draw(basal_encoder, at_means, tiny_screen):
+    trained = untrained("sams_vae", tiny_screen, basal_encoder=basal_encoder)
+    keep = np.arange(tiny_screen.n_obs) < 7
+    cells = Cells.of(tiny_screen, keep, trained.encoding, torch.device("cpu"))
+    batch = cells.batch(torch.arange(7))
+    shifts = torch.randn(4, len(cells.design), 3)
+    inferred = BasalCells.from_guide(trained.model, batch, shifts, at_means=at_means)
+    assert inferred.variables["basal"].shape == (4, 7, 3)
+    assert inferred[1:3].variables["basal"].shape == (2, 7, 3)
 
 
 def cells_and_labels(rng, n_control=120, n_each=40, n_perturbations=6):

@@ -95,7 +95,7 @@ def assert_refused(project, said, *arguments):
     records = results / "provenance"
     made = [p for p in results.rglob("*") if p.is_file() and records not in p.parents]
     left = {p.name for p in made if p.suffix != ".log"}
-    assert left <= {"screen.h5ad", "own.tsv", "own.txt", "own.warnings.txt"}
+    assert left <= {"screen.h5ad", "own.tsv", "own.txt", "own.warnings.txt", "warnings.tsv"}
     return done.stdout, left
 
 

@@ -114,4 +114,4 @@ def test_a_trained_model_is_added_as_the_page_says(project):
     assert {"metrics.tsv", "summary.tsv", "iwelbo.tsv", "latent_effects.tsv"} <= found
     drawn = {path.stem for path in (results / "new/figures").glob("*.svg")}
     assert {"training", "iwelbo", "effects", "metrics", "factors", "truth", "basal"} <= drawn
-    assert "shrinks strong effects less" in (results / "report.html").read_text()
+    assert "shrinks strong effects less" in (results / "report-own.html").read_text()

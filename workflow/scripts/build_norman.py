@@ -14,7 +14,8 @@ def main(snakemake: Any) -> None:
     """Run the rule."""
     path, published = read_receipt(snakemake.input.receipt)
     source = NormanSource(path=path, **own_settings(snakemake.params.settings, "path"))
-    lists = {n: known_digest(path) for n, path in snakemake.input.items() if n != "receipt"}
+    # a copy that marks its genes has no list of them
+    lists = {n: known_digest(p) for n, p in snakemake.input.items() if p and n != "receipt"}
     digests = {**published.checksums, **lists}
     made_by = provenance(snakemake.params.settings, snakemake.params.code, **digests)
     write_norman_screen(source, made_by, snakemake.output.screen)

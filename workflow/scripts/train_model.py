@@ -21,15 +21,15 @@ def main(snakemake: Any) -> None:
     task = TrainingTask.read(
         given.screen, given.split, params.settings, params.training, seeds, params.code, device
     )
-    models = [snakemake.output.model] if len(seeds) == 1 else snakemake.output.model
-    folders = [Path(model).parent for model in models]
+    models = snakemake.output.model  # a path, or a list of them
+    folders = [Path(model).parent for model in ([models] if isinstance(models, str) else models)]
     # beside the results, yet no output of the rule, which Snakemake would remove after a failure
-    common = folders[0] if len(seeds) == 1 else Path(os.path.commonpath(folders))
+    common = Path(os.path.commonpath(folders))
     state_file = task.state_file(common / "unfinished_training.safetensors")
     with task.explain_out_of_memory(device):
         fitted = fit(task.build, task.train, task.validation, task.training, seeds, state_file)
-    for folder, one in zip(folders, fitted, strict=True):
-        task.save(one, folder)
+    for folder, seed, one in zip(folders, seeds, fitted, strict=True):
+        task.save(one, seed, folder)
     state_file.remove()
 
 

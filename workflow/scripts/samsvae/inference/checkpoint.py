@@ -77,7 +77,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> TrainedM
 
 @dataclass(frozen=True)
 class StateFile:
-    """Where to keep the state of a training.
+    """File of the state of a training.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class StateFile:
         A safetensors file, there only while the training is unfinished.
     fingerprint
         What the training depends on: data, configuration and code. A state with another one is
-        not taken up.
+        not resumed.
     """
 
     path: Path
@@ -99,14 +99,14 @@ class StateFile:
             save_file(content, temporary, metadata=metadata)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Read what :meth:`save` wrote; None if there is nothing to take up."""
+        """Read what :meth:`save` wrote; None if there is nothing to resume."""
         if not self.path.is_file():
             return None
         try:
             with safe_open(self.path, framework="pt") as file:
-                metadata = file.metadata()
+                metadata = file.metadata() or {}
                 if metadata["fingerprint"] != self.fingerprint:
-                    logger.info("an unfinished training of other data or code is left aside")
+                    logger.info("an unfinished training of other data or code is not resumed")
                     return None
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 return tensors, json.loads(metadata["values"])

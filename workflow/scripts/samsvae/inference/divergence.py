@@ -1,4 +1,4 @@
-"""A training that has left the range of numbers: where, in which term, and the likely cause."""
+"""Report a diverged training (non-finite loss), and its likely cause."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 ROWS_AT_A_TIME = 2048  # particles x cells
 LARGEST_BATCH = 1 << 27  # particles x cells x genes, on a GPU
-FEWEST_GROUPS = 10  # whose scatter tells an error; with fewer, groups are as large at least
+FEWEST_GROUPS = 10  # for an empirical standard error; fewer groups are of ten particles or more
 
 
 def iwelbo(

@@ -8,6 +8,7 @@ masks are learnt, from one half. The guide in a model's file is the guide at eve
 does to it is done by a handler while it runs.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from pyro.distributions import Independent
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from samsvae.errors import InputError
 from samsvae.inference.posterior import MASK, open_mask_effects
 from samsvae.models.base import PerturbationModel
 from samsvae.models.distributions import StraightThroughBernoulli
@@ -33,7 +35,7 @@ TOLERANCE = 1e-8
 
 
 class MaskWarmup(Messenger):
-    """Adds an offset to the logits of the guide's masks, and weighs their KL, step by step.
+    """Add an offset to the logits of the guide's masks, and weight their KL, step by step.
 
     Parameters
     ----------
@@ -120,11 +122,11 @@ def sparsest_rotation(effects: Tensor) -> Tensor:
     >>> (effects @ sparsest_rotation(effects)).abs().round().tolist()
     [[5.0, 0.0], [0.0, 1.0]]
     """
-    E = effects.detach().double()
+    E = effects.detach().cpu().double()
     rounding = SMOOTHNESS * E.square().mean().sqrt()
-    rotation = torch.eye(E.shape[1], dtype=E.dtype, device=E.device)
+    rotation = torch.eye(E.shape[1], dtype=E.dtype)
     if not rounding > 0:
-        return rotation.to(effects.dtype)
+        return rotation.to(effects)
     previous = float("inf")
     for _ in range(MAX_ITERATIONS):
         rotated = E @ rotation
@@ -135,7 +137,25 @@ def sparsest_rotation(effects: Tensor) -> Tensor:
         previous = total
         left, _, right = torch.linalg.svd(E.T @ (rotated - rotated * (rounding / size)))
         rotation = left @ right
-    return rotation.to(effects.dtype)
+    return rotation.to(effects)
+
+
+def check_rotatable(model: PerturbationModel) -> None:
+    """Refuse a model with masks whose latent space cannot be rotated, before it is trained.
+
+    Raises
+    ------
+    InputError
+        Naming the model, and the setting that spares the rotation.
+    """
+    try:
+        device = model.standardise.mean.device
+        rotate_latent_space(copy.deepcopy(model), torch.eye(model.n_latent, device=device))
+    except (AttributeError, TypeError) as error:
+        raise InputError(
+            f"The latent space of {type(model).__name__} cannot be rotated after mask warm-up "
+            f"({error}). Set training.open_masks to 0."
+        ) from error
 
 
 @torch.no_grad()

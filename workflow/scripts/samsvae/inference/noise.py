@@ -20,7 +20,10 @@ from samsvae.models.distributions import StraightThroughBernoulli
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Draw from PyTorch's generators at a seed, and leave them as they were."""
     others = random_states(device)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ without another line.
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -227,9 +228,12 @@ class BasalCells:
             Whether to take the means of the guide in place of samples.
         """
         own = shifts.index_select(-2, batch.condition)
-        with pyro.plate("particles", len(shifts), dim=-2), model.cells(batch):
-            program = AtMeans()(model.cell_guide) if at_means else model.cell_guide
-            trace = poutine.trace(program).get_trace(batch.counts, own)
+        with ExitStack() as context:
+            if at_means:  # outside the plates, which expand what a guide's network gives
+                context.enter_context(AtMeans())
+            context.enter_context(pyro.plate("particles", len(shifts), dim=-2))
+            context.enter_context(model.cells(batch))
+            trace = poutine.trace(model.cell_guide).get_trace(batch.counts, own)
         return cls(model, _values(trace))
 
     def __getitem__(self, draws: slice) -> "BasalCells":

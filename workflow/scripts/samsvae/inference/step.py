@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from samsvae.inference.cells import Cells
-from samsvae.inference.mask_warmup import MaskWarmup, rotate_to_sparsest_axes
+from samsvae.inference.mask_warmup import MaskWarmup, check_rotatable, rotate_to_sparsest_axes
 from samsvae.inference.noise import NoiseSpec, RandomStream, SampleFromNoise
 from samsvae.inference.objective import BoundTerms, elbo, iwae
 from samsvae.inference.posterior import has_masks
@@ -139,6 +139,8 @@ class TrainingStep:
             training.mask_kl_weight(self.model, len(cells)),
             device,
         )
+        if self.masks.warmup_steps:
+            check_rotatable(self.model)
         self.specs: dict[str, NoiseSpec] = {}
         self.noise: dict[str, Tensor] = {}
         if self.n_replicates > 1:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from samsvae.inference.step import Training
 from samsvae.inference.trainer import Fitted
 from samsvae.models.base import PerturbationModel
 from samsvae.models.registry import build_model
-from samsvae.provenance import digest_of, provenance
+from samsvae.provenance import digest_of, provenance, versions
 from samsvae.screen import digest_of_screen, open_screen
 from samsvae.shuffled_labels import shuffled_labels
 from samsvae.splits import TRAIN, VAL, read_split
@@ -39,8 +39,10 @@ class TrainingTask:
         How labels become rows of the design matrix.
     train, validation
         Cells to fit, and cells to choose the best step by.
-    made_by
-        Provenance, as JSON.
+    n_replicates
+        Number of seeds that are trained as one.
+    code, screen
+        Digests of the code and of the screen.
     fingerprint
         Digest of all that the training depends on, the number of threads included.
     """
@@ -51,7 +53,9 @@ class TrainingTask:
     encoding: Encoding
     train: Cells
     validation: Cells
-    made_by: str
+    n_replicates: int
+    code: str
+    screen: str
     fingerprint: str
 
     @classmethod
@@ -91,8 +95,8 @@ class TrainingTask:
                 screen.obs["perturbation"] = shuffled_labels(labels, parts, seed)
             encoding = Encoding.of(screen.obs["perturbation"], settings["combinations"])
             logging.info("%d cells, %d genes, device %s", screen.n_obs, screen.n_vars, device)
-            config = {"model": dict(settings), "training": dict(training), "seeds": seeds}
-            made_by = provenance(config, code, screen=digest_of_screen(screen))
+            digest = digest_of_screen(screen)
+            depends_on = [settings, training, seeds, code, digest, versions(), parts.tolist()]
             return cls(
                 settings=dict(settings),
                 training=Training(**training),
@@ -100,8 +104,10 @@ class TrainingTask:
                 encoding=encoding,
                 train=Cells.of(screen, (parts == TRAIN).to_numpy(), encoding, device),
                 validation=Cells.of(screen, (parts == VAL).to_numpy(), encoding, device),
-                made_by=made_by,
-                fingerprint=digest_of([made_by, parts.tolist(), torch.get_num_threads()]),
+                n_replicates=len(seeds),
+                code=code,
+                screen=digest,
+                fingerprint=digest_of([*depends_on, torch.get_num_threads()]),
             )
 
     def build(self) -> PerturbationModel:
@@ -119,15 +125,18 @@ class TrainingTask:
             f"training.{key} (now {getattr(self.training, key)})"
             for key in ("batch_size", "particles")
         ]
-        with explain_out_of_memory(
-            device, *lower, f"the model's n_hidden (now {self.settings['n_hidden']})"
-        ):
+        lower.append(f"the model's n_hidden (now {self.settings['n_hidden']})")
+        if self.n_replicates > 1:
+            lower.append(f"the seeds trained together (now {self.n_replicates})")
+        with explain_out_of_memory(device, *lower):
             yield
 
-    def save(self, fitted: Fitted, folder: Path) -> None:
+    def save(self, fitted: Fitted, seed: int, folder: Path) -> None:
         """Write history.tsv, model.safetensors and last_model.safetensors of a fitted model."""
+        config = {"model": self.settings, "training": asdict(self.training), "seed": seed}
+        made_by = provenance(config, self.code, screen=self.screen)
         write_tsv(fitted.history, folder / "history.tsv")
         trained = TrainedModel(fitted.model, self.settings, self.genes, self.encoding)
-        save_model(trained, self.made_by, folder / "model.safetensors")
+        save_model(trained, made_by, folder / "model.safetensors")
         trained.model.load_state_dict(fitted.last_weights)
-        save_model(trained, self.made_by, folder / "last_model.safetensors")
+        save_model(trained, made_by, folder / "last_model.safetensors")

@@ -76,9 +76,9 @@ def fit(
     build
         Makes the model; called once per seed.
     train, validation
-        Cells to fit, and cells to choose the best step by. Test cells have no place here.
+        Cells to fit, and cells to choose the best step by. Test cells are not used.
     training
-        How to fit. With `patience`, a replicate keeps what it had when its own was exhausted.
+        How to fit. With `patience`, each replicate stops early by its own validation bound.
     seeds
         Seed of initial weights, order of cells and samples, of each replicate.
     state_file
@@ -109,7 +109,7 @@ def fit(
     with ExitStack() as context:
         context.enter_context(matmul_precision(training.matmul_precision))
         came = context.enter_context(note_ending_signals())
-        if len(seeds) == 1:  # no other stream to change to and fro
+        if len(seeds) == 1:  # a single stream: enter it once
             context.enter_context(trainer.replicates[0].stream())
         while not trainer.finished:
             while not trainer.evaluation_due:

@@ -1,4 +1,4 @@
-"""What every model is: a generative model of counts under perturbations, and its guide."""
+"""Base class of generative models of counts under perturbations, and of their guides."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ COUNTS = "counts"  # name of the observed site
 
 @dataclass(frozen=True)
 class Batch:
-    """Cells as a model takes them.
+    """A minibatch of cells.
 
     Attributes
     ----------

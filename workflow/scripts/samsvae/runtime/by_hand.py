@@ -111,6 +111,8 @@ def job_of(
         opened.dag()
         workflow = opened._workflow
         rules = [rule for rule in workflow.rules if rule.is_producer(result)]
+        # as Snakemake chooses between the training of a seed and that of all seeds
+        rules.sort(key=lambda rule: rule.name == "train")
         if not rules:
             raise InputError(
                 f"{result}: no rule makes this. Give a path as it stands below 'results', and the "
