@@ -115,7 +115,7 @@ def test_a_cancelled_job_and_a_lost_node_do_not_keep_the_whole_from_finishing(cl
     assert (on_slurm.folder / "results/report-own.html").is_file()
     assert not unfinished.exists()
     log = on_slurm.folder / "results/logs/train/random/random-seed0/sams-seed0.log"
-    assert re.search(r"going on from step \d+", log.read_text())
+    assert re.search(r"resuming from step \d+", log.read_text())
     assert not list((on_slurm.folder / "results").rglob(".*-????????.*"))
 
     (tmp_path / "alone").mkdir()

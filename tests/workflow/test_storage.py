@@ -63,7 +63,7 @@ def test_a_second_run_is_refused_and_after_a_kill_the_first_goes_on(project, tmp
         assert refused.returncode != 0
         assert project.snakemake("--unlock").returncode == 0
         with project.started(output, MODEL) as again:
-            wait_for(lambda: log.exists() and "going on from step" in log.read_text(), again)
+            wait_for(lambda: log.exists() and "resuming from step" in log.read_text(), again)
 
 
 def wait_for(condition, run):
@@ -91,7 +91,7 @@ def test_a_full_disk_is_told_and_with_space_the_run_goes_on(project):
         subprocess.run(grow, check=True)
         done = project.snakemake(MODEL)
         assert done.returncode == 0, done.stdout[-3000:]
-        assert "going on from step 5" in done.stdout
+        assert "resuming from step 5" in done.stdout
 
 
 @pytest.mark.faults
