@@ -14,7 +14,7 @@ The floors, from the ground up (imports go down only):
 Beside them, :mod:`samsvae.inspection` looks at a screen before anything is trained,
 :mod:`samsvae.runtime` carries jobs, and :mod:`samsvae.chain` follows a result back to the data.
 
-The names in ``__all__`` can be imported from here; each is imported when it is first asked for,
+The names in ``__all__`` can be imported from here; each is imported at its first use,
 since torch takes seconds.
 """
 

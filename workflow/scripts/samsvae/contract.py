@@ -111,7 +111,7 @@ def refuse_empty_cells(empty: Sequence[int] | np.ndarray, where: str) -> None:
 
 
 def check_library_sizes(library_size: np.ndarray, total: np.ndarray, where: str) -> None:
-    """Refuse library sizes below the counts that are kept, of which they are to be the total.
+    """Refuse library sizes smaller than the sum of the counts that are kept.
 
     Parameters
     ----------

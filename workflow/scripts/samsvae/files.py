@@ -211,7 +211,7 @@ def fingerprint(path: str | Path) -> str:
     ----------
     path
         A file, read whole up to a mebibyte, and else in pieces that are evenly spread; or a
-        folder, such as a zarr store, of which the names and sizes of all files count.
+        folder, such as a zarr store; names and sizes of all its files count.
 
     Returns
     -------

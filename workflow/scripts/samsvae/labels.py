@@ -33,7 +33,7 @@ CONTROL_LIKE = re.compile(
 )
 # the same for genomic loci that are cut without an effect
 SAFE_LIKE = re.compile(r".*(safe[-_ ]?(target|harbou?r|cut)|aavs1|rosa26|ccr5).*", re.IGNORECASE)
-# names under which they keep cells without a guide, or with more than can be told apart
+# names under which they keep cells without a guide, or with several that cannot be distinguished
 NO_GUIDE_LIKE = re.compile(
     r"|[-–—.?*]+|nan|none|null|n/?a|unknown|un-?assigned|un-?mapped|un-?detected|undetermined"
     r"|multi(plet|ple|[-_ ].*)?s?|doublets?|ambiguous|negative|blank|empty[-_ ]?droplet"

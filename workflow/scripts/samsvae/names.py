@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from samsvae.errors import InputError
 
 MOST_CHARACTERS = 200
-AT_ONCE = 10_000  # names of cells, of which there may be millions
+AT_ONCE = 10_000  # names of cells; there may be millions
 
 # control characters (line breaks, tabs, ...), halves of characters, separators of lines and
 # paragraphs, and marks that show nothing or turn the direction of what follows

@@ -71,7 +71,7 @@ def _is_another(default: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
 
 
 def check_keys(path: str | Path) -> None:
-    """Refuse a configuration file in which a key occurs twice, of which YAML keeps the last.
+    """Refuse a configuration file in which a key occurs twice; YAML would keep the last.
 
     Parameters
     ----------

@@ -284,7 +284,7 @@ class TrainingStep:
             torch._foreach_mul_(own, (max_norm / (norm + 1e-6)).clamp(max=1.0))
 
     def replicate(self, index: int) -> PerturbationModel:
-        """Return a model with the weights of a replicate, until another one is asked for."""
+        """Return a model with the weights of a replicate; the next call overwrites them."""
         if self.n_replicates > 1:
             stacked = {**self.weights, **self.buffers}
             own = {name: stacked[name].detach()[index] for name in self.model.state_dict()}

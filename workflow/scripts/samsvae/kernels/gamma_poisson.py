@@ -155,7 +155,7 @@ class _LogProb(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        """Take models that are trained together as so many more replicates."""
+        """Treat the vmapped dimension as replicates."""
         size = info.batch_size
         merged = [
             (x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)

@@ -71,7 +71,7 @@ def log_prob_and_gradients(
     value, rows_by_c, rows_by_bias = _launch_rows(
         logits, counts, library_size, c, bias, cell_weight, terms
     )
-    assert rows_by_c is not None  # as gradients are asked for
+    assert rows_by_c is not None  # with gradients
     by_c, by_bias = torch.empty_like(c), torch.empty_like(bias)
     _sum_chunks[(triton.cdiv(genes, SUMMED_GENES), replicates)](
         rows_by_c,
