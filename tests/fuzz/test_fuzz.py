@@ -26,7 +26,7 @@ from samsvae.config.configuration import merge, read_schema, validate
 from samsvae.errors import InputError
 from samsvae.experiments import runs, splits
 from samsvae.inspection.screen import inspect_screen
-from samsvae.preflight import check_inputs
+from samsvae.preflight import check_experiment
 from samsvae.sources.h5ad import check_header, write_h5ad_screen
 from samsvae.sources.h5ad_source import H5adSource
 from tests.conftest import ROOT
@@ -55,10 +55,10 @@ def use_configuration(user):
         return False
     try:
         config = validate(merge(DEFAULTS, user), SCHEMA)
-        for experiment in config["experiments"].values():
-            assert all("/" not in name for name in splits(experiment))
+        for name, experiment in config["experiments"].items():
+            assert all("/" not in split for split in splits(experiment))
             runs(experiment, config["models"])
-        check_inputs(config)
+            check_experiment(config, name)
     except InputError:
         return False
     return True
