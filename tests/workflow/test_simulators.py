@@ -1,6 +1,6 @@
 """Simulators of latent shifts, from the configuration to the table of recovered truth.
 
-Two seeds are trained together on the way, as one program.
+Seeds are trained together on the way, as one program: two of one model, and the only one of another.
 """
 
 import re
@@ -16,17 +16,17 @@ pytestmark = pytest.mark.workflow
 
 FEW = {"n_latent": 3, "n_perturbations": 8, "n_genes": 20, "n_train": 30, "n_validation": 10, "n_test": 10}  # fmt: skip
 SCREENS = {
-    "gaussian": ("simulated_additive", "normal", {"iwelbo", "mask_f1"}),
-    "poisson": ("simulated_svae_plus", "negative_binomial", {"iwelbo", "mask_f1", "pearson"}),
+    "gaussian": ("simulated_additive", "normal", [0, 2], {"iwelbo", "mask_f1"}),
+    "poisson": ("simulated_svae_plus", "negative_binomial", [2], {"iwelbo", "mask_f1", "pearson"}),
 }
 
 
 def test_truth_is_compared_with_what_a_model_recovers(project):
     project.config = {
-        "screens": {name: {"source": source, **FEW} for name, (source, _, _) in SCREENS.items()},
+        "screens": {name: {"source": source, **FEW} for name, (source, *_) in SCREENS.items()},
         "models": {
             f"sams_{name}": {"kind": "sams_vae", "likelihood": likelihood, **SMALL_NETWORK}
-            for name, (_, likelihood, _) in SCREENS.items()
+            for name, (_, likelihood, *_) in SCREENS.items()
         },
         "training": {**TINY_CONFIG["training"], "seeds_together": True},
         "evaluation": TINY_CONFIG["evaluation"],
@@ -35,14 +35,14 @@ def test_truth_is_compared_with_what_a_model_recovers(project):
                 "screen": name,
                 "split": {"kind": "as_simulated"},
                 "models": [f"sams_{name}"],
-                "seeds": [0, 2],
+                "seeds": seeds,
             }
-            for name in SCREENS
+            for name, (_, _, seeds, _) in SCREENS.items()
         },
     }
     done = project.snakemake(*(f"results/{name}/tables/metrics.tsv" for name in SCREENS))
     assert done.returncode == 0, done.stdout[-4000:]
-    for name, (_, _, expected) in SCREENS.items():
+    for name, (_, _, seeds, expected) in SCREENS.items():
         results = project.folder / "results" / name
         table = pd.read_csv(results / "tables" / "metrics.tsv", sep="\t")
         assert expected <= set(table["metric"])
@@ -50,8 +50,9 @@ def test_truth_is_compared_with_what_a_model_recovers(project):
         parts = pd.read_csv(results / "as_simulated-seed0" / "split.tsv", sep="\t")["split"]
         assert parts.value_counts().to_dict() == {"train": 270, "val": 90, "test": 90}
         runs = results / "as_simulated-seed0" / f"sams_{name}"
-        first, second = (load_model(runs / f"seed{seed}" / "model.safetensors") for seed in (0, 2))
-        assert not torch.equal(*(one.model.mask.logits for one in (first, second)))
+        trained = [load_model(runs / f"seed{seed}" / "model.safetensors") for seed in seeds]
+        masks = torch.stack([one.model.mask.logits for one in trained])
+        assert len(masks.unique(dim=0)) == len(seeds)
         assert not (runs / "unfinished_training.safetensors").exists()
     assert "rule train:" not in done.stdout
     # effects on expression have no meaning where there are no counts
