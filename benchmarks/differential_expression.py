@@ -20,10 +20,10 @@ from scipy import sparse, stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scripts"))
 
-from samsvae.effects.differential_expression import rank_sum_tests
-from samsvae.effects.expression import log_expression
-from samsvae.labels import CONTROL
-from samsvae.screen import read_screen
+from samsvae.evaluation.effects import log_expression
+from samsvae.evaluation.observed import rank_sum_tests
+from samsvae.screen.canonical import read_screen
+from samsvae.screen.labels import CONTROL
 
 MEAN_OF_GENES = 0.3  # counts per cell, median gene; about what UMI counts of K562 cells are
 SPREAD_OF_GENES = 1.3  # standard deviation of log means

@@ -30,18 +30,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scrip
 
 
 from benchmarks.train import MEAN_COUNT, multiplication, seconds_per_call, simulate_cells
-from samsvae.effects.predicted import predicted_effects
-from samsvae.files import write_parquet_parts, write_tsv
+from samsvae.evaluation.predicted import predicted_effects
 from samsvae.inference.cells import Cells, CellStream, Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.iwelbo import ROWS_AT_A_TIME, StreamedBounds, iwelbo
 from samsvae.inference.machine import choose_device, keep_freed_memory
-from samsvae.labels import CONTROL
 from samsvae.models.registry import build_model
 from samsvae.models.sams_vae import SamsVae
-from samsvae.screen import read_screen
-from samsvae.screen_file import write_screen_in_blocks
-from samsvae.splits import TEST, split_table
+from samsvae.runtime.files import write_parquet_parts, write_tsv
+from samsvae.screen.canonical import read_screen
+from samsvae.screen.labels import CONTROL
+from samsvae.screen.splits import TEST, split_table
+from samsvae.screen.writing import write_screen_in_blocks
 
 PARTS = ("iwelbo", "memory", "effects")
 OPEN_MASKS = 0.03

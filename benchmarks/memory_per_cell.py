@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 from benchmarks.build_screen import peak_mib
-from samsvae.effects.observed import observed_effects
+from samsvae.evaluation.observed import observed_effects
 from samsvae.inference.cells import Cells, Encoding
-from samsvae.screen import build_screen, open_screen, write_source_screen
-from samsvae.splits import TEST, TRAIN
+from samsvae.screen.canonical import build_screen, open_screen, write_source_screen
+from samsvae.screen.splits import TEST, TRAIN
 
 BYTES_STORED = 8  # of a count in CSR: value and gene, int32 each
 BYTES_DENSE = 1  # of a count on the device

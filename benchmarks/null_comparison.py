@@ -22,30 +22,30 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scripts"))
 
-from samsvae.effects.observed import observed_effects
-from samsvae.effects.predicted import predicted_effects
-from samsvae.effects.table import effects_table
-from samsvae.experiments import Split
+from samsvae.config.experiments import Split
+from samsvae.evaluation.comparison import (
+    TIE,
+    Rules,
+    differences_of_runs,
+    differences_within_runs,
+    perturbation_scores,
+)
+from samsvae.evaluation.effects import effects_table
+from samsvae.evaluation.metrics import meaning
+from samsvae.evaluation.observed import observed_effects
+from samsvae.evaluation.predicted import predicted_effects
+from samsvae.evaluation.scores import effect_scores
+from samsvae.evaluation.summary import headlines
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.iwelbo import iwelbo
 from samsvae.inference.machine import choose_device, keep_freed_memory
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
-from samsvae.metrics.effects import effect_scores
-from samsvae.metrics.registry import meaning
 from samsvae.models.registry import build_model
-from samsvae.screen import perturbations
+from samsvae.screen.canonical import perturbations
+from samsvae.screen.splits import TEST, TRAIN, VAL, split_cells
 from samsvae.sources.simulated import Simulation, simulate
-from samsvae.splits import TEST, TRAIN, VAL, split_cells
-from samsvae.statistics.comparison import (
-    Rules,
-    differences_of_runs,
-    differences_within_runs,
-    perturbation_scores,
-)
-from samsvae.statistics.paired import TIE
-from samsvae.statistics.summary import headlines
 
 SCREEN = Simulation(
     seed=0, n_genes=120, n_factors=4, n_perturbations=16, n_pairs=0, n_controls=200,

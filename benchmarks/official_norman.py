@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 from benchmarks.official_cells import barcodes, simulate_counts
-from samsvae.files import whole_file
-from samsvae.labels import components
+from samsvae.runtime.files import whole_file
+from samsvae.screen.labels import components
 
 
 @dataclass(frozen=True)

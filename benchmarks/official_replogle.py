@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 from benchmarks.official_cells import barcodes, simulate_counts
-from samsvae.files import read_table, whole_file
+from samsvae.runtime.files import read_table, whole_file
 
 PERTURBATIONS = ROOT / "data/reference/replogle_perturbations.tsv"
 RESPONSE_GENES = ROOT / "data/reference/replogle_response_genes.tsv"

@@ -17,14 +17,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scripts"))
 
-from samsvae.experiments import Split
+from samsvae.config.experiments import Split
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.machine import MATMUL_PRECISIONS, choose_device
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
 from samsvae.models.registry import build_model
-from samsvae.screen import open_screen
-from samsvae.splits import TRAIN, VAL, split_screen
+from samsvae.screen.canonical import open_screen
+from samsvae.screen.splits import TRAIN, VAL, split_screen
 
 MODEL = {
     "kind": "sams_vae",

@@ -23,8 +23,16 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
-from samsvae.effects.predicted import predicted_effects
-from samsvae.experiments import Split
+from samsvae.config.experiments import Split
+from samsvae.evaluation.factors import (
+    MASK_THRESHOLD,
+    latent_effect_scores,
+    mask_scores,
+    match_factors,
+    match_factors_by_effects,
+)
+from samsvae.evaluation.predicted import predicted_effects
+from samsvae.evaluation.truth import effect_recovery, true_effects
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.iwelbo import iwelbo
@@ -32,22 +40,21 @@ from samsvae.inference.machine import choose_device, keep_freed_memory
 from samsvae.inference.posterior import draw_effects, mask_probability
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
-from samsvae.labels import CONTROL
-from samsvae.metrics.factors import (
-    MASK_THRESHOLD,
-    latent_effect_scores,
-    mask_scores,
-    match_factors,
-    match_factors_by_effects,
-)
-from samsvae.metrics.truth import effect_recovery, true_effects
 from samsvae.models.base import PerturbationModel
 from samsvae.models.registry import MODELS, build_model
-from samsvae.sources.latent_truth import TEST, TRAIN, VAL, LatentSimulation
+from samsvae.screen.labels import CONTROL
+from samsvae.screen.splits import split_cells
 from samsvae.sources.simulated import Simulation, simulate
-from samsvae.sources.simulated_additive import AdditiveSimulation, simulate_additive
-from samsvae.sources.simulated_svae_plus import SvaePlusSimulation, simulate_svae_plus
-from samsvae.splits import split_cells
+from samsvae.sources.simulated_latents import (
+    TEST,
+    TRAIN,
+    VAL,
+    AdditiveSimulation,
+    LatentSimulation,
+    SvaePlusSimulation,
+    simulate_additive,
+    simulate_svae_plus,
+)
 
 SIMULATORS = ("additive", "svae_plus", "programmes")
 # the documented defaults for the simulators with Gaussian and with Poisson measurements

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from samsvae.screen import read_screen
+from samsvae.screen.canonical import read_screen
 from samsvae.sources.h5ad import write_h5ad_screen
 from samsvae.sources.h5ad_source import H5adSource
 from samsvae.sources.simulated import Simulation, simulate

@@ -23,10 +23,10 @@ from hypothesis import HealthCheck, given, seed, settings
 from scipy import sparse
 
 from samsvae.config.configuration import merge, read_schema, validate
-from samsvae.errors import InputError
-from samsvae.experiments import runs, splits
+from samsvae.config.experiments import runs, splits
 from samsvae.inspection.screen import inspect_screen
-from samsvae.preflight import check_experiment
+from samsvae.runtime.errors import InputError
+from samsvae.runtime.preflight import check_experiment
 from samsvae.sources.h5ad import check_header, write_h5ad_screen
 from samsvae.sources.h5ad_source import H5adSource
 from tests.conftest import ROOT

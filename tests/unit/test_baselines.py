@@ -9,15 +9,13 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 
-from samsvae.effects.bilinear import bilinear
-from samsvae.effects.expression import log_expression
-from samsvae.effects.observed import observed_effects
-from samsvae.effects.split_half import half_of_held_out, split_half
-from samsvae.effects.table import long_table
-from samsvae.errors import InputError
-from samsvae.metrics.effects import effect_scores
-from samsvae.screen import build_screen
-from samsvae.splits import held_out_cells
+from samsvae.evaluation.baselines import bilinear
+from samsvae.evaluation.effects import log_expression, long_table
+from samsvae.evaluation.observed import half_of_held_out, observed_effects, split_half
+from samsvae.evaluation.scores import effect_scores
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import build_screen
+from samsvae.screen.splits import held_out_cells
 
 GENES = [f"G{i:02d}" for i in range(30)]
 LABELS = ["control", *GENES[:12], "G00+G01", "G02+G03", "G04+G05", "G06+ABSENT", "ABSENT"]

@@ -6,9 +6,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from samsvae.biology.enrichment import Enrichment, enrich, over_representation, preranked, strongest
+from samsvae.biology.enrichment import (
+    Enrichment,
+    enrich,
+    over_representation,
+    preranked,
+    strongest,
+)
 from samsvae.biology.gene_sets import measured_sets, read_gmt, write_gmt
-from samsvae.errors import InputError
+from samsvae.runtime.errors import InputError
 
 GENES = [f"g{i}" for i in range(100)]
 SETS = {"UP": GENES[:12], "DOWN": GENES[50:60], "NONE": GENES[70:90]}

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from samsvae.errors import InputError
-from samsvae.runtime.by_hand import job_of
+from samsvae.runtime.errors import InputError
+from samsvae.runtime.script import job_of
 from tests.conftest import ROOT, TINY
 
 SCRIPTS = ROOT / "workflow/scripts"

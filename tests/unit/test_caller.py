@@ -7,10 +7,9 @@ import pyro
 import pytest
 import torch
 
-from samsvae.biology.latent_effects import latent_effects
-from samsvae.effects.factors import factor_effects
-from samsvae.effects.predicted import predicted_effects
-from samsvae.effects.predictive import counterfactual_cells, sample_cells
+from samsvae.biology.factors import latent_effects
+from samsvae.evaluation.predicted import factor_effects, predicted_effects
+from samsvae.evaluation.samples import counterfactual_cells, sample_cells
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.iwelbo import iwelbo

@@ -12,8 +12,9 @@ import pytest
 import torch
 from scipy import sparse
 
-from samsvae.effects.baselines import additive, no_change
-from samsvae.effects.cell_eval import (
+from samsvae.config.experiments import Split
+from samsvae.evaluation.baselines import additive, no_change
+from samsvae.evaluation.cell_eval import (
     CONTROL_LABEL,
     PERTURBATION_COLUMN,
     cells_of_effects,
@@ -24,17 +25,15 @@ from samsvae.effects.cell_eval import (
     log_normalised,
     real_cells,
 )
-from samsvae.effects.expression import group_means
-from samsvae.effects.observed import observed_effects
-from samsvae.effects.table import effects_table
-from samsvae.errors import InputError
-from samsvae.experiments import Split
+from samsvae.evaluation.effects import effects_table, group_means
+from samsvae.evaluation.observed import observed_effects
+from samsvae.evaluation.scores import effect_scores
 from samsvae.inference.cells import Encoding
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.metrics.effects import effect_scores
 from samsvae.models.registry import build_model
-from samsvae.screen import perturbations
-from samsvae.splits import TRAIN, split_screen
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import perturbations
+from samsvae.screen.splits import TRAIN, split_screen
 
 NUMBER = 40
 LARGEST = 15  # from which on cell-eval takes values for raw counts

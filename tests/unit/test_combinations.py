@@ -4,11 +4,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from samsvae.effects.expression import log_expression
-from samsvae.effects.observed import observed_effects
-from samsvae.experiments import Split
-from samsvae.metrics.combinations import departures, parts_of, tabulate_departures
-from samsvae.splits import split_cells
+from samsvae.config.experiments import Split
+from samsvae.evaluation.combinations import departures, parts_of, tabulate_departures
+from samsvae.evaluation.effects import log_expression
+from samsvae.evaluation.observed import observed_effects
+from samsvae.screen.splits import split_cells
 
 NAMES = ["A", "B", "C", "A+B", "A+C", "A+B+C", "B+D"]
 N_GENES, N_CELLS, NOISE = 2000, 100, 0.3

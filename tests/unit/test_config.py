@@ -5,20 +5,19 @@ import inspect
 import pytest
 import yaml
 
-from samsvae import experiments
 from samsvae.biology.enrichment import Enrichment
+from samsvae.config import experiments
 from samsvae.config.configuration import check_keys, gene_set_names, merge, read_schema, validate
-from samsvae.effects.baselines import BASELINES
-from samsvae.errors import InputError
-from samsvae.experiments import runs, splits
+from samsvae.config.experiments import runs, splits
+from samsvae.evaluation.baselines import BASELINES
 from samsvae.inference.step import Training
 from samsvae.models.registry import MODELS, NOT_OF_THE_MODEL, model_class
+from samsvae.runtime.errors import InputError
 from samsvae.sources.h5ad_source import H5adSource
 from samsvae.sources.norman import NormanSource
 from samsvae.sources.replogle import ReplogleSource
 from samsvae.sources.simulated import Simulation
-from samsvae.sources.simulated_additive import AdditiveSimulation
-from samsvae.sources.simulated_svae_plus import SvaePlusSimulation
+from samsvae.sources.simulated_latents import AdditiveSimulation, SvaePlusSimulation
 from samsvae.sources.verification import PublishedFile
 from tests.conftest import ROOT
 

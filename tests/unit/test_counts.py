@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from samsvae.errors import InputError
+from samsvae.runtime.errors import InputError
 from samsvae.sources.counts import CountMatrix
 
 LAYOUTS = ["contiguous", "chunked", "compressed", "csr", "csc", "csr_gzip", "unsorted", "old"]

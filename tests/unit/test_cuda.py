@@ -10,8 +10,7 @@ import pyro
 import pytest
 import torch
 
-from samsvae.effects.predicted import predicted_effects
-from samsvae.errors import InputError
+from samsvae.evaluation.predicted import predicted_effects
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import StateFile, TrainedModel
 from samsvae.inference.iwelbo import iwelbo
@@ -21,12 +20,12 @@ from samsvae.inference.objective import elbo
 from samsvae.inference.posterior import draw_shifts, log_importance_weights
 from samsvae.inference.step import Training, TrainingStep
 from samsvae.inference.trainer import Trainer, fit
-from samsvae.kernels.compiled_graph import compile_function
-from samsvae.kernels.compilers import has_triton
+from samsvae.kernels.compilers import compile_function, has_triton
 from samsvae.kernels.gamma_poisson import log_prob
 from samsvae.kernels.random import cell_keys, cell_normals
-from samsvae.labels import CONTROL
 from samsvae.models.registry import MODELS, build_model
+from samsvae.runtime.errors import InputError
+from samsvae.screen.labels import CONTROL
 from tests.unit.test_kernels import assert_accurate, exact, problem, with_gradients
 
 if not torch.cuda.is_available():

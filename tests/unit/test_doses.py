@@ -7,23 +7,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from samsvae.doses import split_dose, with_dose
-from samsvae.effects.baselines import additive
-from samsvae.effects.observed import observed_effects
-from samsvae.effects.predicted import predicted_effects
-from samsvae.errors import InputError
-from samsvae.experiments import Split
+from samsvae.config.experiments import Split
+from samsvae.evaluation.baselines import additive
+from samsvae.evaluation.observed import observed_effects
+from samsvae.evaluation.predicted import predicted_effects
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.posterior import BasalCells, draw_effects
 from samsvae.inference.trainer import Training, fit
-from samsvae.labels import canonical_labels, components, doses, label_of
 from samsvae.models.base import shift_of_cells, shift_of_conditions
 from samsvae.models.registry import build_model
-from samsvae.screen import build_screen, dosages, perturbations
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import build_screen, dosages, perturbations
+from samsvae.screen.labels import (
+    canonical_labels,
+    components,
+    doses,
+    label_of,
+    split_dose,
+    with_dose,
+)
+from samsvae.screen.splits import TEST, TRAIN, VAL, check_trained, split_cells
 from samsvae.sources.h5ad import check_header
 from samsvae.sources.h5ad_source import H5adSource
-from samsvae.splits import TEST, TRAIN, VAL, check_trained, split_cells
 from tests.conftest import canonical
 
 NAMES = st.text("ABC1-.@", min_size=1, max_size=6).filter(lambda name: split_dose(name)[0] == name)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samsvae.errors import InputError
+from samsvae.runtime.errors import InputError
 from samsvae.sources import download as module
 from samsvae.sources.download import Patience, download
 from samsvae.sources.verification import (

@@ -8,9 +8,9 @@ from scipy import special, stats
 from scipy.spatial import distance
 from sklearn import metrics as sklearn_metrics
 
-from samsvae.metrics.de_comparison import slope
-from samsvae.metrics.effects import effect_scores, top_genes
-from samsvae.metrics.registry import DE, HELD_OUT, METRICS, de_metrics, meaning
+from samsvae.evaluation.differential_expression import slope
+from samsvae.evaluation.metrics import DE, HELD_OUT, METRICS, de_metrics, meaning
+from samsvae.evaluation.scores import effect_scores, top_genes
 
 N_PERTURBATIONS, N_GENES, N_DE, N_TOP = 5, 8, 3, 3
 DE_METRICS = de_metrics(N_TOP)

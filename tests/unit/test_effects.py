@@ -12,35 +12,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from samsvae import experiments
-from samsvae.effects import expectation
-from samsvae.effects import predicted as predicted_module
-from samsvae.effects.baselines import BASELINES, additive, mean_effect, no_change
-from samsvae.effects.differential_expression import rank_sum_tests
-from samsvae.effects.expectation import ExpectedLogCounts
-from samsvae.effects.expression import log_expression
-from samsvae.effects.observed import observed_effects
-from samsvae.effects.overview import list_perturbations
-from samsvae.effects.predicted import predicted_effects
-from samsvae.effects.split_half import split_half
-from samsvae.effects.strongest import strongest_genes
-from samsvae.effects.table import (
+from samsvae.config import experiments
+from samsvae.config.experiments import Split
+from samsvae.evaluation import predicted as predicted_module
+from samsvae.evaluation.baselines import BASELINES, additive, mean_effect, no_change
+from samsvae.evaluation.effects import (
     effects_table,
+    list_perturbations,
+    log_expression,
     long_table,
     read_effects,
     rows_of_perturbation,
+    strongest_genes,
     write_effects,
 )
-from samsvae.errors import InputError
-from samsvae.experiments import Split
-from samsvae.files import write_parquet
+from samsvae.evaluation.observed import observed_effects, rank_sum_tests, split_half
+from samsvae.evaluation.predicted import ExpectedLogCounts, predicted_effects
 from samsvae.inference.cells import Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.posterior import draw_effects
-from samsvae.labels import file_name, perturbation_of
 from samsvae.models.registry import build_model
-from samsvae.screen import open_screen, perturbations, write_source_screen
-from samsvae.splits import split_cells
+from samsvae.runtime.errors import InputError
+from samsvae.runtime.files import write_parquet
+from samsvae.screen.canonical import open_screen, perturbations, write_source_screen
+from samsvae.screen.labels import file_name, perturbation_of
+from samsvae.screen.splits import split_cells
 
 
 @pytest.mark.slow
@@ -62,7 +58,7 @@ def test_effects_come_from_the_file_as_from_memory_whatever_the_block(
     for make in makers:
         whole = make(screen)
         with monkeypatch.context() as patched, open_screen(tmp_path / "screen.h5ad") as opened:
-            patched.setattr("samsvae.effects.expression.LARGEST_BLOCK", largest_block)
+            patched.setattr("samsvae.evaluation.effects.LARGEST_BLOCK", largest_block)
             found = make(opened)
         for layer in (None, *whole.layers):
             np.testing.assert_allclose(found.to_df(layer), whole.to_df(layer), rtol=1e-9, atol=1e-9)
@@ -114,7 +110,7 @@ def test_expected_log_counts_are_the_same_looked_up_by_torch(monkeypatch):
     table = ExpectedLogCounts(torch.logspace(-2, 8, 50), 1e4)
     mean = torch.logspace(-6, 4, 300)[:, None].expand(-1, 50)
     compiled = table(mean)
-    monkeypatch.setattr(expectation, "is_compiled_for", lambda _: False)
+    monkeypatch.setattr(predicted_module, "is_compiled_for", lambda _: False)
     torch.testing.assert_close(table(mean), compiled, rtol=1e-6, atol=1e-7)
     assert table(torch.zeros(1, 50)).abs().max() == 0
     assert table(torch.full((1, 50), torch.nan)).isnan().all()

@@ -10,19 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from samsvae.biology.enrichment import Enrichment
-from samsvae.biology.factor_enrichment import factor_enrichment, factor_genes
+from samsvae.biology.enrichment import Enrichment, factor_enrichment, factor_genes
 from samsvae.biology.factor_tables import Annotation, factor_tables, read_annotation
-from samsvae.biology.factors import factor_groups, factor_usage, group_sharing, masks_of
+from samsvae.biology.factors import (
+    factor_groups,
+    factor_usage,
+    group_sharing,
+    masks_of,
+    members_of,
+    target_genes,
+)
 from samsvae.biology.gene_sets import write_gmt
-from samsvae.biology.perturbation_groups import members_of, target_genes
 from samsvae.biology.similarity import similarity_table
-from samsvae.effects.factors import FactorEffects, factor_effects
-from samsvae.effects.predicted import predicted_effects
+from samsvae.evaluation.predicted import FactorEffects, factor_effects, predicted_effects
 from samsvae.inference.cells import Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.models.registry import build_model
-from samsvae.screen import write_source_screen
+from samsvae.screen.canonical import write_source_screen
 
 NAMES = ("A", "B", "C", "D")
 GENES = [f"g{index}" for index in range(30)]

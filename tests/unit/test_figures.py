@@ -6,12 +6,11 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from samsvae.biology.pathway_agreement import pathway_agreement
+from samsvae.biology.enrichment import pathway_agreement
+from samsvae.evaluation.differential_expression import scores_by_strength
 from samsvae.figures.style import clustered, model_colours, save_figure, use_style
-from samsvae.metrics.strength import scores_by_strength
-from samsvae.report.background import describe
-from samsvae.report.findings import condition_tables, sentences
-from samsvae.wording import readable
+from samsvae.figures.text import readable
+from samsvae.report.sentences import condition_tables, describe, sentences
 
 MODELS = ["sams_vae", "no_change"]
 OPTIONS = {"models": MODELS, "evaluation": {"top_genes": 5, "fdr": 0.05}}

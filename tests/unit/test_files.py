@@ -10,8 +10,8 @@ import pandas as pd
 import pyarrow.parquet
 import pytest
 
-from samsvae.errors import InputError
-from samsvae.files import (
+from samsvae.runtime.errors import InputError
+from samsvae.runtime.files import (
     fingerprint,
     read_lines,
     read_table,
@@ -19,8 +19,8 @@ from samsvae.files import (
     write_parquet,
     write_tsv,
 )
-from samsvae.job import run_job
-from samsvae.provenance import digest_of, provenance
+from samsvae.runtime.provenance import digest_of, provenance
+from samsvae.runtime.script import run_job
 from tests.conftest import ROOT
 
 SCRIPTS = ROOT / "workflow/scripts"
@@ -123,7 +123,7 @@ def test_the_library_imports_without_snakemake():
 
 
 def test_what_the_snakefile_imports_is_light():
-    modules = ["config", "preflight", "experiments", "models.registry"]
+    modules = ["config.configuration", "config.experiments", "runtime.layout", "models.registry"]
     loaded = imported_by(f"import {', '.join(f'samsvae.{module}' for module in modules)}")
     assert not {"torch", "scanpy", "pyro", "matplotlib", "gseapy"} & loaded
 

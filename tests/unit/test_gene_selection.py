@@ -9,8 +9,8 @@ import pytest
 import scanpy
 from scipy import sparse
 
-from samsvae.errors import InputError
-from samsvae.screen import content_digest
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import content_digest
 from samsvae.sources.h5ad import check_header
 from samsvae.sources.h5ad_source import H5adSource
 from tests.conftest import canonical

@@ -4,11 +4,11 @@ import pytest
 import yaml
 
 from samsvae.config.configuration import merge, read_schema, validate
-from samsvae.errors import InputError
-from samsvae.grids import candidates, expanded
+from samsvae.config.experiments import candidates, expanded
+from samsvae.figures.text import readable
 from samsvae.models.registry import build_model
-from samsvae.report.background import competitors
-from samsvae.wording import readable
+from samsvae.report.sentences import competitors
+from samsvae.runtime.errors import InputError
 from tests.conftest import ROOT
 
 SCHEMA = read_schema(ROOT / "workflow/schemas/config.schema.yaml")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import sparse, stats
 
-from samsvae.errors import InputError
-from samsvae.sources.guide_calling import (
+from samsvae.runtime.errors import InputError
+from samsvae.sources.guides import (
     call_guides,
     mixture_thresholds,
     poisson_gaussian_threshold,

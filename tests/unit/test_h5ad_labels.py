@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from samsvae.errors import InputError
-from samsvae.labels import CONTROL, components, doses, label_of
-from samsvae.screen import DECLARED, content_digest
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import DECLARED, content_digest
+from samsvae.screen.labels import CONTROL, components, doses, label_of
 from samsvae.sources.h5ad import check_header
 from samsvae.sources.h5ad_source import H5adSource
 from tests.conftest import canonical

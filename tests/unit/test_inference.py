@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from samsvae.errors import InputError, Interrupted
-from samsvae.experiments import Split
+from samsvae.config.experiments import Split
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import StateFile, TrainedModel, load_model, save_model
 from samsvae.inference.divergence import check_finite, check_validated
@@ -20,8 +19,9 @@ from samsvae.inference.objective import elbo
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import Trainer, fit
 from samsvae.models.registry import build_model
-from samsvae.screen import open_screen, write_source_screen
-from samsvae.splits import split_cells
+from samsvae.runtime.errors import InputError, Interrupted
+from samsvae.screen.canonical import open_screen, write_source_screen
+from samsvae.screen.splits import split_cells
 
 CPU = torch.device("cpu")
 QUICK = {

@@ -6,9 +6,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from samsvae.inspection.finding import ERROR, WARNING
-from samsvae.inspection.screen import inspect_screen
-from samsvae.inspection.text import to_table, to_text
+from samsvae.inspection.evidence import ERROR, WARNING
+from samsvae.inspection.screen import inspect_screen, to_table, to_text
 from samsvae.sources.h5ad_source import H5adSource
 from tests.conftest import canonical, real_file
 

@@ -12,8 +12,6 @@ from pyro import poutine
 from pyro.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 from torch import nn
 
-from samsvae.errors import InputError
-from samsvae.files import write_tsv
 from samsvae.inference import cells as cells_module
 from samsvae.inference import iwelbo as iwelbo_module
 from samsvae.inference.cells import Cells, CellStream, Encoding
@@ -29,8 +27,10 @@ from samsvae.inference.objective import elbo, traces
 from samsvae.inference.posterior import BasalCells, draw_shifts
 from samsvae.models.cpa_vae import CpaVae
 from samsvae.models.registry import MODELS, build_model
-from samsvae.screen import write_source_screen
-from samsvae.splits import TEST, TRAIN, VAL, split_table
+from samsvae.runtime.errors import InputError
+from samsvae.runtime.files import write_tsv
+from samsvae.screen.canonical import write_source_screen
+from samsvae.screen.splits import TEST, TRAIN, VAL, split_table
 
 CPU = torch.device("cpu")
 N_GAUSSIAN = 200  # cells of the linear-Gaussian case

@@ -11,15 +11,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from samsvae.experiments import Split
-from samsvae.files import whole_file, write_tsv
+from samsvae.config.experiments import Split
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import StateFile
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
 from samsvae.models.registry import build_model
+from samsvae.runtime.files import whole_file, write_tsv
+from samsvae.screen.splits import split_cells
 from samsvae.sources.simulated import simulate
-from samsvae.splits import split_cells
 from tests.conftest import TINY
 
 SETTINGS = {"kind": "sams_vae", "n_latent": 8, "n_hidden": 128}

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from samsvae.config.configuration import merge, read_schema, validate
-from samsvae.errors import InputError
+from samsvae.runtime.errors import InputError
 from samsvae.runtime.layout import (
     RUN,
     SPLIT,

@@ -8,22 +8,23 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from sklearn.linear_model import LinearRegression
 
-from samsvae.inference.posterior import CellStates
-from samsvae.metrics.factors import (
+from samsvae.evaluation.factors import (
     latent_effect_scores,
     mask_scores,
     match_factors,
     match_factors_by_effects,
 )
-from samsvae.metrics.iwelbo import summarise_iwelbo, with_monte_carlo_errors
-from samsvae.metrics.recovery import state_recovery, state_scores
-from samsvae.metrics.registry import RUN_SCORES
-from samsvae.metrics.truth import (
+from samsvae.evaluation.metrics import RUN_SCORES
+from samsvae.evaluation.scores import summarise_iwelbo, with_monte_carlo_errors
+from samsvae.evaluation.truth import (
     effect_recovery,
     mask_recovery,
     matched_masks,
+    state_recovery,
+    state_scores,
     true_effects,
 )
+from samsvae.inference.posterior import CellStates
 from tests.conftest import true_shifts
 
 

@@ -9,7 +9,6 @@ from pyro import poutine
 from scipy import stats
 from torch import nn
 
-from samsvae.errors import InputError
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.objective import elbo, iwae, latent_sites, log_weights, traces
 from samsvae.inference.posterior import BasalCells, draw_effects
@@ -18,6 +17,7 @@ from samsvae.models.base import Batch, shift_of_cells, shift_of_conditions
 from samsvae.models.distributions import GammaPoissonCounts, Logits, StraightThroughBernoulli
 from samsvae.models.networks import GaussianNetwork, HiddenLayers, Standardise
 from samsvae.models.registry import build_model
+from samsvae.runtime.errors import InputError
 
 SMALL = {"n_latent": 4, "n_hidden": 8}
 MODELS = {

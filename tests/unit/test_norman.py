@@ -6,10 +6,10 @@ import pytest
 import scanpy
 from benchmarks.official_layouts import NormanCells, simulate_norman, write_norman
 
-from samsvae.errors import InputError
-from samsvae.screen import read_screen
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import read_screen
 from samsvae.sources.counts import CountMatrix
-from samsvae.sources.highly_variable import highly_variable_genes
+from samsvae.sources.genes import highly_variable_genes
 from samsvae.sources.norman import NormanSource, write_norman_screen
 
 CELLS = simulate_norman(n_cells=130, n_genes=90, n_variable=30, seed=1)

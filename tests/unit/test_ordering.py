@@ -7,27 +7,25 @@ import pandas as pd
 import pytest
 import torch
 
-from samsvae.effects.baselines import BASELINES
-from samsvae.effects.observed import observed_effects
-from samsvae.effects.predicted import predicted_effects
-from samsvae.effects.split_half import split_half
-from samsvae.effects.table import effects_table
-from samsvae.experiments import Split
+from samsvae.config.experiments import Split
+from samsvae.evaluation.baselines import BASELINES
+from samsvae.evaluation.comparison import Rules, differences_of_runs, intervals
+from samsvae.evaluation.effects import effects_table
+from samsvae.evaluation.metrics import meaning
+from samsvae.evaluation.observed import observed_effects, split_half
+from samsvae.evaluation.predicted import predicted_effects
+from samsvae.evaluation.scores import effect_scores
+from samsvae.evaluation.summary import NOISE_CEILING, Contestants, summarise
+from samsvae.evaluation.truth import true_effects
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
-from samsvae.labels import components
-from samsvae.metrics.effects import effect_scores
-from samsvae.metrics.registry import meaning
-from samsvae.metrics.truth import true_effects
 from samsvae.models.registry import build_model
-from samsvae.screen import perturbations
-from samsvae.shuffled_labels import shuffled_labels
+from samsvae.screen.canonical import perturbations
+from samsvae.screen.labels import components
+from samsvae.screen.splits import TRAIN, VAL, shuffled_labels, split_screen
 from samsvae.sources.simulated import Simulation, simulate
-from samsvae.splits import TRAIN, VAL, split_screen
-from samsvae.statistics.comparison import Rules, differences_of_runs, intervals
-from samsvae.statistics.summary import NOISE_CEILING, Contestants, summarise
 
 SIMULATION = Simulation(
     seed=0,

@@ -3,8 +3,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from samsvae.biology.enrichment import OVER_REPRESENTATION, PRERANKED
-from samsvae.biology.pathway_agreement import pathway_agreement
+from samsvae.biology.enrichment import OVER_REPRESENTATION, PRERANKED, pathway_agreement
 
 N_SETS = 12
 

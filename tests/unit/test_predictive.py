@@ -4,16 +4,16 @@ import pyro
 import pytest
 import torch
 
-from samsvae.effects.predicted import predicted_effects
-from samsvae.effects.predictive import counterfactual_cells, sample_cells
-from samsvae.errors import InputError
+from samsvae.evaluation.predicted import predicted_effects
+from samsvae.evaluation.samples import counterfactual_cells, sample_cells
 from samsvae.inference.cells import Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.objective import latent_sites
 from samsvae.inference.posterior import draw_effects
 from samsvae.models.base import shift_of_conditions
 from samsvae.models.registry import MODELS, build_model
-from samsvae.screen import build_screen
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import build_screen
 
 GENES, SMALL = 12, {"n_latent": 3, "n_hidden": 8}
 LABELS = ["control", "A", "A+B", "B@0.5"]

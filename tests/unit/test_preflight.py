@@ -2,8 +2,8 @@ import pytest
 import yaml
 
 from samsvae.config.configuration import merge, read_schema, validate
-from samsvae.errors import InputError
-from samsvae.preflight import check_experiment
+from samsvae.runtime.errors import InputError
+from samsvae.runtime.preflight import check_experiment
 from tests.conftest import ROOT
 
 SCHEMA = read_schema(ROOT / "workflow/schemas/config.schema.yaml")

@@ -5,7 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from samsvae.chain import describe_chain, keep_records, known_digest, read_record, seed_of
+from samsvae.runtime.provenance import (
+    describe_chain,
+    keep_records,
+    known_digest,
+    read_record,
+    seed_of,
+)
 
 
 class Named(dict):

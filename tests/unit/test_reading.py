@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from samsvae.sources.progress import with_progress
-from samsvae.sources.read_ahead import read_ahead
+from samsvae.sources.blocks import read_ahead, with_progress
 
 
 def blocks(n, asked):
@@ -42,7 +41,7 @@ def test_reading_stops_with_its_reader():
 
 
 def test_progress_says_how_far_it_is(caplog, monkeypatch):
-    monkeypatch.setattr("samsvae.pace.SECONDS_BETWEEN_LINES", -1)
+    monkeypatch.setattr("samsvae.runtime.progress.SECONDS_BETWEEN_LINES", -1)
     caplog.set_level(logging.INFO)
     assert len(list(with_progress(blocks(4, []), 4))) == 4
     assert "cell 2/4 (50 %)" in caplog.text

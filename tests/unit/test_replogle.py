@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from benchmarks.official_layouts import ReplogleLayout, write_replogle
 
-from samsvae.errors import InputError
-from samsvae.files import read_table
-from samsvae.labels import CONTROL, components
-from samsvae.screen import content_digest, perturbations, read_screen
+from samsvae.runtime.errors import InputError
+from samsvae.runtime.files import read_table
+from samsvae.screen.canonical import content_digest, perturbations, read_screen
+from samsvae.screen.labels import CONTROL, components
 from samsvae.sources.replogle import ReplogleSource, write_replogle_screen
 
 LAYOUT = ReplogleLayout(

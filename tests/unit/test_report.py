@@ -8,40 +8,43 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from samsvae.chapters import (
+from samsvae.figures.style import nothing_to_show, save_figure, use_style
+from samsvae.figures.text import caption_as_html, read_caption
+from samsvae.report import page as page_module
+from samsvae.report.page import (
+    MOST_ROWS,
+    as_json,
+    figure_entry,
+    table_entry,
+    write_archive,
+    write_report,
+)
+from samsvae.report.sections import (
     COUNTS,
     FRACTIONS,
     GENE_SETS,
     GROUPS,
     MASKS,
+    SHOWN_FIGURES,
+    STAGES,
     STATE_MAP,
     TRAINING,
     TRUTH,
     Figure,
     Table,
-)
-from samsvae.contents import (
-    SHOWN_FIGURES,
-    STAGES,
     figures_of,
     stages_of,
     tables_of,
 )
-from samsvae.figures.captions import caption_as_html, read_caption
-from samsvae.figures.style import nothing_to_show, save_figure, use_style
-from samsvae.provenance import provenance
-from samsvae.report import page as page_module
-from samsvae.report.archive import write_archive
-from samsvae.report.background import run_times
-from samsvae.report.biology import (
+from samsvae.report.sentences import (
     basal_in_words,
     changes_in_words,
     combinations_in_words,
     pathways_in_words,
+    run_times,
+    verdicts_in_words,
 )
-from samsvae.report.entries import MOST_ROWS, as_json, figure_entry, table_entry
-from samsvae.report.page import write_report
-from samsvae.report.reproduction import verdicts_in_words
+from samsvae.runtime.provenance import provenance
 from tests.browser import visit
 from tests.conftest import ROOT
 

@@ -7,10 +7,15 @@ import yaml
 from scipy import stats
 
 from samsvae.config.configuration import merge, read_schema, validate
-from samsvae.experiments import Split
-from samsvae.grids import expanded
-from samsvae.statistics.published import MODELS, QUANTITIES, departures, is_published, models_like
-from samsvae.statistics.reproduction import Experiment, overview, reproduction
+from samsvae.config.experiments import Split, expanded
+from samsvae.evaluation.published import (
+    MODELS,
+    QUANTITIES,
+    departures,
+    is_published,
+    models_like,
+)
+from samsvae.evaluation.reproduction import Experiment, overview, reproduction
 from tests.conftest import ROOT
 
 PUBLISHED = pd.read_csv(ROOT / "data/reference/published_norman.csv")

@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from samsvae.contract import check_names
-from samsvae.errors import InputError
-from samsvae.labels import (
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import build_screen, content_digest, dosages, perturbations
+from samsvae.screen.labels import (
     CONTROL_LIKE,
     NO_GUIDE_LIKE,
     LabelGrammar,
@@ -14,7 +14,7 @@ from samsvae.labels import (
     canonical_labels,
     components,
 )
-from samsvae.screen import build_screen, content_digest, dosages, perturbations
+from samsvae.screen.validation import check_names
 
 GENES = st.text("ABCDEFGH123-.", min_size=1, max_size=6).filter(lambda s: s.strip("-."))
 

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from samsvae.config.configuration import merge, read_schema, validate
 from samsvae.inspection.screen import inspect_screen
-from samsvae.screen import read_screen
+from samsvae.screen.canonical import read_screen
 from samsvae.sources.h5ad import write_h5ad_screen
 from samsvae.sources.h5ad_source import H5adSource
 from samsvae.sources.registry import own_settings

@@ -6,9 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from samsvae.errors import InputError
-from samsvae.screen import build_screen, content_digest, read_screen, write_source_screen
-from samsvae.screen_file import write_screen_in_blocks
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import (
+    build_screen,
+    content_digest,
+    read_screen,
+    write_source_screen,
+)
+from samsvae.screen.writing import write_screen_in_blocks
 
 LABELS = ["control", "A", "A+B", "B@0.5"]
 
@@ -60,7 +65,7 @@ def test_a_file_in_blocks_says_the_same_as_one_at_once(tmp_path_factory, n_cells
 
 
 def test_many_entries_are_written_over_many_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("samsvae.screen_file.CHUNK", 16)
+    monkeypatch.setattr("samsvae.screen.writing.CHUNK", 16)
     counts, *names = screen_of(300)
     write(tmp_path / "s.h5ad", counts, *names, sizes=[7] * 30)
     assert (read_screen(tmp_path / "s.h5ad").X.toarray() == counts).all()

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from samsvae.errors import InputError
-from samsvae.labels import CONTROL
-from samsvae.screen import DECLARED, content_digest, read_screen
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import DECLARED, content_digest, read_screen
+from samsvae.screen.labels import CONTROL
 from samsvae.sources.h5ad import write_h5ad_screen
 from samsvae.sources.h5ad_source import H5adSource
 from tests.conftest import canonical

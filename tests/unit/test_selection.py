@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from samsvae.errors import InputError
-from samsvae.experiments import Split
-from samsvae.files import write_parquet
-from samsvae.statistics.selection import overview, select, validation_bounds
+from samsvae.config.experiments import Split
+from samsvae.evaluation.model_selection import overview, select, validation_bounds
+from samsvae.runtime.errors import InputError
+from samsvae.runtime.files import write_parquet
 
 NAMES = ["sams--n_latent-3", "sams--n_latent-5", "sams--n_latent-9"]
 HYPERPARAMETERS = {name: {"n_latent": int(name[-1])} for name in NAMES}

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from samsvae.shuffled_labels import shuffled_labels
+from samsvae.screen.splits import shuffled_labels
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from samsvae.errors import InputError
-from samsvae.labels import components
-from samsvae.screen import content_digest
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import content_digest
+from samsvae.screen.labels import components
 from samsvae.sources.simulated import Simulation, simulate
 from tests.conftest import TINY, true_shifts
 

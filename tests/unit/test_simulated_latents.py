@@ -4,15 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from samsvae.experiments import Split
+from samsvae.config.experiments import Split
 from samsvae.inference.cells import Cells, Encoding
-from samsvae.labels import CONTROL
-from samsvae.screen import read_screen, write_source_screen
-from samsvae.sources.latent_truth import decode, latent_screen, orthogonal_layers
+from samsvae.screen.canonical import read_screen, write_source_screen
+from samsvae.screen.labels import CONTROL
+from samsvae.screen.splits import split_screen
 from samsvae.sources.registry import SIMULATORS, simulated_screen
-from samsvae.sources.simulated_additive import AdditiveSimulation, simulate_additive
-from samsvae.sources.simulated_svae_plus import SvaePlusSimulation, simulate_svae_plus
-from samsvae.splits import split_screen
+from samsvae.sources.simulated_latents import (
+    AdditiveSimulation,
+    SvaePlusSimulation,
+    decode,
+    latent_screen,
+    orthogonal_layers,
+    simulate_additive,
+    simulate_svae_plus,
+)
 
 FEW = {"n_train": 20, "n_validation": 5, "n_test": 5}
 SIMULATIONS = {

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samsvae.errors import InputError
-from samsvae.experiments import Split
-from samsvae.labels import components
-from samsvae.splits import (
+from samsvae.config.experiments import Split
+from samsvae.runtime.errors import InputError
+from samsvae.screen.labels import components
+from samsvae.screen.splits import (
     check_trained,
     chosen_pairs,
     held_out_cells,

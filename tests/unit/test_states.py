@@ -5,12 +5,11 @@ import pandas as pd
 import pytest
 import torch
 
-from samsvae.biology.basal_state import ALL, classify_basal_state, classify_states
-from samsvae.biology.state_map import OTHER, shown_as
+from samsvae.biology.states import ALL, OTHER, classify_basal_state, classify_states, shown_as
+from samsvae.evaluation.truth import mask_thresholds, state_recovery, state_scores
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.posterior import BasalCells, CellStates, cell_states
-from samsvae.metrics.recovery import mask_thresholds, state_recovery, state_scores
 from samsvae.models.registry import build_model
 
 KINDS = ("sams_vae", "sams_vae_beta_bernoulli", "cpa_vae", "svae_plus", "conditional_vae")

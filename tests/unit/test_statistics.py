@@ -11,15 +11,27 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from samsvae.experiments import Split
-from samsvae.metrics.agreement import mean_absolute_error, pearson, rmse
-from samsvae.metrics.noise_ceiling import correlation_with_noise_free, error_of_noise_free
-from samsvae.metrics.registry import METRICS, meaning
-from samsvae.statistics.comparison import Rules, differences_of_runs, intervals
-from samsvae.statistics.paired import holm, mean_and_interval, p_value, paired_differences
-from samsvae.statistics.scores import Repeats, repeats_of_runs
-from samsvae.statistics.summary import NOISE_CEILING, Contestants
-from samsvae.statistics.tables import compare_models, relative_bounds
+from samsvae.config.experiments import Split
+from samsvae.evaluation.agreement import (
+    correlation_with_noise_free,
+    error_of_noise_free,
+    mean_absolute_error,
+    pearson,
+    rmse,
+)
+from samsvae.evaluation.comparison import (
+    Repeats,
+    Rules,
+    differences_of_runs,
+    holm,
+    intervals,
+    mean_and_interval,
+    p_value,
+    paired_differences,
+    repeats_of_runs,
+)
+from samsvae.evaluation.metrics import METRICS, meaning
+from samsvae.evaluation.summary import NOISE_CEILING, Contestants, compare_models, relative_bounds
 
 KINDS = {"a": "sams_vae", "b": "cpa_vae", "floor": "mean_effect", "half": "split_half"}
 MODELS = list(KINDS)

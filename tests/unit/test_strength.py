@@ -2,7 +2,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from samsvae.metrics.strength import LOWER_LIMITS, scores_by_strength, stratum_names
+from samsvae.evaluation.differential_expression import (
+    LOWER_LIMITS,
+    scores_by_strength,
+    stratum_names,
+)
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import pyro
 import pytest
 import torch
 
-from samsvae.errors import InputError, Interrupted
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import StateFile
 from samsvae.inference.step import Training, TrainingStep
 from samsvae.inference.trainer import Trainer, fit
 from samsvae.models.registry import MODELS, build_model
+from samsvae.runtime.errors import InputError, Interrupted
 
 SMALL = {"n_latent": 4, "n_hidden": 8}
 SEEDS = (3, 1, 4)

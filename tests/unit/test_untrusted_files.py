@@ -18,13 +18,13 @@ from scipy import sparse
 
 from samsvae.biology.gene_sets import read_gmt, write_gmt
 from samsvae.config.configuration import merge, read_schema, validate
-from samsvae.errors import InputError
-from samsvae.experiments import splits
+from samsvae.config.experiments import splits
 from samsvae.figures.style import save_figure, use_style
-from samsvae.files import read_table, write_tsv
 from samsvae.inference.checkpoint import StateFile, load_model
-from samsvae.names import MOST_CHARACTERS, text_fault
-from samsvae.screen import build_screen, read_screen, write_source_screen
+from samsvae.runtime.errors import InputError
+from samsvae.runtime.files import read_table, write_tsv
+from samsvae.screen.canonical import build_screen, read_screen, write_source_screen
+from samsvae.screen.validation import MOST_CHARACTERS, text_fault
 from samsvae.sources.h5ad import check_header, write_h5ad_screen
 from samsvae.sources.h5ad_source import H5adSource
 from tests.conftest import ROOT

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from samsvae.evaluation.metrics import METRICS, OTHER_NUMBERS, de_metrics
 from samsvae.inference.checkpoint import load_model
-from samsvae.metrics.registry import METRICS, OTHER_NUMBERS, de_metrics
 from tests.workflow.conftest import TINY_CONFIG, Project, copy_project
 
 # tests of one file share a worker (see the Makefile), so the chain runs once for all of them
@@ -290,7 +290,7 @@ def test_the_chain_behind_a_figure_leads_back_to_the_cells(finished):
     before, times = table.read_bytes(), os.stat(table)
     table.write_bytes(before + b"\n")
     edited = subprocess.run(
-        [sys.executable, "-c", f"from samsvae.chain import *; print(describe_chain('{figure}.svg'))"],
+        [sys.executable, "-c", f"from samsvae.runtime.provenance import *; print(describe_chain('{figure}.svg'))"],
         cwd=finished.folder, capture_output=True, text=True, check=True,
         env={**os.environ, "PYTHONPATH": "workflow/scripts"},
     )  # fmt: skip

@@ -33,7 +33,7 @@ def added(name, text, code):
     lines = code.splitlines(keepends=True)
     match name:
         case "baselines.py":
-            text = before(text, "from samsvae.labels", lines[0])
+            text = before(text, "from samsvae.screen.labels", lines[0])
             return before(text, "}", lines[-1])
         case "models.py":
             return before(text, "def _entries", code + "\n\n")

@@ -14,7 +14,7 @@ from benchmarks.official_layouts import (
     write_replogle,
 )
 
-from samsvae.grids import candidates, expanded
+from samsvae.config.experiments import candidates, expanded
 from tests.conftest import ROOT
 from tests.loopback import answer, cut_after, serving
 

@@ -11,8 +11,8 @@ from samsvae.config.configuration import (
     read_schema,
     validate,
 )
-from samsvae.contents import SHOWN_FIGURES
-from samsvae.errors import InputError
+from samsvae.report.sections import SHOWN_FIGURES
+from samsvae.runtime.errors import InputError
 from samsvae.models.registry import MODELS
 from samsvae.runtime.digest import code_digest
 from samsvae.runtime.layout import (

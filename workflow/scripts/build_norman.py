@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from samsvae.chain import known_digest
-from samsvae.job import run_job
-from samsvae.provenance import provenance
+from samsvae.runtime.provenance import known_digest, provenance
+from samsvae.runtime.script import run_job
 from samsvae.sources.norman import NormanSource, write_norman_screen
 from samsvae.sources.registry import own_settings
 from samsvae.sources.verification import read_receipt

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from samsvae.files import write_text, write_tsv
-from samsvae.inspection.screen import inspect_screen
-from samsvae.inspection.text import to_table, to_text
-from samsvae.job import run_job
+from samsvae.inspection.screen import inspect_screen, to_table, to_text
+from samsvae.runtime.files import write_text, write_tsv
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from samsvae.files import read_table, write_tsv
-from samsvae.job import run_job
-from samsvae.metrics.iwelbo import summarise_iwelbo, with_monte_carlo_errors
+from samsvae.evaluation.scores import summarise_iwelbo, with_monte_carlo_errors
+from samsvae.runtime.files import read_table, write_tsv
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

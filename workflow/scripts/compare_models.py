@@ -3,13 +3,12 @@
 from functools import partial
 from typing import Any
 
-from samsvae.experiments import Split
-from samsvae.files import read_table, write_tsv
-from samsvae.job import run_job
-from samsvae.metrics.registry import meaning
-from samsvae.statistics.comparison import Rules
-from samsvae.statistics.summary import Contestants
-from samsvae.statistics.tables import compare_models
+from samsvae.config.experiments import Split
+from samsvae.evaluation.comparison import Rules
+from samsvae.evaluation.metrics import meaning
+from samsvae.evaluation.summary import Contestants, compare_models
+from samsvae.runtime.files import read_table, write_tsv
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from samsvae.biology.pathway_agreement import pathway_agreement
-from samsvae.files import read_table, write_tsv
-from samsvae.job import run_job
+from samsvae.biology.enrichment import pathway_agreement
+from samsvae.runtime.files import read_table, write_tsv
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

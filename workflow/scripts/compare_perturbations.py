@@ -5,9 +5,9 @@ from typing import Any
 import pandas as pd
 
 from samsvae.biology.similarity import similarity_table
-from samsvae.files import read_table, write_parquet
-from samsvae.job import run_job
-from samsvae.provenance import provenance
+from samsvae.runtime.files import read_table, write_parquet
+from samsvae.runtime.provenance import provenance
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

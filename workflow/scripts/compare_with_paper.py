@@ -5,10 +5,10 @@ from typing import Any
 import anndata
 import pandas as pd
 
-from samsvae.experiments import Split
-from samsvae.files import read_table, write_tsv
-from samsvae.job import run_job
-from samsvae.statistics.reproduction import Experiment, overview, reproduction
+from samsvae.config.experiments import Split
+from samsvae.evaluation.reproduction import Experiment, overview, reproduction
+from samsvae.runtime.files import read_table, write_tsv
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

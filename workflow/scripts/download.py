@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from samsvae.job import run_job
+from samsvae.runtime.script import run_job
 from samsvae.sources.download import download
 from samsvae.sources.verification import PublishedFile, write_receipt
 

@@ -3,11 +3,11 @@
 import importlib
 from typing import Any
 
-from samsvae.figures.captions import read_caption
 from samsvae.figures.style import save_figure, use_style
-from samsvae.files import read_table
-from samsvae.job import run_job
-from samsvae.provenance import provenance
+from samsvae.figures.text import read_caption
+from samsvae.runtime.files import read_table
+from samsvae.runtime.provenance import provenance
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from samsvae.effects.table import rows_of_perturbation
+from samsvae.evaluation.effects import rows_of_perturbation
 from samsvae.figures import perturbation
-from samsvae.figures.captions import read_caption
 from samsvae.figures.style import save_figure, use_style
-from samsvae.job import run_job
-from samsvae.labels import perturbation_of
-from samsvae.provenance import provenance
+from samsvae.figures.text import read_caption
+from samsvae.runtime.provenance import provenance
+from samsvae.runtime.script import run_job
+from samsvae.screen.labels import perturbation_of
 
 
 def main(snakemake: Any) -> None:

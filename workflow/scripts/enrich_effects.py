@@ -4,9 +4,9 @@ from typing import Any
 
 from samsvae.biology.enrichment import Enrichment, enrich, strongest
 from samsvae.biology.gene_sets import read_collections
-from samsvae.effects.table import measured_genes, read_effects
-from samsvae.files import write_tsv
-from samsvae.job import run_job
+from samsvae.evaluation.effects import measured_genes, read_effects
+from samsvae.runtime.files import write_tsv
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

@@ -4,15 +4,15 @@ from typing import Any
 
 import torch
 
-from samsvae.files import write_parquet_parts, write_tsv
 from samsvae.inference.cells import CellStream
 from samsvae.inference.checkpoint import load_model
 from samsvae.inference.iwelbo import StreamedBounds
 from samsvae.inference.machine import choose_device, explain_out_of_memory, keep_freed_memory
-from samsvae.job import run_job
-from samsvae.provenance import provenance
-from samsvae.screen import read_digest
-from samsvae.splits import TEST, VAL
+from samsvae.runtime.files import write_parquet_parts, write_tsv
+from samsvae.runtime.provenance import provenance
+from samsvae.runtime.script import run_job
+from samsvae.screen.canonical import read_digest
+from samsvae.screen.splits import TEST, VAL
 
 
 def main(snakemake: Any) -> None:

@@ -4,11 +4,11 @@ from typing import Any
 
 import pandas as pd
 
-from samsvae.effects.table import read_effects
-from samsvae.files import write_parquet, write_tsv
-from samsvae.job import run_job
-from samsvae.metrics.effects import effect_scores
-from samsvae.provenance import provenance
+from samsvae.evaluation.effects import read_effects
+from samsvae.evaluation.scores import effect_scores
+from samsvae.runtime.files import write_parquet, write_tsv
+from samsvae.runtime.provenance import provenance
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

@@ -4,16 +4,16 @@ from typing import Any
 
 import torch
 
-from samsvae.effects import cell_eval
-from samsvae.effects.table import read_effects
-from samsvae.files import whole_file
+from samsvae.evaluation import cell_eval
+from samsvae.evaluation.effects import read_effects
 from samsvae.inference.checkpoint import load_model
 from samsvae.inference.machine import choose_device
-from samsvae.job import run_job
-from samsvae.labels import CONTROL
-from samsvae.provenance import provenance
-from samsvae.screen import digest_of_screen, perturbations, read_screen
-from samsvae.splits import TRAIN, read_split
+from samsvae.runtime.files import whole_file
+from samsvae.runtime.provenance import provenance
+from samsvae.runtime.script import run_job
+from samsvae.screen.canonical import digest_of_screen, perturbations, read_screen
+from samsvae.screen.labels import CONTROL
+from samsvae.screen.splits import TRAIN, read_split
 
 
 def main(snakemake: Any) -> None:

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from samsvae.effects.overview import list_perturbations
-from samsvae.effects.table import read_effects
-from samsvae.files import write_tsv
-from samsvae.job import run_job
+from samsvae.evaluation.effects import list_perturbations, read_effects
+from samsvae.runtime.files import write_tsv
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 
-from samsvae.biology.state_map import state_map
-from samsvae.files import write_tsv
+from samsvae.biology.states import state_map
 from samsvae.inference.checkpoint import load_model
-from samsvae.job import run_job
-from samsvae.screen import open_screen
-from samsvae.splits import read_split
+from samsvae.runtime.files import write_tsv
+from samsvae.runtime.script import run_job
+from samsvae.screen.canonical import open_screen
+from samsvae.screen.splits import read_split
 
 
 def main(snakemake: Any) -> None:

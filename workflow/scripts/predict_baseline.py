@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from samsvae.effects.baselines import BASELINES
-from samsvae.effects.table import effects_table, write_effects
-from samsvae.job import run_job
-from samsvae.provenance import provenance
-from samsvae.screen import digest_of_screen, open_screen, perturbations
-from samsvae.splits import TRAIN, read_split
+from samsvae.evaluation.baselines import BASELINES
+from samsvae.evaluation.effects import effects_table, write_effects
+from samsvae.runtime.provenance import provenance
+from samsvae.runtime.script import run_job
+from samsvae.screen.canonical import digest_of_screen, open_screen, perturbations
+from samsvae.screen.splits import TRAIN, read_split
 
 
 def main(snakemake: Any) -> None:

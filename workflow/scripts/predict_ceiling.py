@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from samsvae.effects.split_half import split_half
-from samsvae.effects.table import write_effects
-from samsvae.job import run_job
-from samsvae.provenance import provenance
-from samsvae.screen import digest_of_screen, open_screen
-from samsvae.splits import read_split
+from samsvae.evaluation.effects import write_effects
+from samsvae.evaluation.observed import split_half
+from samsvae.runtime.provenance import provenance
+from samsvae.runtime.script import run_job
+from samsvae.screen.canonical import digest_of_screen, open_screen
+from samsvae.screen.splits import read_split
 
 
 def main(snakemake: Any) -> None:

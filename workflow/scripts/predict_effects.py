@@ -4,13 +4,13 @@ from typing import Any
 
 import torch
 
-from samsvae.effects.predicted import ESTIMATORS, predicted_effects
-from samsvae.effects.table import effects_table, write_effects
+from samsvae.evaluation.effects import effects_table, write_effects
+from samsvae.evaluation.predicted import ESTIMATORS, predicted_effects
 from samsvae.inference.checkpoint import load_model
 from samsvae.inference.machine import choose_device, explain_out_of_memory, keep_freed_memory
-from samsvae.job import run_job
-from samsvae.provenance import provenance
-from samsvae.screen import digest_of_screen, open_screen, perturbations
+from samsvae.runtime.provenance import provenance
+from samsvae.runtime.script import run_job
+from samsvae.screen.canonical import digest_of_screen, open_screen, perturbations
 
 
 def main(snakemake: Any) -> None:

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from samsvae.chain import known_digest
-from samsvae.job import run_job
-from samsvae.provenance import provenance
+from samsvae.runtime.provenance import known_digest, provenance
+from samsvae.runtime.script import run_job
 from samsvae.sources.h5ad import write_h5ad_screen
 from samsvae.sources.h5ad_source import H5adSource
 

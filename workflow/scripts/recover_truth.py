@@ -5,15 +5,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from samsvae.effects.table import read_effects
-from samsvae.files import write_tsv
+from samsvae.evaluation.effects import read_effects
+from samsvae.evaluation.truth import (
+    COLUMNS,
+    effect_recovery,
+    mask_recovery,
+    mask_thresholds,
+    matched_masks,
+    state_recovery,
+    state_scores,
+    true_effects,
+)
 from samsvae.inference.checkpoint import load_model
 from samsvae.inference.posterior import cell_states, mask_probability
-from samsvae.job import run_job
-from samsvae.metrics.recovery import COLUMNS, mask_thresholds, state_recovery, state_scores
-from samsvae.metrics.truth import effect_recovery, mask_recovery, matched_masks, true_effects
-from samsvae.screen import read_screen
-from samsvae.splits import TRAIN, read_split
+from samsvae.runtime.files import write_tsv
+from samsvae.runtime.script import run_job
+from samsvae.screen.canonical import read_screen
+from samsvae.screen.splits import TRAIN, read_split
 
 
 def main(snakemake: Any) -> None:

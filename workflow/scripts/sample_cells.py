@@ -4,14 +4,14 @@ from typing import Any
 
 import torch
 
-from samsvae.effects.predictive import sample_cells
-from samsvae.files import whole_file
+from samsvae.evaluation.samples import sample_cells
 from samsvae.inference.checkpoint import load_model
 from samsvae.inference.machine import choose_device, explain_out_of_memory
-from samsvae.job import run_job
-from samsvae.labels import CONTROL
-from samsvae.provenance import provenance
-from samsvae.screen import digest_of_screen, open_screen, perturbations
+from samsvae.runtime.files import whole_file
+from samsvae.runtime.provenance import provenance
+from samsvae.runtime.script import run_job
+from samsvae.screen.canonical import digest_of_screen, open_screen, perturbations
+from samsvae.screen.labels import CONTROL
 
 
 def main(snakemake: Any) -> None:

@@ -8,9 +8,9 @@ import logging
 import shutil
 from typing import Any
 
-from samsvae.files import whole_file, write_tsv
-from samsvae.job import run_job
-from samsvae.statistics.selection import select, validation_bounds
+from samsvae.evaluation.model_selection import select, validation_bounds
+from samsvae.runtime.files import whole_file, write_tsv
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

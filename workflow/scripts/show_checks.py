@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from samsvae.errors import InputError
-from samsvae.files import read_table
-from samsvae.inspection.finding import ERROR
-from samsvae.job import run_job
+from samsvae.inspection.evidence import ERROR
+from samsvae.runtime.errors import InputError
+from samsvae.runtime.files import read_table
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from samsvae.chain import describe_chain
-from samsvae.files import write_text
-from samsvae.job import run_job
+from samsvae.runtime.files import write_text
+from samsvae.runtime.provenance import describe_chain
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

@@ -3,9 +3,9 @@
 import logging
 from typing import Any
 
-from samsvae.files import read_table, write_text
-from samsvae.inspection.text import warnings_in_words
-from samsvae.job import run_job
+from samsvae.inspection.screen import warnings_in_words
+from samsvae.runtime.files import read_table, write_text
+from samsvae.runtime.script import run_job
 
 logger = logging.getLogger(__name__)
 

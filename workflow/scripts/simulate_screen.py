@@ -3,9 +3,9 @@
 from typing import Any
 
 from samsvae.biology.gene_sets import write_gmt
-from samsvae.job import run_job
-from samsvae.provenance import provenance
-from samsvae.screen import write_source_screen
+from samsvae.runtime.provenance import provenance
+from samsvae.runtime.script import run_job
+from samsvae.screen.canonical import write_source_screen
 from samsvae.sources.registry import simulated_screen
 
 

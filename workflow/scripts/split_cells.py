@@ -3,12 +3,12 @@
 import logging
 from typing import Any
 
-from samsvae.experiments import Split
-from samsvae.files import write_text, write_tsv
-from samsvae.job import run_job
-from samsvae.provenance import provenance
-from samsvae.screen import digest_of_screen, open_screen
-from samsvae.splits import check_trained, split_screen, split_table
+from samsvae.config.experiments import Split
+from samsvae.runtime.files import write_text, write_tsv
+from samsvae.runtime.provenance import provenance
+from samsvae.runtime.script import run_job
+from samsvae.screen.canonical import digest_of_screen, open_screen
+from samsvae.screen.splits import check_trained, split_screen, split_table
 
 
 def main(snakemake: Any) -> None:

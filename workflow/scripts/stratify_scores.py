@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from samsvae.files import read_table, write_tsv
-from samsvae.job import run_job
-from samsvae.metrics.strength import scores_by_strength
+from samsvae.evaluation.differential_expression import scores_by_strength
+from samsvae.runtime.files import read_table, write_tsv
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

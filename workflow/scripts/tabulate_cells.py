@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from samsvae.files import read_table, write_tsv
-from samsvae.job import run_job
-from samsvae.screen import open_screen
-from samsvae.splits import cell_table
+from samsvae.runtime.files import read_table, write_tsv
+from samsvae.runtime.script import run_job
+from samsvae.screen.canonical import open_screen
+from samsvae.screen.splits import cell_table
 
 
 def main(snakemake: Any) -> None:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from samsvae.effects.table import read_effects
-from samsvae.files import write_tsv
-from samsvae.job import run_job
-from samsvae.metrics.combinations import tabulate_departures
+from samsvae.evaluation.combinations import tabulate_departures
+from samsvae.evaluation.effects import read_effects
+from samsvae.runtime.files import write_tsv
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from samsvae.effects.table import long_table, read_effects
-from samsvae.files import write_parquet
-from samsvae.job import run_job
-from samsvae.provenance import provenance
+from samsvae.evaluation.effects import long_table, read_effects
+from samsvae.runtime.files import write_parquet
+from samsvae.runtime.provenance import provenance
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

@@ -7,10 +7,10 @@ import torch
 
 from samsvae.biology.enrichment import Enrichment
 from samsvae.biology.factor_tables import factor_tables, read_annotation
-from samsvae.files import write_parquet, write_tsv
 from samsvae.inference.checkpoint import load_model
-from samsvae.job import run_job
-from samsvae.provenance import provenance
+from samsvae.runtime.files import write_parquet, write_tsv
+from samsvae.runtime.provenance import provenance
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

@@ -4,10 +4,10 @@ from typing import Any
 
 import pandas as pd
 
-from samsvae.experiments import Split
-from samsvae.files import read_table, write_tsv
-from samsvae.job import run_job
-from samsvae.statistics.selection import overview
+from samsvae.config.experiments import Split
+from samsvae.evaluation.model_selection import overview
+from samsvae.runtime.files import read_table, write_tsv
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

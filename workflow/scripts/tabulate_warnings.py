@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from samsvae.files import read_table, write_tsv
-from samsvae.job import run_job
+from samsvae.runtime.files import read_table, write_tsv
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from samsvae.files import read_table, write_parquet_parts
-from samsvae.job import run_job
-from samsvae.metrics.tidy import NAMES, tidy_metrics
-from samsvae.provenance import provenance
+from samsvae.evaluation.scores import NAMES, tidy_metrics
+from samsvae.runtime.files import read_table, write_parquet_parts
+from samsvae.runtime.provenance import provenance
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

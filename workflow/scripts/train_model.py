@@ -9,7 +9,7 @@ import torch
 from samsvae.inference.machine import choose_device, keep_freed_memory
 from samsvae.inference.task import TrainingTask
 from samsvae.inference.trainer import fit
-from samsvae.job import run_job
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from samsvae.job import run_job
+from samsvae.runtime.script import run_job
 from samsvae.sources.verification import PublishedFile, verify, write_receipt
 
 

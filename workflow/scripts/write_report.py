@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from samsvae.job import run_job
-from samsvae.report.archive import write_archive
-from samsvae.report.page import write_report
+from samsvae.report.page import write_archive, write_report
+from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:

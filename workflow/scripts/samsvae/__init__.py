@@ -2,8 +2,8 @@
 
 The floors, from the ground up (imports go down only):
 
-- :mod:`samsvae.screen`: the canonical screen, what every later stage may rely on
-- :mod:`samsvae.sources`, :mod:`samsvae.splits`: where cells come from, which of them train
+- :mod:`samsvae.screen.canonical`: the canonical screen, what every later stage may rely on
+- :mod:`samsvae.sources`, :mod:`samsvae.screen.splits`: where cells come from, which of them train
 - :mod:`samsvae.models`: the generative models and their guides
 - :mod:`samsvae.inference`: objective, training, importance-weighted bounds
 - :mod:`samsvae.effects`: observed and predicted average treatment effects
@@ -12,7 +12,7 @@ The floors, from the ground up (imports go down only):
 - :mod:`samsvae.figures`, :mod:`samsvae.report`: what a reader is shown
 
 Beside them, :mod:`samsvae.inspection` looks at a screen before anything is trained,
-:mod:`samsvae.runtime` carries jobs, and :mod:`samsvae.chain` follows a result back to the data.
+:mod:`samsvae.runtime` runs scripts and records their provenance.
 
 The names in ``__all__`` can be imported from here; each is imported at its first use,
 since torch takes seconds.
@@ -39,16 +39,16 @@ __all__ = [
 
 _MODULES = {
     "build_model": "samsvae.models.registry",
-    "effect_scores": "samsvae.metrics.effects",
+    "effect_scores": "samsvae.evaluation.scores",
     "load_model": "samsvae.inference.checkpoint",
-    "observed_effects": "samsvae.effects.observed",
-    "open_screen": "samsvae.screen",
-    "perturbations": "samsvae.screen",
-    "predicted_effects": "samsvae.effects.predicted",
-    "read_effects": "samsvae.effects.table",
-    "read_screen": "samsvae.screen",
-    "read_split": "samsvae.splits",
-    "sample_cells": "samsvae.effects.predictive",
+    "observed_effects": "samsvae.evaluation.observed",
+    "open_screen": "samsvae.screen.canonical",
+    "perturbations": "samsvae.screen.canonical",
+    "predicted_effects": "samsvae.evaluation.predicted",
+    "read_effects": "samsvae.evaluation.effects",
+    "read_screen": "samsvae.screen.canonical",
+    "read_split": "samsvae.screen.splits",
+    "sample_cells": "samsvae.evaluation.samples",
 }
 
 

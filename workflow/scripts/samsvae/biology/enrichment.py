@@ -1,16 +1,21 @@
-"""Which gene sets an effect moves: over-representation and preranked GSEA, all offline."""
+"""Gene sets enriched in effects and latent factors; agreement of predicted with observed ones."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import anndata
 import gseapy
 import numpy as np
 import pandas as pd
+from scipy import stats
 from scipy.stats import false_discovery_control
 
 from samsvae.biology.gene_sets import GeneSets
+
+if TYPE_CHECKING:
+    from samsvae.evaluation.predicted import FactorEffects
 
 logger = logging.getLogger(__name__)
 
@@ -189,3 +194,174 @@ def _without_ties_at_zero(effect: pd.Series, seed: int) -> pd.Series:
     """
     tie = np.random.default_rng(seed).uniform(-TINY, TINY, len(effect)) * effect.abs().max()
     return effect.where(effect != 0, tie)
+
+
+CERTAIN = 3.0  # Monte-Carlo standard errors from 0
+GENES = ["dimension", "gene", "effect", "standard_error", "push", "rank"]
+ENRICHMENT = [
+    "gene_sets", "dimension", "set", "size", "overlap", "score", "mean_effect", "pvalue", "fdr",
+    "genes",
+]  # fmt: skip
+
+
+def factor_genes(found: "FactorEffects", genes: list[str]) -> pd.DataFrame:
+    """List what each factor does to each gene.
+
+    Parameters
+    ----------
+    found
+        Effects of factors.
+    genes
+        Their columns.
+
+    Returns
+    -------
+    DataFrame
+        One row per factor and gene, genes of the largest absolute effect first: effect and its
+        Monte-Carlo standard error, log2(CP10k + 1), how far the factor was pushed, in basal
+        standard deviations, and the gene's rank, from 1. An effect of less than three standard
+        errors is not told apart from none.
+    """
+    parts = []
+    for row, dimension in enumerate(found.dimensions):
+        effect = found.effects[row]
+        order = np.argsort(-np.abs(effect), kind="stable")
+        parts.append(
+            pd.DataFrame(
+                {
+                    "dimension": dimension,
+                    "gene": np.asarray(genes, dtype=object)[order],
+                    "effect": effect[order],
+                    "standard_error": found.standard_error[row][order],
+                    "push": found.size[row],
+                    "rank": np.arange(1, len(genes) + 1),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=GENES)
+
+
+def factor_enrichment(
+    genes: pd.DataFrame, collections: Mapping[str, GeneSets], n_top: int
+) -> pd.DataFrame:
+    """Test gene sets for over-representation among the genes that each factor moves most.
+
+    Parameters
+    ----------
+    genes
+        What :func:`factor_genes` gave, of measured genes alone; these are the background.
+    collections
+        Gene sets of measured genes, by collection.
+    n_top
+        Genes of a factor that are chosen, of largest absolute effect; fewer where fewer are told
+        apart from 0.
+
+    Returns
+    -------
+    DataFrame
+        One row per collection, factor and set, as of
+        :func:`samsvae.biology.enrichment.over_representation`, with the mean effect on the genes
+        of the overlap. The FDR is over all factors and sets of a collection.
+    """
+    parts = []
+    for collection, sets in collections.items():
+        tables = []
+        for dimension, rows in genes.groupby("dimension", sort=False):
+            certain = rows["effect"].abs() >= CERTAIN * rows["standard_error"]
+            effect = rows["effect"].where(certain, 0.0).set_axis(rows["gene"])
+            if effect.any():
+                table = over_representation(effect, sets, n_top)
+                means = [effect[g.split(";")].mean() if g else np.nan for g in table["genes"]]
+                tables.append(table.assign(dimension=dimension, mean_effect=means))
+        if tables:
+            together = pd.concat(tables, ignore_index=True)
+            fdr = false_discovery_control(together["pvalue"])
+            parts.append(together.assign(gene_sets=collection, fdr=fdr))
+    if not parts:
+        return pd.DataFrame(columns=ENRICHMENT)
+    return pd.concat(parts, ignore_index=True)[ENRICHMENT]
+
+
+OBSERVED = "observed"
+KEY = ["split", "gene_sets", "method", "perturbation"]
+AGREEMENT_COLUMNS = [
+    "split", "model", "seed", "gene_sets", "method", "perturbation", "n_sets", "correlation",
+    "n_observed", "n_predicted", "n_shared", "overlap", "top_observed", "top_predicted",
+    "same_top", "place_of_top",
+]  # fmt: skip
+FEWEST_SETS = 3
+
+
+def pathway_agreement(enrichment: pd.DataFrame, fdr: float) -> pd.DataFrame:
+    """Compare the gene sets of predicted with those of observed effects.
+
+    Parameters
+    ----------
+    enrichment
+        The table enrichment.tsv, in which the model of observed effects is ``observed``.
+    fdr
+        False discovery rate below which a set is significant.
+
+    Returns
+    -------
+    DataFrame
+        A row per run, collection, method and perturbation. correlation: Spearman's over sets, of
+        normalised enrichment scores or of -log10 p of over-representation. n_observed,
+        n_predicted, n_shared: significant sets, shared if they move the same way too; overlap:
+        those shared among all (Jaccard), NaN if there are none. same_top: whether the set of
+        smallest p is the same; place_of_top: place of the observed one among the predicted, 1
+        for the same. NaN or empty where no observed set is significant.
+    """
+    observed = enrichment[enrichment["model"] == OBSERVED]
+    predicted = enrichment[enrichment["model"] != OBSERVED]
+    truths = {key: rows.set_index("set") for key, rows in observed.groupby(KEY, sort=False)}
+    rows = []
+    for (model, seed, *key), guess in predicted.groupby(
+        ["model", "seed", *KEY], sort=False, dropna=False
+    ):
+        truth = truths.get(tuple(key))
+        if truth is not None:
+            own = dict(zip(KEY, key, strict=True)) | {"model": model, "seed": seed}
+            rows.append(own | _agreement(truth, guess.set_index("set").loc[truth.index], fdr))
+    table = pd.DataFrame(rows, columns=AGREEMENT_COLUMNS)
+    return table.astype({"seed": "Int64"})
+
+
+def _agreement(truth: pd.DataFrame, guess: pd.DataFrame, fdr: float) -> dict[str, Any]:
+    signed = truth["method"].iloc[0] == PRERANKED
+    values = [_strength(table, signed) for table in (truth, guess)]
+    defined = np.isfinite(values[0]) & np.isfinite(values[1])
+    differ = all(np.ptp(value[defined]) > 0 for value in values) if defined.any() else False
+    correlation = np.nan
+    if defined.sum() >= FEWEST_SETS and differ:
+        correlation = float(stats.spearmanr(values[0][defined], values[1][defined]).statistic)
+    moved, found = (table["fdr"].to_numpy() < fdr for table in (truth, guess))
+    same_way = np.sign(truth["score"]) == np.sign(guess["score"]) if signed else True
+    shared, either = int(np.sum(moved & found & same_way)), int(np.sum(moved | found))
+    order, guessed = _ranked(truth), _ranked(guess)
+    known = bool(moved.any())
+    return {
+        "n_sets": len(truth),
+        "correlation": correlation,
+        "n_observed": int(moved.sum()),
+        "n_predicted": int(found.sum()),
+        "n_shared": shared,
+        "overlap": shared / either if either else np.nan,
+        "top_observed": order[0] if known else None,
+        "top_predicted": guessed[0] if found.any() else None,
+        "same_top": order[0] == guessed[0] if known else None,
+        "place_of_top": 1 + guessed.index(order[0]) if known else np.nan,
+    }
+
+
+def _strength(table: pd.DataFrame, signed: bool) -> np.ndarray:
+    if signed:
+        return table["score"].to_numpy(dtype=float)
+    smallest = np.finfo(float).tiny
+    return -np.log10(np.clip(table["pvalue"].to_numpy(dtype=float), smallest, 1))
+
+
+def _ranked(table: pd.DataFrame) -> list[str]:
+    """Order sets by p-value, and the same p by the score."""
+    strength = table["score"].abs().fillna(0)
+    return list(table.assign(strength=-strength).sort_values(["pvalue", "strength"]).index)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from samsvae.biology.enrichment import Enrichment
-from samsvae.biology.factor_enrichment import (
+from samsvae.biology.enrichment import (
     ENRICHMENT,
     GENES,
+    Enrichment,
     factor_enrichment,
     factor_genes,
 )
@@ -21,14 +21,15 @@ from samsvae.biology.factors import (
     factor_groups,
     factor_usage,
     group_sharing,
+    latent_effects,
     masks_of,
+    members_of,
+    target_genes,
     used_shifts,
 )
 from samsvae.biology.gene_sets import GeneSets, read_collections, read_gmt
-from samsvae.biology.latent_effects import latent_effects
-from samsvae.biology.perturbation_groups import members_of, target_genes
-from samsvae.effects.factors import factor_effects
-from samsvae.effects.table import measured_genes, read_effects
+from samsvae.evaluation.effects import measured_genes, read_effects
+from samsvae.evaluation.predicted import factor_effects
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.posterior import has_masks
 
@@ -64,7 +65,7 @@ class FactorTables:
     Attributes
     ----------
     latents
-        As of :func:`samsvae.biology.latent_effects.latent_effects`, with the known groups of a
+        As of :func:`samsvae.biology.factors.latent_effects`, with the known groups of a
         perturbation, joined by ";".
     factors, groups, sharing, genes, enrichment
         As of :func:`factor_usage`, :func:`factor_groups`, :func:`group_sharing`,

@@ -1,16 +1,122 @@
-"""Latent factors: which perturbations use them, and which groups of perturbations share them.
+"""Latent factors: latent effects, perturbations that use a factor, known groups of these.
 
 A perturbation uses a factor, a latent dimension, where its mask is more likely open than not.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 
+import anndata
+import h5py
 import numpy as np
 import pandas as pd
+import torch
 from scipy import stats
 
-from samsvae.metrics.factors import MASK_THRESHOLD
+from samsvae.biology.gene_sets import GeneSets
+from samsvae.evaluation.factors import MASK_THRESHOLD
+from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.noise import seeded
+from samsvae.inference.posterior import draw_effects, mask_probability
+from samsvae.screen.labels import CONTROL, components
+
+
+def target_genes(path: str | Path) -> dict[str, str]:
+    """Look up which gene each perturbation targets, in a screen that says so.
+
+    Parameters
+    ----------
+    path
+        A canonical screen's file, of which only ``obs`` is read.
+
+    Returns
+    -------
+    dict of str
+        Gene by perturbation, from the column ``gene`` of ``obs``; empty if there is none.
+    """
+    with h5py.File(path) as file:
+        obs = anndata.io.read_elem(file["obs"])
+    if "gene" not in obs:
+        return {}
+    targets = obs.loc[obs["perturbation"] != CONTROL, ["perturbation", "gene"]].astype(str)
+    return dict(targets.drop_duplicates("perturbation").to_numpy().tolist())
+
+
+def members_of(
+    groups: GeneSets, perturbations: Sequence[str], genes: Mapping[str, str]
+) -> pd.DataFrame:
+    """Say which perturbation belongs to which known group.
+
+    Parameters
+    ----------
+    groups
+        Genes, or perturbations, by group.
+    perturbations
+        Names of a model's perturbations.
+    genes
+        The gene that a perturbation targets, where its name is not the gene itself.
+
+    Returns
+    -------
+    DataFrame of bool
+        Perturbations x groups, without groups of none of them. A combination that is a
+        perturbation of its own belongs where all its genes do.
+    """
+    inside = pd.DataFrame(
+        {
+            group: [
+                genes.get(name, name) in members or set(components(name)) <= members
+                for name in perturbations
+            ]
+            for group, members in ((g, set(m)) for g, m in groups.items())
+        },
+        index=pd.Index(perturbations, name="perturbation"),
+        dtype=bool,
+    )
+    return inside.loc[:, inside.any()]
+
+
+COLUMNS = ["perturbation", "dimension", "shift", "shift_sd", "mask_probability"]
+
+
+@torch.no_grad()
+def latent_effects(trained: TrainedModel, draws: int, seed: int) -> pd.DataFrame:
+    """Average the latent effect of every perturbation over the guide.
+
+    Parameters
+    ----------
+    trained
+        A trained model.
+    draws
+        Draws from the guide.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    DataFrame
+        One row per perturbation and latent dimension: shift (posterior mean of the effect at
+        dose 1, in basal standard deviations), its standard deviation, and mask_probability
+        (empty for a model without a mask). No row for a model without latent effects.
+    """
+    with seeded(seed, trained.device):
+        effects = draw_effects(trained.model, draws)
+    if effects is None:
+        return pd.DataFrame(columns=COLUMNS)
+    probability = mask_probability(trained.model)
+    n_latent = effects.shape[-1]
+    table = pd.MultiIndex.from_product(
+        [trained.encoding.names, range(n_latent)], names=["perturbation", "dimension"]
+    ).to_frame(index=False)
+    table["shift"] = effects.mean(0).reshape(-1).cpu().numpy()
+    table["shift_sd"] = effects.std(0).reshape(-1).cpu().numpy()
+    table["mask_probability"] = (
+        float("nan") if probability is None else probability.reshape(-1).cpu().numpy()
+    )
+    return table[COLUMNS]
+
 
 USAGE = [
     "dimension", "n_perturbations", "share", "expected_perturbations", "size", "share_positive",
@@ -34,7 +140,7 @@ def masks_of(latents: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     latents
-        What :func:`samsvae.biology.latent_effects.latent_effects` gave for a model with a mask.
+        What :func:`samsvae.biology.factors.latent_effects` gave for a model with a mask.
     """
     return _matrix(latents, "mask_probability") > MASK_THRESHOLD
 

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from samsvae.errors import InputError
-from samsvae.files import read_lines, whole_file
-from samsvae.names import text_fault
+from samsvae.runtime.errors import InputError
+from samsvae.runtime.files import read_lines, whole_file
+from samsvae.screen.validation import text_fault
 
 GeneSets = dict[str, list[str]]
 

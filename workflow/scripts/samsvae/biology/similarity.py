@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from samsvae.labels import doses
-from samsvae.metrics.factors import MASK_THRESHOLD
+from samsvae.evaluation.factors import MASK_THRESHOLD
+from samsvae.screen.labels import doses
 
 OBSERVED, PREDICTED, LATENT = "observed", "predicted", "latent"
 
@@ -15,9 +15,9 @@ def similarity_table(effects: pd.DataFrame, latents: pd.DataFrame) -> pd.DataFra
     Parameters
     ----------
     effects
-        What :func:`samsvae.effects.table.long_table` gave.
+        What :func:`samsvae.evaluation.effects.long_table` gave.
     latents
-        What :func:`samsvae.biology.latent_effects.latent_effects` gave, with a column ``model``.
+        What :func:`samsvae.biology.factors.latent_effects` gave, with a column ``model``.
 
     Returns
     -------

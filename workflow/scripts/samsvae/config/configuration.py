@@ -14,10 +14,9 @@ import jsonschema
 import yaml
 from jsonschema.protocols import Validator
 
+from samsvae.config.experiments import GRID, expanded, grid_faults, is_trained, with_grids
 from samsvae.config.models import add_kinds
-from samsvae.errors import InputError
-from samsvae.experiments import is_trained
-from samsvae.grids import GRID, expanded, grid_faults, with_grids
+from samsvae.runtime.errors import InputError
 from samsvae.sources.registry import (
     DIVIDED_BY_SOURCE,
     GAUSSIAN,

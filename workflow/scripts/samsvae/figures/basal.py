@@ -8,9 +8,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from samsvae.biology.basal_state import ALL
+from samsvae.biology.states import ALL
 from samsvae.figures.style import PAGE_WIDTH, models_in, name_rows, nothing_to_show, panels
-from samsvae.wording import readable
+from samsvae.figures.text import readable
 
 TOLERANCE = 0.05  # above chance, within which a basal state counts as free of the perturbation
 STATES = {

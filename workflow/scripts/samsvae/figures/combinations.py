@@ -16,7 +16,7 @@ from samsvae.figures.style import (
     nothing_to_show,
     panels,
 )
-from samsvae.wording import readable
+from samsvae.figures.text import readable
 
 MOST_COMBINATIONS = 40
 

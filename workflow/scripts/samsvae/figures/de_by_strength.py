@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from samsvae.evaluation.differential_expression import LOWER_LIMITS, stratum_names
 from samsvae.figures.style import model_colours, nothing_to_show, panels
-from samsvae.metrics.strength import LOWER_LIMITS, stratum_names
-from samsvae.wording import readable
+from samsvae.figures.text import readable
 
 METRICS = {
     "auroc": ("AUROC of DE genes", 0.5),

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from samsvae.figures.style import model_colours, models_in, nothing_to_show, panels
-from samsvae.wording import readable
+from samsvae.figures.text import readable
 
 FEWEST_GENES = 3
 MOST_DRAWN_POINTS = 5000  # more are pixels, lest the file be of many megabytes

@@ -10,7 +10,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from samsvae.figures.style import PAGE_WIDTH, name_rows, panels, set_name
-from samsvae.wording import readable
+from samsvae.figures.text import readable
 
 MOST_MODELS, MOST_FACTORS = 4, 30
 SMALLEST_FDR = 1e-10

@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
+from samsvae.evaluation.agreement import pearson
 from samsvae.figures.style import EFFECT_UNITS, SEQUENTIAL, panels
-from samsvae.metrics.agreement import pearson
-from samsvae.wording import readable
+from samsvae.figures.text import readable
 
 
 def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:

@@ -6,8 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from samsvae.biology.enrichment import PRERANKED
-from samsvae.biology.pathway_agreement import OBSERVED
+from samsvae.biology.enrichment import OBSERVED, PRERANKED
 from samsvae.figures.dots import draw_dots, explain_dots
 from samsvae.figures.style import (
     DIVERGING,
@@ -17,7 +16,7 @@ from samsvae.figures.style import (
     nothing_to_show,
     panels,
 )
-from samsvae.wording import readable
+from samsvae.figures.text import readable
 
 MOST_SETS, MOST_PERTURBATIONS = 12, 14
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from samsvae.biology.factors import used_shifts
 from samsvae.figures.style import DIVERGING, PAGE_WIDTH, clustered, models_in, nothing_to_show
-from samsvae.wording import readable, readable_set
+from samsvae.figures.text import readable, readable_set
 
 MOST_MODELS, MOST_PERTURBATIONS, MOST_FACTORS, MOST_GROUPS = 4, 80, 40, 9
 ROW_HEIGHT = 0.085  # inches, of a label of 5 points

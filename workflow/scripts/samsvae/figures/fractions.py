@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from samsvae.figures.style import model_colours, models_in, nothing_to_show, panels
-from samsvae.wording import readable
+from samsvae.figures.text import readable
 
 
 def draw(

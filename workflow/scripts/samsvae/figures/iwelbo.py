@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from samsvae.figures.bounds import unseen_cells
 from samsvae.figures.style import COLUMN_WIDTH, model_colours, models_in, name_rows
-from samsvae.wording import readable
+from samsvae.figures.text import readable
 
 
 def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:

@@ -10,7 +10,7 @@ from matplotlib.ticker import NullLocator
 
 from samsvae.figures.bounds import unseen_cells
 from samsvae.figures.style import model_colours, models_in, panels
-from samsvae.wording import readable
+from samsvae.figures.text import readable
 
 
 def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from samsvae.figures.style import DIVERGING, clustered, models_in, panels
-from samsvae.wording import readable
+from samsvae.figures.text import readable
 
 MOST_PERTURBATIONS, MOST_DIMENSIONS = 50, 30
 

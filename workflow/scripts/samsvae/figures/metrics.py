@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from samsvae.figures.style import model_colours, name_rows, nothing_to_show, panels
-from samsvae.statistics.summary import (
+from samsvae.evaluation.summary import (
     BEST,
     CEILING,
     NOISE_CEILING,
@@ -20,7 +19,8 @@ from samsvae.statistics.summary import (
     headlines,
     scope_of_summary,
 )
-from samsvae.wording import readable
+from samsvae.figures.style import model_colours, name_rows, nothing_to_show, panels
+from samsvae.figures.text import readable
 
 LABEL_WIDTH = 24  # characters
 

@@ -8,12 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from samsvae.evaluation.comparison import RUNS, TIE
+from samsvae.evaluation.metrics import HELD_OUT
+from samsvae.evaluation.summary import by_fraction
 from samsvae.figures.style import model_colours, models_in, name_rows, nothing_to_show, panels
-from samsvae.metrics.registry import HELD_OUT
-from samsvae.statistics.paired import TIE
-from samsvae.statistics.scores import RUNS
-from samsvae.statistics.summary import by_fraction
-from samsvae.wording import readable
+from samsvae.figures.text import readable
 
 WITHIN = {"perturbations": "over perturbations", "cells": "over cells"}
 

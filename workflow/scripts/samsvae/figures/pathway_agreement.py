@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from samsvae.biology.enrichment import OVER_REPRESENTATION, PRERANKED
 from samsvae.figures.style import model_colours, models_in, name_rows, nothing_to_show, panels
-from samsvae.wording import readable
+from samsvae.figures.text import readable
 
 MARKERS = {
     PRERANKED: ("o", "preranked enrichment"),

@@ -8,8 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from samsvae.biology.enrichment import PRERANKED
-from samsvae.biology.pathway_agreement import OBSERVED
+from samsvae.biology.enrichment import OBSERVED, PRERANKED
 from samsvae.figures.style import (
     DIVERGING,
     LARGEST_SCORE,
@@ -20,7 +19,7 @@ from samsvae.figures.style import (
     panels,
     set_name,
 )
-from samsvae.wording import readable
+from samsvae.figures.text import readable
 
 MOST_SETS, MOST_PERTURBATIONS = 20, 40
 MOST_MODELS = 2

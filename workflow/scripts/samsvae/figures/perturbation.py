@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from samsvae.evaluation.agreement import pearson
 from samsvae.figures.style import EFFECT_UNITS, PAGE_WIDTH, model_colours, panels
+from samsvae.figures.text import readable
 from samsvae.figures.volcano import MOST_DOTS, name_points, strongest, sureness, volcano
-from samsvae.metrics.agreement import pearson
-from samsvae.wording import readable
 
 MOST_NAMED = 8
 OTHER_COLOUR = "0.75"

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from samsvae.evaluation.metrics import HELD_OUT
 from samsvae.figures.style import model_colours, name_rows, nothing_to_show, panels
-from samsvae.metrics.registry import HELD_OUT
-from samsvae.wording import readable
+from samsvae.figures.text import readable
 
 SPREAD_OF_DOTS = 0.22
 

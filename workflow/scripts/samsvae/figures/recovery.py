@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
+from samsvae.evaluation.factors import MASK_THRESHOLD
 from samsvae.figures.style import model_colours, models_in, panels
-from samsvae.metrics.factors import MASK_THRESHOLD
-from samsvae.wording import readable
+from samsvae.figures.text import readable
 
 
 def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:

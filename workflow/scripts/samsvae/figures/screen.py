@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from samsvae.figures.style import OBSERVED_COLOUR, PAGE_WIDTH
-from samsvae.labels import CONTROL
+from samsvae.screen.labels import CONTROL
 
 MOST_NAMED = 60
 

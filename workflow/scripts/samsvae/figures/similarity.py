@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from samsvae.biology.similarity import LATENT, OBSERVED, PREDICTED
 from samsvae.figures.style import DIVERGING, clustered, panels
-from samsvae.wording import readable
+from samsvae.figures.text import readable
 
 MOST_PERTURBATIONS, MOST_MAPS = 40, 12
 LABEL_SIZE = 4.5

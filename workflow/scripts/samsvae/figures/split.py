@@ -8,8 +8,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from samsvae.figures.style import COLUMN_WIDTH
-from samsvae.labels import components
-from samsvae.splits import TEST, TRAIN, UNUSED, VAL
+from samsvae.screen.labels import components
+from samsvae.screen.splits import TEST, TRAIN, UNUSED, VAL
 
 KINDS = {0: "control", 1: "single", 2: "combination"}
 NARROWEST_LABELLED = 0.07  # of the whole bar

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from samsvae.biology.state_map import OTHER
+from samsvae.biology.states import OTHER
 from samsvae.figures.style import PAGE_WIDTH, SEQUENTIAL
-from samsvae.labels import CONTROL
-from samsvae.wording import readable
+from samsvae.figures.text import readable
+from samsvae.screen.labels import CONTROL
 
 MOST_COVARIATES, MOST_LEVELS = 2, 9
 NOT_COVARIATES = {

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.cluster import hierarchy
 
-from samsvae.files import whole_file
-from samsvae.wording import readable_set
+from samsvae.figures.text import readable_set
+from samsvae.runtime.files import whole_file
 
 mpl.use("svg")
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every font in a PDF

@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from samsvae.figures.style import models_in, panels
-from samsvae.wording import readable
+from samsvae.figures.text import readable
 
 STEPS_LEFT_OUT = 0.1  # the steep first part, which would hide the rest
 

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from samsvae.figures.style import EFFECT_UNITS, nothing_to_show, panels
+from samsvae.figures.text import readable
 from samsvae.figures.volcano import name_points, strongest, sureness, volcano
-from samsvae.wording import readable
 
 MOST_PERTURBATIONS = 12
 MOST_NAMED = 4

@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from torch import Tensor
 
-from samsvae.labels import CONTROL, components, doses
 from samsvae.models.base import Batch
-from samsvae.screen import counts_in_blocks, dosages
-from samsvae.splits import CellsOfSplit
+from samsvae.screen.canonical import counts_in_blocks, dosages
+from samsvae.screen.labels import CONTROL, components, doses
+from samsvae.screen.splits import CellsOfSplit
 
 # elements, of cells x genes
 LARGEST_BLOCK = 4_000_000  # while counts become dense

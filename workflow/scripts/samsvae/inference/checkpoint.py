@@ -11,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from samsvae.files import whole_file
 from samsvae.inference.cells import Encoding
 from samsvae.models.base import PerturbationModel
 from samsvae.models.registry import build_model
+from samsvae.runtime.files import whole_file
 
 logger = logging.getLogger(__name__)
 

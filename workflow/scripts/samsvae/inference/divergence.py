@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from samsvae.errors import DivergenceError
 from samsvae.inference.cells import Cells
 from samsvae.inference.objective import RECONSTRUCTION
 from samsvae.inference.step import Training
+from samsvae.runtime.errors import DivergenceError
 
 STEPS_SHOWN = 20
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from samsvae.errors import InputError
+from samsvae.runtime.errors import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ from pyro.distributions import Independent
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from samsvae.errors import InputError
 from samsvae.inference.posterior import MASK, open_mask_effects
 from samsvae.models.base import PerturbationModel
 from samsvae.models.distributions import StraightThroughBernoulli
@@ -27,6 +26,7 @@ from samsvae.models.networks import (
     HiddenLayers,
     MeanFieldEmbedding,
 )
+from samsvae.runtime.errors import InputError
 
 OPEN_LOGIT = 20.0  # added to the logit of a mask that is held open
 SMOOTHNESS = 0.5  # of the rounding of |e| at 0, in root mean squares of the effects

@@ -11,9 +11,9 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Size, Tensor
 
-from samsvae.errors import InputError
 from samsvae.kernels.random import cell_keys, cell_normals
 from samsvae.models.distributions import StraightThroughBernoulli
+from samsvae.runtime.errors import InputError
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from samsvae.inference.noise import NoiseSpec, RandomStream, SampleFromNoise
 from samsvae.inference.objective import BoundTerms, elbo, iwae
 from samsvae.inference.posterior import has_masks
 from samsvae.kernels import compilers
-from samsvae.kernels.compiled_graph import compile_function
+from samsvae.kernels.compilers import compile_function
 from samsvae.models.base import Batch, PerturbationModel
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from samsvae.files import write_tsv
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import StateFile, TrainedModel, save_model
 from samsvae.inference.machine import explain_out_of_memory
@@ -17,10 +16,10 @@ from samsvae.inference.step import Training
 from samsvae.inference.trainer import Fitted
 from samsvae.models.base import PerturbationModel
 from samsvae.models.registry import build_model
-from samsvae.provenance import digest_of, provenance, versions
-from samsvae.screen import digest_of_screen, open_screen
-from samsvae.shuffled_labels import shuffled_labels
-from samsvae.splits import TRAIN, VAL, read_split
+from samsvae.runtime.files import write_tsv
+from samsvae.runtime.provenance import digest_of, provenance, versions
+from samsvae.screen.canonical import digest_of_screen, open_screen
+from samsvae.screen.splits import TRAIN, VAL, read_split, shuffled_labels
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ import pyro
 import torch
 from torch import Tensor
 
-from samsvae.errors import InputError, Interrupted
 from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import (
     StateFile,
@@ -32,7 +31,8 @@ from samsvae.inference.noise import RandomStream, seeded
 from samsvae.inference.objective import elbo, signed_sum
 from samsvae.inference.step import Training, TrainingStep
 from samsvae.models.base import PerturbationModel
-from samsvae.pace import Pace
+from samsvae.runtime.errors import InputError, Interrupted
+from samsvae.runtime.progress import Pace
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from samsvae.inspection.evidence import Evidence
-from samsvae.inspection.finding import ERROR, WARNING, Finding, some
-from samsvae.inspection.survey import CountSurvey
-from samsvae.labels import CONTROL
+from samsvae.inspection.evidence import ERROR, WARNING, CountSurvey, Evidence, Finding, some
+from samsvae.screen.labels import CONTROL
 
 LOW_COUNTS = 500  # median counts per cell below which single cells say little
 SPARSE = 0.05

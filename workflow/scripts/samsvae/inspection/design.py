@@ -7,9 +7,8 @@ from collections.abc import Collection, Iterator
 import numpy as np
 import pandas as pd
 
-from samsvae.inspection.evidence import Evidence
-from samsvae.inspection.finding import ERROR, WARNING, Finding, some
-from samsvae.labels import CONTROL, components, doses
+from samsvae.inspection.evidence import ERROR, WARNING, Evidence, Finding, some
+from samsvae.screen.labels import CONTROL, components, doses
 
 FEW_CONTROLS = 200
 FEW_CELLS = 20

@@ -4,9 +4,14 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 
-from samsvae.inspection.evidence import Evidence
-from samsvae.inspection.finding import WARNING, Finding, some
-from samsvae.labels import CONTROL, CONTROL_LIKE, NO_GUIDE_LIKE, components, likely_delimiter
+from samsvae.inspection.evidence import WARNING, Evidence, Finding, some
+from samsvae.screen.labels import (
+    CONTROL,
+    CONTROL_LIKE,
+    NO_GUIDE_LIKE,
+    components,
+    likely_delimiter,
+)
 
 MONTH = "jan|feb|mar|apr|may|jun|jul|aug|sep|sept|oct|nov|dec"
 DATE = re.compile(

@@ -1,6 +1,7 @@
 """Inspects a screen: finds everything that is wrong or strange in it, not just the first."""
 
 import logging
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,20 +11,16 @@ import numpy as np
 import pandas as pd
 
 from samsvae.biology.gene_sets import measured_sets, read_gmt
-from samsvae.contract import check_library_sizes
-from samsvae.errors import InputError
 from samsvae.inspection.counts import PARTIAL_LAYERS, TOTALS, count_findings
 from samsvae.inspection.design import BATCH, design_findings, find_batches
-from samsvae.inspection.evidence import Evidence
-from samsvae.inspection.finding import ERROR, Finding
+from samsvae.inspection.evidence import ERROR, Evidence, Finding, sample_of_cells, survey_counts
 from samsvae.inspection.names import name_findings
-from samsvae.inspection.survey import sample_of_cells, survey_counts
-from samsvae.labels import CONTROL, components
-from samsvae.names import check_text
-from samsvae.screen import NO_COUNT, lost_cells
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import NO_COUNT, lost_cells
+from samsvae.screen.labels import CONTROL, components
+from samsvae.screen.validation import check_library_sizes, check_text
 from samsvae.sources.counts import CountMatrix
-from samsvae.sources.gene_names import read_features
-from samsvae.sources.gene_selection import select_genes
+from samsvae.sources.genes import read_features, select_genes
 from samsvae.sources.h5ad import measured_names, unique_cell_names
 from samsvae.sources.h5ad_file import RAW, AnnDataFile, columns, counts_of, n_rows
 from samsvae.sources.h5ad_labels import Assignment, read_assignment
@@ -326,3 +323,76 @@ def _spread(values: pd.Series) -> str:
     low, middle, high = values.quantile([0.05, 0.5, 0.95])
     ends = f"5-95 % {low:,.0f} to {high:,.0f}, all {values.min():,.0f} to {values.max():,.0f}"
     return f"median {middle:,.0f}, {ends}"
+
+
+WIDTH = 100
+
+
+def to_text(inspection: Inspection, name: str, path: str) -> str:
+    """Write as text.
+
+    Parameters
+    ----------
+    inspection
+        What was found.
+    name
+        Of the screen.
+    path
+        Its file.
+    """
+    lines = [f"Screen {name} ({path})"]
+    width = max(map(len, inspection.facts), default=0)
+    lines += [f"  {fact:<{width}}  {value}" for fact, value in inspection.facts.items()]
+    for title, rows in inspection.tables.items():
+        widest = max(map(len, rows))
+        lines += [title, *(f"  {name:<{widest}}  {value:>10,}" for name, value in rows.items())]
+    errors = inspection.errors
+    warnings = [finding for finding in inspection.findings if finding.severity != ERROR]
+    lines += _section(errors, "Errors", "the screen cannot be used")
+    lines += _section(warnings, "Warnings", "the screen can be used; look at these")
+    return "\n".join(lines) + "\n"
+
+
+def _section(findings: list[Finding], what: str, meaning: str) -> list[str]:
+    if not findings:
+        return [f"{what}: none"]
+    lines = [f"{what}: {len(findings)} ({meaning})"]
+    for number, finding in enumerate(findings, start=1):
+        lines += _wrapped(number, finding)
+    return lines
+
+
+def _wrapped(number: int, finding: Finding) -> list[str]:
+    text = f"{number}. {finding.name}: {finding.message}"
+    return textwrap.wrap(
+        text, WIDTH, initial_indent="  ", subsequent_indent="     ", break_on_hyphens=False
+    )
+
+
+def warnings_in_words(findings: pd.DataFrame, name: str) -> str:
+    """Write the warnings of a table as text; empty if there are none.
+
+    Errors are left to the job that reads the screen, which ends with the first of them.
+
+    Parameters
+    ----------
+    findings
+        What :func:`to_table` gave.
+    name
+        Of the screen.
+    """
+    found = findings[findings["severity"] != ERROR]
+    if not len(found):
+        return ""
+    listed = [Finding(*map(str, row)) for row in found.itertuples(index=False)]
+    lines = [f"What the check warns of in the screen {name} (make check tells more):"]
+    for number, finding in enumerate(listed, start=1):
+        lines += _wrapped(number, finding)
+    return "\n".join(lines) + "\n"
+
+
+def to_table(inspection: Inspection) -> pd.DataFrame:
+    """List the findings: severity, name, message."""
+    columns = ["severity", "name", "message"]
+    rows = [[getattr(finding, column) for column in columns] for finding in inspection.findings]
+    return pd.DataFrame(rows, columns=columns)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from samsvae.config.models import KINDS
-from samsvae.errors import InputError
+from samsvae.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from samsvae.models.base import PerturbationModel

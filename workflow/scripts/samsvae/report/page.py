@@ -1,25 +1,125 @@
-"""The page: a story told stage by stage, that asks the network for nothing."""
+"""The report: one HTML page and an archive, with figures and tables inside."""
 
+import base64
+import html
+import json
+import re
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+import zipfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
+import pandas as pd
 import yaml
+from markupsafe import Markup
 
-from samsvae.chapters import Figure
-from samsvae.contents import STAGES, figures_of, stages_of
-from samsvae.experiments import splits
-from samsvae.files import read_table, whole_file, write_text
-from samsvae.provenance import digest_of, versions
-from samsvae.report.background import cells_in_words, competitors, describe, origins, run_times
-from samsvae.report.biology import biology_in_words
-from samsvae.report.entries import figure_entry, table_entry
-from samsvae.report.findings import condition_tables, sentences
-from samsvae.report.reproduction import reproduction_in_words
-from samsvae.statistics.paired import CONFIDENCE
-from samsvae.wording import readable
+from samsvae.config.experiments import splits
+from samsvae.evaluation.comparison import CONFIDENCE
+from samsvae.figures.text import caption_as_html, readable
+from samsvae.report.sections import STAGES, Figure, Table, figures_of, stages_of
+from samsvae.report.sentences import (
+    biology_in_words,
+    cells_in_words,
+    competitors,
+    condition_tables,
+    describe,
+    origins,
+    reproduction_in_words,
+    run_times,
+    sentences,
+)
+from samsvae.runtime.files import read_table, whole_file, write_text
+from samsvae.runtime.provenance import digest_of, versions
+
+SCREEN_SCALE = 1.75  # pixels per point of a figure made for print
+MOST_ROWS = 1000
+SIGNIFICANT_DIGITS = 4
+
+
+def figure_entry(figure: Figure, experiment: Path, caption: Path, embedded: bool) -> dict[str, Any]:
+    """Take a figure into the page.
+
+    Parameters
+    ----------
+    figure
+        Which one.
+    experiment
+        Folder of the experiment's results.
+    caption
+        Its caption's file.
+    embedded
+        Whether the drawing is part of the page, or a file beside it that the page names.
+    """
+    drawing = experiment / "figures" / f"{figure.name}.svg"
+    svg = drawing.read_text(encoding="utf-8")
+    nothing = re.search(r"<dc:coverage>(.*?)</dc:coverage>", svg, re.DOTALL)
+    width = re.search(r'<svg[^>]* width="([\d.]+)pt"', svg)
+    beside = f"{experiment.name}/figures/{figure.name}"
+    source = (
+        f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+        if embedded
+        else f"{beside}.svg"
+    )
+    return {
+        "kind": "figure",
+        "name": figure.name,
+        "width": round(SCREEN_SCALE * float(width.group(1))) if width else 700,
+        "source": source,
+        "alt": readable(figure.name),
+        "nothing": html.unescape(nothing.group(1)) if nothing else "",
+        "caption": Markup(caption_as_html(caption)),
+        "files": [f"{beside}.svg", f"{beside}.pdf"],
+    }
+
+
+def table_entry(table: Table, experiment: Path) -> dict[str, Any]:
+    """Take a table into the page, as JSON that its script lays out when a reader opens it.
+
+    Parameters
+    ----------
+    table
+        Which one; of a long one the first rows, see :class:`samsvae.report.sections.Table`.
+    experiment
+        Folder of the experiment's results.
+    """
+    rows = read_table(experiment / "tables" / table.name)
+    if table.first:
+        column = table.first.removeprefix("-")
+        rows = rows.sort_values(column, ascending=column == table.first, kind="stable")
+    shown = rows.head(MOST_ROWS).dropna(axis="columns", how="all")
+    return {
+        "kind": "table",
+        "name": Path(table.name).stem,
+        "caption": table.caption,
+        "number": len(rows),
+        "left_out": len(rows) - len(shown),
+        "file": f"{experiment.name}/tables/{table.name}",
+        "data": as_json(shown),
+    }
+
+
+def as_json(table: pd.DataFrame) -> Markup:
+    """Write a table as JSON that may stand inside an HTML element."""
+    content = {"columns": list(table), "rows": [list(map(_plain, row)) for row in table.to_numpy()]}
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    # "</script>" in a name would end the element
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _plain(value: Any) -> Any:
+    if value is None or value is pd.NA or (isinstance(value, float) and not np.isfinite(value)):
+        return None
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(f"{float(value):.{SIGNIFICANT_DIGITS}g}")
+    return str(value)
+
 
 TERMINAL_WIDTH = 100
 LARGEST_PAGE = 30_000_000  # bytes of drawings; beyond that they stay files beside the page
@@ -40,7 +140,7 @@ def write_report(
     config
         The validated configuration.
     experiments
-        What each experiment has, see :mod:`samsvae.contents`.
+        What each experiment has, see :mod:`samsvae.report.sections`.
     captions
         The figures' captions, reStructuredText in files named like the figures.
     template
@@ -152,3 +252,43 @@ def _stages(
         for stage in STAGES
     ]
     return [stage for stage in told if stage["parts"]]
+
+
+EARLIEST = (1980, 1, 1, 0, 0, 0)  # the same files give the same archive
+
+
+def write_archive(
+    experiments: Mapping[str, Collection[str]], page: str | Path, path: str | Path
+) -> None:
+    """Pack the page with the figures, as SVG and PDF, and the tables that it shows.
+
+    Parameters
+    ----------
+    experiments
+        What each experiment has, see :mod:`samsvae.report.sections`.
+    page
+        The report; the experiments' folders are beside it.
+    path
+        The archive. Names in it are relative to the page, so that its links hold.
+    """
+    results = Path(page).parent
+    files = [Path(page), *_shown(experiments, results)]
+    with (
+        whole_file(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for file in files:
+            entry = zipfile.ZipInfo(str(Path("report") / file.relative_to(results)), EARLIEST)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, file.read_bytes())
+
+
+def _shown(experiments: Mapping[str, Collection[str]], results: Path) -> Iterator[Path]:
+    for experiment, properties in experiments.items():
+        for stage in stages_of(properties):
+            for entry in stage.entries:
+                if isinstance(entry, Table):
+                    yield results / experiment / "tables" / entry.name
+                else:
+                    drawing = results / experiment / "figures" / entry.name
+                    yield from (drawing.with_suffix(suffix) for suffix in (".svg", ".pdf"))

@@ -8,19 +8,10 @@ from pathlib import Path
 
 LIBRARY = Path(__file__).resolve().parents[1]
 
-# Modules that carry a job and compute no result; an edit of them reruns nothing. They import one
-# another alone, so no other module is reached through them.
-RUNTIME = (
-    "samsvae.runtime",
-    "samsvae.chain",
-    "samsvae.errors",
-    "samsvae.files",
-    "samsvae.job",
-    "samsvae.pace",
-    "samsvae.provenance",
-)
-# What the configuration says reaches scripts as parameters, which Snakemake watches.
-LEFT_OUT = (*RUNTIME, "samsvae.config")
+# The runtime computes no result. What the configuration says reaches scripts as parameters, which
+# Snakemake watches. An edit of either reruns nothing.
+RUNTIME = "samsvae.runtime"
+LEFT_OUT = (RUNTIME, "samsvae.config.configuration", "samsvae.config.models")
 
 LOGGERS = ("logger", "logging")
 LEVELS = ("debug", "info", "warning", "error", "exception", "critical")

@@ -10,7 +10,22 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samsvae.chapters import (
+from samsvae.config.configuration import gene_set_names
+from samsvae.config.experiments import (
+    Split,
+    can_be_fitted_together,
+    candidates,
+    conditions,
+    expanded,
+    has_grid,
+    has_mask,
+    is_ceiling,
+    is_trained,
+    runs,
+    splits,
+)
+from samsvae.evaluation.published import is_published
+from samsvae.report.sections import (
     COUNTS,
     FRACTIONS,
     GENE_SETS,
@@ -18,27 +33,17 @@ from samsvae.chapters import (
     GROUPS,
     MASKS,
     PAPER,
+    SHOWN_FIGURES,
     SPLIT_FOLDER,
     STATE_MAP,
     TABLES_FOLDER,
     TRAINING,
     TRUTH,
+    figures_of,
+    tables_of,
 )
-from samsvae.config.configuration import gene_set_names
-from samsvae.contents import SHOWN_FIGURES, figures_of, tables_of
-from samsvae.errors import InputError
-from samsvae.experiments import (
-    Split,
-    can_be_fitted_together,
-    conditions,
-    has_mask,
-    is_ceiling,
-    is_trained,
-    runs,
-    splits,
-)
-from samsvae.grids import candidates, expanded, has_grid
-from samsvae.preflight import check_experiment, check_screen_file
+from samsvae.runtime.errors import InputError
+from samsvae.runtime.preflight import check_experiment, check_screen_file
 from samsvae.sources.registry import (
     GAUSSIAN,
     SIMULATORS,
@@ -48,7 +53,6 @@ from samsvae.sources.registry import (
     fingerprints_of,
     own_settings,
 )
-from samsvae.statistics.published import is_published
 
 Wildcards = Mapping[str, str]
 RunOf = dict[str, Any]
@@ -139,7 +143,7 @@ class Layout:
         return self.source(experiment) in SIMULATORS
 
     def properties(self, experiment: str) -> list[str]:
-        """List what an experiment has that figures and tables need, see samsvae/contents.py."""
+        """List what an experiment has for figures and tables, see samsvae/report/sections.py."""
         entry = self.experiments[experiment]
         trained = any(model in self.trained for model in entry["models"])
         has = {

@@ -1,7 +1,15 @@
-"""Blocks of cells that are read from a file: which cells they are, and their counts as CSR."""
+"""Read a matrix of a file in blocks of cells as CSR: few calls, bounded memory, ahead of use."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from scipy import sparse
+
+from samsvae.runtime.progress import CellProgress
 
 # positions of cells in the file, and their counts, cells x genes; of genes and genes x cells on the
 # way from a file that is stored gene by gene
@@ -62,3 +70,221 @@ def compressed(dense: np.ndarray) -> sparse.csr_matrix:
     indices = (flat - np.repeat(starts, sizes)).astype(np.int32)
     indptr = np.concatenate([[0], np.cumsum(sizes)])
     return sparse.csr_matrix((dense.ravel()[flat], indices, indptr), shape=dense.shape)
+
+
+SKIPPED_BYTES = 2**18  # a shorter gap costs less to read than to skip
+SCATTERED = 0.25  # where fewer of the cells are wanted, rows are best read one by one
+
+# a slice of positions, or scattered positions
+Rows = slice | np.ndarray
+
+
+def dense_reads(
+    chosen: np.ndarray, n_rows: int, row_bytes: int, chunk: int | None, block_bytes: int
+) -> list[Rows]:
+    """Plan the reads of a dense matrix.
+
+    Parameters
+    ----------
+    chosen
+        Positions of rows, ascending.
+    n_rows
+        Rows of the matrix.
+    row_bytes
+        Bytes of each.
+    chunk
+        Rows that the file keeps together; None where rows follow one another freely.
+    block_bytes
+        About how much is read at once.
+    """
+    at_once = max(block_bytes // max(row_bytes, 1), 1)
+    if chunk is None and len(chosen) < SCATTERED * n_rows:
+        return [chosen[first : first + at_once] for first in range(0, len(chosen), at_once)]
+    apart = np.diff(chosen) > max(chunk or 1, SKIPPED_BYTES // max(row_bytes, 1))
+    return list(_slices(chosen, chosen // _grid(at_once, chunk or 1), apart))
+
+
+def sparse_reads(
+    chosen: np.ndarray, starts: np.ndarray, entry_bytes: int, chunk: int | None, block_bytes: int
+) -> list[slice]:
+    """Plan the reads of a matrix of which the entries are stored row by row.
+
+    Parameters
+    ----------
+    chosen
+        Positions of rows, ascending.
+    starts
+        Where the entries of each row begin, and where the last ends.
+    entry_bytes
+        Bytes of an entry.
+    chunk
+        Entries that the file keeps together; None where they follow one another freely.
+    block_bytes
+        About how much is read at once.
+    """
+    gap = starts[chosen[1:]] - starts[chosen[:-1] + 1]
+    apart = gap > max(chunk or 1, SKIPPED_BYTES // entry_bytes)
+    return _slices(chosen, starts[chosen] // _grid(block_bytes // entry_bytes, chunk or 1), apart)
+
+
+def length(rows: Rows) -> int:
+    """Count the rows of a read."""
+    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+
+
+def within(chosen: np.ndarray, rows: Rows) -> np.ndarray:
+    """Keep the chosen positions that a read contains."""
+    if not isinstance(rows, slice):
+        return rows
+    first, last = np.searchsorted(chosen, [rows.start, rows.stop])
+    return chosen[first:last]
+
+
+def _grid(size: int, chunk: int) -> int:
+    """Fill a size with whole chunks, so that few are read twice."""
+    return size // chunk * chunk or max(size, 1)
+
+
+def _slices(chosen: np.ndarray, cell_of_grid: np.ndarray, apart: np.ndarray) -> list[slice]:
+    """Cut positions where the grid says so, and where neighbours lie far apart."""
+    if not len(chosen):
+        return []
+    cuts = np.flatnonzero((np.diff(cell_of_grid) != 0) | apart) + 1
+    firsts = chosen[np.concatenate([[0], cuts])]
+    lasts = chosen[np.concatenate([cuts - 1, [len(chosen) - 1]])]
+    return [slice(int(a), int(b) + 1) for a, b in zip(firsts, lasts, strict=True)]
+
+
+def transposed(
+    by_gene: Callable[[], Iterator[Block]],
+    shape: tuple[int, int],
+    block_bytes: int,
+) -> Iterator[Block]:
+    """Turn blocks of genes into blocks of cells.
+
+    The first pass counts the entries of each cell, and so finds cells that together fill a block.
+    The second sorts the entries by block into a temporary file, from which the blocks are read.
+
+    Parameters
+    ----------
+    by_gene
+        Called for each pass; gives positions of genes, and their values, genes x all cells.
+    shape
+        Numbers of cells and genes of the result.
+    block_bytes
+        About the size of a block.
+
+    Yields
+    ------
+    cells : ndarray
+        Positions of the block's cells.
+    values : scipy.sparse.csr_matrix
+        Block x genes.
+    """
+    sizes = np.zeros(shape[0], dtype=np.int64)
+    record = _record(np.dtype(np.float32))
+    for _, values in by_gene():
+        sizes += np.bincount(values.indices, minlength=shape[0])
+        record = _record(values.dtype)
+    ends = np.cumsum(sizes)
+    block_of = (ends - sizes) // max(block_bytes // record.itemsize, 1)
+    # blocks that no cell begins in are left out of the numbering
+    block_of = np.unique(block_of, return_inverse=True)[1]
+    n_blocks = int(block_of.max(initial=-1)) + 1
+    firsts = np.searchsorted(block_of, np.arange(n_blocks + 1))
+    with tempfile.TemporaryFile() as file:
+        pieces = _sort_by_block(by_gene(), block_of, record, file)
+        for block in range(n_blocks):
+            entries = _read_pieces(file, pieces, block, record)
+            first, last = firsts[block], firsts[block + 1]
+            yield (
+                np.arange(first, last),
+                sparse.csr_matrix(
+                    (entries["value"], (entries["cell"] - first, entries["gene"])),
+                    shape=(last - first, shape[1]),
+                ),
+            )
+
+
+def _record(value: np.dtype) -> np.dtype:
+    return np.dtype([("cell", "i4"), ("gene", "i4"), ("value", value)])
+
+
+def _sort_by_block(
+    genes: Iterator[Block],
+    block_of: np.ndarray,
+    record: np.dtype,
+    file: Any,
+) -> list[np.ndarray]:
+    """Write entries to the file; tell for each piece where each block's entries begin in it."""
+    pieces, written = [], 0
+    n_blocks = int(block_of.max(initial=-1)) + 1
+    for positions, values in genes:
+        entries = np.empty(values.nnz, dtype=record)
+        block = block_of[values.indices]
+        order = np.argsort(block, kind="stable")
+        entries["cell"] = values.indices[order]
+        entries["gene"] = np.repeat(positions, np.diff(values.indptr))[order]
+        entries["value"] = values.data[order]
+        file.write(entries.tobytes())
+        sizes = np.bincount(block, minlength=n_blocks)
+        pieces.append(written + np.concatenate([[0], np.cumsum(sizes)]))
+        written += values.nnz
+    return pieces
+
+
+def _read_pieces(file: Any, pieces: list[np.ndarray], block: int, record: np.dtype) -> np.ndarray:
+    found = [np.empty(0, dtype=record)]
+    for starts in pieces:
+        file.seek(int(starts[block]) * record.itemsize)
+        wanted = int(starts[block + 1] - starts[block]) * record.itemsize
+        found.append(np.frombuffer(file.read(wanted), dtype=record))
+    return np.concatenate(found)
+
+
+def read_ahead(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Take blocks in a thread of their own, one ahead.
+
+    h5py releases the interpreter's lock while it reads and decompresses.
+
+    Parameters
+    ----------
+    blocks
+        Positions and counts of cells, read as they are asked for.
+
+    Yields
+    ------
+    tuple
+        The blocks, in order. What their reading raises is raised here.
+    """
+    source = iter(blocks)
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        waiting = reader.submit(next, source, None)
+        while (block := waiting.result()) is not None:
+            waiting = reader.submit(next, source, None)
+            yield block
+
+
+logger = logging.getLogger(__name__)
+
+
+def with_progress(blocks: Iterable[Block], n_cells: int) -> Iterator[Block]:
+    """Pass blocks on, and log a line now and then: how far, how fast, how long still.
+
+    Parameters
+    ----------
+    blocks
+        Positions and counts of cells.
+    n_cells
+        Cells of all blocks together.
+
+    Yields
+    ------
+    tuple
+        The blocks.
+    """
+    progress = CellProgress(n_cells)
+    for positions, counts in blocks:
+        yield positions, counts
+        progress.advance(len(positions))
+    logger.info("%d cells in %s", progress.done, progress.pace.elapsed)

@@ -11,19 +11,23 @@ from functools import cached_property
 
 import numpy as np
 
-from samsvae.errors import InputError
+from samsvae.runtime.errors import InputError
 from samsvae.sources.blocks import (
     Block,
+    Rows,
     Stored,
     canonical,
     chosen_columns,
     chosen_rows,
     compressed,
+    dense_reads,
+    length,
     places,
+    sparse_reads,
+    transposed,
+    within,
 )
-from samsvae.sources.read_plan import Rows, dense_reads, length, sparse_reads, within
 from samsvae.sources.storage import Array, Group, first_chunk, is_array, read_into
-from samsvae.sources.transposition import transposed
 
 BLOCK_BYTES = 2**23
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import requests
 
-from samsvae.errors import InputError
+from samsvae.runtime.errors import InputError
 from samsvae.sources.verification import (
     ByteProgress,
     PublishedFile,

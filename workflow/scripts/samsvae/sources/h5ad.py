@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samsvae.sources.gene_names import Features, read_features
-from samsvae.sources.gene_selection import listed_genes, select_genes
+from samsvae.sources.genes import Features, listed_genes, read_features, select_genes
 from samsvae.sources.guides import target_finder
 from samsvae.sources.h5ad_dosage import check_guide_matrix
 from samsvae.sources.h5ad_file import AnnDataFile, read_names

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from samsvae.errors import InputError
+from samsvae.runtime.errors import InputError
 from samsvae.sources.counts import CountMatrix
-from samsvae.sources.gene_names import FEATURE_TYPES
-from samsvae.sources.guide_calling import call_guides
+from samsvae.sources.genes import FEATURE_TYPES
+from samsvae.sources.guides import call_guides
 from samsvae.sources.h5ad_file import (
     AnnDataFile,
     cells_of,

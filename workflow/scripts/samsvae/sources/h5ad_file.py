@@ -13,10 +13,17 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from samsvae.errors import InputError
+from samsvae.runtime.errors import InputError
 from samsvae.sources.counts import CountMatrix
-from samsvae.sources.h5ad_safety import check_length, damage_told
-from samsvae.sources.storage import Array, Group, is_array, is_group, open_storage
+from samsvae.sources.storage import (
+    Array,
+    Group,
+    check_length,
+    damage_told,
+    is_array,
+    is_group,
+    open_storage,
+)
 
 NAMES_AT_ONCE = 2**16
 RAW = "raw"

@@ -11,17 +11,17 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from samsvae.doses import read_doses
-from samsvae.errors import InputError
-from samsvae.labels import (
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import Guides, categories_of, group_rows, lost_cells, span_of_row
+from samsvae.screen.labels import (
     CONTROL,
     LabelGrammar,
     ReadLabel,
     components,
     label_of,
+    read_doses,
     refuse_no_control,
 )
-from samsvae.screen import Guides, categories_of, group_rows, lost_cells, span_of_row
 from samsvae.sources.guides import guide_frame, refuse_unknown_guides, target_finder
 from samsvae.sources.h5ad_dosage import GuideMatrix, read_guide_matrix
 from samsvae.sources.h5ad_file import AnnDataFile

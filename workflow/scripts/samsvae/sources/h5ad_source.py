@@ -9,9 +9,9 @@ from typing import Any, TypedDict
 import numpy as np
 import pandas as pd
 
-from samsvae.errors import InputError
-from samsvae.labels import CONTROL, LabelSet
-from samsvae.screen import BATCH, CONTEXT, GUIDE
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import BATCH, CONTEXT, GUIDE
+from samsvae.screen.labels import CONTROL, LabelSet
 from samsvae.sources.counts import CountMatrix
 from samsvae.sources.h5ad_file import (
     RAW,

@@ -20,11 +20,10 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from samsvae.errors import InputError
-from samsvae.labels import CONTROL, JOIN, canonical_labels, components
+from samsvae.runtime.errors import InputError
+from samsvae.screen.labels import CONTROL, JOIN, canonical_labels, components
 from samsvae.sources.counts import CountMatrix
-from samsvae.sources.expected_size import PUBLISHED, check_screen_size
-from samsvae.sources.gene_names import read_genes, unique_names
+from samsvae.sources.genes import highly_variable_genes, read_genes, unique_names
 from samsvae.sources.h5ad_file import (
     AnnDataFile,
     columns,
@@ -34,8 +33,7 @@ from samsvae.sources.h5ad_file import (
     read_column,
     read_names,
 )
-from samsvae.sources.highly_variable import highly_variable_genes
-from samsvae.sources.selection import Selection, write_selection
+from samsvae.sources.selection import PUBLISHED, Selection, check_screen_size, write_selection
 
 PUBLISHED_CELLS = {"original": 111_255, "scperturb": 111_445}
 PUBLISHED_GENES = 5_000

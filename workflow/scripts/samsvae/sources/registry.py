@@ -8,19 +8,19 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from samsvae.files import fingerprint
+from samsvae.runtime.files import fingerprint
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-ADDITIVE = "samsvae.sources.simulated_additive"
-SVAE_PLUS = "samsvae.sources.simulated_svae_plus"
+LATENTS = "samsvae.sources.simulated_latents"
+
 
 # module of each simulator, its class of settings, and the function that makes a screen of them
 SIMULATORS = {
     "simulated": ("samsvae.sources.simulated", "Simulation", "simulate"),
-    "simulated_additive": (ADDITIVE, "AdditiveSimulation", "simulate_screen"),
-    "simulated_svae_plus": (SVAE_PLUS, "SvaePlusSimulation", "simulate_screen"),
+    "simulated_additive": (LATENTS, "AdditiveSimulation", "additive_screen"),
+    "simulated_svae_plus": (LATENTS, "SvaePlusSimulation", "svae_plus_screen"),
 }
 # the one that names programmes of genes, and so brings gene sets
 WITH_PROGRAMMES = "simulated"

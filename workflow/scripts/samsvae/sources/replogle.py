@@ -22,11 +22,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from samsvae.errors import InputError
-from samsvae.files import read_table
-from samsvae.labels import CONTROL, JOIN
-from samsvae.sources.expected_size import PUBLISHED, check_screen_size
-from samsvae.sources.gene_names import read_genes, unique_names
+from samsvae.runtime.errors import InputError
+from samsvae.runtime.files import read_table
+from samsvae.screen.labels import CONTROL, JOIN
+from samsvae.sources.genes import read_genes, unique_names
 from samsvae.sources.h5ad_file import (
     AnnDataFile,
     columns,
@@ -36,7 +35,7 @@ from samsvae.sources.h5ad_file import (
     read_column,
     read_names,
 )
-from samsvae.sources.selection import Selection, write_selection
+from samsvae.sources.selection import PUBLISHED, Selection, check_screen_size, write_selection
 
 PUBLISHED_SIZE = {"cells": 118_641, "genes": 1_187, "guide pairs": 722}
 

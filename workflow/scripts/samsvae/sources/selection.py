@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from samsvae.screen import Guides
-from samsvae.screen_file import write_screen_in_blocks
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import Guides
+from samsvae.screen.writing import write_screen_in_blocks
+from samsvae.sources.blocks import read_ahead, with_progress
 from samsvae.sources.counts import CountMatrix
-from samsvae.sources.progress import with_progress
-from samsvae.sources.read_ahead import read_ahead
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Selection:
     guides
         Guides of these cells; None if the file does not tell them.
     declared
-        Columns of the file from which columns of ``obs`` come, see :data:`samsvae.screen.DECLARED`.
+        Columns of the file from which columns of ``obs`` come, see
+        :data:`samsvae.screen.canonical.DECLARED`.
     lost
         Cells that are left out before any count is read: ``reason`` and ``cells``.
     """
@@ -95,3 +96,45 @@ def write_selection(
         lost=kept.lost,
         drop_empty=drop_empty,
     )
+
+
+PUBLISHED = "published"
+
+
+def check_screen_size(
+    found: Mapping[str, int],
+    expected: Mapping[str, int | str | None],
+    published: Mapping[str, int],
+    where: str,
+) -> None:
+    """Refuse a file whose screen is not of the expected size.
+
+    Parameters
+    ----------
+    found
+        What was counted, by what it is called.
+    expected
+        Under the same names the number expected, ``"published"``, or None if any will do.
+    published
+        The published numbers.
+    where
+        The file, for messages.
+
+    Raises
+    ------
+    InputError
+        Listing all that differ.
+    """
+    wanted = {name: published[name] if n == PUBLISHED else n for name, n in expected.items()}
+    differences = [
+        f"{found[name]:,} {name} instead of {n:,}"
+        for name, n in wanted.items()
+        if n is not None and found[name] != n
+    ]
+    if differences:
+        keys = ", ".join(f"expected_{name.replace(' ', '_')}" for name in expected)
+        raise InputError(
+            f"{where}: the screen has {'; '.join(differences)}. Is the file a part of the "
+            f"published one, or another version? To use it as it is, set {keys} to its numbers, "
+            "or to null."
+        )

@@ -14,9 +14,9 @@ from itertools import combinations
 import anndata
 import numpy as np
 
-from samsvae.errors import InputError
-from samsvae.labels import CONTROL, JOIN
-from samsvae.screen import build_screen
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import build_screen
+from samsvae.screen.labels import CONTROL, JOIN
 
 N_DECOYS_PER_PROGRAMME = 4
 N_NUISANCE_FACTORS = 2  # basal variation that no target moves, such as the cell cycle

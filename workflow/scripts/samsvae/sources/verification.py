@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from samsvae.errors import InputError
-from samsvae.files import write_text
-from samsvae.pace import Pace
+from samsvae.runtime.errors import InputError
+from samsvae.runtime.files import write_text
+from samsvae.runtime.progress import Pace
 
 logger = logging.getLogger(__name__)
 

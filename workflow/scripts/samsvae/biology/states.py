@@ -1,0 +1,245 @@
+"""Basal and total states of cells: tests of their independence of the perturbation, and maps."""
+
+import warnings
+from collections.abc import Mapping
+
+import anndata
+import numpy as np
+import pandas as pd
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.model_selection import StratifiedKFold
+
+from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.posterior import cell_states
+from samsvae.screen.labels import CONTROL
+from samsvae.screen.splits import TRAIN
+
+FOLDS = 5
+FEWEST_CELLS = 10  # of a perturbation that is classified
+SMALLEST_VARIANCE = 0.01  # over cells, of a dimension in use, in basal variances
+ALL = "all"  # in place of a perturbation: which one of all, or control, a cell has
+COLUMNS = [
+    "state", "labels", "perturbation", "accuracy", "standard_error", "chance", "n_cells",
+    "n_dimensions",
+]  # fmt: skip
+
+
+def classify_states(
+    states: Mapping[str, np.ndarray], labels: np.ndarray, seed: int
+) -> pd.DataFrame:
+    """Classify cells by their latent states, with their true labels and with shuffled ones.
+
+    The classifier is a linear discriminant whose covariance is shrunk as Ledoit and Wolf (2004)
+    do, with the same prior for all classes, in five-fold cross-validation. Each perturbation is
+    told from as many control cells, drawn at random, of which chance gets one half right; and all
+    perturbations and control are told apart at once, with as many cells of each, without those
+    that have less than half the median number of cells.
+
+    Dimensions that no cell uses are left out: those whose posterior means have a variance of no
+    more than 0.01 over all cells (the active units of Burda et al. 2016), which is a hundredth of
+    the prior's. There the posterior is the prior, and its mean nearly the same in every cell; a
+    discriminant, which has no unit of length, would take differences of a thousandth for a state.
+
+    Parameters
+    ----------
+    states
+        Cells x K by kind of state, such as ``basal`` and ``total``; cells that the model was not
+        trained on.
+    labels
+        Perturbation of each cell. Those with fewer than ten cells are left out.
+    seed
+        Seed of the cells drawn, the folds and the shuffles.
+
+    Returns
+    -------
+    DataFrame
+        One row per state, labels (``true`` or ``shuffled``) and perturbation: accuracy as a mean
+        over classes, its binomial standard error, chance, and the cells and dimensions that were
+        classified. The perturbation ``all`` is all of them at once. With no dimension in use, the
+        accuracy is chance.
+    """
+    number = pd.Series(labels).value_counts()
+    classes = sorted(number.index[number >= FEWEST_CELLS])
+    tasks = [(name, [CONTROL, name]) for name in classes if name != CONTROL]
+    if CONTROL not in classes or not tasks:
+        return pd.DataFrame(columns=COLUMNS)
+    rows = []
+    in_use = {
+        state: values[:, values.var(axis=0) > SMALLEST_VARIANCE] for state, values in states.items()
+    }
+    common = [name for name in classes if number[name] >= number[classes].median() / 2]
+    for index, (name, told_apart) in enumerate([*tasks, (ALL, common)]):
+        rng = np.random.default_rng([seed, index])
+        size = min(number[told_apart])
+        cells = np.concatenate(
+            [rng.choice(np.flatnonzero(labels == one), size, replace=False) for one in told_apart]
+        )
+        true = labels[cells]
+        shuffled = rng.permutation(true)
+        rows += [
+            {
+                "state": state,
+                "labels": kind,
+                "perturbation": name,
+                **_accuracy(values[cells], given, index),
+                "chance": 1 / len(told_apart),
+                "n_cells": len(cells),
+                "n_dimensions": values.shape[1],
+            }
+            for state, values in in_use.items()
+            for kind, given in (("true", true), ("shuffled", shuffled))
+        ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def classify_basal_state(
+    trained: TrainedModel, screen: anndata.AnnData, parts: pd.Series, seed: int
+) -> pd.DataFrame:
+    """Classify the cells that a model was not trained on by what it makes of them.
+
+    What is classified are posterior means; see :func:`samsvae.inference.posterior.cell_states` for
+    why those of a basal state may be told apart by their spread, but not by their means, which is
+    what a linear discriminant sees.
+
+    Parameters
+    ----------
+    trained
+        The model.
+    screen
+        Canonical screen.
+    parts
+        Split of each cell.
+    seed
+        Seed of everything random.
+
+    Returns
+    -------
+    DataFrame
+        As of :func:`classify_states`, and whether the model claims that its basal state is free
+        of the perturbation (``claimed``): those that add effects to a basal state with an encoder
+        of its own. What is left of SVAE+'s state without the effect, and the conditional VAE's
+        state, are classified for comparison.
+    """
+    keep = (parts != TRAIN).to_numpy()
+    states = cell_states(trained, screen, keep, seed)
+    labels = screen.obs["perturbation"].to_numpy(dtype=object)[keep]
+    table = classify_states({"basal": states.basal, "total": states.total}, labels, seed)
+    return table.assign(claimed=trained.model.infers_basal_state)
+
+
+def _accuracy(values: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, float]:
+    """Cross-validated accuracy; classes are of the same size, so that it is a mean over them."""
+    n_classes = len(set(labels))
+    if values.shape[1] == 0:
+        return {"accuracy": 1 / n_classes, "standard_error": 0.0}
+    right = np.zeros(len(labels), dtype=bool)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    for train, test in folds.split(values, labels):
+        classifier = LinearDiscriminantAnalysis(
+            solver="lsqr", shrinkage="auto", priors=np.full(n_classes, 1 / n_classes)
+        )
+        right[test] = (
+            classifier.fit(values[train], labels[train]).predict(values[test]) == labels[test]
+        )
+    accuracy = float(right.mean())
+    return {
+        "accuracy": accuracy,
+        "standard_error": float(np.sqrt(accuracy * (1 - accuracy) / len(labels))),
+    }
+
+
+N_NEIGHBOURS = 15
+MIN_DISTANCE = 0.3
+SHOWN_PERTURBATIONS = 7
+OTHER = "other perturbations"
+
+
+def plane_of(states: np.ndarray, seed: int) -> np.ndarray:
+    """Lay out states by UMAP (McInnes et al. 2018), so that neighbours stay neighbours.
+
+    Parameters
+    ----------
+    states
+        Cells x K.
+    seed
+        Seed of the layout; it then runs on one core.
+
+    Returns
+    -------
+    ndarray
+        Cells x 2, without units.
+    """
+    import umap  # seconds, in which it compiles
+
+    layout = umap.UMAP(
+        n_neighbors=min(N_NEIGHBOURS, len(states) - 1),
+        min_dist=MIN_DISTANCE,
+        random_state=seed,
+        n_jobs=1,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return np.asarray(layout.fit_transform(states.astype(np.float32)), dtype=float)
+
+
+def shown_as(labels: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Name the few perturbations that move cells farthest, and call all others alike.
+
+    Parameters
+    ----------
+    labels
+        Perturbation of each cell.
+    total
+        States with the perturbation, cells x K.
+
+    Returns
+    -------
+    ndarray of str
+        For each cell ``control``, one of seven perturbations, or ``other perturbations``.
+    """
+    means = pd.DataFrame(total).groupby(labels).mean()
+    origin = means.loc[CONTROL] if CONTROL in means.index else means.mean()
+    distance = ((means - origin) ** 2).sum(axis=1).drop(CONTROL, errors="ignore")
+    farthest = set(distance.sort_values(ascending=False, kind="stable").index[:SHOWN_PERTURBATIONS])
+    return np.array([name if name in farthest | {CONTROL} else OTHER for name in labels], object)
+
+
+def state_map(
+    trained: TrainedModel, screen: anndata.AnnData, parts: pd.Series, most_cells: int, seed: int
+) -> pd.DataFrame:
+    """Lay out basal and total states of cells that a model was not trained on.
+
+    Parameters
+    ----------
+    trained
+        The model.
+    screen
+        Canonical screen.
+    parts
+        Split of each cell.
+    most_cells
+        So many cells at most, drawn at random.
+    seed
+        Seed of the cells and of the layout.
+
+    Returns
+    -------
+    DataFrame
+        One row per state (``basal``, ``total``) and cell: its place on the plane, x and y, its
+        perturbation, what :func:`shown_as` calls it, and the other columns of the screen's
+        ``obs`` but for library sizes.
+    """
+    cells = np.flatnonzero(parts != TRAIN)
+    if len(cells) > most_cells:
+        cells = np.sort(np.random.default_rng(seed).choice(cells, most_cells, replace=False))
+    keep = np.zeros(screen.n_obs, dtype=bool)
+    keep[cells] = True
+    states = cell_states(trained, screen, keep, seed)
+    known = screen.obs[keep].drop(columns=["library_size", "part"], errors="ignore")
+    known.insert(0, "cell", known.index)
+    known["shown_as"] = shown_as(known["perturbation"].to_numpy(dtype=object), states.total)
+    planes = []
+    for name, values in (("basal", states.basal), ("total", states.total)):
+        x, y = plane_of(values, seed).T.round(4)
+        planes.append(known.assign(state=name, x=x, y=y))
+    return pd.concat(planes, ignore_index=True)

@@ -1,1 +1,0 @@
-"""Average treatment effects, observed and predicted, in log2(CP10k + 1)."""

@@ -1,0 +1,1 @@
+"""Evaluation: observed and predicted effects, metrics, and statistical comparison of models."""

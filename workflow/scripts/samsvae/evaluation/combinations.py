@@ -1,0 +1,203 @@
+"""Whether a combination's effect is the sum of its parts', in the cells and in the models."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import anndata
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from samsvae.evaluation.agreement import pearson
+from samsvae.evaluation.effects import strongest_genes
+from samsvae.screen.labels import doses, label_of
+
+Matrix = np.ndarray
+
+MOST_NAMED = 5
+ROUNDING = 1e-5  # of the largest effect, since effects are kept with 7 digits
+LEAST_SIGNAL = 0.2  # of the squares of a sum of effects
+COLUMNS = [
+    "model", "perturbation", "n_cells", "trained", "correlation_with_sum", "slope_on_sum",
+    "effect_size", "departure_size", "noise_size", "n_departing", "departing_genes",
+    "predicted_departure_size", "departure_correlation",
+]  # fmt: skip
+
+
+def parts_of(combination: str) -> list[str]:
+    """Name the perturbations by a single gene that a combination consists of, at their doses."""
+    return [label_of({gene: dose}) for gene, dose in doses(combination).items()]
+
+
+@dataclass(frozen=True)
+class Departures:
+    """Combinations whose parts are observed alone, and what their effect is beyond the sum.
+
+    Attributes
+    ----------
+    names
+        The combinations.
+    members
+        Combinations x perturbations of the screen, 1 for each part.
+    row
+        Place of each combination among the screen's perturbations.
+    effect, departure, standard_error
+        Combinations x genes, log2(CP10k + 1): the observed effect, what it is beyond the sum of
+        its parts' effects, and the standard error of that from the numbers of cells. With the
+        means of n parts, of the combination and of control cells it is
+        mean - (sum of parts' means) + (n - 1) mean of control cells.
+    effect_standard_error
+        Of `effect`.
+    slope
+        Of `effect` on the sum, over genes, through 0: 1 for a sum, less where parts weaken each
+        other. Least squares, with what noise adds to either sum of products taken off; NaN where
+        less than a fifth is left.
+    fdr
+        Of Welch's t-test of `departure` against 0, two-sided, Benjamini-Hochberg over the genes
+        of a combination; NaN for genes without a standard error.
+    """
+
+    names: list[str]
+    members: Matrix
+    row: np.ndarray
+    effect: Matrix
+    departure: Matrix
+    standard_error: Matrix
+    effect_standard_error: Matrix
+    slope: np.ndarray
+    fdr: Matrix
+
+
+def departures(observed: anndata.AnnData) -> Departures:
+    """Compare each combination with the sum of its parts.
+
+    Parameters
+    ----------
+    observed
+        Observed effects with the layers ``ate`` and ``standard_error``, all cells.
+    """
+    place = {name: row for row, name in enumerate(observed.obs_names)}
+    enough = observed.obs["n_cells"].to_numpy() > 1
+    names = [
+        name
+        for name in observed.obs_names
+        if len(parts := parts_of(name)) > 1
+        and all(part in place and enough[place[part]] for part in [name, *parts])
+    ]
+    members = np.zeros((len(names), len(place)))
+    for row, name in enumerate(names):
+        members[row, [place[part] for part in parts_of(name)]] = 1
+    own = np.array([place[name] for name in names], dtype=int)
+    ate = np.asarray(observed.layers["ate"], dtype=np.float64)
+    of_effect = np.asarray(observed.layers["standard_error"], dtype=np.float64)
+    of_control = observed.var["control_standard_error"].to_numpy(dtype=np.float64) ** 2
+    # an effect's error is its cells' and the control cells', which all effects share
+    of_cells = np.clip(np.nan_to_num(of_effect**2) - of_control, 0, None)
+    n_parts = members.sum(axis=1)[:, None]
+    shared = (n_parts - 1) ** 2 * of_control
+    variance = of_cells[own] + members @ of_cells + shared
+    freedom = _degrees_of_freedom(observed, of_cells, own, members, shared, variance)
+    total = members @ np.nan_to_num(ate)
+    departure = ate[own] - total
+    # both share the control cells, once in the effect and n times in the sum
+    products = np.sum(total * ate[own] - n_parts * of_control, axis=1)
+    squares = np.sum(total**2 - members @ of_cells - n_parts**2 * of_control, axis=1)
+    known = squares > LEAST_SIGNAL * np.sum(total**2, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pvalue = 2 * stats.t.sf(np.abs(departure) / np.sqrt(variance), freedom)
+    pvalue[variance == 0] = np.nan
+    return Departures(
+        names, members, own, ate[own], departure, np.sqrt(variance), of_effect[own],
+        products / np.where(known, squares, np.nan), _false_discovery_rates(pvalue),
+    )  # fmt: skip
+
+
+def tabulate_departures(
+    observed: anndata.AnnData, predicted: Mapping[str, anndata.AnnData], fdr: float
+) -> pd.DataFrame:
+    """Say of each combination how far it departs from the sum of its parts, and who foresees it.
+
+    Parameters
+    ----------
+    observed
+        Observed effects.
+    predicted
+        Predicted effects by model.
+    fdr
+        False discovery rate below which a gene departs.
+
+    Returns
+    -------
+    DataFrame
+        A row per model and combination whose parts are observed. Of the data: n_cells,
+        correlation_with_sum (of its effect, over genes) and slope_on_sum (1 for a sum),
+        effect_size and departure_size (root mean square over genes, log2(CP10k + 1), the part
+        that is noise taken off), noise_size (what noise alone would make of departure_size),
+        n_departing (genes) and departing_genes, the strongest with their departure. Of the
+        model: whether it was trained on the combination,
+        predicted_departure_size, and departure_correlation with the observed departure, NaN for
+        a model that adds up effects.
+    """
+    found = departures(observed)
+    total = found.effect - found.departure
+    departing = found.fdr < fdr
+    of_data = pd.DataFrame(
+        {
+            "perturbation": found.names,
+            "n_cells": observed.obs["n_cells"].to_numpy()[found.row],
+            "trained": observed.obs["n_train"].to_numpy()[found.row] > 0,
+            "correlation_with_sum": pearson(total, found.effect),
+            "slope_on_sum": found.slope,
+            "effect_size": _size_beyond_noise(found.effect, found.effect_standard_error),
+            "departure_size": _size_beyond_noise(found.departure, found.standard_error),
+            "noise_size": np.sqrt(np.mean(np.nan_to_num(found.standard_error) ** 2, axis=1)),
+            "n_departing": departing.sum(axis=1),
+            "departing_genes": [
+                strongest_genes(departure, chosen, observed.var_names, MOST_NAMED)
+                for departure, chosen in zip(found.departure, departing, strict=True)
+            ],
+        }
+    )
+    parts = []
+    for model, effects in predicted.items():
+        guess = np.asarray(effects[observed.obs_names, observed.var_names].X, dtype=np.float64)
+        beyond = guess[found.row] - found.members @ guess
+        beyond[np.abs(beyond) < ROUNDING * np.abs(guess).max(initial=0)] = 0
+        of_model = {
+            "model": model,
+            "predicted_departure_size": np.sqrt(np.mean(beyond**2, axis=1)),
+            "departure_correlation": pearson(found.departure, beyond),
+        }
+        parts.append(of_data.assign(**of_model))
+    return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
+
+
+def _degrees_of_freedom(
+    observed: anndata.AnnData,
+    of_cells: Matrix,
+    own: np.ndarray,
+    members: Matrix,
+    of_control: Matrix,
+    variance: Matrix,
+) -> Matrix:
+    """Approximate the degrees of freedom of sums of variances (Welch 1947)."""
+    n_cells = observed.obs["n_cells"].to_numpy(dtype=float)
+    squares = of_cells**2 / np.maximum(n_cells - 1, 1)[:, None]
+    n_control = max(int(observed.uns["n_control_cells"]) - 1, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return variance**2 / (squares[own] + members @ squares + of_control**2 / n_control)
+
+
+def _size_beyond_noise(effect: Matrix, standard_error: Matrix) -> np.ndarray:
+    """Take the expected square of noise off the mean square; 0 where noise explains all."""
+    excess = np.mean(effect**2 - np.nan_to_num(standard_error) ** 2, axis=1)
+    return np.sqrt(np.clip(excess, 0, None))
+
+
+def _false_discovery_rates(pvalue: Matrix) -> Matrix:
+    rates = np.full_like(pvalue, np.nan)
+    for row, values in enumerate(pvalue):
+        tested = ~np.isnan(values)
+        if tested.any():
+            rates[row, tested] = stats.false_discovery_control(values[tested])
+    return rates

@@ -1,0 +1,196 @@
+"""How well predicted effects find differentially expressed genes, by strength of perturbation.
+
+Every function takes significant and predicted effects, perturbations x genes, and gives one number
+for each perturbation, NaN where undefined. Significant effects are the observed ones of
+differentially expressed genes, and NaN for the other genes. A gene is predicted by the absolute
+value of its effect; ties share their places, so that a constant prediction scores as chance does.
+
+A screen may have a few perturbations that change hundreds of genes and many that change one or
+two, or were seen in few cells. An average over all of them hides how good the predictions of
+the strong ones are, or how bad those of the weak ones.
+"""
+
+import anndata
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from samsvae.evaluation.agreement import pearson
+
+Matrix = np.ndarray
+FEWEST_RANKED = 3
+
+
+def significant_effects(effects: anndata.AnnData, fdr: float) -> Matrix:
+    """Keep the effects among held-out cells of differentially expressed genes.
+
+    Parameters
+    ----------
+    effects
+        Observed effects with the layers ``fdr`` and ``ate_held_out``.
+    fdr
+        False discovery rate below which a gene is differentially expressed.
+
+    Returns
+    -------
+    ndarray
+        Perturbations x genes, NaN for the other genes.
+    """
+    held_out = np.asarray(effects.layers["ate_held_out"], dtype=np.float64)
+    return np.where(np.asarray(effects.layers["fdr"]) < fdr, held_out, np.nan)
+
+
+def auroc(significant: Matrix, predicted: Matrix) -> np.ndarray:
+    """Probability that a differentially expressed gene is predicted above another gene."""
+    is_de = ~np.isnan(significant)
+    n_de, n_other = is_de.sum(axis=1), (~is_de).sum(axis=1)
+    ranks = np.sum(rankdata(np.abs(predicted), axis=1), axis=1, where=is_de)
+    return _ratio(ranks - n_de * (n_de + 1) / 2, n_de * n_other)
+
+
+def auprc(significant: Matrix, predicted: Matrix) -> np.ndarray:
+    """Average precision: the mean over differentially expressed genes of the precision there."""
+    is_de, weakness = ~np.isnan(significant), -np.abs(predicted)
+    among_all = rankdata(weakness, method="max", axis=1)
+    # genes that are not differentially expressed come last, beyond every other
+    among_de = rankdata(np.where(is_de, weakness, np.inf), method="max", axis=1)
+    return _ratio(np.sum(among_de / among_all, axis=1, where=is_de), is_de.sum(axis=1))
+
+
+def precision_at_k(significant: Matrix, predicted: Matrix) -> np.ndarray:
+    """Share of differentially expressed genes among as many top predictions.
+
+    Precision and recall are the same there.
+    """
+    is_de = ~np.isnan(significant)
+    n_de = is_de.sum(axis=1)
+    return _ratio(np.sum(_leading(np.abs(predicted), n_de), axis=1, where=is_de), n_de)
+
+
+def precision_at(k: int, significant: Matrix, predicted: Matrix) -> np.ndarray:
+    """Share of differentially expressed genes among the k top predictions."""
+    return _found_at(k, significant, predicted) / min(k, predicted.shape[1])
+
+
+def recall_at(k: int, significant: Matrix, predicted: Matrix) -> np.ndarray:
+    """Share of differentially expressed genes that are among the k top predictions."""
+    return _ratio(_found_at(k, significant, predicted), np.sum(~np.isnan(significant), axis=1))
+
+
+def overlap_at(k: int, significant: Matrix, predicted: Matrix) -> np.ndarray:
+    """Share of the k differentially expressed genes of largest effect among as many predictions.
+
+    Where fewer are differentially expressed, k is their number.
+    """
+    number = np.minimum(k, np.sum(~np.isnan(significant), axis=1))
+    strength = np.nan_to_num(np.abs(significant), nan=-1.0)
+    shared = _leading(strength, number) * _leading(np.abs(predicted), number)
+    return _ratio(shared.sum(axis=1), number)
+
+
+def sign_agreement(significant: Matrix, predicted: Matrix) -> np.ndarray:
+    """Share of differentially expressed genes whose predicted sign is right.
+
+    No change predicted is never right.
+    """
+    is_de = ~np.isnan(significant)
+    right = np.sign(significant) == np.sign(predicted)
+    return _ratio(np.sum(right, axis=1, where=is_de), is_de.sum(axis=1))
+
+
+def spearman(significant: Matrix, predicted: Matrix) -> np.ndarray:
+    """Spearman correlation over differentially expressed genes, if there are three or more."""
+    found = np.full(len(significant), np.nan)
+    for row in np.flatnonzero(np.sum(~np.isnan(significant), axis=1) >= FEWEST_RANKED):
+        is_de = ~np.isnan(significant[row])
+        found[row] = pearson(rankdata(significant[row, is_de]), rankdata(predicted[row, is_de]))
+    return found
+
+
+def slope(significant: Matrix, predicted: Matrix) -> np.ndarray:
+    """Size of predicted effects by that of observed ones, over differentially expressed genes.
+
+    The slope of the line through 0 that predicts the predicted effect from the observed one by
+    least squares: 1 where sizes are right, below 1 where predictions are shrunk. The observed
+    effects are those of held-out cells, whose noise pulls it below 1 as well, the more the fewer
+    cells there are.
+    """
+    is_de = ~np.isnan(significant)
+    products = np.sum(significant * predicted, axis=1, where=is_de)
+    return _ratio(products, np.sum(significant**2, axis=1, where=is_de))
+
+
+def _found_at(k: int, significant: Matrix, predicted: Matrix) -> np.ndarray:
+    is_de = ~np.isnan(significant)
+    found = np.sum(_leading(np.abs(predicted), np.full(len(predicted), k)), axis=1, where=is_de)
+    return np.where(is_de.any(axis=1), found, np.nan)
+
+
+def _leading(strength: Matrix, number: np.ndarray) -> Matrix:
+    """Weigh each row's genes: 1 for the strongest, as many as told, and ties share what is left."""
+    number = np.minimum(number, strength.shape[1])
+    descending = -np.sort(-strength, axis=1)
+    cut = np.take_along_axis(descending, np.maximum(number, 1)[:, None] - 1, axis=1)
+    above, tied = strength > cut, strength == cut
+    left = number - above.sum(axis=1)
+    return above + tied * np.where(number > 0, left / tied.sum(axis=1), 0.0)[:, None]
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    quotient = np.full(len(whole), np.nan)
+    return np.divide(part, whole, out=quotient, where=whole > 0)
+
+
+ALL = "all"
+LOWER_LIMITS = {
+    "n_de": (1, 3, 10, 30, 100, 300),  # differentially expressed genes
+    "n_held_out": (0, 25, 50, 100, 200, 400),  # held-out cells
+}
+RUN = ["split", "model", "seed"]
+COLUMNS = [
+    *RUN, "stratified_by", "stratum", "lower", "metric", "n_perturbations", "median",
+    "lower_quartile", "upper_quartile",
+]  # fmt: skip
+
+
+def scores_by_strength(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Average the scores of perturbations of like strength.
+
+    Parameters
+    ----------
+    comparison
+        The table de_comparison.tsv: a row per run and perturbation, with ``n_de``,
+        ``n_held_out`` and scores.
+
+    Returns
+    -------
+    DataFrame
+        For each run, score and stratum the median and the quartiles over its perturbations with
+        at least one differentially expressed gene. Strata are of the number of such genes
+        (``n_de``), of the number of held-out cells (``n_held_out``), or all perturbations
+        (``all``); ``lower`` is the least number of a stratum.
+    """
+    table = comparison[comparison["n_de"] > 0]
+    scores = [name for name in table if name not in (*RUN, "perturbation", *LOWER_LIMITS)]
+    parts = []
+    for by, limits in {ALL: (0,), **LOWER_LIMITS}.items():
+        number = np.zeros(len(table), dtype=int) if by == ALL else table[by].to_numpy()
+        stratum = np.searchsorted(limits, number, side="right") - 1
+        long = table[[*RUN, *scores]].assign(place=stratum).melt([*RUN, "place"], scores, "metric")
+        groups = long.dropna(subset="value").groupby([*RUN, "place", "metric"], sort=False)["value"]
+        summary = groups.agg(n_perturbations="size", median="median")
+        summary["lower_quartile"] = groups.quantile(0.25)
+        summary["upper_quartile"] = groups.quantile(0.75)
+        summary = summary.reset_index().assign(stratified_by=by)
+        summary["lower"] = np.asarray(limits)[summary["place"]]
+        names = [ALL] if by == ALL else stratum_names(limits)
+        summary["stratum"] = np.asarray(names, dtype=object)[summary["place"]]
+        parts.append(summary.sort_values([*RUN, "metric", "place"], kind="stable"))
+    return pd.concat(parts, ignore_index=True)[COLUMNS]
+
+
+def stratum_names(limits: tuple[int, ...]) -> list[str]:
+    """Name strata by their least and largest number, as in ``3–9`` and ``300+``."""
+    ends = [limit - 1 for limit in limits[1:]]
+    names = [f"{a}–{b}" if a < b else f"{a}" for a, b in zip(limits, ends, strict=False)]
+    return [*names, f"{limits[-1]}+"]

@@ -1,0 +1,342 @@
+"""Expression on the log2(CP10k + 1) scale, and files of effects (perturbations x genes)."""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from samsvae.runtime.errors import InputError
+from samsvae.runtime.files import whole_file
+from samsvae.screen.canonical import counts_in_blocks
+from samsvae.screen.labels import CONTROL, file_name
+
+CP10K = 1e4
+LARGEST_BLOCK = 2**26  # elements, of cells x genes, zeros among them
+
+
+def cp10k(counts: sparse.csr_matrix, library_size: np.ndarray) -> sparse.csr_matrix:
+    """Scale counts to 10,000 per cell, cells x genes."""
+    per_cell = CP10K / np.asarray(library_size, dtype=np.float64)
+    return sparse.csr_matrix(sparse.diags_array(per_cell) @ counts)
+
+
+def log_cp10k(counts: sparse.csr_matrix, library_size: np.ndarray) -> sparse.csr_matrix:
+    """Transform counts to log2(1 + 1e4 x / l), cells x genes; zeros stay zeros."""
+    expression = cp10k(counts, library_size)
+    expression.data = np.log2(1 + expression.data)
+    return expression
+
+
+def expression_in_blocks(
+    screen: anndata.AnnData,
+    cells: np.ndarray | None = None,
+    scale: Callable[[sparse.csr_matrix, np.ndarray], sparse.csr_matrix] = log_cp10k,
+) -> Iterator[tuple[sparse.csr_matrix, pd.Series]]:
+    """Go through cells in order.
+
+    Parameters
+    ----------
+    screen
+        Canonical screen, whose counts may be in a file.
+    cells
+        Boolean, one per cell of the screen, those to go through; None for all.
+    scale
+        :func:`log_cp10k` or :func:`cp10k`.
+
+    Yields
+    ------
+    expression : csr_matrix
+        Some cells x genes.
+    labels : Series
+        Perturbation of each of them.
+    """
+    library_size = screen.obs["library_size"].to_numpy()
+    labels = screen.obs["perturbation"]
+    for rows, counts in counts_in_blocks(screen, cells, LARGEST_BLOCK):
+        yield scale(counts, library_size[rows]), labels.iloc[rows]
+
+
+def log_expression(screen: anndata.AnnData, cells: np.ndarray | None = None) -> sparse.csr_matrix:
+    """Transform the counts of cells, all by default, to log2(CP10k + 1), cells x genes."""
+    empty = sparse.csr_matrix((0, screen.n_vars))
+    blocks = [expression for expression, _ in expression_in_blocks(screen, cells)]
+    return sparse.csr_matrix(sparse.vstack(blocks or [empty], format="csr"))
+
+
+def n_cells_with_gene(screen: anndata.AnnData, cells: np.ndarray) -> np.ndarray:
+    """Count the cells in which each gene was seen."""
+    seen = np.zeros(screen.n_vars, dtype=int)
+    for _, counts in counts_in_blocks(screen, cells, LARGEST_BLOCK):
+        seen += np.asarray((counts > 0).sum(axis=0)).ravel()
+    return seen
+
+
+@dataclass(frozen=True)
+class GroupMeans:
+    """Mean expression of each perturbation's cells.
+
+    Attributes
+    ----------
+    mean
+        Perturbations (control last) x genes.
+    standard_error
+        Of the mean, same shape; NaN for fewer than two cells.
+    n_cells
+        Cells in each group.
+    """
+
+    mean: np.ndarray
+    standard_error: np.ndarray
+    n_cells: np.ndarray
+
+    def effects(self) -> tuple[np.ndarray, np.ndarray]:
+        """Difference from control and its standard error, perturbations x genes."""
+        difference = self.mean[:-1] - self.mean[-1]
+        return difference, np.sqrt(self.standard_error[:-1] ** 2 + self.standard_error[-1] ** 2)
+
+
+def group_means(
+    blocks: Iterable[tuple[sparse.csr_matrix, pd.Series]], names: Sequence[str], n_genes: int
+) -> GroupMeans:
+    """Average expression by perturbation, control last.
+
+    Parameters
+    ----------
+    blocks
+        Expression, cells x genes, and the canonical label of each cell.
+    names
+        Perturbations; a group without cells gets NaN.
+    n_genes
+        G.
+    """
+    groups = [*names, CONTROL]
+    total, squares = (np.zeros((len(groups), n_genes)) for _ in range(2))
+    n_cells = np.zeros(len(groups))
+    for expression, labels in blocks:
+        codes = pd.Categorical(labels, categories=groups).codes
+        known = codes >= 0
+        member = sparse.csr_matrix(
+            (np.ones(known.sum()), (codes[known], np.flatnonzero(known))),
+            shape=(len(groups), len(labels)),
+        )
+        n_cells += np.asarray(member.sum(axis=1)).ravel()
+        total += (member @ expression).toarray()
+        squares += (member @ expression.multiply(expression)).toarray()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / n_cells[:, None]
+        variance = np.clip(squares / n_cells[:, None] - mean**2, 0, None) / (n_cells - 1)[:, None]
+        variance[n_cells < 2] = np.nan
+    return GroupMeans(mean, np.sqrt(variance), n_cells.astype(int))
+
+
+UNITS = "log2(CP10k + 1)"
+
+
+def effects_table(
+    effects: np.ndarray,
+    perturbations: Sequence[str],
+    genes: Sequence[str],
+    layers: Mapping[str, np.ndarray],
+    provenance: str,
+    obs: pd.DataFrame | None = None,
+) -> anndata.AnnData:
+    """Lay out effects.
+
+    Parameters
+    ----------
+    effects
+        Average treatment effects, perturbations x genes, log2(CP10k + 1).
+    perturbations, genes
+        Names of rows and columns.
+    layers
+        More matrices of that shape.
+    provenance
+        What made it, as JSON.
+    obs
+        What is known of each perturbation.
+
+    Returns
+    -------
+    AnnData
+        float32.
+    """
+    table = anndata.AnnData(
+        X=effects.astype(np.float32),
+        obs=(pd.DataFrame() if obs is None else obs).reindex(pd.Index(perturbations)),
+        var=pd.DataFrame(index=pd.Index(genes, name="gene")),
+    )
+    table.obs.index.name = "perturbation"
+    for name, layer in layers.items():
+        table.layers[name] = layer.astype(np.float64 if name in ("pvalue", "fdr") else np.float32)
+    table.uns["units"] = UNITS
+    table.uns["provenance"] = provenance
+    return table
+
+
+def write_effects(table: anndata.AnnData, path: str | Path) -> None:
+    """Write effects, whole or not at all."""
+    with whole_file(path) as temporary:
+        table.write_h5ad(temporary, compression="lzf")
+
+
+def read_effects(path: str | Path) -> anndata.AnnData:
+    """Read what :func:`write_effects` wrote."""
+    return anndata.read_h5ad(path)
+
+
+def measured_genes(observed: anndata.AnnData) -> list[str]:
+    """Name the genes that a cell shows; one that no cell shows was not measured."""
+    return list(observed.var_names[observed.var["n_cells"] > 0])
+
+
+def truth_of(observed: anndata.AnnData, predicted: anndata.AnnData) -> anndata.AnnData:
+    """Choose what predicted effects are compared with.
+
+    Parameters
+    ----------
+    observed
+        Observed effects.
+    predicted
+        Predicted effects, in the same order.
+
+    Returns
+    -------
+    AnnData
+        `observed`; for predictions made of held-out cells, which bring the effects among the
+        other cells as layers, `predicted` itself.
+    """
+    return predicted if "ate" in predicted.layers else observed
+
+
+def long_table(observed: anndata.AnnData, predicted: Mapping[str, anndata.AnnData]) -> pd.DataFrame:
+    """Put observed and predicted effects side by side.
+
+    Parameters
+    ----------
+    observed
+        Observed effects.
+    predicted
+        Predicted effects of the same perturbations and genes, by model.
+
+    Returns
+    -------
+    DataFrame
+        One row per model, perturbation and gene: observed and predicted effect in
+        log2(CP10k + 1), ``observed_held_out`` among held-out cells alone, its fdr, and whether
+        the perturbation has training cells (``trained``).
+    """
+    shape = observed.shape
+    names = {
+        # codes from the start, since names of millions of rows would fill the memory
+        "perturbation": pd.Categorical.from_codes(
+            np.repeat(np.arange(shape[0]), shape[1]), observed.obs_names
+        ),
+        "gene": pd.Categorical.from_codes(
+            np.tile(np.arange(shape[1]), shape[0]), observed.var_names
+        ),
+        "trained": np.repeat(observed.obs["n_train"].to_numpy() > 0, shape[1]),
+    }
+    parts = []
+    for model, effects in predicted.items():
+        aligned = effects[observed.obs_names, observed.var_names]
+        own = pd.Categorical([model], categories=list(predicted)).repeat(observed.X.size)
+        truth = truth_of(observed, aligned)
+        values = {
+            "observed": np.asarray(truth.layers["ate"]).ravel(),
+            "observed_held_out": np.asarray(truth.layers["ate_held_out"]).ravel(),
+            "fdr": np.asarray(truth.layers["fdr"]).ravel(),
+            "predicted": np.asarray(aligned.X).ravel(),
+        }
+        parts.append(pd.DataFrame({"model": own, **names, **values}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def rows_of_perturbation(path: str | Path, name: str) -> pd.DataFrame:
+    """Read one perturbation's rows of a table that :func:`long_table` made.
+
+    Raises
+    ------
+    InputError
+        If the table has no such perturbation.
+    """
+    rows = pd.read_parquet(path, filters=[("perturbation", "==", name)])
+    if rows.empty:
+        known = pd.read_parquet(path, columns=["perturbation"])["perturbation"].unique()
+        near = difflib.get_close_matches(name, map(str, known), n=3, cutoff=0.3)
+        raise InputError(
+            f"The screen has no perturbation {name!r} (similar: {', '.join(near) or 'none'}). "
+            "tables/perturbations.tsv lists all, with the names of their figures."
+        )
+    return rows
+
+
+def strongest_genes(effect: np.ndarray, chosen: np.ndarray, genes: pd.Index, most: int) -> str:
+    """Name the chosen genes of largest absolute effect, each with its effect.
+
+    Parameters
+    ----------
+    effect
+        Of each gene, log2(CP10k + 1).
+    chosen
+        Boolean, the genes that may be named.
+    genes
+        Their symbols.
+    most
+        How many at most.
+
+    Returns
+    -------
+    str
+        For instance ``KLF1 +1.20, GATA1 −0.85``; empty if none is chosen.
+    """
+    order = np.argsort(np.where(chosen, -np.abs(effect), np.inf), kind="stable")
+    named = order[: min(most, int(chosen.sum()))]
+    return ", ".join(f"{genes[gene]} {_signed(effect[gene])}" for gene in named)
+
+
+def _signed(effect: float) -> str:
+    return f"{effect:+.2f}".replace("-", "−")
+
+
+MOST_NAMED = 6
+
+
+def list_perturbations(observed: anndata.AnnData, fdr: float) -> pd.DataFrame:
+    """List perturbations, from the one with most differentially expressed genes on.
+
+    Parameters
+    ----------
+    observed
+        Observed effects.
+    fdr
+        False discovery rate below which a gene is differentially expressed.
+
+    Returns
+    -------
+    DataFrame
+        perturbation, n_cells, n_held_out (cells that the test is of), n_de (differentially
+        expressed genes), raised and lowered (the strongest of these genes, with their effect
+        among held-out cells, log2(CP10k + 1)), figure (its file's name).
+    """
+    effects = np.asarray(observed.layers["ate_held_out"], dtype=np.float64)
+    is_de = np.asarray(observed.layers["fdr"]) < fdr
+    rows = [
+        {
+            "perturbation": name,
+            "n_cells": observed.obs["n_cells"].iloc[row],
+            "n_held_out": observed.obs["n_held_out"].iloc[row],
+            "n_de": int(own.sum()),
+            "raised": strongest_genes(effect, own & (effect > 0), observed.var_names, MOST_NAMED),
+            "lowered": strongest_genes(effect, own & (effect < 0), observed.var_names, MOST_NAMED),
+            "figure": f"figures/perturbations/{file_name(name)}.svg",
+        }
+        for row, (name, effect, own) in enumerate(
+            zip(observed.obs_names, effects, is_de, strict=True)
+        )
+    ]
+    return pd.DataFrame(rows).sort_values("n_de", ascending=False, kind="stable")

@@ -1,0 +1,286 @@
+"""The metrics of predicted effects, each with what a reader needs to know of it.
+
+A metric is one function of two matrices, perturbations x genes in log2(CP10k + 1), observed and
+predicted, that gives one number for each perturbation; and one entry in :data:`METRICS`. Those
+of differentially expressed genes are entries of :func:`de_metrics`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from samsvae.evaluation import agreement, differential_expression
+from samsvae.evaluation.agreement import correlation_with_noise_free, error_of_noise_free
+from samsvae.evaluation.effects import UNITS
+
+SHARE = "share"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a number in a table of metrics says.
+
+    Attributes
+    ----------
+    description
+        What it says, in one line.
+    unit
+        Of its values; empty for a number without unit.
+    """
+
+    description: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Score(Quantity):
+    """A number by which models are compared.
+
+    Attributes
+    ----------
+    direction
+        Whether ``higher`` or ``lower`` values are better.
+    best
+        Its best value; None if it has none.
+    chance
+        Its mean for predictions unrelated to the truth; None if that depends on the data.
+    """
+
+    direction: Literal["higher", "lower"]
+    best: float | None
+    chance: float | None
+
+
+@dataclass(frozen=True)
+class Metric(Score):
+    """A metric of predicted effects.
+
+    Attributes
+    ----------
+    function
+        Takes observed and predicted effects; gives one number for each perturbation, NaN where
+        undefined.
+    average
+        How perturbations are averaged, ``median`` or ``mean``.
+    flattened
+        Whether it is also taken over all entries at once.
+    top_genes
+        Whether it is also taken over each perturbation's genes of largest observed effect.
+    scale_free
+        Whether it stays the same if the predictions are all too large, or too small, by a factor.
+    attainable
+        Takes the score of half of the held-out cells against the other half; gives the score
+        that noise-free effects would have against all of them. None where that is unknown.
+    """
+
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    average: Literal["median", "mean"] = "median"
+    flattened: bool = False
+    top_genes: bool = False
+    scale_free: bool = False
+    attainable: Callable[[float], float] | None = None
+
+
+HELD_OUT = "_held_out"  # ends the name of a metric whose truth is the held-out cells alone
+DE = "de_"  # begins the name of a metric of differentially expressed genes
+
+METRICS: dict[str, Metric] = {
+    "pearson": Metric(
+        "Pearson correlation of predicted and observed effects",
+        "", "higher", 1.0, 0.0, agreement.pearson, flattened=True, top_genes=True,
+        scale_free=True, attainable=correlation_with_noise_free,
+    ),
+    "r_squared": Metric(
+        "share of the observed effects' variance that is explained",
+        "", "higher", 1.0, None, agreement.r_squared, flattened=True, top_genes=True,
+    ),
+    "rmse": Metric(
+        "root mean squared error of the log fold change",
+        UNITS, "lower", 0.0, None, agreement.rmse, flattened=True, top_genes=True,
+        attainable=error_of_noise_free,
+    ),
+    "cosine": Metric(
+        "cosine of predicted and observed log fold change",
+        "", "higher", 1.0, 0.0, agreement.cosine, top_genes=True,
+        scale_free=True, attainable=correlation_with_noise_free,
+    ),
+    "mean_absolute_error": Metric(
+        "mean absolute error of the mean profile",
+        UNITS, "lower", 0.0, None, agreement.mean_absolute_error, attainable=error_of_noise_free,
+    ),
+    "sign_accuracy": Metric(
+        "share of genes whose effect has the right sign",
+        SHARE, "higher", 1.0, 0.5, agreement.sign_accuracy, top_genes=True,
+        scale_free=True,
+    ),
+    "pearson_from_mean": Metric(
+        "Pearson correlation of the differences from the mean perturbed profile",
+        "", "higher", 1.0, 0.0, agreement.pearson_from_mean, attainable=correlation_with_noise_free,
+    ),
+    "rank_of_right": Metric(
+        "share of other perturbations whose prediction is nearer to the observed effect (cosine)",
+        SHARE, "lower", 0.0, 0.5, agreement.rank_of_right, average="mean",
+        scale_free=True,
+    ),
+    "discrimination_l1": Metric(
+        "share of other perturbations whose observed effect is farther from the prediction (L1)",
+        SHARE, "higher", 1.0, 0.5, agreement.discrimination_l1, average="mean",
+    ),
+}  # fmt: skip
+
+
+def de_metrics(n_top: int) -> dict[str, Metric]:
+    """List the metrics of differentially expressed genes.
+
+    Their functions take as observed effects those that :func:`significant_effects` leaves.
+
+    Parameters
+    ----------
+    n_top
+        Largest number k of genes in the metrics "at k".
+    """
+    genes = "differentially expressed genes"
+    return {
+        "auroc": Metric(
+            f"area under the ROC curve of |predicted effect| for {genes}",
+            "", "higher", 1.0, 0.5, differential_expression.auroc, scale_free=True,
+        ),
+        "auprc": Metric(
+            f"average precision of |predicted effect| for {genes}",
+            "", "higher", 1.0, None, differential_expression.auprc, scale_free=True,
+        ),
+        "precision_at_k": Metric(
+            f"share of {genes} among as many top predictions",
+            SHARE, "higher", 1.0, None, differential_expression.precision_at_k, scale_free=True,
+        ),
+        f"precision_at_{n_top}": Metric(
+            f"share of {genes} among the {n_top} top predictions",
+            SHARE, "higher", 1.0, None, partial(differential_expression.precision_at, n_top),
+            scale_free=True,
+        ),
+        f"recall_at_{n_top}": Metric(
+            f"share of {genes} that are among the {n_top} top predictions",
+            SHARE, "higher", 1.0, None, partial(differential_expression.recall_at, n_top),
+            scale_free=True,
+        ),
+        f"overlap_at_{n_top}": Metric(
+            f"share of the {n_top} {genes} of largest effect among as many top predictions",
+            SHARE, "higher", 1.0, None, partial(differential_expression.overlap_at, n_top),
+            scale_free=True,
+        ),
+        "sign_agreement": Metric(
+            f"share of {genes} whose predicted sign is right",
+            SHARE, "higher", 1.0, 0.5, differential_expression.sign_agreement, scale_free=True,
+        ),
+        "spearman": Metric(
+            f"Spearman correlation of the effects on {genes}",
+            "", "higher", 1.0, 0.0, differential_expression.spearman, scale_free=True,
+        ),
+    }  # fmt: skip
+
+
+# scores of a whole run that are not of effects by perturbation
+RUN_SCORES: dict[str, Score] = {
+    "iwelbo": Score(
+        "importance-weighted bound of the log probability of a held-out cell",
+        "nats per cell", "higher", None, None,
+    ),
+    "iwelbo_relative": Score(
+        "that bound minus the first model's at the smallest fraction, on the same seeds",
+        "nats per cell", "higher", None, 0.0,
+    ),
+    "effect_pearson": Score(
+        "Pearson correlation of predicted and simulated noise-free effects",
+        "", "higher", 1.0, 0.0,
+    ),
+    "effect_rmse": Score(
+        "root mean squared error against the simulated noise-free effects",
+        UNITS, "lower", 0.0, None,
+    ),
+    "mask_f1": Score("F1 of the recovered mask", "", "higher", 1.0, None),
+    "mask_precision": Score(
+        "share of inferred mask entries that are true", SHARE, "higher", 1.0, None
+    ),
+    "mask_recall": Score(
+        "share of true mask entries that are inferred", SHARE, "higher", 1.0, None
+    ),
+    "total_correlation": Score(
+        "mean absolute correlation over held-out cells of true factors with the matched latent "
+        "dimensions, effects included",
+        "", "higher", 1.0, None,
+    ),
+    "total_r_squared": Score(
+        "mean share of the true factors' variance over held-out cells that is linear in all latent "
+        "dimensions, effects included",
+        "", "higher", 1.0, None,
+    ),
+    "basal_correlation": Score(
+        "the same correlation, of basal states",
+        "", "higher", 1.0, None,
+    ),
+    "basal_r_squared": Score(
+        "the same share, of basal states",
+        "", "higher", 1.0, None,
+    ),
+    "mean_correlation": Score(
+        "mean absolute correlation of matched latent effects with the true ones",
+        "", "higher", 1.0, None,
+    ),
+    "effect_r_squared": Score(
+        "share of the true latent effects' variance that matched ones explain",
+        "", "higher", 1.0, None,
+    ),
+}  # fmt: skip
+
+
+# numbers that are neither better high nor low
+OTHER_NUMBERS: dict[str, Quantity] = {
+    "mask_density": Quantity("share of inferred mask entries above one half", SHARE),
+}
+
+SPREAD = "spread_"  # begins the name of the distance between the quartiles of perturbations
+
+
+def describe(name: str, n_top: int) -> Quantity | None:
+    """Look up what any number in a table of metrics says; None if it is unknown.
+
+    Parameters
+    ----------
+    name, n_top
+        As of :func:`meaning`.
+    """
+    if name in OTHER_NUMBERS:
+        return OTHER_NUMBERS[name]
+    if not name.startswith(SPREAD):
+        return meaning(name, n_top)
+    score = meaning(name.removeprefix(SPREAD), n_top)
+    return score and Quantity(
+        f"distance between the quartiles of perturbations: {score.description}", score.unit
+    )
+
+
+def meaning(name: str, n_top: int) -> Score | None:
+    """Look up what a metric in a table says, if models are compared by it.
+
+    Parameters
+    ----------
+    name
+        As in metrics.tsv, for instance ``median_pearson_top20_held_out``.
+    n_top
+        Genes per perturbation in the top-gene metrics.
+
+    Returns
+    -------
+    Score
+        None for a number that is neither better high nor low, such as a ``spread_``.
+    """
+    if name in RUN_SCORES:
+        return RUN_SCORES[name]
+    known = METRICS | {DE + base: metric for base, metric in de_metrics(n_top).items()}
+    plain = name.removesuffix(HELD_OUT).removesuffix(f"_top{n_top}")
+    # one at a time, since the name of a metric may begin so itself
+    possible = (plain, plain.removeprefix("median_"), plain.removeprefix("mean_"))
+    return next((known[base] for base in possible if base in known), None)

@@ -1,0 +1,221 @@
+"""Effects observed in cells: average treatment effects, differential expression, split halves."""
+
+from typing import Any
+
+import anndata
+import illico
+import numpy as np
+import pandas as pd
+from loguru import logger
+from scipy import sparse
+from scipy.stats import false_discovery_control
+
+from samsvae.evaluation.effects import (
+    GroupMeans,
+    cp10k,
+    effects_table,
+    expression_in_blocks,
+    group_means,
+    log_expression,
+    n_cells_with_gene,
+)
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import perturbations
+from samsvae.screen.labels import CONTROL
+from samsvae.screen.splits import TEST, TRAIN, UNUSED, VAL, held_out_cells
+
+FEWEST_CELLS = 2
+
+
+def rank_sum_tests(
+    expression: sparse.csr_matrix, labels: pd.Series, names: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Test each gene of each perturbation by the Wilcoxon rank-sum test, two-sided.
+
+    Parameters
+    ----------
+    expression
+        Normalised expression, cells x genes.
+    labels
+        Perturbation of each cell, control among them.
+    names
+        Perturbations to test.
+
+    Returns
+    -------
+    pvalue, fdr : ndarray
+        Perturbations x genes; the false discovery rate is Benjamini-Hochberg's over the genes of
+        a perturbation. NaN for a perturbation with fewer than two cells.
+    """
+    n_cells = labels.value_counts()
+    tested = [name for name in names if n_cells.get(name, 0) >= FEWEST_CELLS]
+    kept = labels.isin([*tested, CONTROL]).to_numpy()
+    matrix = sparse.csr_matrix(expression[kept])
+    matrix.sort_indices()
+    genes = pd.RangeIndex(matrix.shape[1]).astype(str)
+    cells = anndata.AnnData(
+        X=matrix,
+        obs=pd.DataFrame({"perturbation": pd.Categorical(labels[kept])}, labels.index[kept]),
+        var=pd.DataFrame(index=genes),
+    )
+    logger.disable("illico")
+    table = illico.asymptotic_wilcoxon(
+        cells, is_log1p=False, group_keys="perturbation", reference=CONTROL
+    )
+    found = table["p_value"]
+    pvalue = np.full((len(names), len(genes)), np.nan)
+    for name in tested:
+        pvalue[names.index(name)] = found.loc[name].reindex(genes)
+    fdr = np.full_like(pvalue, np.nan)
+    rows = [names.index(name) for name in tested]
+    fdr[rows] = false_discovery_control(pvalue[rows], axis=1)
+    return pvalue, fdr
+
+
+PSEUDOCOUNT = 1.0  # added to mean CP10k before the ratio, as Seurat does
+
+
+def observed_effects(
+    screen: anndata.AnnData, parts: pd.Series, provenance: str, cells: np.ndarray | None = None
+) -> anndata.AnnData:
+    """Compute what the cells of a screen show of each perturbation.
+
+    Parameters
+    ----------
+    screen
+        Canonical screen, whose counts may be in a file.
+    parts
+        Split of each cell, as in split.tsv.
+    provenance
+        What made it, as JSON.
+    cells
+        Boolean, one per cell of the screen, those that count; None for all.
+
+    Returns
+    -------
+    AnnData
+        Perturbations x genes. ``X`` and layer ``ate``: effect among all cells, as in the paper;
+        ``ate_held_out``: among held-out cells alone; ``standard_error`` of `ate`; ``log2fc``:
+        log2 ratio of mean CP10k + 1; ``pvalue`` and ``fdr``: rank-sum test of held-out cells
+        against control cells, corrected over genes. ``obs`` counts the cells of a perturbation,
+        ``var`` the cells in which a gene was seen, and has the ``control_standard_error`` of the
+        control cells' mean, which all of `standard_error` share; ``uns`` says how many control
+        cells there are.
+    """
+    cells = np.ones(screen.n_obs, dtype=bool) if cells is None else cells
+    labels = screen.obs["perturbation"].astype(str)
+    names = sorted(set(labels[cells]) - {CONTROL})
+    held_out = np.zeros_like(cells)
+    held_out[cells] = held_out_cells(labels[cells], parts[cells])
+
+    def means_of(*how: Any) -> GroupMeans:
+        return group_means(expression_in_blocks(screen, *how), names, screen.n_vars)
+
+    means = means_of(cells)
+    ate, standard_error = means.effects()
+    ate_held_out, _ = means_of(held_out).effects()
+    linear = np.log2(means_of(cells, cp10k).mean + PSEUDOCOUNT)
+    tested = held_out | (cells & (labels == CONTROL).to_numpy())
+    pvalue, fdr = rank_sum_tests(log_expression(screen, tested), labels[tested], names)
+    labels, parts = labels[cells], parts[cells]
+    counted = pd.crosstab(labels, parts).reindex(index=names, columns=[TRAIN, VAL, TEST, UNUSED])
+    obs = counted.fillna(0).astype(int).add_prefix("n_")
+    obs.insert(0, "n_cells", means.n_cells[:-1])
+    obs["n_held_out"] = labels[held_out[cells]].value_counts().reindex(names).fillna(0).astype(int)
+    table = effects_table(
+        ate,
+        names,
+        list(screen.var_names),
+        {
+            "ate": ate,
+            "ate_held_out": ate_held_out,
+            "standard_error": standard_error,
+            "log2fc": linear[:-1] - linear[-1],
+            "pvalue": pvalue,
+            "fdr": fdr,
+        },
+        provenance,
+        obs,
+    )
+    table.var["n_cells"] = n_cells_with_gene(screen, cells)
+    table.var["control_standard_error"] = means.standard_error[-1].astype(np.float32)
+    table.uns["n_control_cells"] = int(means.n_cells[-1])
+    return table
+
+
+def half_of_held_out(labels: pd.Series, parts: pd.Series, seed: int) -> np.ndarray:
+    """Choose half of each perturbation's held-out cells, and of the held-out control cells.
+
+    Parameters
+    ----------
+    labels, parts
+        Perturbation and split of each cell.
+    seed
+        Seed of the choice.
+
+    Returns
+    -------
+    ndarray of bool
+        The cells chosen; of an odd number the smaller half.
+    """
+    cells = np.random.default_rng(seed).permutation(np.flatnonzero(held_out_cells(labels, parts)))
+    shuffled = labels.iloc[cells]
+    place = shuffled.groupby(shuffled, observed=True).cumcount()
+    number = shuffled.groupby(shuffled, observed=True).transform("size")
+    chosen = np.zeros(len(labels), dtype=bool)
+    chosen[cells[(place < number // 2).to_numpy()]] = True
+    return chosen
+
+
+def split_half(
+    screen: anndata.AnnData, parts: pd.Series, seed: int, provenance: str
+) -> anndata.AnnData:
+    """Predict the effects among half of the held-out cells, to be judged by the other cells.
+
+    Its score is that of a prediction as good as measuring once more, with half as many cells as
+    are held out. A model that averages over noise can reach higher where these are few.
+
+    Parameters
+    ----------
+    screen
+        Canonical screen.
+    parts
+        Split of each cell, as in split.tsv.
+    seed
+        Seed of the choice of cells.
+    provenance
+        What made it, as JSON.
+
+    Returns
+    -------
+    AnnData
+        Perturbations x genes. ``X``: effect among the chosen half; the layers ``ate``,
+        ``ate_held_out`` and ``fdr`` are as of observed effects, of the cells that were not
+        chosen. A perturbation with fewer than two held-out cells has 0 in ``X`` and NaN in
+        the layers.
+
+    Raises
+    ------
+    InputError
+        If fewer than two control cells are held out.
+    """
+    names = perturbations(screen)
+    labels = screen.obs["perturbation"].astype(str)
+    half = half_of_held_out(labels, parts, seed)
+    means = group_means(expression_in_blocks(screen, half), names, screen.n_vars)
+    if not means.n_cells[-1]:
+        raise InputError(
+            f"The ceiling 'split_half' needs two held-out cells of {CONTROL!r} at least, and the "
+            "split has fewer. Leave it out of the experiment's 'models'."
+        )
+    others = observed_effects(screen, parts, provenance, ~half)
+    halved = means.n_cells[:-1] > 0
+    layers = {name: np.asarray(others.layers[name]) for name in ("ate", "ate_held_out", "fdr")}
+    return effects_table(
+        np.where(halved[:, None], means.effects()[0], 0.0),
+        names,
+        list(screen.var_names),
+        {name: np.where(halved[:, None], layer, np.nan) for name, layer in layers.items()},
+        provenance,
+        others.obs,
+    )

@@ -1,0 +1,283 @@
+"""Published results beside those of the workflow, and whether they agree.
+
+The paper gives mean and standard deviation over five splits. From these follow two intervals. That
+of the mean, mean +- t s / sqrt(5), holds the paper's own long-run mean 95 times in 100; a run that
+reproduces the paper perfectly falls outside of it often, since its own mean scatters, too. So the
+verdict takes the interval in which the mean of n new splits falls 95 times in 100 if nothing
+differs, mean +- t s sqrt(1/5 + 1/n). Both take t from 4 degrees of freedom. The splits here are
+taken for others than the paper's, whose cells are not published.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from samsvae.config.experiments import Split
+from samsvae.evaluation import published as paper
+from samsvae.evaluation.comparison import CONFIDENCE, mean_and_interval
+from samsvae.evaluation.summary import relative_bounds
+
+INSIDE, OUTSIDE = "inside", "outside"
+NOT_FULL, OTHER_SETTINGS, NOT_RUN = "not at full scale", "other settings", "not run"
+BY_DEFINITION = "0 by definition"
+AS_PUBLISHED = "as in the paper"
+# columns that are empty where nothing was run
+OURS = (
+    "our_model",
+    "our_mean",
+    "our_low",
+    "our_high",
+    "our_splits",
+    "difference",
+    "expected_low",
+    "expected_high",
+    "in_interval_of_mean",
+    "in_expected_interval",
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What was run here.
+
+    Attributes
+    ----------
+    metrics
+        The table metrics.tsv.
+    history
+        The table training.tsv.
+    splits
+        The experiment's, by name.
+    models
+        Settings of its trained models, by name.
+    training, evaluation
+        How they were trained and evaluated.
+    n_cells, n_genes
+        Size of the screen.
+    """
+
+    metrics: pd.DataFrame
+    history: pd.DataFrame
+    splits: Mapping[str, Split]
+    models: Mapping[str, Mapping[str, Any]]
+    training: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    n_cells: int
+    n_genes: int
+
+    @property
+    def has_the_papers_cells(self) -> bool:
+        """Whether numbers can be set against the paper's at all: cells and genes are as many."""
+        return (self.n_cells, self.n_genes) == (paper.CELLS, paper.GENES)
+
+
+def reproduction(published: pd.DataFrame, ours: Experiment) -> pd.DataFrame:
+    """Set the published results of an experiment's task beside its own.
+
+    Parameters
+    ----------
+    published
+        The table published_norman.csv.
+    ours
+        An experiment whose kind of split the paper has.
+
+    Returns
+    -------
+    DataFrame
+        One row per published number, and more if several models of the experiment are the
+        published one:
+
+        - ``task``, ``fraction``, ``model``, ``combinations`` and ``quantity`` (of the published
+          table);
+        - ``paper_mean``, ``paper_sd``, ``paper_splits``, and ``paper_low`` and ``paper_high``, 95 %
+          for the mean;
+        - ``our_model`` (its name here), ``our_mean`` with ``our_low`` and ``our_high`` (95 %, over
+          splits), ``our_splits`` (how many); empty where nothing was run, but for the name where
+          other quantities were;
+        - ``difference`` (ours minus the paper's), ``expected_low`` and ``expected_high`` (95 % for
+          the mean of as many new splits), ``in_interval_of_mean`` and ``in_expected_interval``
+          (yes or no); empty where cells or genes are not those of the paper;
+        - ``verdict``: ``inside`` or ``outside`` of the expected interval where scale and settings
+          are the paper's, else ``not at full scale``, ``other settings``, ``not run``, or, of the
+          reference itself, ``0 by definition``;
+        - ``steps`` (that every run was trained for at least), and in words ``scale`` and
+          ``settings``, what is less than in the paper or other.
+
+        Bounds are in nats per cell, and relative ones are differences to SAMS-VAE with correlated
+        embeddings at fraction 0 on the split of the same seed; correlations are of average
+        treatment effects among all cells of the test perturbations.
+    """
+    kinds = {split.kind for split in ours.splits.values()}
+    wanted = published[published["task"].isin([paper.TASKS[kind] for kind in kinds])]
+    metrics = _with_relative_bounds(ours)
+    rows = []
+    for _, row in wanted.iterrows():
+        names = paper.models_like(row["model"], bool(row["encode_unique"]), ours.models)
+        of_fraction = [
+            name
+            for name, split in ours.splits.items()
+            if np.isclose(float(split.fraction or 0), row["fraction"])
+        ]
+        runs = metrics[metrics["split"].isin(of_fraction) & metrics["model"].isin(names)]
+        present: list[str | None] = [name for name in names if name in set(runs["model"])]
+        for quantity, question in paper.QUANTITIES.items():
+            said = _published(row, quantity)
+            for name in present or [None]:
+                rows.append({**said, **_ours(ours, runs, name, question, said)})
+    return pd.DataFrame(rows)
+
+
+def _with_relative_bounds(ours: Experiment) -> pd.DataFrame:
+    """Add bounds relative to the paper's reference, where the experiment has it at fraction 0."""
+    reference = paper.models_like(paper.REFERENCE, unique=False, models=ours.models)[:1]
+    if not reference or all(split.fraction != 0 for split in ours.splits.values()):
+        return ours.metrics
+    return pd.concat([ours.metrics, relative_bounds(ours.metrics, ours.splits, reference)])
+
+
+def _published(row: "pd.Series[Any]", quantity: str) -> dict[str, Any]:
+    mean, sd, n = row[f"{quantity}_mean"], row[f"{quantity}_sd"], int(row["n_splits"])
+    half = _t(n) * sd / np.sqrt(n)
+    return {
+        "task": row["task"],
+        "fraction": row["fraction"],
+        "model": row["model"],
+        "combinations": "unique" if row["encode_unique"] else "additive",
+        "quantity": quantity,
+        "paper_mean": mean,
+        "paper_sd": sd,
+        "paper_splits": n,
+        "paper_low": mean - half,
+        "paper_high": mean + half,
+    }
+
+
+def _ours(
+    ours: Experiment,
+    runs: pd.DataFrame,
+    name: str | None,
+    question: tuple[str, str],
+    said: Mapping[str, Any],
+) -> dict[str, Any]:
+    empty = dict.fromkeys(OURS)
+    not_run = {**empty, "verdict": NOT_RUN, "steps": None, "scale": NOT_RUN, "settings": None}
+    if name is None:
+        return not_run
+    scope, metric = question
+    asked = (runs["model"] == name) & (runs["scope"] == scope) & (runs["metric"] == metric)
+    of_splits = runs[asked].dropna(subset="value").groupby("split")["value"].mean()
+    if not len(of_splits):
+        return {**not_run, "our_model": name}
+    mean, low, high = (
+        float(value[0]) for value in mean_and_interval(of_splits.to_numpy()[:, None])
+    )
+    steps = _steps(ours.history, name, list(of_splits.index))
+    less = _less(ours, len(of_splits), said["paper_splits"], steps)
+    other = paper.departures(ours.models[name], ours.training, ours.evaluation, said["quantity"])
+    found = {
+        **empty,
+        "our_model": name,
+        "our_mean": mean,
+        "our_low": low,
+        "our_high": high,
+        "our_splits": len(of_splits),
+        "verdict": NOT_FULL if less else OTHER_SETTINGS,
+        "steps": steps,
+        "scale": f"{NOT_FULL}: {'; '.join(less)}" if less else AS_PUBLISHED,
+        "settings": "; ".join(other) or AS_PUBLISHED,
+    }
+    if said["paper_sd"] == 0:  # the reference itself
+        return {**found, "verdict": BY_DEFINITION}
+    if not ours.has_the_papers_cells:
+        return found
+    n = said["paper_splits"]
+    half = _t(n) * said["paper_sd"] * np.sqrt(1 / n + 1 / len(of_splits))
+    expected = said["paper_mean"] - half, said["paper_mean"] + half
+    is_expected = bool(expected[0] <= mean <= expected[1])
+    found |= {
+        "difference": mean - said["paper_mean"],
+        "expected_low": expected[0],
+        "expected_high": expected[1],
+        "in_interval_of_mean": _yes(said["paper_low"] <= mean <= said["paper_high"]),
+        "in_expected_interval": _yes(is_expected),
+    }
+    if not less and not other:
+        found["verdict"] = INSIDE if is_expected else OUTSIDE
+    return found
+
+
+def _steps(history: pd.DataFrame, model: str, splits: list[str]) -> int:
+    """Count the steps that every run of a model on some splits was trained for."""
+    own = history[(history["model"] == model) & history["split"].isin(splits)]
+    return int(own.groupby(["split", "seed"])["step"].max().min())
+
+
+def _less(ours: Experiment, n_splits: int, n_published: int, steps: int) -> list[str]:
+    """Say in words what is less than in the paper, or other."""
+    counted = [
+        ("cells", ours.n_cells, paper.CELLS, ours.n_cells != paper.CELLS),
+        ("genes", ours.n_genes, paper.GENES, ours.n_genes != paper.GENES),
+        ("training steps", steps, paper.STEPS, steps != paper.STEPS),
+        ("split seeds", n_splits, n_published, n_splits < n_published),
+    ]
+    return [
+        f"{what} {number:,} (paper: {published:,})"
+        for what, number, published, differs in counted
+        if differs
+    ]
+
+
+def overview(table: pd.DataFrame) -> pd.DataFrame:
+    """Lay out the table of a reproduction for a reader: a row per published model and fraction.
+
+    Parameters
+    ----------
+    table
+        As of :func:`reproduction`.
+
+    Returns
+    -------
+    DataFrame
+        Text: the verdicts counted, of each quantity among test cells and perturbations the
+        paper's and our mean with half the 95 % interval over splits, and in words the scale and
+        settings of our runs.
+    """
+    rows = []
+    keys = ["fraction", "model", "combinations", "our_model"]
+    for (fraction, model, combinations, _), group in table.groupby(keys, sort=False, dropna=False):
+        verdicts = group["verdict"].value_counts(sort=False)
+        several = len(verdicts) > 1
+        row = {
+            "fraction": f"{fraction:g}",
+            "model": model,
+            "pairs": combinations,
+            "verdict": ", ".join(f"{n} {v}" if several else v for v, n in verdicts.items()),
+        }
+        for _, one in group[group["quantity"] != "val_iwelbo"].iterrows():
+            digits = 2 if "iwelbo" in one["quantity"] else 3
+            row[f"{one['quantity']}_paper"] = _in_text(one, "paper", digits)
+            row[f"{one['quantity']}_ours"] = _in_text(one, "our", digits)
+        row["scale"] = group["scale"].mode()[0]
+        row["settings"] = max(group["settings"].dropna(), key=len, default="")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _in_text(row: "pd.Series[Any]", whose: str, digits: int) -> str:
+    mean, high = row[f"{whose}_mean"], row[f"{whose}_high"]
+    if pd.isna(mean):
+        return NOT_RUN
+    spread = "" if pd.isna(high) else f" ± {high - mean:.{digits}f}"
+    return f"{mean:.{digits}f}".replace("-", "−") + spread
+
+
+def _t(n: int) -> float:
+    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
+
+
+def _yes(true: bool) -> str:
+    return "yes" if true else "no"

@@ -1,0 +1,322 @@
+"""Scores of predictions and bounds of runs, in tidy tables."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+
+from samsvae.evaluation.differential_expression import significant_effects, slope
+from samsvae.evaluation.effects import truth_of
+from samsvae.evaluation.metrics import DE, HELD_OUT, METRICS, Metric, Score, de_metrics, describe
+
+Matrix = np.ndarray
+
+# what a metric's name ends in, by the layer of observed effects that is the truth
+TRUTHS = {"": "ate", HELD_OUT: "ate_held_out"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Predictions beside one kind of truth, and the metrics that compare them.
+
+    Attributes
+    ----------
+    metrics
+        By the name they have here.
+    observed, predicted
+        Perturbations x genes.
+    known
+        Boolean, the perturbations whose truth is known; the others have no value.
+    """
+
+    metrics: Mapping[str, Metric]
+    observed: Matrix
+    predicted: Matrix
+    known: np.ndarray
+
+    def by_perturbation(self) -> dict[str, np.ndarray]:
+        """Compute every metric of every perturbation, among all whose truth is known."""
+        values = {name: np.full(len(self.known), np.nan) for name in self.metrics}
+        pair = self.observed[self.known], self.predicted[self.known]
+        for name, metric in self.metrics.items():
+            if self.known.any():
+                values[name][self.known] = metric.function(*pair)
+        return values
+
+    def flattened(self, mask: np.ndarray) -> dict[str, float]:
+        """Compute the metrics that can be over all entries of some perturbations at once."""
+        chosen = self.known & mask
+        pair = (self.observed[chosen].reshape(1, -1), self.predicted[chosen].reshape(1, -1))
+        return {
+            name: float(metric.function(*pair)[0])
+            for name, metric in self.metrics.items()
+            if metric.flattened and chosen.any()
+        }
+
+
+def comparisons(
+    observed: anndata.AnnData, predicted: anndata.AnnData, n_top: int, fdr: float
+) -> Iterator[Comparison]:
+    """Lay predictions beside every kind of truth.
+
+    Parameters
+    ----------
+    observed
+        Observed effects.
+    predicted
+        Predicted effects of the same perturbations and genes, in the same order. A prediction
+        made of held-out cells brings the layers of observed effects among the other cells, which
+        are its truth.
+    n_top
+        Genes per perturbation in the metrics that end in ``_top<n>``, and k in those that end in
+        ``_at_<k>``.
+    fdr
+        False discovery rate below which a gene is differentially expressed.
+
+    Yields
+    ------
+    Comparison
+        With the effects among all cells, as in the paper, and among held-out cells
+        (``_held_out``), each over all genes and over the ``_top<n>`` of largest observed effect;
+        and with differentially expressed genes (``de_``).
+    """
+    guess = np.asarray(predicted.X, dtype=np.float64)
+    effects = truth_of(observed, predicted)
+    for suffix, layer in TRUTHS.items():
+        truth = np.asarray(effects.layers[layer], dtype=np.float64)
+        known = np.isfinite(truth.sum(axis=1))
+        yield Comparison({n + suffix: m for n, m in METRICS.items()}, truth, guess, known)
+        top = {f"{n}_top{n_top}{suffix}": m for n, m in METRICS.items() if m.top_genes}
+        yield Comparison(top, *top_genes(truth, guess, n_top), known)
+    significant = significant_effects(effects, fdr)
+    every = np.ones(len(guess), dtype=bool)
+    yield Comparison({DE + n: m for n, m in de_metrics(n_top).items()}, significant, guess, every)
+
+
+def top_genes(observed: Matrix, predicted: Matrix, n_top: int) -> tuple[Matrix, Matrix]:
+    """Keep each perturbation's genes of largest absolute observed effect."""
+    order = np.argsort(-np.abs(observed), axis=1, kind="stable")[:, :n_top]
+    return np.take_along_axis(observed, order, 1), np.take_along_axis(predicted, order, 1)
+
+
+def scopes(observed: anndata.AnnData) -> dict[str, np.ndarray]:
+    """Divide perturbations by what the split made of their cells.
+
+    Returns
+    -------
+    dict of ndarray of bool
+        ``all``; and ``train``, ``val``, ``test``: those with such cells. On a random split the
+        three are the same; among unseen combinations ``test`` are the pairs held out.
+    """
+    masks = {part: observed.obs[f"n_{part}"].to_numpy() > 0 for part in ("train", "val", "test")}
+    return {"all": np.ones(observed.n_obs, dtype=bool), **masks}
+
+
+@dataclass(frozen=True)
+class EffectScores:
+    """How good predicted effects are.
+
+    Attributes
+    ----------
+    by_perturbation
+        One row per perturbation, one column per metric.
+    tested
+        Boolean, the perturbations with test cells.
+    differential_expression
+        One row per perturbation: n_held_out (cells tested), n_de (differentially expressed genes)
+        the metrics of :func:`samsvae.evaluation.metrics.de_metrics`, and the slope of
+        :func:`samsvae.evaluation.differential_expression.slope`, which is best near 1.
+    summary
+        Columns scope, metric, value. A metric's plain name is over all entries at once; with
+        ``median_`` or ``mean_`` it averages perturbations, with ``spread_`` it is the distance
+        between their quartiles.
+    """
+
+    by_perturbation: pd.DataFrame
+    tested: np.ndarray
+    differential_expression: pd.DataFrame
+    summary: pd.DataFrame
+
+    def long_table(self) -> pd.DataFrame:
+        """Lay out the scores by perturbation as columns perturbation, tested, metric, value."""
+        table = self.by_perturbation.assign(tested=self.tested).reset_index()
+        return table.melt(["perturbation", "tested"], var_name="metric")
+
+
+def effect_scores(
+    observed: anndata.AnnData, predicted: anndata.AnnData, n_top: int, fdr: float
+) -> EffectScores:
+    """Compute every metric, by perturbation and on every scope.
+
+    Parameters
+    ----------
+    observed, predicted, n_top, fdr
+        As of :func:`comparisons`; perturbations and genes may be in any order.
+    """
+    predicted = predicted[observed.obs_names, observed.var_names]
+    compared = list(comparisons(observed, predicted, n_top, fdr))
+    values = {name: v for one in compared for name, v in one.by_perturbation().items()}
+    metrics = {name: metric for one in compared for name, metric in one.metrics.items()}
+    summary = [
+        {"scope": scope, "metric": name, "value": value}
+        for scope, mask in scopes(observed).items()
+        if mask.any()
+        for found in (
+            *(one.flattened(mask) for one in compared),
+            *(averages(name, metrics[name], values[name][mask]) for name in metrics),
+        )
+        for name, value in found.items()
+    ]
+    scores = pd.DataFrame(values, index=pd.Index(observed.obs_names, name="perturbation"))
+    return EffectScores(
+        scores,
+        scopes(observed)["test"],
+        _de_table(truth_of(observed, predicted), predicted, scores, fdr),
+        pd.DataFrame(summary, columns=["scope", "metric", "value"]),
+    )
+
+
+def averages(name: str, metric: Metric, values: np.ndarray) -> dict[str, float]:
+    """Average a metric over perturbations; NaN if none has a value."""
+    defined = values[~np.isnan(values)]
+    names = (f"{metric.average}_{name}", f"spread_{name}")
+    if not len(defined):
+        return dict.fromkeys(names, float("nan"))
+    middle = np.median(defined) if metric.average == "median" else defined.mean()
+    low, high = np.quantile(defined, [0.25, 0.75])
+    return dict(zip(names, (float(middle), float(high - low)), strict=True))
+
+
+def _de_table(
+    truth: anndata.AnnData, predicted: anndata.AnnData, scores: pd.DataFrame, fdr: float
+) -> pd.DataFrame:
+    columns = [name for name in scores if name.startswith(DE)]
+    table = scores[columns].rename(columns=lambda name: name.removeprefix(DE))
+    table.insert(0, "n_held_out", truth.obs["n_held_out"].to_numpy())
+    table.insert(1, "n_de", np.sum(np.asarray(truth.layers["fdr"]) < fdr, axis=1))
+    guess = np.asarray(predicted.X, dtype=np.float64)
+    table["slope"] = slope(significant_effects(truth, fdr), guess)
+    return table.reset_index()
+
+
+PERTURBATION = "perturbation"
+NAMES = [
+    "split", "model", "scope", PERTURBATION, "metric", "unit", "direction", "description",
+]  # fmt: skip
+COLUMNS = [
+    "split", "model", "seed", "scope", PERTURBATION, "tested", "metric", "value",
+    "unit", "direction", "best", "chance", "description",
+]  # fmt: skip
+
+
+def tidy_metrics(
+    metrics: pd.DataFrame, perturbations: Iterable[pd.DataFrame], n_top: int
+) -> Iterator[pd.DataFrame]:
+    """Put metrics of runs and those of their perturbations into the same columns.
+
+    Parameters
+    ----------
+    metrics
+        The table metrics.tsv.
+    perturbations
+        Tables perturbation_metrics.parquet, one by one.
+    n_top
+        Genes per perturbation in the top-gene metrics.
+
+    Yields
+    ------
+    DataFrame
+        Parts of the table. One row is a number: of a run over a scope, or, with the scope
+        ``perturbation``, of one perturbation, and whether that is ``tested``. Beside it stand
+        its unit, the direction in which it is better (none for a spread), its best value and its
+        value by chance where there are such, and what it says.
+    """
+    yield _described(metrics.assign(perturbation=None, tested=None), n_top)
+    for table in perturbations:
+        yield _described(table.assign(scope=PERTURBATION), n_top)
+
+
+def _described(table: pd.DataFrame, n_top: int) -> pd.DataFrame:
+    says = {name: describe(name, n_top) for name in table["metric"].unique()}
+    scores = {name: one for name, one in says.items() if isinstance(one, Score)}
+    metric = table["metric"].astype(object)
+    return table.assign(
+        seed=table["seed"].astype("int64"),
+        tested=table["tested"].astype("boolean"),
+        unit=metric.map({name: one.unit for name, one in says.items() if one}),
+        description=metric.map({name: one.description for name, one in says.items() if one}),
+        direction=metric.map({name: one.direction for name, one in scores.items()}),
+        best=metric.map({name: one.best for name, one in scores.items()}).astype(float),
+        chance=metric.map({name: one.chance for name, one in scores.items()}).astype(float),
+    )[COLUMNS]
+
+
+def summarise_iwelbo(runs: Iterable[tuple[Mapping[str, Any], pd.DataFrame]]) -> pd.DataFrame:
+    """Average the cells' bounds by run.
+
+    Parameters
+    ----------
+    runs
+        Each with split, model and seed, and its table of cells: cell, split and iwelbo (nats).
+        Taken one by one, so that thousands need not be in memory.
+
+    Returns
+    -------
+    DataFrame
+        One row per run and scope (``val`` or ``test`` cells): n_cells, iwelbo with its standard
+        error over cells, and the difference to the first model of the same split and seed,
+        paired by cell, with its standard error. The error of a difference is far smaller than
+        that of a bound, since cells differ more than models do.
+    """
+    reference: dict[tuple[Any, Any], pd.Series] = {}
+    rows = []
+    for run, cells in runs:
+        bound = cells.set_index("cell")["iwelbo"]
+        first = reference.setdefault((run["split"], run["seed"]), bound)
+        difference = bound - first.reindex(bound.index)
+        for scope, members in cells.groupby("split", observed=True)["cell"]:
+            rows.append(
+                {
+                    **run,
+                    "scope": scope,
+                    "n_cells": len(members),
+                    **_mean_and_error(bound[members], "iwelbo"),
+                    **_mean_and_error(difference[members], "difference"),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def with_monte_carlo_errors(
+    table: pd.DataFrame, runs: Iterable[tuple[Mapping[str, Any], pd.DataFrame]]
+) -> pd.DataFrame:
+    """Put the Monte-Carlo errors of mean bounds beside them.
+
+    Parameters
+    ----------
+    table
+        As of :func:`summarise_iwelbo`.
+    runs
+        Each with split, model and seed, and its bounds by scope and number of particles.
+
+    Returns
+    -------
+    DataFrame
+        With the columns particles, the largest number of them, and iwelbo_monte_carlo_error,
+        nats per cell: how far the mean over these very cells would move with other draws.
+    """
+    errors = pd.concat(
+        bounds.loc[bounds.groupby("scope")["particles"].idxmax()].assign(**run)
+        for run, bounds in runs
+    ).rename(columns={"standard_error": "iwelbo_monte_carlo_error"})
+    keys = ["split", "model", "seed", "scope"]
+    added = errors[[*keys, "particles", "iwelbo_monte_carlo_error"]]
+    return table.merge(added, on=keys, how="left", validate="one_to_one")
+
+
+def _mean_and_error(values: pd.Series, name: str) -> dict[str, float]:
+    error = values.std() / np.sqrt(len(values)) if len(values) > 1 else float("nan")
+    return {name: float(values.mean()), f"{name}_standard_error": float(error)}

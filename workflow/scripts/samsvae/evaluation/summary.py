@@ -1,0 +1,360 @@
+"""Tables that compare the models of an experiment, condition by condition, and their summary."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from samsvae.config.experiments import Split, conditions
+from samsvae.config.models import CEILINGS
+from samsvae.evaluation.comparison import (
+    RUNS,
+    TIE,
+    Rules,
+    differences_of_runs,
+    differences_within_runs,
+    intervals,
+    perturbation_scores,
+)
+from samsvae.evaluation.metrics import HELD_OUT, Metric, Score
+from samsvae.runtime.files import read_table
+
+BEST, TIED, WORSE, UNTESTED, CEILING = "best", "tied", "worse", "untested", "ceiling"
+NOISE_CEILING = "noise_ceiling"
+
+
+def headlines(n_top: int, scope: str) -> dict[tuple[str, str], str]:
+    """List the questions of the summary, each a scope and a metric, with their headings.
+
+    Parameters
+    ----------
+    n_top
+        Genes per perturbation in the top-gene metrics.
+    scope
+        Of perturbations: ``test``, or ``all`` where none has test cells.
+    """
+    return {
+        (scope, f"pearson{HELD_OUT}"): "r, held-out cells",
+        (scope, f"pearson_top{n_top}{HELD_OUT}"): f"r, held-out cells, top {n_top} genes",
+        (scope, f"median_pearson_from_mean{HELD_OUT}"): "r beyond the mean effect, held-out cells",
+        (scope, f"mean_rank_of_right{HELD_OUT}"): "rank of the right perturbation, held-out cells",
+        (scope, "median_de_auroc"): "AUROC of DE genes",
+        (scope, "pearson"): "r, all cells",
+        (scope, f"pearson_top{n_top}"): f"r, all cells, top {n_top} genes",
+        ("val", "iwelbo"): "IWELBO, validation cells",
+        ("test", "iwelbo"): "IWELBO, test cells",
+        ("truth", "effect_pearson"): "r with true effects",
+        ("truth", "mask_f1"): "mask F1",
+    }
+
+
+def scope_of_summary(summary: pd.DataFrame) -> str:
+    """Tell which perturbations a summary is of: ``test``, or ``all`` where none has test cells."""
+    effects = summary["metric"].str.contains("pearson") & (summary["scope"] != "truth")
+    return "test" if (effects & (summary["scope"] == "test")).any() else "all"
+
+
+def by_fraction(table: pd.DataFrame) -> list[tuple[float, pd.DataFrame]]:
+    """Divide a table by condition, the smallest fraction first; NaN without fractions."""
+    fractions = table["fraction"].astype(float)
+    parts = [(float(one), table[fractions == one]) for one in sorted(fractions.dropna().unique())]
+    without = table[fractions.isna()]
+    return [*parts, (math.nan, without)] if len(without) else parts
+
+
+@dataclass(frozen=True)
+class Contestants:
+    """Which models are rivals, and between what their scores are normalised.
+
+    Attributes
+    ----------
+    rivals
+        Models of which one is the best.
+    ceilings
+        Models that are measurements or the truth themselves; never the best.
+    floor
+        The baseline that scores 0 when normalised; None without any.
+    split_half
+        The ceiling made of half of the held-out cells; None without any.
+    """
+
+    rivals: Sequence[str]
+    ceilings: Sequence[str]
+    floor: str | None
+    split_half: str | None
+
+    @classmethod
+    def of(cls, kinds: Mapping[str, str]) -> "Contestants":
+        """Divide models, given by their kinds; the floor is the mean effect, or else no change."""
+        first = {kind: model for model, kind in reversed(list(kinds.items()))}
+        return cls(
+            rivals=[model for model, kind in kinds.items() if kind not in CEILINGS],
+            ceilings=[model for model, kind in kinds.items() if kind in CEILINGS],
+            floor=first.get("mean_effect", first.get("no_change")),
+            split_half=first.get("split_half"),
+        )
+
+
+def summarise(
+    intervals: pd.DataFrame,
+    differences: pd.DataFrame,
+    contestants: Contestants,
+    meaning: Callable[[str], Score | None],
+) -> pd.DataFrame:
+    """Say of each question which model is best, and which are not told apart from it.
+
+    Parameters
+    ----------
+    intervals
+        As of :func:`samsvae.evaluation.comparison.intervals`, under one condition.
+    differences
+        As of :func:`samsvae.evaluation.comparison.differences_of_runs`, and within runs.
+    contestants
+        The models.
+    meaning
+        Looks up what a metric says.
+
+    Returns
+    -------
+    DataFrame
+        The rows of `intervals` whose metric has a meaning, in the order best first, with
+        ``normalised`` (0 at the floor, 1 at the noise ceiling, for metrics on held-out cells that
+        have one), ``verdict`` (``best``; ``tied``, if not told apart from the best; ``worse``;
+        ``untested``, if there is nothing to repeat; ``ceiling``), ``p_adjusted`` against the
+        best and ``tested_over``, what that test repeats over: runs if there are several. A noise
+        ceiling is a row of its own.
+    """
+    tests = {
+        key: group.set_index("over") for key, group in differences.groupby(["scope", "metric"])
+    }
+    rows = []
+    for (scope, metric), group in intervals.groupby(["scope", "metric"], sort=False):
+        score = meaning(metric)
+        if score is None:
+            continue
+        table = group.set_index("model", drop=False)
+        ascending = score.direction == "lower"
+        rivals = table[table["model"].isin(contestants.rivals)]
+        table = table.sort_values("value", ascending=ascending, kind="stable")
+        ceiling = noise_ceiling(table, metric, score, contestants)
+        if len(rivals):
+            best = rivals["value"].idxmin() if ascending else rivals["value"].idxmax()
+            judged = _verdicts(table, best, tests.get((scope, metric)), contestants.rivals)
+            table = table.join(judged)
+        else:
+            table["verdict"] = CEILING
+        table["normalised"] = _normalised(table, score, ceiling, contestants.floor)
+        rows.append(table)
+        if not math.isnan(ceiling):
+            own = {"scope": scope, "metric": metric, "model": NOISE_CEILING, "value": ceiling}
+            rows.append(pd.DataFrame([{**own, "verdict": CEILING, "normalised": 1.0}]))
+    columns = ["normalised", "verdict", "p_adjusted", "tested_over"]
+    if not rows:
+        return intervals.assign(**dict.fromkeys(columns))
+    summary = pd.concat(rows, ignore_index=True)
+    return summary.reindex(columns=[*intervals.columns, *columns])
+
+
+def noise_ceiling(
+    table: pd.DataFrame, metric: str, score: Score, contestants: Contestants
+) -> float:
+    """Compute what noise-free effects would score against held-out cells, or NaN.
+
+    Parameters
+    ----------
+    table
+        Rows of one question by model, with ``value``.
+    metric, score
+        The question.
+    contestants
+        The models.
+    """
+    half = contestants.split_half
+    if half is None or half not in table.index or not isinstance(score, Metric):
+        return math.nan
+    # genes chosen by their noisy effect are not measured alike by either half
+    if score.attainable is None or "_top" in metric or not metric.endswith(HELD_OUT):
+        return math.nan
+    return score.attainable(float(table.loc[half, "value"]))
+
+
+def _verdicts(
+    table: pd.DataFrame, best: str, tests: pd.DataFrame | None, rivals: Sequence[str]
+) -> pd.DataFrame:
+    rows = {}
+    for model in table["model"]:
+        test = None if tests is None else _test_between(tests, best, model)
+        row: dict[str, Any] = {"p_adjusted": np.nan, "tested_over": None}
+        if model not in rivals:
+            row["verdict"] = CEILING
+        elif model == best:
+            row["verdict"] = BEST
+        elif test is None:
+            row["verdict"] = UNTESTED
+        else:
+            row["verdict"] = TIED if test["better"] == TIE else WORSE
+            row |= {"p_adjusted": test["p_adjusted"], "tested_over": test.name}
+        rows[model] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _test_between(tests: pd.DataFrame, one: str, other: str) -> "pd.Series[Any] | None":
+    """Find the test between two models over runs, or else within them; None without any."""
+    pair = tests["first"].isin([one, other]) & tests["second"].isin([one, other])
+    made = tests[pair & tests["p_adjusted"].notna()]
+    over_runs = made[made.index.isin(RUNS)]
+    chosen = over_runs if len(over_runs) else made
+    return chosen.iloc[0] if len(chosen) else None
+
+
+def _normalised(
+    table: pd.DataFrame, score: Score, ceiling: float, floor: str | None
+) -> "pd.Series[float]":
+    low = float(table["value"].get(floor, np.nan)) if floor is not None else np.nan
+    if math.isnan(low) and score.chance is not None:
+        low = score.chance
+    is_above = ceiling > low if score.direction == "higher" else ceiling < low
+    return (table["value"] - low) / (ceiling - low if is_above else np.nan)
+
+
+IWELBO = "iwelbo"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What is known of the models of an experiment.
+
+    Attributes
+    ----------
+    intervals
+        Each score with its interval, see :func:`samsvae.evaluation.comparison.intervals`.
+    differences
+        Every two models, over runs and within them, see
+        :func:`samsvae.evaluation.comparison.paired_differences`.
+    summary
+        The main scores with verdicts, see :func:`samsvae.evaluation.summary.summarise`.
+
+    Each has the condition in its first column, ``fraction``.
+    """
+
+    intervals: pd.DataFrame
+    differences: pd.DataFrame
+    summary: pd.DataFrame
+
+
+def compare_models(
+    metrics: pd.DataFrame,
+    perturbations: Mapping[str, Path],
+    cells: Mapping[str, Path],
+    splits: Mapping[str, Split],
+    rules: Rules,
+    contestants: Contestants,
+    n_top: int,
+) -> Tables:
+    """Compare the models of an experiment.
+
+    Parameters
+    ----------
+    metrics
+        The table metrics.tsv.
+    perturbations
+        Files of metrics by perturbation, by split; none for a screen without counts. Read one
+        condition at a time.
+    cells
+        Files of the cells' bounds by model, where each has a single run and cells are all that
+        repeats.
+    splits
+        The experiment's splits by name.
+    rules
+        How models are compared.
+    contestants
+        Which models are rivals.
+    n_top
+        Genes per perturbation in the top-gene metrics.
+    """
+    metrics = pd.concat([metrics, relative_bounds(metrics, splits, rules.models)])
+    made = []
+    for fraction, names in conditions(splits).items():
+        scores = metrics[metrics["split"].isin(names)]
+        scope = scope_of_summary(scores)
+        means = intervals(scores, rules.models)
+        differences = [differences_of_runs(scores, rules)]
+        tables = [read_table(perturbations[name]) for name in names if name in perturbations]
+        if tables:
+            by_perturbation = perturbation_scores(pd.concat(tables, ignore_index=True), rules)
+            differences.append(
+                differences_within_runs(by_perturbation, scope, "perturbations", rules)
+            )
+        differences += [
+            differences_within_runs(bounds, part, "cells", rules)
+            for part, bounds in _bounds(cells).groupby("split", observed=True)
+        ]
+        pairs = pd.concat(differences, ignore_index=True)
+        asked = _questions_in_order(means, list(headlines(n_top, scope)))
+        summary = summarise(asked, pairs, contestants, rules.meaning)
+        made.append([_of(fraction, table) for table in (means, pairs, summary)])
+    return Tables(*(pd.concat(parts, ignore_index=True) for parts in zip(*made, strict=True)))
+
+
+def relative_bounds(
+    metrics: pd.DataFrame, splits: Mapping[str, Split], models: Sequence[str]
+) -> pd.DataFrame:
+    """Take bounds relative to the first model at the smallest fraction, as the paper's figures do.
+
+    Parameters
+    ----------
+    metrics
+        The table metrics.tsv.
+    splits
+        The experiment's splits by name.
+    models
+        The experiment's models; the first that has bounds is the reference.
+
+    Returns
+    -------
+    DataFrame
+        Rows of the metric ``iwelbo_relative``, nats per cell: the difference to the reference's
+        bound on the split with the same seed and from the same seed of training, none where that
+        is missing. Bounds vary with the split far more than these differences.
+    """
+    bounds = metrics[metrics["metric"] == IWELBO]
+    bounds = bounds.assign(split_seed=[splits[name].seed for name in bounds["split"]])
+    with_bounds = [model for model in models if model in set(bounds["model"])]
+    if not with_bounds:
+        return bounds[list(metrics)]
+    smallest = min(splits.values(), key=lambda split: split.fraction or 0.0).fraction
+    lowest = [name for name, split in splits.items() if split.fraction == smallest]
+    same = ["split_seed", "seed", "scope"]
+    reference = bounds[(bounds["model"] == with_bounds[0]) & bounds["split"].isin(lowest)]
+    paired = bounds.merge(reference[[*same, "value"]], on=same, suffixes=("", "_of_reference"))
+    paired["value"] -= paired["value_of_reference"]
+    return paired.assign(metric=f"{IWELBO}_relative")[list(metrics)]
+
+
+def _bounds(cells: Mapping[str, Path]) -> pd.DataFrame:
+    columns = ["split", "unit", "model", "metric", "value"]
+    tables = [
+        read_table(path)
+        .rename(columns={"cell": "unit", IWELBO: "value"})
+        .assign(model=model, metric=IWELBO)[columns]
+        for model, path in cells.items()
+    ]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+
+
+def _questions_in_order(table: pd.DataFrame, wanted: list[tuple[str, str]]) -> pd.DataFrame:
+    """Keep the rows of some questions, each a scope and a metric, in the order of these."""
+    place = pd.MultiIndex.from_tuples(wanted).get_indexer(
+        pd.MultiIndex.from_frame(table[["scope", "metric"]])
+    )
+    order = np.argsort(place, kind="stable")
+    return table.iloc[order[place[order] >= 0]]
+
+
+def _of(fraction: float, table: pd.DataFrame) -> pd.DataFrame:
+    columns = list(table)
+    return table.assign(fraction=fraction)[["fraction", *columns]]

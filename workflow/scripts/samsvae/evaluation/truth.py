@@ -1,0 +1,237 @@
+"""How well a model recovers the truth of a simulated screen: effects, masks, latent states."""
+
+from collections.abc import Sequence
+
+import anndata
+import numpy as np
+import pandas as pd
+import torch
+
+from samsvae.evaluation.agreement import pearson, r_squared, rmse
+from samsvae.evaluation.factors import (
+    MASK_THRESHOLD,
+    effect_correlations,
+    mask_scores,
+    match_factors,
+    match_factors_by_effects,
+)
+from samsvae.evaluation.predicted import LIBRARY_SIZE, ExpectedLogCounts
+from samsvae.inference.posterior import CellStates
+from samsvae.screen.labels import doses
+
+N_BASAL_STATES = 1000
+
+
+def true_effects(screen: anndata.AnnData, perturbations: Sequence[str], seed: int) -> np.ndarray:
+    """Compute the effects that the simulation would show in infinitely many cells.
+
+    Parameters
+    ----------
+    screen
+        A simulated screen.
+    perturbations
+        Canonical labels.
+    seed
+        Seed of the basal states that are averaged over, the same for both arms.
+
+    Returns
+    -------
+    ndarray
+        Perturbations x genes, log2(CP10k + 1); the counts are integrated out exactly.
+    """
+    truth = screen.uns["truth"]
+    rng = np.random.default_rng(seed)
+    basal = rng.normal(size=(N_BASAL_STATES, truth["loadings"].shape[0]))
+    baseline = torch.from_numpy(basal @ truth["loadings"] + truth["log_proportion"])
+    expected_log = ExpectedLogCounts(torch.from_numpy(truth["inverse_dispersion"]), LIBRARY_SIZE)
+
+    def average(shift: np.ndarray | float) -> np.ndarray:
+        logits = baseline + torch.as_tensor(shift)
+        return expected_log(LIBRARY_SIZE * torch.softmax(logits, -1)).double().mean(0).numpy()
+
+    row = {target: index for index, target in enumerate(truth["targets"])}
+    shifts = truth["mask"] * truth["embedding"]
+    loadings = truth["loadings"][: shifts.shape[1]]
+    control = average(0.0)
+
+    def effect(name: str) -> np.ndarray:
+        shift = sum(dose * shifts[row[part]] for part, dose in doses(name).items())
+        return average(shift @ loadings) - control
+
+    return np.array([effect(name) for name in perturbations])
+
+
+def effect_recovery(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Compare predicted with true effects, both perturbations x genes."""
+    flat = true.ravel(), predicted.ravel()
+    return {"effect_pearson": float(pearson(*flat)), "effect_rmse": float(rmse(*flat))}
+
+
+def mask_recovery(
+    screen: anndata.AnnData, probability: np.ndarray, perturbations: Sequence[str]
+) -> dict[str, float]:
+    """Score a posterior mask, cut at one half, after the best matching.
+
+    Parameters
+    ----------
+    screen
+        A simulated screen.
+    probability
+        Posterior mask probabilities, model's perturbations x latent dimensions.
+    perturbations
+        Names of the model's perturbations.
+
+    Returns
+    -------
+    dict of float
+        mask_precision, mask_recall, mask_f1 as of :func:`samsvae.evaluation.factors.mask_scores`,
+        and mask_density, the share of entries above one half.
+    """
+    true_mask = screen.uns["truth"]["mask"]
+    mask = in_order_of_truth(screen, probability, perturbations) > MASK_THRESHOLD
+    scores = mask_scores(true_mask, mask, match_factors(true_mask, mask.astype(float)))
+    return {
+        **{f"mask_{name}": value for name, value in scores.items()},
+        "mask_density": float(mask.mean()),
+    }
+
+
+def matched_masks(
+    screen: anndata.AnnData, probability: np.ndarray, perturbations: Sequence[str]
+) -> pd.DataFrame:
+    """Lay the true mask beside the inferred one, factor by factor.
+
+    Parameters
+    ----------
+    screen, probability, perturbations
+        As for :func:`mask_recovery`.
+
+    Returns
+    -------
+    DataFrame
+        Columns target, factor (the true one; empty for a dimension that matches none),
+        dimension, true_mask and probability. Dimensions that no target moves are left out.
+    """
+    truth = screen.uns["truth"]
+    probability = in_order_of_truth(screen, probability, perturbations)
+    factor, dimension = match_factors(truth["mask"], (probability > MASK_THRESHOLD).astype(float))
+    matched = {int(d): int(f) for f, d in zip(factor, dimension, strict=True)}
+    used = np.flatnonzero((probability > MASK_THRESHOLD).any(axis=0)).tolist()
+    shown = sorted({*used, *matched}, key=lambda d: (matched.get(d, len(truth["factors"])), d))
+    return pd.DataFrame(
+        [
+            {
+                "target": target,
+                "factor": truth["factors"][matched[d]] if d in matched else "",
+                "dimension": d,
+                "true_mask": float(truth["mask"][row, matched[d]]) if d in matched else 0.0,
+                "probability": float(probability[row, d]),
+            }
+            for d in shown
+            for row, target in enumerate(truth["targets"])
+        ]
+    )
+
+
+def in_order_of_truth(
+    screen: anndata.AnnData, probability: np.ndarray, perturbations: Sequence[str]
+) -> np.ndarray:
+    """Sort the rows of a mask as the truth has its targets."""
+    row = {name: index for index, name in enumerate(perturbations)}
+    return probability[[row[target] for target in screen.uns["truth"]["targets"]]]
+
+
+THRESHOLDS = np.linspace(0.02, 0.98, 25)  # one half among them
+COLUMNS = ["measure", "state", "factor", "dimension", "threshold", "density", "value"]
+
+
+def mask_thresholds(
+    screen: anndata.AnnData, probability: np.ndarray, perturbations: Sequence[str]
+) -> pd.DataFrame:
+    """Score a posterior mask at several thresholds.
+
+    Parameters
+    ----------
+    screen, probability, perturbations
+        As for :func:`samsvae.evaluation.truth.mask_recovery`.
+
+    Returns
+    -------
+    DataFrame
+        One row per threshold and measure, precision, recall or f1, after the best matching at
+        that threshold; density is the share of entries above it.
+    """
+    true_mask = screen.uns["truth"]["mask"]
+    probability = in_order_of_truth(screen, probability, perturbations)
+    rows = []
+    for threshold in THRESHOLDS:
+        mask = (probability > threshold).astype(float)
+        scores = mask_scores(true_mask, mask, match_factors(true_mask, mask))
+        at = {"threshold": round(threshold, 2), "density": mask.mean()}
+        rows += [{"measure": name, **at, "value": value} for name, value in scores.items()]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def state_recovery(screen: anndata.AnnData, keep: np.ndarray, states: CellStates) -> pd.DataFrame:
+    """Compare inferred latent states of cells with the true ones.
+
+    Parameters
+    ----------
+    screen
+        A simulated screen.
+    keep
+        Boolean, the cells whose states were inferred.
+    states
+        These.
+
+    Returns
+    -------
+    DataFrame
+        One row per state, measure and true factor: the absolute ``correlation`` over cells with
+        the dimension that matches best, one to one, and ``r_squared``, the share of the true
+        factor's variance that is linear in all dimensions together, along whatever axes.
+    """
+    truth = screen.uns["truth"]
+    basal = np.asarray(screen.obsm["true_basal"], dtype=float)[keep]
+    dosage = screen.obsm["dosage"][keep]
+    shift = np.zeros_like(basal)
+    shift[:, : truth["mask"].shape[1]] = dosage @ (truth["mask"] * truth["embedding"])
+    n_nuisance = basal.shape[1] - len(truth["factors"])
+    names = [*truth["factors"], *(f"NUISANCE_{n + 1}" for n in range(n_nuisance))]
+    rows = []
+    for name, true, inferred in (
+        ("basal", basal, states.basal),
+        ("total", basal + shift, states.total),
+    ):
+        inferred = inferred.astype(float)
+        correlation = np.abs(effect_correlations(true, inferred))
+        for factor, dimension in zip(*match_factors_by_effects(true, inferred), strict=True):
+            of = {"state": name, "factor": names[factor]}
+            rows += [
+                {
+                    "measure": "correlation",
+                    **of,
+                    "dimension": dimension,
+                    "value": correlation[factor, dimension],
+                },
+                {
+                    "measure": "r_squared",
+                    **of,
+                    "value": _explained(true[:, factor], inferred),
+                },
+            ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _explained(true: np.ndarray, inferred: np.ndarray) -> float:
+    """Share of variance that is linear in the inferred dimensions."""
+    design = np.column_stack([np.ones(len(inferred)), inferred])
+    fitted = design @ np.linalg.lstsq(design, true, rcond=None)[0]
+    return float(r_squared(true, fitted))
+
+
+def state_scores(recovered: pd.DataFrame) -> dict[str, float]:
+    """Average over true factors, by state and measure, as metrics of a run."""
+    of_states = recovered[recovered["state"].notna()]
+    means = of_states.groupby(["state", "measure"], sort=False)["value"].mean()
+    return {f"{state}_{measure}": float(value) for (state, measure), value in means.items()}

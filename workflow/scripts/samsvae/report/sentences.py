@@ -1,0 +1,427 @@
+"""Sentences and small tables of the report, from the tables of an experiment."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from samsvae.biology.enrichment import OVER_REPRESENTATION
+from samsvae.biology.states import ALL
+from samsvae.config.experiments import candidates, expanded, has_grid, splits
+from samsvae.config.models import KINDS
+from samsvae.evaluation.metrics import HELD_OUT
+from samsvae.evaluation.reproduction import INSIDE, OUTSIDE
+from samsvae.evaluation.summary import (
+    BEST,
+    NOISE_CEILING,
+    TIED,
+    UNTESTED,
+    WORSE,
+    by_fraction,
+    headlines,
+    scope_of_summary,
+)
+from samsvae.figures.text import readable, readable_set
+from samsvae.report.sections import COUNTS, GENE_SETS, PAPER, TRAINING
+from samsvae.runtime.files import read_table
+from samsvae.screen.labels import CONTROL, components
+
+SECONDS_PER_MINUTE = 60
+
+
+def describe(config: Mapping[str, Any], name: str) -> str:
+    """Say in words what an experiment is."""
+    experiment = config["experiments"][name]
+    split = experiment["split"]
+    kinds = {
+        "random": "64 % of cells train, 16 % validate and 20 % test the models",
+        "unseen_combinations": "a quarter of the combinations tests models that were trained on a "
+        "fraction of all combinations, which up to 0.75 holds none of the tested ones",
+        "as_simulated": "each part has the cells that the simulator made for it",
+        "data_efficiency": "only a fraction of the combinations' training cells is used",
+    }
+    fractions = split.get("fractions")
+    share = f" (fractions {', '.join(f'{f:g}' for f in fractions)})" if fractions else ""
+    return (
+        f"Screen “{experiment['screen']}” ({config['screens'][experiment['screen']]['source']}); "
+        f"{kinds[split['kind']]}{share}. Split seeds: {', '.join(map(str, split['seeds']))}; "
+        f"training seeds: {', '.join(map(str, experiment['seeds']))}; "
+        f"up to {config['training']['max_steps']:,} training steps."
+    )
+
+
+def cells_in_words(split: Path, screen: Path) -> str:
+    """Say how many cells, genes and perturbations a screen has.
+
+    Parameters
+    ----------
+    split
+        A table split.tsv of the screen.
+    screen
+        The screen's file, of which the number of genes alone is read.
+    """
+    labels = read_table(split)["perturbation"].value_counts()
+    perturbed = labels.drop(CONTROL, errors="ignore")
+    combined = sum(len(components(name)) > 1 for name in perturbed.index)
+    with h5py.File(screen) as file:
+        counts = file["X"]
+        n_genes = int(counts.attrs["shape"][1] if "shape" in counts.attrs else counts.shape[1])
+    among = f", {combined:,} of them combinations," if combined else ""
+    return (
+        f"{labels.sum():,} cells and {n_genes:,} genes; {len(perturbed):,} perturbations{among} "
+        f"with a median of {perturbed.median():,.0f} cells; "
+        f"{labels.get(CONTROL, 0):,} control cells."
+    )
+
+
+def competitors(config: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
+    """List an experiment's models with what each is, in a line."""
+    listed = []
+    models = expanded(config["models"])
+    for model in config["experiments"][name]["models"]:
+        settings = models[model]
+        what = KINDS[settings["kind"]].summary
+        if settings.get("shuffle_labels"):
+            what += "; trained on shuffled labels, and so a negative control"
+        if has_grid(config["models"].get(model, {})):
+            tried = len(candidates(model, config["models"][model]))
+            what += f"; on each split the best of {tried} candidates by its validation cells"
+        listed.append((model, what))
+    return listed
+
+
+def origins(config: Mapping[str, Any], results: Path) -> list[list[str]]:
+    """List each experiment with its screen, and digests of data, settings and code of its split."""
+    rows = []
+    for name, experiment in config["experiments"].items():
+        first = next(iter(splits(experiment)))
+        made_by = json.loads((results / name / first / "split.json").read_text(encoding="utf-8"))
+        digests = [made_by["inputs"]["screen"], made_by["config_digest"], made_by["code_digest"]]
+        rows.append([name, experiment["screen"], *digests])
+    return rows
+
+
+def run_times(results: Path) -> list[list[str]]:
+    """Sum up what Snakemake measured of the jobs of each rule.
+
+    Parameters
+    ----------
+    results
+        The folder of all results.
+
+    Returns
+    -------
+    list of list of str
+        From the longest to the shortest: rule, number of jobs, total and longest time, and the
+        largest memory. Rules that were never measured are not there.
+    """
+    measured = []
+    for file in sorted((results / "benchmarks").rglob("*.tsv")):
+        rule = file.relative_to(results / "benchmarks").parts[0].removesuffix(".tsv")
+        table = pd.read_csv(file, sep="\t", na_values="-")
+        measured.append(table[["s", "max_rss"]].assign(rule=rule))
+    if not measured:
+        return []
+    by_rule = (
+        pd.concat(measured)
+        .groupby("rule")
+        .agg(
+            jobs=("s", "size"), total=("s", "sum"), longest=("s", "max"), memory=("max_rss", "max")
+        )
+    )
+    return [
+        [
+            str(rule).replace("_", " "),
+            f"{row['jobs']:,.0f}",
+            _duration(row["total"]),
+            _duration(row["longest"]),
+            "–" if pd.isna(row["memory"]) else f"{row['memory']:,.0f} MB",
+        ]
+        for rule, row in by_rule.sort_values("total", ascending=False).iterrows()
+    ]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < SECONDS_PER_MINUTE:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), SECONDS_PER_MINUTE)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+UNDEFINED = "–"
+REPEATED = {
+    "splits": "splits",
+    "seeds": "training seeds",
+    "perturbations": "perturbations",
+    "cells": "cells",
+}
+
+
+def condition_tables(
+    summary: pd.DataFrame, models: Sequence[str], n_top: int
+) -> list[dict[str, Any]]:
+    """Lay out the summary for a reader: a table per condition, a row per model.
+
+    Parameters
+    ----------
+    summary
+        The table summary.tsv.
+    models
+        Rows.
+    n_top
+        Genes per perturbation in the top-gene metrics.
+
+    Returns
+    -------
+    list of dict
+        Of each condition its ``title`` (empty if there is one alone), ``columns`` (headings) and
+        ``rows``, lists of cells with ``text``, ``interval`` and ``verdict``.
+    """
+    parts = by_fraction(summary)
+    return [
+        {
+            "title": f"Fraction {fraction:g}" if len(parts) > 1 else "",
+            **_table(part, models, n_top),
+        }
+        for fraction, part in parts
+    ]
+
+
+def _table(summary: pd.DataFrame, models: Sequence[str], n_top: int) -> dict[str, Any]:
+    rows = [*models, NOISE_CEILING]
+    cells = {model: [_cell(readable(model))] for model in rows}
+    columns = ["model"]
+    for (scope, metric), heading in _questions(summary, n_top).items():
+        columns.append(heading)
+        asked = (summary["scope"] == scope) & (summary["metric"] == metric)
+        found = summary[asked].set_index("model")
+        for model in rows:
+            known = model in found.index
+            cells[model].append(_score(found.loc[model], metric) if known else _cell(UNDEFINED))
+    has_ceiling = (summary["model"] == NOISE_CEILING).any()
+    return {"columns": columns, "rows": [cells[row] for row in (rows if has_ceiling else models)]}
+
+
+def _questions(summary: pd.DataFrame, n_top: int) -> dict[tuple[str, str], str]:
+    asked = set(zip(summary["scope"], summary["metric"], strict=True))
+    found = headlines(n_top, scope_of_summary(summary))
+    return {key: heading for key, heading in found.items() if key in asked}
+
+
+def _cell(text: str, interval: str = "", verdict: str = "") -> dict[str, str]:
+    return {"text": text, "interval": interval, "verdict": verdict}
+
+
+def _score(row: "pd.Series[Any]", metric: str) -> dict[str, str]:
+    low, high = (_number(row[limit], metric) for limit in ("low", "high"))
+    interval = "" if pd.isna(row["low"]) else f"[{low}, {high}]"
+    return _cell(_number(row["value"], metric), interval, row["verdict"])
+
+
+def sentences(summary: pd.DataFrame, n_top: int) -> list[str]:
+    """Say in sentences which model is best at what, and how surely.
+
+    Parameters
+    ----------
+    summary
+        The table summary.tsv.
+    n_top
+        Genes per perturbation in the top-gene metrics.
+    """
+    said = []
+    parts = by_fraction(summary)
+    for fraction, part in parts:
+        where = f"Fraction {fraction:g}: " if len(parts) > 1 else ""
+        for (scope, metric), subject in _subjects(part, n_top).items():
+            asked = (part["scope"] == scope) & (part["metric"] == metric)
+            found = part[asked].set_index("model")
+            if (found["verdict"] == BEST).any():
+                said.append(where + _verdict(found, metric, subject))
+    return said
+
+
+def _subjects(summary: pd.DataFrame, n_top: int) -> dict[tuple[str, str], str]:
+    wording = {
+        f"pearson{HELD_OUT}": "predicted effects agree best with those among held-out cells",
+        "iwelbo": "the bound on test cells is highest",
+        "effect_pearson": "predictions are nearest to the simulation's noise-free effects",
+        "mask_f1": "which target moves which factor is recovered best",
+    }
+    return {
+        (scope, metric): wording[metric]
+        for scope, metric in _questions(summary, n_top)
+        if metric in wording and scope != "val"
+    }
+
+
+def _verdict(found: pd.DataFrame, metric: str, subject: str) -> str:
+    best = found[found["verdict"] == BEST].iloc[0]
+    unit = {"iwelbo": " nats per cell", "mask_f1": " (F1)"}.get(metric, " (Pearson r)")
+    sentence = f"For {readable(str(best.name))}, {subject}: {_number(best['value'], metric)}{unit}"
+    ceiling = found["value"].get(NOISE_CEILING, np.nan)
+    if not np.isnan(ceiling):
+        sentence += f", where effects without noise would reach about {_number(ceiling, metric)}"
+    clauses = [sentence + "."]
+    tied, worse, untested = (
+        found[found["verdict"] == verdict] for verdict in (TIED, WORSE, UNTESTED)
+    )
+    if len(tied):
+        clauses.append(f"Not told apart from it: {_listed(tied, metric)}.")
+    if len(worse):
+        clauses.append(f"Behind it: {_listed(worse, metric)}.")
+    if len(untested):
+        clauses.append(f"Not tested, since nothing was repeated: {_listed(untested, metric)}.")
+    over = found["tested_over"].dropna().unique()
+    if len(over):
+        clauses.append(f"Tested over {' and '.join(REPEATED[name] for name in over)}.")
+    return " ".join(clauses)
+
+
+def _listed(rows: pd.DataFrame, metric: str) -> str:
+    return ", ".join(
+        f"{readable(str(model))} {_number(value, metric)}" for model, value in rows["value"].items()
+    )
+
+
+def _number(value: float, metric: str) -> str:
+    digits = 2 if metric == "iwelbo" else 3
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+MOST_NAMED = 4
+
+
+def biology_in_words(tables: Path, has: Collection[str]) -> list[str]:
+    """Say which perturbations change which genes and pathways, and which pairs interact.
+
+    Parameters
+    ----------
+    tables
+        Folder of the experiment's tables.
+    has
+        What the experiment has, see :mod:`samsvae.report.sections`.
+    """
+    if COUNTS not in has:
+        return []
+    said = changes_in_words(read_table(tables / "perturbations.tsv"))
+    if GENE_SETS in has:
+        said += pathways_in_words(read_table(tables / "pathway_agreement.tsv"))
+    said += combinations_in_words(read_table(tables / "combinations.tsv"))
+    if TRAINING in has:
+        said += basal_in_words(read_table(tables / "basal.tsv"))
+    return said
+
+
+def changes_in_words(perturbations: pd.DataFrame) -> list[str]:
+    """Say how many perturbations change a gene, and which ones change most."""
+    changing = perturbations[perturbations["n_de"] > 0]
+    sentence = (
+        f"{len(changing):,} of {len(perturbations):,} perturbations change the expression of at "
+        "least one gene by more than chance"
+    )
+    if changing.empty:
+        return [f"{sentence}."]
+    strongest = ", ".join(
+        f"{row['perturbation']} ({row['n_de']:,})"
+        for _, row in changing.head(MOST_NAMED).iterrows()
+    )
+    return [f"{sentence}; most genes are changed by {strongest}."]
+
+
+def pathways_in_words(agreement: pd.DataFrame) -> list[str]:
+    """Say which gene set is the most significant for which perturbations, and who predicts it."""
+    tested = agreement[agreement["method"] == OVER_REPRESENTATION]
+    known = tested.dropna(subset="top_observed")
+    if known.empty:
+        return ["No gene set is significantly over-represented among the genes that change most."]
+    first = known[known["model"] == known["model"].iloc[0]]
+    groups = first.groupby("top_observed", sort=False)["perturbation"].agg(list)
+    named = "; ".join(
+        f"{readable_set(str(name))} ({_named(members)})"
+        for name, members in groups.iloc[groups.map(len).argsort(kind="stable")[::-1]]
+        .head(MOST_NAMED)
+        .items()
+    )
+    same = known["same_top"].astype(str).str.lower() == "true"
+    right = same.groupby(known["model"], sort=False).agg(["sum", "size"])
+    predicted = ", ".join(
+        f"{readable(str(model))} for {row['sum']} of {row['size']}"
+        for model, row in right.iterrows()
+    )
+    return [
+        f"The most over-represented gene sets among the genes that change most: {named}.",
+        f"Predicted effects lead to the same gene set: {predicted}.",
+    ]
+
+
+def combinations_in_words(combinations: pd.DataFrame) -> list[str]:
+    """Say how many combinations are more, or less, than the sum of their parts."""
+    if combinations.empty:
+        return []
+    first = combinations[combinations["model"] == combinations["model"].iloc[0]]
+    departing = first[first["n_departing"] > 0].sort_values("n_departing", ascending=False)
+    sentence = (
+        f"{len(departing):,} of {len(first):,} combinations depart from the sum of their parts on "
+        "at least one gene"
+    )
+    if departing.empty:
+        return [f"{sentence}, as far as these cells can tell."]
+    row = departing.iloc[0]
+    return [f"{sentence}, {row['perturbation']} most of all ({row['departing_genes']})."]
+
+
+def basal_in_words(basal: pd.DataFrame) -> list[str]:
+    """Say how often a classifier reads perturbations off basal states meant to be free of them."""
+    asked = basal[(basal["state"] == "basal") & (basal["labels"] == "true")]
+    rows = asked[asked["claimed"].astype(bool) & (asked["perturbation"] == ALL)]
+    if rows.empty:
+        return []
+    found = ", ".join(
+        f"{100 * accuracy:.1f} % by {readable(str(model))}"
+        for model, accuracy in rows.groupby("model", sort=False)["accuracy"].mean().items()
+    )
+    return [
+        "From the basal state of a held-out cell a classifier names its perturbation, or control, "
+        f"correctly in {found}; chance is {100 * rows['chance'].mean():.1f} %."
+    ]
+
+
+def _named(names: list[str]) -> str:
+    shown = ", ".join(names[:MOST_NAMED])
+    return f"{shown} and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else shown
+
+
+def reproduction_in_words(tables: Path, has: Collection[str]) -> list[str]:
+    """Say how many published results were met; nothing where there is nothing published.
+
+    Parameters
+    ----------
+    tables
+        Folder of the experiment's tables.
+    has
+        What the experiment has, see :mod:`samsvae.report.sections`.
+    """
+    return verdicts_in_words(read_table(tables / "reproduction.tsv")) if PAPER in has else []
+
+
+def verdicts_in_words(reproduction: pd.DataFrame) -> list[str]:
+    """Count the verdicts of the table reproduction.tsv in a sentence."""
+    number = reproduction["verdict"].value_counts(sort=False)
+    inside, outside = (int(number.get(verdict, 0)) for verdict in (INSIDE, OUTSIDE))
+    others = [f"{n} {verdict}" for verdict, n in number.items() if verdict not in (INSIDE, OUTSIDE)]
+    if inside + outside:
+        sentence = (
+            f"Of {inside + outside} results of the paper that were run as published, {inside} lie "
+            f"where they are expected if nothing differs, and {outside} do not."
+        )
+    else:
+        sentence = (
+            f"None of the paper's {len(reproduction)} results was run as published, so nothing is "
+            "said of their reproduction."
+        )
+    return [sentence + (f" The others: {', '.join(others)}." if others else "")]

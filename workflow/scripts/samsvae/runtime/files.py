@@ -1,0 +1,331 @@
+"""Files that are either whole or absent, and tables in them."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow
+import pyarrow.parquet
+
+from samsvae.runtime.errors import InputError, StorageError
+
+# why a file cannot be written, and what to do about it
+REMEDIES = {
+    errno.ENOSPC: "Free some space there",
+    errno.EDQUOT: "Free some of your quota there",
+    errno.EROFS: "Choose a folder that can be written to",
+    errno.EACCES: "Ask for permission to write there",
+    errno.EPERM: "Ask for permission to write there",
+}
+TOLD_IN_WORDS = (errno.ENOSPC, errno.EDQUOT)  # by libraries that write files on their own
+# how pandas reads text as it was written: "NA" and "null" may be names
+AS_WRITTEN: dict[str, Any] = {"sep": "\t", "keep_default_na": False, "na_values": [""]}
+PIECES, PIECE_BYTES = 16, 2**16  # of a large file that are digested
+ROWS_AT_ONCE = 2**12  # of a file.parquet that is written in parts
+UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM)
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` only when all went well.
+
+    One process at a time writes a file, so temporary files that an earlier one left when it was
+    killed are removed.
+
+    Parameters
+    ----------
+    path
+        The final name. Its folder is made if need be.
+
+    Yields
+    ------
+    Path
+        A name in the same folder with the same suffix, to write to.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full, read-only or otherwise refuses; `path` is then as it was before.
+    """
+    final = Path(path)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(final)
+        handle, name = tempfile.mkstemp(
+            prefix=_prefix(final), suffix=final.suffix, dir=final.parent
+        )
+        os.close(handle)
+    except OSError as error:
+        raise _explained(error, final) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        _change_mode(temporary)
+        _flush(temporary)
+        os.replace(temporary, final)
+    except Exception as error:
+        explained = _explained(error, final)
+        if explained is error:
+            raise
+        raise explained from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _prefix(final: Path) -> str:
+    return f".{final.stem[:40]}-"
+
+
+def _remove_leftovers(final: Path) -> None:
+    pattern = re.compile(re.escape(_prefix(final)) + r"[a-z0-9_]{8}" + re.escape(final.suffix))
+    for name in os.listdir(final.parent):
+        if pattern.fullmatch(name):
+            (final.parent / name).unlink(missing_ok=True)
+
+
+def _change_mode(temporary: Path) -> None:
+    """Let others read it as the user's mask says; some file systems know no modes."""
+    try:
+        temporary.chmod(0o666 & ~_umask())
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+
+
+def _flush(temporary: Path) -> None:
+    """Wait until the content is on the disk, which may find only then that it is full."""
+    handle = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+    finally:
+        os.close(handle)
+
+
+def _explained(error: Exception, final: Path) -> Exception:
+    """Say in plain words why a file cannot be written, if it is the disk that refused."""
+    if isinstance(error, InputError):
+        return error
+    number = next((n for n in TOLD_IN_WORDS if os.strerror(n) in str(error)), None)
+    if isinstance(error, OSError):
+        place = error.filename and Path(os.fsdecode(error.filename))
+        if place and place != final.parent and place.parent != final.parent:
+            return error
+        number = error.errno if number is None else number
+    if number not in REMEDIES:
+        return error
+    return StorageError(
+        f"{final}: cannot be written: {os.strerror(number)}. {REMEDIES[number]} and run the same "
+        "command again; nothing that was there is lost."
+    )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_tsv(table: pd.DataFrame, path: str | Path, first: Sequence[str] = ()) -> None:
+    """Write a table as tab-separated text, whole or not at all.
+
+    Parameters
+    ----------
+    table
+        Its index is not written.
+    path
+        The file.
+    first
+        Columns to put first, as far as the table has them.
+    """
+    leading = [name for name in first if name in table.columns]
+    ordered = table[leading + [name for name in table.columns if name not in leading]]
+    with whole_file(path) as temporary:
+        ordered.to_csv(temporary, sep="\t", index=False)
+
+
+def read_lines(path: str | Path, what: str, most_bytes: int = 2**27) -> list[str]:
+    """Read the lines of a text file that a user wrote, by whatever program.
+
+    Parameters
+    ----------
+    path
+        UTF-8, with or without a byte-order mark, or UTF-16 with one; lines end as on any system.
+    what
+        What the file is, and which key names it, for messages.
+    most_bytes
+        A larger file is not read.
+
+    Returns
+    -------
+    list of str
+        Without line ends; the last one may be empty.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, it is too large, or is in another encoding.
+    """
+    file = Path(path)
+    if not file.is_file():
+        sought = "" if file.is_absolute() else f" (sought in {Path.cwd()})"
+        raise InputError(f"{path}: no such file{sought}. Set {what} to an existing one.")
+    if file.stat().st_size > most_bytes:
+        raise InputError(
+            f"{path}: {file.stat().st_size:,} bytes, more than any collection of "
+            f"names has ({most_bytes:,}). Set {what} to another file."
+        )
+    content = file.read_bytes()
+    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = 1 + content[: error.start].count(b"\n")
+        raise InputError(
+            f"{path}: line {line} is not UTF-8 text (the byte 0x{content[error.start]:02x}); the "
+            "file seems to be in another encoding, such as Latin-1. Save it as UTF-8."
+        ) from error
+    if "\0" in text:
+        raise InputError(
+            f"{path}: not a text file, or UTF-16 without a byte-order mark. Save it as UTF-8."
+        )
+    return re.split(r"\r\n|\n|\r", text)
+
+
+def fingerprint(path: str | Path) -> str:
+    """Digest the size of a file and parts of its content, in milliseconds whatever its size.
+
+    A file that was replaced by one with an older date, which no comparison of dates finds, has
+    another fingerprint.
+
+    Parameters
+    ----------
+    path
+        A file, read whole up to a mebibyte, and else in pieces that are evenly spread; or a
+        folder, such as a zarr store; names and sizes of all its files count.
+
+    Returns
+    -------
+    str
+        Hexadecimal digits; ``absent`` if there is nothing.
+    """
+    place = Path(path)
+    digest = hashlib.sha256()
+    if place.is_dir():
+        for part in sorted(one for one in place.rglob("*") if one.is_file()):
+            digest.update(f"{part.relative_to(place)}\t{part.stat().st_size}\n".encode())
+            if part.suffix == ".json" or part.name.startswith(".z"):
+                digest.update(part.read_bytes())
+        return digest.hexdigest()[:16]
+    if not place.is_file():
+        return "absent"
+    size = place.stat().st_size
+    digest.update(str(size).encode())
+    with place.open("rb") as file:
+        for piece in range(PIECES if size > PIECES * PIECE_BYTES else 1):
+            file.seek(piece * max(size - PIECE_BYTES, 0) // (PIECES - 1))
+            digest.update(file.read(PIECE_BYTES if size > PIECES * PIECE_BYTES else size))
+    return digest.hexdigest()[:16]
+
+
+def write_text(text: str, path: str | Path) -> None:
+    """Write text, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_parquet(table: pd.DataFrame, provenance: str, path: str | Path) -> None:
+    """Write a table as parquet with its provenance in the metadata, whole or not at all."""
+    content = pyarrow.Table.from_pandas(table, preserve_index=False)
+    metadata = {**(content.schema.metadata or {}), b"provenance": provenance.encode()}
+    with whole_file(path) as temporary:
+        pyarrow.parquet.write_table(content.replace_schema_metadata(metadata), temporary)
+
+
+def write_parquet_parts(
+    parts: Iterable[pd.DataFrame], names: Sequence[str], provenance: str, path: str | Path
+) -> None:
+    """Write parts of a table one after another, so that all need not be in memory.
+
+    Parameters
+    ----------
+    parts
+        With the same columns.
+    names
+        The columns that hold names, which are read back as categories.
+    provenance
+        What made it, as JSON, kept in the metadata.
+    path
+        The file, whole or absent.
+    """
+    with whole_file(path) as temporary, contextlib.ExitStack() as open_files:
+        writer = None
+        for content in _gathered(_as_arrow(part, names, provenance) for part in parts):
+            if writer is None:
+                writer = open_files.enter_context(
+                    pyarrow.parquet.ParquetWriter(temporary, content.schema)
+                )
+            writer.write_table(content)
+
+
+def _as_arrow(part: pd.DataFrame, names: Sequence[str], provenance: str) -> pyarrow.Table:
+    columns = {
+        name: _dictionary(part[name]) if name in names else pyarrow.array(part[name])
+        for name in part
+    }
+    return pyarrow.table(columns, metadata={b"provenance": provenance.encode()})
+
+
+def _gathered(parts: Iterable[pyarrow.Table]) -> Iterator[pyarrow.Table]:
+    """Put small parts together, since a file describes each that is written, and reads it apart."""
+    waiting: list[pyarrow.Table] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(len(one) for one in waiting) >= ROWS_AT_ONCE:
+            yield pyarrow.concat_tables(waiting).unify_dictionaries()
+            waiting = []
+    if waiting:
+        yield pyarrow.concat_tables(waiting).unify_dictionaries()
+
+
+def _dictionary(column: "pd.Series[Any]") -> pyarrow.DictionaryArray:
+    """Encode names, however many there are, by 32-bit integers, so that all parts are alike."""
+    names = column.astype("category").cat
+    codes = names.codes.to_numpy(dtype="int32")
+    return pyarrow.DictionaryArray.from_arrays(
+        pyarrow.array(codes, mask=codes < 0), pyarrow.array(names.categories, pyarrow.string())
+    )
+
+
+def read_table(path: str | Path, text: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a table that :func:`write_tsv` or :func:`write_parquet` wrote, by its suffix.
+
+    Parameters
+    ----------
+    path
+        The file.
+    text
+        Columns of a file.tsv that hold text even where all of it looks like numbers.
+    """
+    if Path(path).suffix == ".parquet":
+        return pd.read_parquet(path)
+    return pd.read_csv(path, dtype=dict.fromkeys(text, str), **AS_WRITTEN)
+
+
+def read_table_in_parts(
+    path: str | Path, at_once: int, text: Sequence[str] = ()
+) -> Iterator[pd.DataFrame]:
+    """Read a table that :func:`write_tsv` wrote, so many rows at a time."""
+    with pd.read_csv(
+        path, dtype=dict.fromkeys(text, str), chunksize=at_once, **AS_WRITTEN
+    ) as parts:
+        yield from parts

@@ -1,0 +1,88 @@
+"""Checks that take a moment, done while jobs are planned.
+
+Imports neither torch nor scanpy, since the Snakefile calls it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from samsvae.biology.gene_sets import measured_sets, read_gmt
+from samsvae.config.configuration import gene_set_names
+from samsvae.runtime.errors import InputError
+from samsvae.sources.registry import DOWNLOADS_FOLDER, download_of, own_settings
+from samsvae.sources.verification import PublishedFile, check_file_size
+
+
+def check_experiment(config: Mapping[str, Any], name: str) -> None:
+    """Check the files that an experiment needs: its screen by header or size, gene sets, groups.
+
+    A published file that is not there yet is no fault, and none is read through.
+
+    Parameters
+    ----------
+    config
+        A validated configuration.
+    name
+        Of the experiment.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, cannot be what it should be, or a gene-set file shares no gene with
+        the screen it would be tested on.
+    """
+    experiment = config["experiments"][name]
+    genes = check_screen_file(config, experiment["screen"])
+    if experiment["perturbation_groups"] is not None:
+        read_gmt(experiment["perturbation_groups"])
+    sizes = {key: config["enrichment"][key] for key in ("min_size", "max_size")}
+    for gene_sets in gene_set_names(config, name):
+        path = config["gene_sets"].get(gene_sets)
+        if path is None:
+            continue
+        sets = read_gmt(path)
+        if genes is not None:
+            measured_sets(sets, genes, path, **sizes)
+
+
+def check_screen_file(config: Mapping[str, Any], name: str) -> list[str] | None:
+    """Check the files that a screen is made of, as far as they are there.
+
+    Parameters
+    ----------
+    config
+        A validated configuration.
+    name
+        Of the screen.
+
+    Returns
+    -------
+    list of str or None
+        Genes of the user's own file; None for other sources.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or cannot be what it should be.
+    """
+    screen = config["screens"][name]
+    if screen["source"] == "h5ad":
+        # anndata takes as long to import as a small configuration to plan
+        from samsvae.sources.h5ad import check_header
+        from samsvae.sources.h5ad_source import H5adSource
+
+        return check_header(H5adSource(**own_settings(screen)))
+    download = download_of(screen)
+    if download is not None:
+        _check_published(screen["path"], PublishedFile.of(config["downloads"][download]))
+        listed = screen.get("genes")
+        if listed is not None and not Path(listed).is_file():
+            raise InputError(f"{listed}: no such file. Set 'genes' to a list, or to null.")
+    return None
+
+
+def _check_published(path: str | None, published: PublishedFile) -> None:
+    downloaded = Path(DOWNLOADS_FOLDER, published.file)
+    if path is not None or downloaded.exists():
+        check_file_size(path or downloaded, published)

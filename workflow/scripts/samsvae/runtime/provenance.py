@@ -1,0 +1,229 @@
+"""Provenance of results: what made a file, and the lineage of records behind it.
+
+Each job leaves a record of every file that it made: the digests of the file and of those it was
+made from, the configuration, code, versions, seed and machine. From record to record, a figure
+leads back to the data of its screen.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import samsvae
+from samsvae.runtime.files import write_text
+
+PACKAGES = ("anndata", "gseapy", "illico", "numpy", "pandas", "pyro-ppl", "scipy", "torch")
+
+
+def digest_of(value: Any) -> str:
+    """Digest a JSON-like value, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def provenance(config: Mapping[str, Any], code: str, **inputs: str) -> str:
+    """Describe what made a file, as JSON text to keep in its metadata.
+
+    Parameters
+    ----------
+    config
+        The part of the configuration that the file depends on.
+    code
+        What :func:`samsvae.runtime.digest.code_digest` gave.
+    **inputs
+        Digests of the data it was made from, by name.
+
+    Returns
+    -------
+    str
+        JSON with the configuration and its digest, the code's and the data's digests, versions
+        of Python and packages, and the kind of machine.
+    """
+    return json.dumps(
+        {
+            "config": dict(config),
+            "config_digest": digest_of(config),
+            "code_digest": code,
+            "inputs": inputs,
+            "versions": versions(),
+            "machine": f"{platform.system()} {platform.machine()}",
+        },
+        sort_keys=True,
+        default=str,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of this library, Python and the packages that results depend on."""
+    return {
+        "samsvae": samsvae.__version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+RECORDS = Path("results/provenance")
+SHOWN = 6  # files of a stage
+
+
+def record_path(path: str | Path) -> Path:
+    """Where the record of a result is, a file below ``results``."""
+    *folders, name = Path(path).relative_to("results").parts
+    return RECORDS.joinpath(*folders, f"{name}.json")
+
+
+def keep_records(snakemake: Any) -> None:
+    """Write down what a finished job was given and what it made.
+
+    Parameters
+    ----------
+    snakemake
+        The job object that Snakemake gives to a script.
+    """
+    params = {name: value for name, value in snakemake.params.items() if name != "code"}
+    config = json.loads(json.dumps(params, default=str))
+    record = {
+        "rule": str(snakemake.rule),
+        "wildcards": {name: str(value) for name, value in snakemake.wildcards.items()},
+        "inputs": {str(path): known_digest(path) for path in snakemake.input},
+        "config": config,
+        "config_digest": digest_of(config),
+        "code_digest": snakemake.params.get("code"),
+        "seed": seed_of(config, dict(snakemake.wildcards.items())),
+        "threads": snakemake.threads,
+        "versions": versions(),
+        "machine": machine(),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    for path in snakemake.output:
+        status = os.stat(path)
+        own = {"size": status.st_size, "modified": status.st_mtime_ns, "sha256": file_digest(path)}
+        write_text(json.dumps({"file": str(path), **own, **record}), record_path(path))
+
+
+def seed_of(config: Mapping[str, Any], wildcards: Mapping[str, str]) -> int | None:
+    """Read the seed off a job's settings or name; None if it has no randomness of its own."""
+    places = (config, config.get("split"), config.get("settings"))
+    given = [place["seed"] for place in places if isinstance(place, Mapping) and "seed" in place]
+    if given:
+        return int(given[0])
+    return int(wildcards["seed"]) if "seed" in wildcards else None
+
+
+def machine() -> dict[str, str]:
+    """Name the machine, its kind, and its GPU if the job has used one."""
+    found = {"name": platform.node(), "kind": f"{platform.system()} {platform.machine()}"}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def file_digest(path: str | Path) -> str:
+    """Digest the content of a file, or of all files of a folder such as a zarr store, SHA-256."""
+    if Path(path).is_dir():
+        inside = sorted(file for file in Path(path).rglob("*") if file.is_file())
+        lines = [f"{file.relative_to(path)}\t{file_digest(file)}\n" for file in inside]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_record(path: str | Path) -> dict[str, Any] | None:
+    """Read what is recorded of a file; None if nothing is, as of what is no result."""
+    try:
+        return json.loads(record_path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # of which relative_to raises one, too
+        return None
+
+
+def known_digest(path: str | Path) -> str:
+    """Digest a file, or take the digest from its record if it is as it was then."""
+    record, status = read_record(path), os.stat(path)
+    if record and (record["size"], record["modified"]) == (status.st_size, status.st_mtime_ns):
+        return str(record["sha256"])
+    return file_digest(path)
+
+
+def chain(path: str | Path) -> list[dict[str, Any]]:
+    """List the records of a file and of all that it was made from, the file's own first."""
+    seen: dict[str, dict[str, Any]] = {}
+    waiting = [str(path)]
+    while waiting:
+        at = waiting.pop(0)
+        if at in seen:
+            continue
+        record = read_record(at) or {"file": at, "rule": None, "inputs": {}}
+        seen[at] = record
+        waiting += record["inputs"]
+    return list(seen.values())
+
+
+def describe_chain(path: str | Path) -> str:
+    """Tell what a file was made from, by which code and configuration, stage after stage.
+
+    Parameters
+    ----------
+    path
+        A file below ``results``, seen from the working directory.
+
+    Returns
+    -------
+    str
+        One paragraph for each rule, back to the data; files that have changed since are marked.
+    """
+    records = chain(path)
+    made = [record for record in records if record["rule"]]
+    stages: dict[str, list[dict[str, Any]]] = {}
+    for record in made:
+        stages.setdefault(record["rule"], []).append(record)
+    lines = [str(path)]
+    for rule, of_rule in stages.items():
+        lines += ["", *_describe_stage(rule, of_rule)]
+    given = [record["file"] for record in records if not record["rule"]]
+    if given:
+        lines += ["", "given"]
+        digests = {file: digest for record in made for file, digest in record["inputs"].items()}
+        lines += [f"  {file}  sha256 {digests.get(file, 'unknown')}" for file in sorted(given)]
+    for what, values in _environment(made):
+        lines += ["", what, *(f"  {value}  ({number} files)" for value, number in values.items())]
+    lines += ["", *(list(changes(records)) or ["Every file is as it was when the next was made."])]
+    return "\n".join(lines) + "\n"
+
+
+def _describe_stage(rule: str, records: list[dict[str, Any]]) -> Iterator[str]:
+    yield f"{rule}: {len(records)} file(s)"
+    for record in records[:SHOWN]:
+        seed = "" if record["seed"] is None else f"  seed {record['seed']}"
+        yield f"  {record['file']}  sha256 {record['sha256'][:16]}{seed}"
+    if len(records) > SHOWN:
+        yield f"  and {len(records) - SHOWN} more"
+    for name in ("code_digest", "config_digest"):
+        values = sorted({str(record[name])[:16] for record in records})
+        yield f"  {name.replace('_', ' ')} {', '.join(values)}"
+
+
+def _environment(records: list[dict[str, Any]]) -> Iterator[tuple[str, Counter[str]]]:
+    yield (
+        "versions",
+        Counter(", ".join(f"{n} {v}" for n, v in record["versions"].items()) for record in records),
+    )
+    yield "machines", Counter(", ".join(record["machine"].values()) for record in records)
+
+
+def changes(records: list[dict[str, Any]]) -> Iterator[str]:
+    """Name files that are no longer what they were when another was made from them."""
+    for record in records:
+        for file, digest in record["inputs"].items():
+            if not Path(file).exists():
+                yield f"Gone: {file}, from which {record['file']} was made."
+            elif known_digest(file) != digest:
+                yield f"Changed: {file}, since {record['file']} was made from it."

@@ -1,0 +1,222 @@
+"""Run the script of a rule: as a job of Snakemake, or by hand for a debugger.
+
+For a debugger: ``python -m pdb workflow/scripts/train_model.py RESULT`` runs the script on what
+Snakemake would run it on to make RESULT. Nothing catches errors, and no record is kept.
+"""
+
+import argparse
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from samsvae.runtime.errors import InputError, Interrupted
+from samsvae.runtime.provenance import keep_records
+
+SNAKEFILE = Path(__file__).resolve().parents[4] / "Snakefile"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a script reads of the object that Snakemake gives it.
+
+    Attributes
+    ----------
+    rule
+        Name of the rule.
+    input, output, params, log
+        Of the job, by name and position.
+    wildcards
+        Of the job, by name.
+    config
+        The validated configuration.
+    threads
+        Number of threads.
+    resources
+        Empty: they are what a cluster would be asked for.
+    """
+
+    rule: str
+    input: Any
+    output: Any
+    params: Any
+    log: Any
+    wildcards: Any
+    config: dict[str, Any]
+    threads: int = 1
+    resources: dict[str, Any] = field(default_factory=dict)
+
+
+def run_by_hand(main: Callable[[Any], None], arguments: Sequence[str]) -> None:
+    """Run the `main` of a script on the job that makes a result.
+
+    Parameters
+    ----------
+    main
+        Takes Snakemake's job object.
+    arguments
+        Of the command line: the result, and options.
+    """
+    parser = argparse.ArgumentParser(
+        description="Run a script on what Snakemake would run it on, and write its results."
+    )
+    parser.add_argument("result", help="path of a result of the script, in the working directory")
+    parser.add_argument("--configfile", nargs="+", default=[], help="as for snakemake")
+    parser.add_argument("--threads", type=int, default=1, help="1 by default, as in most rules")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main(job_of(given.result, given.configfile, given.threads))
+
+
+def job_of(
+    result: str,
+    configfiles: Sequence[str | Path] = (),
+    threads: int = 1,
+    snakefile: str | Path = SNAKEFILE,
+) -> Job:
+    """Plan the job that makes a result, without running anything.
+
+    Parameters
+    ----------
+    result
+        Path of an output, in the working directory.
+    configfiles
+        Configurations beside the default.
+    threads
+        Number of threads that the script may use.
+    snakefile
+        The workflow.
+
+    Returns
+    -------
+    Job
+        Stands in for Snakemake's object. The folders of its outputs exist.
+
+    Raises
+    ------
+    InputError
+        If no rule makes the result, or one of its inputs is missing.
+    """
+    from snakemake.api import SnakemakeApi
+    from snakemake.dag import DAG
+    from snakemake.io import is_flagged
+    from snakemake.jobs import Job as SnakemakeJob
+    from snakemake.settings.types import ConfigSettings, OutputSettings, Quietness, ResourceSettings
+
+    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+        opened = api.workflow(
+            resource_settings=ResourceSettings(cores=threads),
+            config_settings=ConfigSettings(configfiles=[Path(file) for file in configfiles]),
+            snakefile=Path(snakefile),
+        )
+        opened.dag()
+        workflow = opened._workflow
+        rules = [rule for rule in workflow.rules if rule.is_producer(result)]
+        # as Snakemake chooses between the training of a seed and that of all seeds
+        rules.sort(key=lambda rule: rule.name == "train")
+        if not rules:
+            raise InputError(
+                f"{result}: no rule makes this. Give a path as it stands below 'results', and the "
+                "configuration that it belongs to by --configfile."
+            )
+        planned = SnakemakeJob(rules[0], DAG(workflow, rules=rules), rules[0].get_wildcards(result))
+        # an ancient input only asks for an order of jobs
+        needed = [str(path) for path in planned.input if not is_flagged(path, "ancient")]
+        missing = [path for path in needed if not Path(path).exists()]
+        if missing:
+            raise InputError(
+                f"{result}: its inputs are missing. Make them first: snakemake {' '.join(missing)}"
+            )
+        for path in [*planned.output, *planned.log]:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return Job(
+            rule=str(rules[0].name),
+            input=planned.input,
+            output=planned.output,
+            params=planned.params,
+            log=planned.log,
+            wildcards=planned.wildcards,
+            config=workflow.config,
+            threads=threads,
+        )
+
+
+logger = logging.getLogger("samsvae")
+
+IN_LOG_ALONE = {"to_terminal": False}
+
+
+def run_job(main: Callable[[Any], None], snakemake: Any | None) -> None:
+    """Run a front door's `main` with its log open, and keep a record of what it made.
+
+    Progress goes to the terminal and to the rule's log file; warnings of libraries and tracebacks
+    go to the log file alone. Whatever stops a job is told in a sentence. (Numerical libraries get
+    the rule's threads from Snakemake, by OMP_NUM_THREADS and its like.)
+
+    Parameters
+    ----------
+    main
+        Takes Snakemake's job object.
+    snakemake
+        The job object that Snakemake gives to a script; None where it is run by hand.
+    """
+    if snakemake is None:
+        run_by_hand(main, sys.argv[1:])
+        return
+    logging.raiseExceptions = False  # where the disk is full, a log is the least of what is lost
+    log_path = Path(snakemake.log[0])
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    before = signal.signal(signal.SIGTERM, _end)
+    with log_path.open("w", encoding="utf-8", buffering=1) as log_file:
+        _send_to(log_file, str(snakemake.rule), dict(snakemake.wildcards.items()))
+        status = _status(main, snakemake, log_path)
+    signal.signal(signal.SIGTERM, before)
+    if status:
+        sys.exit(status)
+
+
+def _status(main: Callable[[Any], None], snakemake: Any, log_path: Path) -> int:
+    """Do the work, and give the status that the process ends with."""
+    try:
+        main(snakemake)
+        keep_records(snakemake)
+    except InputError as error:
+        logger.error("%s", error)
+        return 1
+    except Interrupted as error:
+        logger.warning("%s", error)
+        return 128 + error.signal
+    except KeyboardInterrupt:
+        logger.warning("interrupted")
+        return 128 + signal.SIGINT
+    except Exception as error:
+        logger.error(
+            "stopped by an unexpected error, %s: %s. The whole of it is in %s",
+            type(error).__name__, error, log_path,
+        )  # fmt: skip
+        logger.debug("the error:", exc_info=True, extra=IN_LOG_ALONE)
+        return 1
+    return 0
+
+
+def _end(number: int, _: Any) -> None:
+    """Leave by the usual way, so that half-written files are removed."""
+    raise Interrupted(f"asked to end by {signal.Signals(number).name}", number)
+
+
+def _send_to(log_file: Any, rule: str, wildcards: dict[str, str]) -> None:
+    what = " ".join([rule, *wildcards.values()])
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setFormatter(logging.Formatter(f"[{what}] %(message)s"))
+    terminal.addFilter(lambda record: record.name != "py.warnings")
+    terminal.setLevel(logging.INFO)
+    file = logging.StreamHandler(log_file)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[terminal, file], force=True)
+    logger.setLevel(logging.DEBUG)
+    logging.captureWarnings(True)
+    warnings.simplefilter("default")

@@ -1,0 +1,1 @@
+"""The canonical screen: counts, design, labels, validation and splits."""

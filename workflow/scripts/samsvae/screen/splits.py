@@ -1,0 +1,339 @@
+"""Divide cells into training, validation and test cells, the same for every model and baseline.
+
+The divisions of Bereket & Karaletsos 2023 (their section 4): ``random``,
+``unseen_combinations`` and ``data_efficiency``.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+
+from samsvae.config.experiments import Split
+from samsvae.runtime.errors import InputError
+from samsvae.runtime.files import read_table, read_table_in_parts
+from samsvae.screen.canonical import LOST_CELLS, lost_cells
+from samsvae.screen.labels import CONTROL, components
+
+TRAIN, VAL, TEST, UNUSED = "train", "val", "test", "unused"
+TEST_FRACTION = 0.2
+VAL_FRACTION = 0.2  # of what is left after the test cells, so 16 % of all
+TEST_PAIRS_FRACTION = 0.25
+FEWEST_CELLS = 10
+TEXT = ("cell", "perturbation", "split")  # columns of the table of a split
+
+
+def split_screen(screen: anndata.AnnData, split: Split) -> np.ndarray:
+    """Divide the cells of a screen, as :func:`split_cells`, or as its simulator made them."""
+    if split.kind == "as_simulated":
+        return screen.obs["part"].to_numpy(dtype=object)
+    return split_cells(screen.obs["perturbation"].astype(str), split)
+
+
+def split_cells(perturbation: Sequence[str], split: Split) -> np.ndarray:
+    """Divide cells.
+
+    Parameters
+    ----------
+    perturbation
+        Canonical label of each cell.
+    split
+        The kind of division, its fraction and its seed.
+
+    Returns
+    -------
+    ndarray of str
+        For each cell ``train``, ``val``, ``test`` or ``unused``.
+
+    Raises
+    ------
+    InputError
+        If there are too few cells, or no combinations where the kind needs them.
+    """
+    labels = np.asarray(perturbation, dtype=object)
+    if len(labels) < FEWEST_CELLS:
+        raise InputError(
+            f"{len(labels)} cells cannot be split; at least {FEWEST_CELLS} are needed."
+        )
+    rng = np.random.default_rng(split.seed)
+    parts = np.full(len(labels), UNUSED, dtype=object)
+    if split.kind == "random":
+        for part, cells in _train_val_test(np.arange(len(labels)), rng).items():
+            parts[cells] = part
+        return parts
+    if split.fraction is None:
+        raise InputError(f"A split of the kind {split.kind!r} needs a fraction.")
+    is_pair = np.array([len(components(label)) > 1 for label in labels])
+    if not is_pair.any():
+        raise InputError(
+            f"The split {split.kind!r} needs cells with combinations, and the screen has none. "
+            "Use the split 'random', or set the screen's 'delimiter'."
+        )
+    # drawn alike for both kinds, which so agree where every pair may be trained on
+    of_pairs = _train_val_test(np.flatnonzero(is_pair), rng)
+    others = rng.permutation(np.flatnonzero(~is_pair))
+    n_val = round(VAL_FRACTION * len(others))
+    if split.kind == "unseen_combinations":
+        of_pairs = _of_chosen_pairs(of_pairs, labels, split.fraction, split.seed)
+    else:
+        of_pairs[TRAIN] = of_pairs[TRAIN][: round(split.fraction * len(of_pairs[TRAIN]))]
+    for part, cells in [*of_pairs.items(), (VAL, others[:n_val]), (TRAIN, others[n_val:])]:
+        parts[cells] = part
+    return parts
+
+
+def _train_val_test(cells: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Divide cells: test first, then validation of what is left; each in the order drawn."""
+    order = rng.permutation(cells)
+    n_test = round(TEST_FRACTION * len(cells))
+    n_val = round(VAL_FRACTION * (len(cells) - n_test))
+    return {
+        TEST: order[:n_test],
+        VAL: order[n_test : n_test + n_val],
+        TRAIN: order[n_test + n_val :],
+    }
+
+
+def _of_chosen_pairs(
+    of_pairs: dict[str, np.ndarray], labels: np.ndarray, fraction: float, seed: int
+) -> dict[str, np.ndarray]:
+    """Keep test cells of the last quarter of pairs, others of the first fraction of pairs."""
+    pairs = sorted({labels[cell] for cells in of_pairs.values() for cell in cells})
+    trained, tested = chosen_pairs(pairs, fraction, seed)
+    kept = {TEST: tested, VAL: trained, TRAIN: trained}
+    return {
+        part: np.array([cell for cell in cells if labels[cell] in kept[part]], dtype=int)
+        for part, cells in of_pairs.items()
+    }
+
+
+def chosen_pairs(pairs: Sequence[str], fraction: float, seed: int) -> tuple[set[str], set[str]]:
+    """Choose the pairs that may be trained on, and those that are tested.
+
+    Parameters
+    ----------
+    pairs
+        Distinct labels.
+    fraction
+        Share of all pairs that may be trained on. Up to 0.75 none of them is tested; with 1 the
+        tested ones are trained on, too, by cells of their own.
+    seed
+        Seed of the order; as the fraction grows, pairs are added.
+
+    Returns
+    -------
+    trained, tested : set of str
+        The first of them, and the last quarter, at least one.
+    """
+    order = np.array(sorted(pairs), dtype=object)
+    np.random.default_rng(seed).shuffle(order)
+    n_untested = min(round((1 - TEST_PAIRS_FRACTION) * len(order)), len(order) - 1)
+    n_trained = round(fraction * len(order))
+    if fraction <= 1 - TEST_PAIRS_FRACTION:
+        n_trained = min(n_trained, n_untested)
+    return set(order[:n_trained]), set(order[n_untested:])
+
+
+def check_trained(
+    perturbation: Sequence[str], parts: np.ndarray, untrained_perturbations: str
+) -> list[str]:
+    """Find the single perturbations that no training cell received.
+
+    Parameters
+    ----------
+    perturbation
+        Canonical label of each cell.
+    parts
+        What :func:`split_cells` gave.
+    untrained_perturbations
+        ``refuse`` or ``keep_prior``, as in the configuration.
+
+    Returns
+    -------
+    list of str
+        Their names, in alphabetical order.
+
+    Raises
+    ------
+    InputError
+        If there are any and they are to be refused, or if no control cell trains.
+    """
+    labels = np.asarray(perturbation, dtype=object)
+    cells: Counter[str] = Counter(part for label in labels for part in components(label))
+    trained = {part for label in set(labels[parts == TRAIN]) for part in components(label)}
+    if CONTROL not in set(labels[parts == TRAIN]):
+        raise InputError(
+            f"None of the {int((labels == CONTROL).sum())} control cell(s) is a training cell. "
+            "More control cells are needed."
+        )
+    untrained = sorted(set(cells) - trained)
+    if untrained and untrained_perturbations == "refuse":
+        some = ", ".join(f"{name} ({cells[name]} cells)" for name in untrained[:5])
+        raise InputError(
+            f"{len(untrained)} perturbation(s) have no training cell in this split: {some}. "
+            "Leave perturbations with few cells out by the screen's 'min_cells' (for instance "
+            "min_cells: 10), or set the split's 'untrained_perturbations' to 'keep_prior': models "
+            "then know nothing of them but their prior."
+        )
+    return untrained
+
+
+def held_out_cells(labels: pd.Series, parts: pd.Series) -> np.ndarray:
+    """Choose for each perturbation the cells that no model has seen.
+
+    Parameters
+    ----------
+    labels, parts
+        Perturbation and split of each cell.
+
+    Returns
+    -------
+    ndarray of bool
+        Test and unused cells; for a perturbation that has none, its validation cells, which
+        chose the best step of training but were not trained on.
+    """
+    unseen = parts.isin([TEST, UNUSED])
+    has_unseen = unseen.groupby(labels, observed=True).transform("any")
+    return (unseen | (~has_unseen & (parts == VAL))).to_numpy(dtype=bool)
+
+
+def split_table(screen: anndata.AnnData, parts: Sequence[str] | pd.Series) -> pd.DataFrame:
+    """Lay out a split as the table kept in split.tsv.
+
+    Returns
+    -------
+    DataFrame
+        Columns cell, perturbation, library_size (counts), split.
+    """
+    return pd.DataFrame(
+        {
+            "cell": screen.obs_names,
+            "perturbation": screen.obs["perturbation"].astype(str).to_numpy(),
+            "library_size": screen.obs["library_size"].to_numpy(),
+            "split": np.asarray(parts, dtype=object),
+        }
+    )
+
+
+def cell_table(screen: anndata.AnnData, parts: Mapping[str, pd.Series]) -> pd.DataFrame:
+    """Count the cells of each part of each split, and those that were left out before, by reason.
+
+    Parameters
+    ----------
+    screen
+        Canonical screen.
+    parts
+        Part of each cell (train, val, test or unused), by the name of the split.
+
+    Returns
+    -------
+    DataFrame
+        ``split`` (empty for cells that are in no split), ``part`` (left out, or of the split),
+        ``reason`` why a cell is left out, ``cells``, and ``fraction`` of all cells of the source.
+    """
+    lost = screen.uns.get(LOST_CELLS, lost_cells({}))
+    n_all = screen.n_obs + int(lost["cells"].sum())
+    rows = [("", "left out", reason, n) for reason, n in lost.itertuples(index=False)]
+    for name, of_cells in parts.items():
+        numbers = of_cells.value_counts()
+        for part in (TRAIN, VAL, TEST, UNUSED):
+            reason = "not in the split" if part == UNUSED else ""
+            if numbers.get(part, 0):
+                rows.append((name, part, reason, int(numbers[part])))
+    table = pd.DataFrame(rows, columns=["split", "part", "reason", "cells"])
+    return table.assign(fraction=table["cells"] / n_all)
+
+
+def read_split(path: str | Path, screen: anndata.AnnData) -> pd.Series:
+    """Read a split of a screen.
+
+    Returns
+    -------
+    Series
+        Split by cell, in the screen's order.
+
+    Raises
+    ------
+    InputError
+        If the file is of another screen.
+    """
+    table = read_table(path, TEXT).set_index("cell")["split"]
+    if not table.index.equals(pd.Index(screen.obs_names)):
+        raise _of_another_screen(path)
+    return table
+
+
+@dataclass(frozen=True)
+class CellsOfSplit:
+    """The rows of a split's table, so many at a time, compared with the screen as they are read.
+
+    Attributes
+    ----------
+    path
+        File of the split.
+    screen
+        File of the screen.
+    at_once
+        Cells in a block.
+    """
+
+    path: Path
+    screen: Path
+    at_once: int
+
+    def __iter__(self) -> Iterator[pd.DataFrame]:
+        """Go through all cells in order.
+
+        Raises
+        ------
+        InputError
+            If the split is of another screen.
+        """
+        done = 0
+        with h5py.File(self.screen, "r") as file:
+            names = file["obs"][file["obs"].attrs["_index"]].asstr()
+            for block in read_table_in_parts(self.path, self.at_once, TEXT):
+                if list(block["cell"]) != list(names[done : done + len(block)]):
+                    raise _of_another_screen(self.path)
+                done += len(block)
+                yield block
+            if done != len(names):
+                raise _of_another_screen(self.path)
+
+
+def _of_another_screen(path: str | Path) -> InputError:
+    return InputError(f"{path}: its cells are not those of the screen. Remove the file.")
+
+
+def shuffled_labels(labels: pd.Series, parts: pd.Series, seed: int) -> pd.Series:
+    """Permute labels among the training cells, and among the validation cells.
+
+    What a model then learns of a perturbation is chance, while cells, labels and their numbers
+    are what they were. So it shows what a score is worth that a model reaches without any link
+    between cells and labels.
+
+    Parameters
+    ----------
+    labels
+        Canonical label of each cell, categorical.
+    parts
+        Split of each cell, as in split.tsv.
+    seed
+        Seed of the permutation.
+
+    Returns
+    -------
+    Series
+        Labels of the same cells; those of cells that neither train nor validate stay.
+    """
+    rng = np.random.default_rng(seed)
+    source = np.arange(len(labels))
+    for part in (TRAIN, VAL):
+        own = np.flatnonzero(parts == part)
+        source[own] = rng.permutation(own)
+    return pd.Series(labels.array[source], index=labels.index, name=labels.name)

@@ -1,0 +1,218 @@
+"""Validate a canonical screen: names, labels, counts; errors say what to change."""
+
+import itertools
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from samsvae.runtime.errors import InputError
+from samsvae.screen.labels import CONTROL, components
+
+MOST_CHARACTERS = 200
+AT_ONCE = 10_000  # names of cells; there may be millions
+
+# control characters (line breaks, tabs, ...), halves of characters, separators of lines and
+# paragraphs, and marks that show nothing or turn the direction of what follows
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp", "Cf")
+
+
+def check_text(texts: Iterable[str], what: str, where: str) -> None:
+    """Refuse what cannot stand in a table or figure: nothing, control characters, endless text.
+
+    Any other character will do, as tables and figures escape what they must.
+
+    Raises
+    ------
+    InputError
+        Quoting the first such text.
+    """
+    waiting = iter(texts)
+    while some := list(itertools.islice(waiting, AT_ONCE)):
+        if _is_plain(some):
+            continue
+        for text in some:
+            fault = text_fault(text)
+            if fault:
+                raise InputError(
+                    f"{where}: the {what} {text[:MOST_CHARACTERS]!r} {fault}. Rename it in the "
+                    "file."
+                )
+
+
+def _is_plain(texts: Sequence[str]) -> bool:
+    """Whether nothing can be wrong with any of them: printable ASCII without blanks, not long."""
+    joined = "".join(texts)
+    sizes = [len(text) for text in texts]
+    return (
+        joined.isascii()
+        and joined.isprintable()
+        and " " not in joined
+        and min(sizes) > 0
+        and max(sizes) <= MOST_CHARACTERS
+    )
+
+
+def text_fault(text: str) -> str | None:
+    """Say what is wrong with a name, if anything is."""
+    if not text.strip():
+        return "is empty"
+    if len(text) > MOST_CHARACTERS:
+        return f"is longer than {MOST_CHARACTERS} characters"
+    if text.isascii() and text.isprintable():
+        return None
+    if any(unicodedata.category(character) in UNPRINTABLE for character in text):
+        return "has a control character"
+    return None
+
+
+MOST_COUNTS = np.iinfo(np.int32).max
+
+
+def check_names(names: Iterable[str], what: str, where: str) -> None:
+    """Refuse duplicate names, and those that are no names: empty, endless, or of several lines.
+
+    Raises
+    ------
+    InputError
+        Naming the first few.
+    """
+    index = pd.Index(names)
+    check_text(index, f"{what} name", where)
+    twice = index[index.duplicated()].unique()
+    if len(twice):
+        raise InputError(
+            f"{where}: {len(twice)} {what} name(s) occur more than once, for instance "
+            f"{', '.join(map(str, twice[:5]))}. Make them unique in the file "
+            f"(anndata: {'obs' if what == 'cell' else 'var'}_names_make_unique)."
+        )
+
+
+def check_counts(
+    values: sparse.csr_matrix,
+    where: str,
+    cells: np.ndarray | None = None,
+    genes: np.ndarray | None = None,
+) -> sparse.csr_matrix:
+    """Refuse anything but non-negative integers that int32 can hold.
+
+    Parameters
+    ----------
+    values
+        Cells x genes.
+    where
+        File and layer, for messages.
+    cells, genes
+        Positions of the rows and columns in the file, for messages; None if they are the file's.
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix
+        The same, int32.
+
+    Raises
+    ------
+    InputError
+        Naming the first offending cell, gene and value.
+    """
+    with np.errstate(invalid="ignore"):
+        counts = values.data.astype(np.int32)
+    if (counts != values.data).any() or (counts < 0).any():
+        _refuse_values(values, where, cells, genes)
+    return sparse.csr_matrix((counts, values.indices, values.indptr), shape=values.shape)
+
+
+def _refuse_values(
+    matrix: sparse.csr_matrix, where: str, cells: np.ndarray | None, genes: np.ndarray | None
+) -> None:
+    values = matrix.data.astype(np.float64)  # float32 cannot tell 2**31 from the largest count
+    faults = {
+        "is not a finite number": ~np.isfinite(values),
+        "is negative": values < 0,
+        "is not an integer": values != np.floor(values),
+        f"is above {MOST_COUNTS}": values > MOST_COUNTS,
+    }
+    fault, wrong = next((fault, wrong) for fault, wrong in faults.items() if wrong.any())
+    at = int(np.argmax(wrong))
+    row = int(np.searchsorted(matrix.indptr, at, side="right")) - 1
+    column = int(matrix.indices[at])
+    raise InputError(
+        f"{where}: the value {values[at]:g} of cell {row if cells is None else cells[row]}, gene "
+        f"{column if genes is None else genes[column]} (counting from 0) {fault}; "
+        f"{int(wrong.sum())} such value(s) among {len(values)}. Raw UMI counts are needed: set "
+        "'counts_layer' to the layer that has them."
+    )
+
+
+def refuse_empty_cells(empty: Sequence[int] | np.ndarray, where: str) -> None:
+    """Refuse cells without a count.
+
+    Parameters
+    ----------
+    empty
+        Positions of such cells in the file.
+    where
+        File and layer, for messages.
+
+    Raises
+    ------
+    InputError
+        If there are any, naming the first.
+    """
+    if len(empty):
+        raise InputError(
+            f"{where}: {len(empty)} cell(s) have no count at all, the first at position "
+            f"{empty[0]} (counting from 0). Remove empty cells from the file."
+        )
+
+
+def check_library_sizes(library_size: np.ndarray, total: np.ndarray, where: str) -> None:
+    """Refuse library sizes smaller than the sum of the counts that are kept.
+
+    Parameters
+    ----------
+    library_size
+        Of each cell, from a column.
+    total
+        Sum of its counts in the genes kept.
+    where
+        File and layer, for messages.
+
+    Raises
+    ------
+    InputError
+        Giving both numbers of the first such cell.
+    """
+    below = library_size < total
+    if below.any():
+        at = int(np.argmax(below))
+        raise InputError(
+            f"{where}: the library size {library_size[at]:,.0f} of a cell is below its "
+            f"{total[at]:,.0f} counts in the genes kept (so in {int(below.sum()):,} cells). Set "
+            "'library_size_column' to a column with the number of all counts, or leave it out."
+        )
+
+
+def check_labels(perturbation: pd.Categorical, where: str) -> None:
+    """Refuse a screen without control cells, or with nothing else.
+
+    Parameters
+    ----------
+    perturbation
+        Canonical label of each cell; every category has a cell.
+    where
+        Where the data come from, for messages.
+
+    Raises
+    ------
+    InputError
+        Saying which is missing, or which label cannot be used.
+    """
+    present = list(perturbation.categories)
+    check_text(sorted({part for label in present for part in components(label)}), "label", where)
+    if CONTROL not in present:
+        raise InputError(f"{where}: there is no control cell.")
+    if len(present) == 1:
+        raise InputError(f"{where}: every cell is a control cell; there is nothing to model.")

@@ -1,1 +1,0 @@
-"""How sure the scores are: intervals over runs, paired differences, verdicts."""
