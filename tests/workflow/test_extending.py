@@ -39,7 +39,7 @@ def added(name, text, code):
             return before(text, "def _entries", code + "\n\n")
         case "agreement.py":
             return text.rstrip() + "\n\n\n" + code
-        case "registry.py":
+        case "metrics.py":
             return before(text, "}  # fmt: skip", code)
     raise AssertionError(f"the page names {name}, which this test knows nothing of")
 

@@ -1,21 +1,22 @@
 """Deep generative models of single-cell CRISPR screens, and their evaluation.
 
-The floors, from the ground up (imports go down only):
+Packages, from the lowest up (imports go down only):
 
-- :mod:`samsvae.screen.canonical`: the canonical screen, what every later stage may rely on
-- :mod:`samsvae.sources`, :mod:`samsvae.screen.splits`: where cells come from, which of them train
+- :mod:`samsvae.config`: kinds of models and their hyperparameters, validation, experiments
+- :mod:`samsvae.screen`: the canonical screen with its labels, validation and splits
+- :mod:`samsvae.sources`: readers of published screens and of AnnData files, simulators
+- :mod:`samsvae.inspection`: checks of a screen before anything is trained
+- :mod:`samsvae.kernels`: compiled kernels and matrix products
 - :mod:`samsvae.models`: the generative models and their guides
-- :mod:`samsvae.inference`: objective, training, importance-weighted bounds
-- :mod:`samsvae.effects`: observed and predicted average treatment effects
-- :mod:`samsvae.metrics`, :mod:`samsvae.biology`: how good they are, and what they say of genes
-- :mod:`samsvae.statistics`: how sure the scores are, and which model is better
-- :mod:`samsvae.figures`, :mod:`samsvae.report`: what a reader is shown
+- :mod:`samsvae.inference`: objective, trainer, importance-weighted bounds, posterior queries
+- :mod:`samsvae.evaluation`: effects, metrics, statistical comparison of models
+- :mod:`samsvae.biology`: enrichment, latent factors, cell states
+- :mod:`samsvae.figures`, :mod:`samsvae.report`: figures and the report
 
-Beside them, :mod:`samsvae.inspection` looks at a screen before anything is trained,
-:mod:`samsvae.runtime` runs scripts and records their provenance.
+:mod:`samsvae.runtime` serves all of them: errors, files, provenance, progress, scripts; its
+:mod:`~samsvae.runtime.layout` plans the results.
 
-The names in ``__all__`` can be imported from here; each is imported at its first use,
-since torch takes seconds.
+Each name in ``__all__`` is imported at its first use, since importing torch takes seconds.
 """
 
 import importlib
