@@ -156,7 +156,7 @@ def test_one_figure_comes_back_alone_and_soon(finished):
     ("module", "reruns", "spares"),
     [
         ("biology/enrichment.py", {"enrich_observed", "enrich_predicted"}, {"train", "predict_effects", "estimate_iwelbo"}),
-        ("effects/predicted.py", {"predict_effects", "evaluate_effects"}, {"train", "estimate_iwelbo", "observe_effects"}),
+        ("evaluation/predicted.py", {"predict_effects", "evaluate_effects"}, {"train", "estimate_iwelbo", "observe_effects"}),
         ("models/sams_vae.py", {"train", "predict_effects"}, {"split_cells", "observe_effects", "predict_baseline"}),
         ("figures/training.py", {"figure", "write_report"}, {"train", "collect_training"}),
     ],
