@@ -1,4 +1,4 @@
-# SAMS-VAE on single-cell CRISPR screens: from cells to a report.
+# SAMS-VAE on single-cell CRISPR screens, from data to report.
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -25,7 +25,7 @@ include: "workflow/rules/provenance.smk"
 
 
 rule all:
-    """everything: runs, tables, figures and the report"""
+    """Make all runs, tables, figures and the report."""
     default_target: True
     input:
         rules.write_report.output.report,
@@ -35,13 +35,13 @@ rule all:
 
 
 rule tables:
-    """the tables of every experiment"""
+    """Make the tables of every experiment."""
     input:
         layout.all_tables(),
 
 
 rule figures:
-    """the figures of every experiment"""
+    """Make the figures of every experiment."""
     input:
         layout.all_figures(),
 

@@ -1,4 +1,4 @@
-# What screens are like, before anything is trained: snakemake check.
+# Validation of screens before training: snakemake check.
 
 
 localrules:
@@ -7,9 +7,9 @@ localrules:
     tabulate_warnings,
 
 
-# Without output, so that it prints each time.
+# Without output, so that it prints every time.
 rule check:
-    """what is wrong or strange in the screens of the configuration, printed"""
+    """Print errors and warnings for the screens of the configuration."""
     input:
         texts=expand(f"{CHECK}.txt", screen=layout.checked_screens()),
         findings=expand(f"{CHECK}.tsv", screen=layout.checked_screens()),
@@ -24,7 +24,7 @@ rule check:
 
 
 rule check_screen:
-    """what is wrong or strange in a screen"""
+    """Validate a screen and write its errors and warnings."""
     input:
         layout.checked_files_of,
     output:
@@ -50,7 +50,7 @@ rule check_screen:
 
 
 rule show_warnings:
-    """what the check warns of in a screen, printed once before training"""
+    """Print the warnings for a screen once before training."""
     input:
         findings=f"{CHECK}.tsv",
     output:
@@ -66,7 +66,7 @@ rule show_warnings:
 
 
 rule tabulate_warnings:
-    """what the check warns of, for the report"""
+    """Tabulate the warnings for the report."""
     input:
         findings=lambda wildcards: f"{CHECK}.tsv".format(
             screen=layout.experiments[wildcards.experiment]["screen"]

@@ -1,4 +1,4 @@
-# The configuration, what it asks for, and how rules refer to code.
+# The configuration, the layout of results, and code digests.
 import functools
 import time
 
@@ -43,8 +43,10 @@ DEFAULTS = source("config.yaml")
 
 
 def configuration():
-    """The defaults, and over them what the user gave: the importing workflow's `config`, what the
-    command line names, or else the config.yaml of the folder in which Snakemake runs.
+    """Merge the defaults with the user's configuration and validate the result.
+
+    The user's configuration is the `config` of the importing workflow, the files of the command
+    line, or else the config.yaml of the folder in which Snakemake runs.
     """
     files, own = list(workflow.configfiles), [config]
     is_alone = workflow.modifier.is_main_snakefile() and not files
@@ -65,7 +67,7 @@ except InputError as error:
     raise WorkflowError(str(error)) from None
 
 layout = Layout(config, check_files=workflow.is_main_process)
-# what tells the reports of several configurations apart
+# suffix that distinguishes the reports of several configurations
 REPORT = report_suffix(config["name"], workflow.overwrite_configfiles, DEFAULTS)
 
 
@@ -79,12 +81,12 @@ wildcard_constraints:
 
 @functools.cache
 def uses(script, *modules):
-    """Digest the library modules behind a script, so that editing one reruns its rules alone."""
+    """Digest the library modules of a script, so that editing one reruns only its rules."""
     return code_digest(source(f"workflow/scripts/{script}.py"), *modules)
 
 
 def uses_model(script):
-    """The same with the module of the job's kind of model, if any; editing it spares other kinds."""
+    """Digest a script and the module of the job's kind of model; other kinds do not rerun."""
 
     def digest(wildcards):
         kind = layout.models[wildcards.model]["kind"]
@@ -94,7 +96,7 @@ def uses_model(script):
 
 
 def uses_models(script):
-    """The same with the modules of all kinds of models of the job's runs."""
+    """Digest a script and the modules of all kinds of models of the job's runs."""
 
     def digest(wildcards):
         kinds = {
@@ -107,7 +109,7 @@ def uses_models(script):
 
 
 def uses_source(script):
-    """The same with the module of the simulator of the job's screen."""
+    """Digest a script and the module of the simulator of the job's screen."""
 
     def digest(wildcards):
         return uses(script, SIMULATORS[layout.screens[wildcards.screen]["source"]][0])

@@ -1,8 +1,8 @@
-# Where cells come from, and which of them train.
+# Screens from simulators, published files and user files, and their splits.
 
 
 rule simulate_screen:
-    """a simulated screen, whose truth is known"""
+    """Simulate a screen with known truth."""
     output:
         screen=SCREEN,
         gene_sets=PROGRAMMES,
@@ -31,16 +31,16 @@ use rule simulate_screen as simulate_latents with:
         screen=one_of(layout.screens_of(*DIVIDED_BY_SOURCE)),
 
 
-# Compute nodes of a cluster seldom reach the network, so this runs where Snakemake does. The file
-# itself is no output, which Snakemake would remove before it makes it again: what was verified
-# once is verified again, not fetched again, and a transfer that broke off goes on. Addresses are
-# read from the configuration and are no parameter: with others, all stays as it is.
+# A local rule, since compute nodes of a cluster often have no network. The downloaded file is not
+# an output, because Snakemake would remove it before a rerun: a rerun verifies the file instead of
+# downloading it again, and an interrupted download resumes. URLs are read from the configuration
+# and are not parameters, so a changed URL triggers no rerun.
 localrules:
     download,
 
 
 rule download:
-    """a published file, compared with its checksum"""
+    """Download a published file and verify its checksum."""
     output:
         receipt="results/downloads/{download}.json",
     log:
@@ -60,7 +60,7 @@ rule download:
 
 
 rule verify_file:
-    """a published file that was there before, compared with its checksum"""
+    """Verify the checksum of a published file given by the user."""
     input:
         file=layout.users_file_of,
     output:
@@ -83,9 +83,9 @@ rule verify_file:
         "../scripts/verify_file.py"
 
 
-# Memory does not grow with the number of cells read.
+# Memory is independent of the number of cells.
 rule build_norman:
-    """the screen of Norman et al. 2019"""
+    """Build the screen of Norman et al. 2019."""
     input:
         receipt=layout.receipt_of,
         genes=lambda wildcards: layout.screens[wildcards.screen]["genes"] or [],
@@ -110,7 +110,7 @@ rule build_norman:
 
 
 rule build_replogle:
-    """the screen of Replogle et al. 2022"""
+    """Build the screen of Replogle et al. 2022."""
     input:
         receipt=layout.receipt_of,
         perturbations=source("data/reference/replogle_perturbations.tsv"),
@@ -136,7 +136,7 @@ rule build_replogle:
 
 
 rule read_screen:
-    """the screen of an h5ad file"""
+    """Build the canonical screen of a user's AnnData file."""
     input:
         unpack(layout.users_files_of),
     output:
@@ -161,10 +161,10 @@ rule read_screen:
 
 
 rule split_cells:
-    """which cells train, validate and test"""
+    """Split cells into training, validation and test."""
     input:
         screen=layout.screen_of,
-        # so that warnings are read before hours of training; no other warning divides anew
+        # so that warnings are printed before training; ancient, so that they trigger no new split
         warnings=lambda wildcards: list(map(ancient, layout.warnings_of(wildcards))),
     output:
         split=f"{SPLIT}/split.tsv",
@@ -189,7 +189,7 @@ rule split_cells:
 
 
 rule tabulate_cells:
-    """cells that each split uses, and those that were left out, by reason"""
+    """Count the cells of each split, and excluded cells by reason."""
     input:
         screen=layout.screen_of,
         splits=layout.for_splits(rules.split_cells.output.split),

@@ -1,8 +1,8 @@
-# Gene sets moved by observed and by predicted effects.
+# Gene-set enrichment of observed and predicted effects.
 
 
 rule enrich_observed:
-    """gene sets among the genes that change most"""
+    """Test gene sets for enrichment among observed or predicted effects."""
     input:
         effects=rules.observe_effects.output.effects,
         observed=rules.observe_effects.output.effects,
@@ -49,7 +49,7 @@ use rule enrich_observed as enrich_predicted with:
         code=uses("enrich_effects"),
 
 
-# of the first split and seed; any other run's table can be asked for by its path
+# for the first split and seed; the table of any other run can be requested by its path
 use rule collect_metrics as collect_enrichment with:
     input:
         of_split=layout.for_first_split(rules.enrich_observed.output.table),
@@ -63,7 +63,7 @@ use rule collect_metrics as collect_enrichment with:
 
 
 rule compare_pathways:
-    """gene sets of predicted against those of observed effects"""
+    """Compare the gene sets of predicted and observed effects."""
     input:
         table=rules.collect_enrichment.output.table,
     output:

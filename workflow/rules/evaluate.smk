@@ -1,8 +1,8 @@
-# How good models and their predictions are, and which is better.
+# Metrics of models and predictions, and comparison of models.
 
 
 rule estimate_iwelbo:
-    """importance-weighted bounds of held-out cells"""
+    """Estimate the importance-weighted ELBO (IWELBO) of held-out cells."""
     input:
         screen=layout.screen_of,
         split=rules.split_cells.output.split,
@@ -32,7 +32,7 @@ rule estimate_iwelbo:
 
 
 rule evaluate_effects:
-    """scores of predicted effects, of all runs on a split"""
+    """Score the predicted effects of all runs on a split."""
     input:
         observed=rules.observe_effects.output.effects,
         predicted=layout.for_runs(rules.predict_effects.output.effects),
@@ -59,7 +59,7 @@ rule evaluate_effects:
 
 
 rule compare_iwelbo:
-    """mean bounds of every run, and differences between models"""
+    """Average the IWELBO of every run and compare models."""
     input:
         iwelbo=layout.for_runs(
             rules.estimate_iwelbo.output.iwelbo, models=layout.trained
@@ -87,7 +87,7 @@ rule compare_iwelbo:
 
 
 rule recover_truth:
-    """how much of a simulated truth a model recovers"""
+    """Score the recovery of the simulated truth by a model."""
     input:
         screen=layout.screen_of,
         predicted=branch(
@@ -118,7 +118,7 @@ rule recover_truth:
 
 
 rule collect_metrics:
-    """the tables of one kind of an experiment, as one"""
+    """Concatenate tables of one kind over the runs of an experiment."""
     input:
         tables=layout.for_metrics(
             of_split=rules.evaluate_effects.output.metrics,
@@ -143,7 +143,7 @@ rule collect_metrics:
 
 
 rule tidy_metrics:
-    """all scores, with what they are, in metrics.parquet"""
+    """Write all metrics with their descriptions as one tidy table."""
     input:
         metrics=rules.collect_metrics.output.table,
         perturbations=branch(
@@ -168,9 +168,8 @@ rule tidy_metrics:
         "../scripts/tidy_metrics.py"
 
 
-# which model is better, by how much and how surely
 rule compare_models:
-    """intervals, paired tests and the summary"""
+    """Compare models by confidence intervals and paired tests."""
     input:
         metrics=rules.collect_metrics.output.table,
         perturbations=branch(

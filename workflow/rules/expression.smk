@@ -1,8 +1,8 @@
-# Effects gene by gene: tables of all models, differential expression, combinations.
+# Effects by gene: tables of all models, differential expression, combinations.
 
 
 rule tabulate_effects:
-    """observed and predicted effects of every gene"""
+    """Tabulate observed and predicted effects of every gene."""
     input:
         observed=layout.for_first_split(rules.observe_effects.output.effects),
         predicted=layout.for_runs(rules.predict_effects.output.effects, reference=True),
@@ -36,7 +36,7 @@ use rule collect_metrics as collect_de_comparison with:
 
 
 rule stratify_scores:
-    """scores by the strength of perturbations"""
+    """Stratify scores by effect strength."""
     input:
         table=rules.collect_de_comparison.output.table,
     output:
@@ -56,9 +56,9 @@ rule stratify_scores:
         "../scripts/stratify_scores.py"
 
 
-# of the first split and seed, like the table of effects; ceilings have no model of a combination
+# for the first split and seed, like the table of effects; ceilings do not predict combinations
 rule tabulate_combinations:
-    """effects of combinations against the sum of their parts"""
+    """Tabulate the non-additivity of combinations."""
     input:
         observed=layout.for_first_split(rules.observe_effects.output.effects),
         predicted=layout.for_runs(
@@ -85,9 +85,9 @@ rule tabulate_combinations:
         "../scripts/tabulate_combinations.py"
 
 
-# a checkpoint, since only a screen's cells tell which perturbations it has
+# a checkpoint, since the perturbations of a screen are known only after it is built
 checkpoint list_perturbations:
-    """how many cells and changed genes each perturbation has"""
+    """Count the cells and differentially expressed genes of each perturbation."""
     input:
         observed=layout.for_first_split(rules.observe_effects.output.effects),
     output:

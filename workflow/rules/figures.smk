@@ -59,7 +59,7 @@ use rule collect_metrics as collect_recovery with:
 
 
 rule figure:
-    """a figure, as SVG and PDF"""
+    """Draw a figure as SVG and PDF."""
     input:
         table=layout.table_of_figure,
         caption=lambda wildcards: source(f"workflow/report/{wildcards.figure}.rst"),
@@ -91,9 +91,9 @@ rule figure:
         "../scripts/draw_figure.py"
 
 
-# no target but perturbation_figures asks for these; a user does, by the path
+# made only for perturbation_figures or on request by path
 rule perturbation_figure:
-    """the figure of one perturbation"""
+    """Draw the figure of one perturbation."""
     input:
         table=rules.tabulate_effects.output.table,
         caption=source("workflow/report/perturbation.rst"),
@@ -119,7 +119,7 @@ rule perturbation_figure:
 
 
 rule perturbation_figures:
-    """a figure of each perturbation that changes a gene"""
+    """Draw a figure of each perturbation with a differentially expressed gene."""
     input:
         lambda _: [
             figure
@@ -130,9 +130,9 @@ rule perturbation_figures:
         ],
 
 
-# the page alone, and all that it shows in one file to pass on
+# the page alone, and an archive of the page with its figures and tables
 rule write_report:
-    """the report, its archive, and the findings as text"""
+    """Write the report, its archive, and the findings as text."""
     input:
         figures=layout.all_figures(),
         tables=layout.all_tables(),

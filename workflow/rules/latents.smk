@@ -1,8 +1,8 @@
-# What is in latent space: factors, what they do and who shares them, and the states of cells. Each
-# table is of the first split and seed; that of any other run can be asked for by its path.
+# Latent factors, their effects and enriched groups, and the latent states of cells. Each table is
+# for the first split and seed; the table of any other run can be requested by its path.
 
 
-# what there is to say about the latent factors of runs
+# tables of latent factors
 LATENT_TABLES = {
     "latents": "latent_effects.tsv",
     "factors": "factors.tsv",
@@ -14,7 +14,7 @@ LATENT_TABLES = {
 
 
 rule tabulate_latents:
-    """masks, embeddings and genes of latent factors"""
+    """Tabulate masks, embeddings and genes of latent factors."""
     input:
         models=layout.for_shown_runs(rules.train.output.model),
         screen=layout.screen_of,
@@ -57,7 +57,7 @@ use rule tabulate_latents as tabulate_latents_of_run with:
 
 
 rule classify_states:
-    """how well a classifier tells perturbations by latent states"""
+    """Classify perturbations by latent states of cells."""
     input:
         models=layout.for_shown_runs(rules.train.output.model),
         screen=layout.screen_of,
@@ -89,9 +89,9 @@ use rule classify_states as classify_states_of_run with:
         "results/benchmarks/classify_states/{experiment}/{split}/{model}-seed{seed}.tsv"
 
 
-# of the first model alone, since UMAP takes seconds to import and more to run
+# for the first model only, since UMAP is slow to import and to run
 rule map_states:
-    """UMAP of basal and total states"""
+    """Compute a UMAP of basal and total states."""
     input:
         models=layout.for_shown_runs(rules.train.output.model),
         screen=layout.screen_of,
@@ -125,7 +125,7 @@ use rule map_states as map_states_of_run with:
 
 
 rule compare_perturbations:
-    """resemblance of perturbations, by effects and by latents"""
+    """Compute the similarity of perturbations by expression and latent effects."""
     input:
         effects=rules.tabulate_effects.output.table,
         latents=branch(layout.shown_runs_of, then=rules.tabulate_latents.output.latents),

@@ -1,5 +1,5 @@
-# The library that rules and scripts call, and other files of the workflow: beside this file, or,
-# where the workflow is fetched from a remote host, the installed library and Snakemake's cache.
+# Paths of the library and of other files of the workflow: local ones, or, for a workflow from a
+# remote host, the installed library and Snakemake's cache.
 import importlib
 import os
 import re
@@ -14,12 +14,12 @@ IS_LOCAL = (ROOT / "workflow" / "rules").is_dir()
 
 
 def source(path):
-    """Path of a file of this workflow, fetched if the workflow is remote."""
+    """Return the path of a file of this workflow; fetch it if the workflow is remote."""
     return str(ROOT / path) if IS_LOCAL else workflow.source_path(f"../../{path}")
 
 
 def installed_library():
-    """The folder of the installed library, which must be of the workflow's own version."""
+    """Return the folder of the installed library; its version must be that of the workflow."""
     text = Path(source("workflow/scripts/samsvae/__init__.py")).read_text()
     version = re.search(r'^__version__ = "(.+)"', text, re.MULTILINE)[1]
     try:
@@ -43,8 +43,10 @@ def installed_library():
 
 
 def linked(library):
-    """A folder that holds the library alone, so that all else comes from where scripts run, such
-    as an environment of conda's."""
+    """Return a folder with a link to the library only.
+
+    Other packages are then imported from the environment of the script, such as a conda environment.
+    """
     folder = Path(".snakemake", "samsvae").absolute()
     folder.mkdir(parents=True, exist_ok=True)
     link = folder / "samsvae"
@@ -58,8 +60,8 @@ LIBRARY = str(
     ROOT / "workflow" / "scripts" if IS_LOCAL else linked(installed_library())
 )
 sys.path.insert(0, LIBRARY)
-# HDF5 need not lock files, which some shared disks cannot: whatever is written has a name of its
-# own until it is whole
+# Some shared file systems do not support HDF5 file locking. It is not needed, since files are
+# written under a temporary name and then renamed.
 os.environ.update(
     PYTHONPATH=os.pathsep.join([LIBRARY, os.getenv("PYTHONPATH", "")]),
     HDF5_USE_FILE_LOCKING="FALSE",

@@ -1,8 +1,8 @@
-# Effects that cells show, effects that models and baselines predict, and predicted cells.
+# Observed effects, effects predicted by models and baselines, and predicted cells.
 
 
 rule observe_effects:
-    """observed effects and differential expression of a split"""
+    """Compute the observed effects and differential expression of a split."""
     input:
         screen=layout.screen_of,
         split=rules.split_cells.output.split,
@@ -26,7 +26,7 @@ rule observe_effects:
 
 
 rule predict_effects:
-    """effects that a trained model predicts"""
+    """Predict effects with a trained model."""
     input:
         screen=layout.screen_of,
         model=rules.train.output.model,
@@ -56,7 +56,7 @@ rule predict_effects:
 
 
 rule predict_baseline:
-    """effects that a baseline predicts"""
+    """Predict effects with a baseline."""
     input:
         screen=layout.screen_of,
         split=rules.split_cells.output.split,
@@ -81,7 +81,7 @@ rule predict_baseline:
 
 
 rule predict_ceiling:
-    """effects among half of the held-out cells"""
+    """Compute effects among half of the held-out cells, as a ceiling."""
     input:
         screen=layout.screen_of,
         split=rules.split_cells.output.split,
@@ -106,9 +106,9 @@ rule predict_ceiling:
         "../scripts/predict_ceiling.py"
 
 
-# no target asks for these cells; a user does, by the path
+# made only on request by path
 rule sample_cells:
-    """cells drawn from a trained model, as AnnData"""
+    """Sample cells from a trained model, as AnnData."""
     input:
         screen=layout.screen_of,
         model=rules.train.output.model,
@@ -136,9 +136,9 @@ rule sample_cells:
         "../scripts/sample_cells.py"
 
 
-# as the cells above, on request alone
+# made only on request by path
 rule export_cells:
-    """cells of a model or baseline for cell-eval, as AnnData"""
+    """Export cells of a model or baseline for cell-eval, as AnnData."""
     input:
         screen=layout.screen_of,
         split=rules.split_cells.output.split,

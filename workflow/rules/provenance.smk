@@ -1,4 +1,4 @@
-# What a figure was made from, back to the data: snakemake provenance.
+# Lineage of figures back to the data: snakemake provenance.
 
 
 localrules:
@@ -6,9 +6,9 @@ localrules:
     figure_provenance,
 
 
-# Without output, so that it prints each time.
+# Without output, so that it prints every time.
 rule provenance:
-    """what every figure was made from, printed"""
+    """Print the lineage of every figure."""
     input:
         layout.all_figures(),
     log:
@@ -22,7 +22,7 @@ rule provenance:
 
 
 rule figure_provenance:
-    """what one figure was made from"""
+    """Write the lineage of one figure."""
     input:
         f"{FIGURES}/{{figure}}.svg",
     output:

@@ -1,8 +1,8 @@
-# The paper's numbers beside those of an experiment on the same screen and kind of split.
+# Comparison with the paper's results on the same screen and kind of split.
 
 
 rule compare_with_paper:
-    """the paper's results beside one's own"""
+    """Compare the results of an experiment with those of the paper."""
     input:
         screen=layout.screen_of,
         metrics=rules.collect_metrics.output.table,

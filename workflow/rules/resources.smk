@@ -1,12 +1,12 @@
-# What a job asks of a cluster. Each attempt gets more than the one before, so that a job that ran
-# out of memory or time is not lost; see profiles/slurm for how often it is tried.
+# Resources of jobs. Each attempt requests more than the previous one, so that a job that ran out of
+# memory or time succeeds when retried; profiles/slurm sets the number of retries.
 
 
 def growing(amount, per_input=0):
-    """Ask for so much of a resource at the first attempt, twice as much at the second, and so on.
+    """Return a resource function: the amount times the number of the attempt.
 
-    Of memory, `per_input` adds so many times the size of the job's input files, whose counts are
-    compressed and sparse and become dense.
+    For memory, `per_input` adds a multiple of the size of the job's input files, whose compressed
+    sparse counts become dense.
     """
     if not per_input:
         return lambda wildcards, attempt: attempt * amount

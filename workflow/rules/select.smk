@@ -1,10 +1,10 @@
-# Of a model with a grid, the candidate of the best bound on the validation cells of each split.
+# Selection of hyperparameters: the candidate with the highest validation IWELBO on each split.
 
 
-# Every seed makes the same choice, by the bounds of all seeds. Copies, not links: a file as old as
-# its training would seem older than what it was chosen by.
+# All seeds share the selected candidate, by the IWELBO averaged over seeds. Outputs are copies, not
+# links, since a link would have the age of the training and be older than its inputs.
 rule select_model:
-    """the best of a grid of models, by validation cells"""
+    """Select the best candidate of a grid by the validation cells."""
     input:
         iwelbo=layout.for_candidates(
             rules.estimate_iwelbo.output.iwelbo, all_seeds=True
@@ -40,7 +40,7 @@ rule select_model:
 
 
 rule tabulate_selection:
-    """what was tried in grids, and what was chosen"""
+    """Tabulate candidate and selected hyperparameters."""
     input:
         tables=layout.for_choices(rules.select_model.output.selection),
     output:

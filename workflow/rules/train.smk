@@ -1,9 +1,9 @@
-# Training. One thread by default, since several models train side by side and a result is the
-# same to the last bit only for the same number of threads; more with --set-threads train=N.
+# Training. One thread by default, since several models are trained in parallel and results are
+# reproducible to the last bit only for the same number of threads; --set-threads train=N sets more.
 
 
 rule train:
-    """a trained model"""
+    """Train a model."""
     input:
         screen=layout.screen_of,
         split=layout.split_to_train_on,
@@ -33,8 +33,8 @@ rule train:
         "../scripts/train_model.py"
 
 
-# All seeds of a model as replicates of one training, which uses a GPU better where the model is
-# small. Outputs cannot depend on wildcards: a rule for each list of seeds.
+# All seeds of a model as replicates of one training, which uses a GPU more fully for small models.
+# Since outputs cannot depend on wildcards, there is one rule for each list of seeds.
 for number, (seeds, experiments) in enumerate(layout.by_seeds().items()):
 
     rule:
