@@ -45,7 +45,7 @@ def installed_library():
 def linked(library):
     """Return a folder with a link to the library only.
 
-    Other packages are then imported from the environment of the script, such as a conda environment.
+    Other packages are then imported from the environment of the script, such as conda's.
     """
     folder = Path(".snakemake", "samsvae").absolute()
     folder.mkdir(parents=True, exist_ok=True)
