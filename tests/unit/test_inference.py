@@ -142,7 +142,7 @@ def test_a_validation_bound_worse_later_restores_earlier_weights(parts_of):
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_remedy(parts_of):
-    with pytest.raises(FloatingPointError, match=r"step 2 .*kl_embedding.*now 1e\+30.*now null"):
+    with pytest.raises(FloatingPointError, match=r"step 2\b.*kl_embedding.*now 1e\+30.*now null"):
         fitted(parts_of, learning_rate=1e30, gradient_clip=None, max_steps=5, validate_every=5)
 
 
@@ -166,8 +166,8 @@ def test_a_divergence_names_its_batch_and_keeps_the_last_good_state(
     per_epoch = len(cells["train"]) // 100
     largest = int(cells["train"].counts[positions].max())
     message = (
-        rf"step 9 of training.* batch was number {8 % per_epoch + 1} of {per_epoch} in epoch "
-        rf"{8 // per_epoch + 1}, where the largest of 100 cells' counts is {largest} "
+        rf"step 9\b.* {8 % per_epoch + 1} of {per_epoch} in epoch {8 // per_epoch + 1}, "
+        rf"100 cells\b.* {largest} \(training cell \d+, gene \d+\)"
     )
     with pytest.raises(InputError, match=message):
         fitted(parts_of, state_file=state_file, **training)
@@ -191,7 +191,7 @@ def test_a_training_that_is_asked_to_end_keeps_its_state_at_once(
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(Trainer, "take_step", terminated)
-    with pytest.raises(Interrupted, match=f"SIGTERM after step {asked_at + 1}; the same command"):
+    with pytest.raises(Interrupted, match=rf"SIGTERM\b.*step {asked_at + 1}\b"):
         fitted(parts_of, state_file=state_file, **training)
     monkeypatch.setattr(Trainer, "take_step", take_step)
     assert signal.getsignal(signal.SIGTERM) is before
@@ -215,7 +215,7 @@ def test_a_device_without_memory_left_explain_out_of_memory(error):
     lower = ["training.batch_size (now 512)", "training.particles (now 5)"]
     with (
         pytest.raises(
-            InputError, match=r"memory of this machine .* Lower training.batch_size \(now"
+            InputError, match=r"training.batch_size \(now 512\).*training.particles \(now 5\)"
         ),
         explain_out_of_memory(CPU, *lower),
     ):
@@ -230,21 +230,22 @@ def test_another_error_is_not_taken_for_a_lack_of_memory():
 @pytest.mark.parametrize(
     ("terms", "message"),
     [
-        ([[math.nan, 1.0]], r"step 7 of training, reconstruction is no .*overflowed"),
-        ([[-9.0, 1.0], [-99.0, 2.0], [math.inf, 3.0]], r"step 9 .*from -10 to -101: .*too large"),
-        ([[-9.0, 1.0], [-8.0, math.inf]], r"step 8 of training, kl_basal is no .*out of range"),
+        ([[math.nan, 1.0]], r"step 7: reconstruction\b"),
+        ([[-9.0, 1.0], [-99.0, 2.0], [math.inf, 3.0]], r"step 9: reconstruction\b.*-10 to -101\b"),
+        ([[-9.0, 1.0], [-8.0, math.inf]], r"step 8: kl_basal\b.*training.learning_rate"),
     ],
 )
 def test_a_divergence_names_step_term_and_likely_cause(terms, message):
     with pytest.raises(FloatingPointError, match=message):
         check_finite(np.array(terms), ["reconstruction", "kl_basal"], 7, Training(), str)
-    with pytest.raises(FloatingPointError, match="No step had been taken"):
+    with pytest.raises(FloatingPointError, match="step 1: reconstruction") as first_step:
         check_finite(np.array([[math.nan]]), ["reconstruction"], 1, Training(), str)
+    assert "learning_rate" not in str(first_step.value)  # no update was made yet
     check_finite(np.array([[-3.0, 4.0]]), ["reconstruction", "kl_basal"], 7, Training(), str)
 
 
 def test_a_validation_bound_that_is_not_finite_stops():
-    with pytest.raises(FloatingPointError, match=r"After step 40 .*kl_mask of the validation"):
+    with pytest.raises(FloatingPointError, match=r"step 40: kl_mask\b.*validation"):
         check_validated({"elbo": -1.0, "kl_mask": math.nan}, 40, Training())
 
 
@@ -324,7 +325,7 @@ def test_training_needs_cells(parts_of):
     _, cells = parts_of
     val = cells["val"]
     nobody = Cells(val.counts[:0], val.library_size[:0], val.design, val.condition[:0])
-    with pytest.raises(InputError, match="no validation cell"):
+    with pytest.raises(InputError, match="validation"):
         fit(lambda: None, cells["train"], nobody, Training(max_steps=1), [0])
 
 

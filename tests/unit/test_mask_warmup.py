@@ -9,7 +9,7 @@ from samsvae.evaluation.factors import mask_scores, match_factors
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.mask_warmup import MaskWarmup, rotate_latent_space, sparsest_rotation
 from samsvae.inference.objective import elbo
-from samsvae.inference.posterior import mask_probability, open_mask_effects
+from samsvae.inference.posterior import mask_probability, unmasked_effects
 from samsvae.inference.step import Training, TrainingStep
 from samsvae.inference.trainer import History, fit
 from samsvae.models.registry import build_model
@@ -85,13 +85,13 @@ def test_turning_the_axes_changes_no_decoded_state(name, cells):
         before = (
             model.likelihood.mean(latent, size),
             encoded(latent) @ rotation,
-            open_mask_effects(model) @ rotation,
+            unmasked_effects(model) @ rotation,
         )
         rotate_latent_space(model, rotation)
         after = (
             model.likelihood.mean(latent @ rotation, size),
             encoded(latent @ rotation),
-            open_mask_effects(model),
+            unmasked_effects(model),
         )
     for one, other in zip(before, after, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -164,7 +164,7 @@ def test_a_step_is_chosen_once_masks_are_decided(name, first, cells):
     assert history.best_step == first
     assert stopped.index(True) == first // 10
     learnt = Training(max_steps=40, open_masks=0)
-    assert learnt.first_decided_step(model) == 0
+    assert learnt.first_settled_step(model) == 0
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.noise import seeded
 from samsvae.inference.posterior import BasalCells, draw_effects_in_parts
 from samsvae.kernels import SMALLEST_MEAN
-from samsvae.kernels.compilers import is_compiled_for, use_as_many_threads
+from samsvae.kernels.compilers import is_compiled_for, match_numba_threads
 from samsvae.models.base import PerturbationModel, shift_of_conditions
 from samsvae.models.likelihoods import (
     GammaPoissonLikelihood,
@@ -58,7 +58,7 @@ class ExpectedLogCounts:
         unit = c.clamp(max=1)
         step = torch.log1p(largest_mean / unit) / (GRID_SIZE - 1)
         coefficients = torch.empty(len(c), GRID_SIZE - 1, 4, dtype=torch.float64)
-        use_as_many_threads()
+        match_numba_threads()
         _tabulate(WEIGHT, EXPOSURE, *(each.numpy() for each in (c, unit, step, coefficients)))
         device = inverse_dispersion.device
         self.per_unit, self.per_step, self.coefficients = (
@@ -69,7 +69,7 @@ class ExpectedLogCounts:
         """Look up E[log2(1 + x)] for means [..., G]."""
         position = (mean * self.per_unit).contiguous().log1p_().mul_(self.per_step)
         if is_compiled_for(position):
-            use_as_many_threads()
+            match_numba_threads()
             _look_up(position.view(-1, mean.shape[-1]).numpy(), self.coefficients.numpy())
             return position
         interval = position.long().clamp(0, GRID_SIZE - 2)

@@ -1,1 +1,1 @@
-"""Inference: data on the device, the objective, training, checkpoints, importance weighting."""
+"""Inference: cells on the device, evidence bounds, training, checkpoints, posterior queries."""

@@ -1,4 +1,4 @@
-"""Cells as models take them: encoded, on the device in batches, or streamed from files."""
+"""Cells for training and evaluation: encoded, in batches on the device or streamed from files."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ LARGEST_STREAMED_BLOCK = 400_000
 
 @dataclass(frozen=True)
 class Encoding:
-    """Names of a model's perturbations, and what a combination is made of.
+    """Encoding of labels as rows of the design matrix.
 
     Attributes
     ----------
@@ -33,8 +33,8 @@ class Encoding:
         The T perturbations, without doses.
     combinations
         ``additive``: a combination is the sum of its genes, each scaled by its dose; ``unique``:
-        a perturbation of its own under its full label, doses included, while a gene alone is
-        scaled by its dose.
+        a combination is a perturbation of its own under its full label, doses included, while a
+        single gene is scaled by its dose.
     """
 
     names: tuple[str, ...]
@@ -55,7 +55,7 @@ class Encoding:
         Raises
         ------
         KeyError
-            If a label holds a perturbation that has no name here.
+            If a label holds a perturbation that is not in `names`.
         """
         if self.combinations == "unique":
             column = {name: index for index, name in enumerate(self.names)}
@@ -69,14 +69,14 @@ class Encoding:
 
 
 def _whole(label: str) -> tuple[str, float]:
-    """Name the one perturbation that a label is, and its dose."""
+    """Treat a label as a single perturbation: its name and dose."""
     parts = doses(label)
     return next(iter(parts.items())) if len(parts) == 1 else (label, 1.0)
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Cells in the smallest integer type that holds their counts, or in float32 if they have none.
+    """Cells in the smallest integer type that holds their counts, or in float32 without counts.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ class Cells:
     def of(
         cls, screen: anndata.AnnData, keep: np.ndarray, encoding: Encoding, device: torch.device
     ) -> "Cells":
-        """Put some cells of a screen on the device.
+        """Move some cells of a screen to the device.
 
         Parameters
         ----------
@@ -111,9 +111,9 @@ class Cells:
         keep
             Boolean, one per cell of the screen.
         encoding
-            How labels become rows of the design matrix.
+            Encoding of labels as rows of the design matrix.
         device
-            Where to.
+            Device of the cells.
         """
         kept = screen.obs[keep]
         labels = kept["perturbation"].cat.remove_unused_categories().cat
@@ -132,7 +132,7 @@ class Cells:
         design: Tensor,
         condition: np.ndarray,
     ) -> "Cells":
-        """Put cells on the device of their design matrix; arguments as the attributes."""
+        """Move cells to the device of their design matrix; arguments as the attributes."""
         return cls(
             counts=_dense(counts).to(design.device),
             library_size=_on(design.device, library_size, torch.float32),
@@ -141,7 +141,7 @@ class Cells:
         )
 
     def batch(self, index: Tensor) -> Batch:
-        """Gather cells by their positions; the batch stands for all N cells."""
+        """Gather the cells at some indices; the batch represents all N cells."""
         return Batch(
             counts=self.counts[index].float(),
             library_size=self.library_size[index],
@@ -155,12 +155,12 @@ class Cells:
         return RandomBatches(len(self), size, seed, self.counts.device)
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """Go through all cells once, in order."""
+        """Iterate over all cells once, in order."""
         for index in torch.arange(len(self), device=self.counts.device).split(size):
             yield self.batch(index)
 
     def moments(self, rescale: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation over cells of rescaled counts, each of length G."""
+        """Compute mean and standard deviation over cells of rescaled counts, each of length G."""
         total = torch.zeros(self.counts.shape[1], dtype=torch.float64)
         squares = torch.zeros_like(total)
         for part in self.counts.split(4096):
@@ -173,7 +173,7 @@ class Cells:
 
 
 def _gather(screen: anndata.AnnData, keep: np.ndarray, device: torch.device) -> Tensor:
-    """Put counts on the device block by block, so that no other copy is whole."""
+    """Move counts to the device block by block, so that no second copy is complete."""
     gathered = torch.empty(int(keep.sum()), screen.n_vars, dtype=torch.uint8, device=device)
     done = 0
     for _, counts in counts_in_blocks(screen, keep, LARGEST_BLOCK):
@@ -193,7 +193,7 @@ def _on(device: torch.device, values: ArrayLike, dtype: torch.dtype) -> Tensor:
 
 
 def smallest_type(matrix: sparse.csr_matrix) -> type[np.number]:
-    """Choose the type that holds counts in the fewest bytes; float32 if they are no counts."""
+    """Choose the type that holds counts in the fewest bytes; float32 for other values."""
     if np.issubdtype(matrix.dtype, np.floating):
         return np.float32
     largest = int(matrix.max()) if matrix.shape[0] else 0
@@ -201,18 +201,18 @@ def smallest_type(matrix: sparse.csr_matrix) -> type[np.number]:
 
 
 class RandomBatches:
-    """Infinite shuffled loader of positions of cells; the last, smaller batch is dropped.
+    """Infinite shuffled loader of cell indices; an incomplete last batch is dropped.
 
     Parameters
     ----------
     n_cells
-        Cells to draw from.
+        Number of cells.
     size
         Cells per batch; all cells if there are fewer.
     seed
         Seed of the order, which is the same on every device.
     device
-        Where the positions are needed.
+        Device of the indices.
     """
 
     def __init__(self, n_cells: int, size: int, seed: int, device: torch.device) -> None:
@@ -234,7 +234,7 @@ class RandomBatches:
         return self.order[self.position - self.size : self.position]
 
     def state(self) -> dict[str, Tensor]:
-        """Where in the order the next batch begins, and what comes after this epoch."""
+        """Return the order of this epoch, the position in it, and the generator's state."""
         return {
             "order": self.order,
             "position": torch.tensor(self.position),
@@ -242,7 +242,7 @@ class RandomBatches:
         }
 
     def set_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from what :meth:`state` gave."""
+        """Restore a state that :meth:`state` returned."""
         self.order = state["order"].to(self.order.device)
         self.position = int(state["position"])
         self.generator.set_state(state["generator"])
@@ -250,22 +250,22 @@ class RandomBatches:
 
 @dataclass(frozen=True)
 class CellStream:
-    """Cells of some parts of a split, whose names, labels and counts stay in files.
+    """Stream of the cells of some parts of a split, whose names, labels and counts stay in files.
 
     Attributes
     ----------
     screen
         File of a canonical screen.
     cells
-        Its cells as the split's file describes them, block by block.
+        Its cells with their columns of the split's table, block by block.
     parts
-        The parts of the split that are streamed.
+        Parts of the split that are streamed.
     labels
         Distinct labels of the streamed cells, in alphabetical order.
     design
         Row of the design matrix of each label, C x T.
     n_cells
-        Cells that are streamed.
+        Number of streamed cells.
     """
 
     screen: Path
@@ -284,7 +284,7 @@ class CellStream:
         encoding: Encoding,
         device: torch.device,
     ) -> "CellStream":
-        """Look through a split for the cells to stream.
+        """Scan a split for the cells to stream.
 
         Parameters
         ----------
@@ -293,11 +293,11 @@ class CellStream:
         split
             File of one of its splits.
         parts
-            Which cells to stream, such as those of ``val`` and ``test``.
+            Parts to stream, such as ``val`` and ``test``.
         encoding
-            How labels become rows of the design matrix.
+            Encoding of labels as rows of the design matrix.
         device
-            Where the cells are needed.
+            Device of the cells.
 
         Raises
         ------
@@ -318,7 +318,7 @@ class CellStream:
         return cls(Path(screen), cells, tuple(parts), ordered, design, n_cells)
 
     def blocks(self) -> Iterator[tuple[pd.DataFrame, Cells]]:
-        """Go through all cells once, in order.
+        """Iterate over all cells once, in order.
 
         Yields
         ------
@@ -341,7 +341,7 @@ class CellStream:
 
 
 def _read_rows(counts: h5py.Group, first: int, last: int) -> sparse.csr_matrix:
-    """Read consecutive rows of a CSR matrix; of its row pointers, too, no others are read."""
+    """Read consecutive rows of a CSR matrix and no others."""
     pointers = counts["indptr"][first : last + 1].astype(np.int64)
     entries = slice(pointers[0], pointers[-1])
     parts = counts["data"][entries], counts["indices"][entries], pointers - pointers[0]

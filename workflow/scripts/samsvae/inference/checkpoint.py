@@ -1,4 +1,4 @@
-"""Files of trainings: a trained model, and the state of an unfinished training."""
+"""Checkpoints: trained models, and the states of unfinished trainings."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model with the names of what it models.
+    """Trained model with its genes and perturbations.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class TrainedModel:
     genes
         Gene symbols, in the order of the model's outputs.
     encoding
-        Its perturbations.
+        Encoding of its perturbations.
     """
 
     model: PerturbationModel
@@ -42,12 +42,12 @@ class TrainedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model's weights are."""
+        """Device of the model's weights."""
         return self.model.standardise.mean.device
 
 
 def save_model(trained: TrainedModel, provenance: str, path: str | Path) -> None:
-    """Write a trained model, whole or not at all."""
+    """Write a trained model atomically."""
     metadata = {
         "settings": json.dumps(trained.settings, sort_keys=True),
         "genes": json.dumps(trained.genes),
@@ -63,7 +63,7 @@ def save_model(trained: TrainedModel, provenance: str, path: str | Path) -> None
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> TrainedModel:
-    """Read what :func:`save_model` wrote."""
+    """Load a model that :func:`save_model` wrote."""
     with safe_open(path, framework="pt", device=str(device)) as file:
         metadata = file.metadata()
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -82,40 +82,42 @@ class StateFile:
     Attributes
     ----------
     path
-        A safetensors file, there only while the training is unfinished.
+        A safetensors file, which exists only while the training is unfinished.
     fingerprint
-        What the training depends on: data, configuration and code. A state with another one is
-        not resumed.
+        Digest of the data, configuration and code that the training depends on. A state with
+        another fingerprint is not resumed.
     """
 
     path: Path
     fingerprint: str
 
     def save(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Write tensors and JSON-like values, whole or not at all."""
+        """Save tensors and JSON-like values atomically."""
         metadata = {"fingerprint": self.fingerprint, "values": json.dumps(values)}
         content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         with whole_file(self.path) as temporary:
             save_file(content, temporary, metadata=metadata)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Read what :meth:`save` wrote; None if there is nothing to resume."""
+        """Load what :meth:`save` wrote; None if there is nothing to resume."""
         if not self.path.is_file():
             return None
         try:
             with safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata["fingerprint"] != self.fingerprint:
-                    logger.info("an unfinished training of other data or code is not resumed")
+                    logger.info(
+                        "%s is not resumed: its data, configuration or code differ", self.path
+                    )
                     return None
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 return tensors, json.loads(metadata["values"])
         except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
-            logger.info("the state of an unfinished training cannot be read (%s)", error)
+            logger.info("%s is not resumed: it cannot be read (%s)", self.path, error)
             return None
 
     def remove(self) -> None:
-        """Remove the file, the training being finished."""
+        """Remove the file of a finished training."""
         self.path.unlink(missing_ok=True)
 
 
@@ -138,7 +140,7 @@ def set_optimiser_tensors(optimiser: torch.optim.Optimizer, tensors: dict[str, T
             content["state"].setdefault(int(parameter), {})[key] = value
     learning_rates = [group["lr"] for group in optimiser.param_groups]
     optimiser.load_state_dict(content)
-    # what is loaded is a copy, which would no longer follow the schedule of the learning rate
+    # a loaded learning rate is a copy, which would not follow the schedule
     for group, learning_rate in zip(optimiser.param_groups, learning_rates, strict=True):
         group["lr"] = learning_rate
 

@@ -1,4 +1,4 @@
-"""Report a diverged training (non-finite loss), and its likely cause."""
+"""Errors of diverged trainings (non-finite loss), with their likely cause."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ def check_finite(
     training: Training,
     batch_of: Callable[[int], str],
 ) -> None:
-    """Stop at the first step whose bound is not a finite number.
+    """Raise an error at the first step with a non-finite bound.
 
     Parameters
     ----------
@@ -31,14 +31,14 @@ def check_finite(
     first_step
         Number of the first of these steps, from 1.
     training
-        How the model is fitted.
+        Training configuration.
     batch_of
         Describes the batch of a step.
 
     Raises
     ------
     DivergenceError
-        Naming the step, its batch, the terms, the likely cause and what to change.
+        Naming the step, its batch, the terms, the likely cause and the settings to change.
     """
     finite = np.isfinite(terms)
     if finite.all():
@@ -47,40 +47,39 @@ def check_finite(
     broken = [name for name, good in zip(names, finite[row], strict=True) if not good]
     step = first_step + row
     raise DivergenceError(
-        f"At step {step} of training, {', '.join(broken)} is no longer a finite number. "
-        f"Its batch was {batch_of(step)}. "
-        + _likely_cause(terms[:row], names, broken, step, training)
+        f"Training diverged at step {step}: {', '.join(broken)} is no longer a finite number. "
+        f"Batch: {batch_of(step)}. " + _likely_cause(terms[:row], names, broken, step, training)
     )
 
 
 def check_validated(terms: Mapping[str, float], step: int, training: Training) -> None:
-    """Stop if the bound of the validation cells is not a finite number.
+    """Raise an error if the bound of the validation cells is not finite.
 
     Parameters
     ----------
     terms
         The bound and its terms, nats per cell.
     step
-        Steps taken so far.
+        Number of steps so far.
     training
-        How the model is fitted.
+        Training configuration.
 
     Raises
     ------
     DivergenceError
-        Naming the step, the terms, the likely cause and what to change.
+        Naming the step, the terms, the likely cause and the settings to change.
     """
     broken = [name for name, value in terms.items() if not math.isfinite(value)]
     if broken:
         raise DivergenceError(
-            f"After step {step} of training, {', '.join(broken)} of the validation cells is not a "
-            "finite number, while that of the training cells was: the last step was too large, or "
-            "a validation cell has extreme counts. " + _remedy(training)
+            f"Training diverged after step {step}: {', '.join(broken)} of the validation cells is "
+            "not finite, but that of the training cells is. Either the last update was too large, "
+            "or a validation cell has extreme counts. " + _remedy(training)
         )
 
 
 def describe_batch(cells: Cells, size: int, seed: int, step: int) -> str:
-    """Say which batch a step took, and which of its counts is the largest.
+    """Describe the batch of a step and its largest count.
 
     Parameters
     ----------
@@ -107,9 +106,9 @@ def describe_batch(cells: Cells, size: int, seed: int, step: int) -> str:
     each_epoch = len(cells) // batches.size
     epoch, batch = divmod(step - 1, each_epoch)
     return (
-        f"number {batch + 1} of {each_epoch} in epoch {epoch + 1}, where the largest of "
-        f"{len(positions)} cells' counts is {counts[cell, gene].item():g} (training cell "
-        f"{int(positions[cell])}, gene {gene})"
+        f"number {batch + 1} of {each_epoch} in epoch {epoch + 1}, {len(positions)} cells, "
+        f"largest count {counts[cell, gene].item():g} (training cell {int(positions[cell])}, "
+        f"gene {gene})"
     )
 
 
@@ -118,21 +117,21 @@ def _likely_cause(
 ) -> str:
     if step == 1:
         return (
-            "No step had been taken yet, so the cause is in the data or the model's settings: "
-            "look for genes or cells with extreme counts."
+            "This is the first step, so the cause is in the data or the model's settings: look "
+            "for genes or cells with extreme counts."
         )
     recent = before[-STEPS_SHOWN:]
     signs = np.where(np.array(names) == RECONSTRUCTION, 1, -1)
     if len(recent) and recent[-1] @ signs < recent[0] @ signs:
-        course = (
-            f"In the {len(recent)} steps before, the ELBO per cell had fallen from "
-            f"{recent[0] @ signs:.4g} to {recent[-1] @ signs:.4g}: the steps are too large."
+        cause = (
+            f"In the {len(recent)} steps before, the ELBO per cell fell from "
+            f"{recent[0] @ signs:.4g} to {recent[-1] @ signs:.4g}: the updates are too large."
         )
     elif broken == [RECONSTRUCTION]:
-        course = "The decoder's output overflowed while the latent terms were still sound."
+        cause = "The decoder's output overflowed while the latent terms were finite."
     else:
-        course = "A step threw the parameters out of range."
-    return f"{course} {_remedy(training)}"
+        cause = "An update overflowed the parameters."
+    return f"{cause} {_remedy(training)}"
 
 
 def _remedy(training: Training) -> str:

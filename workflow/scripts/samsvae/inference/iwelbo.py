@@ -1,4 +1,4 @@
-"""The importance-weighted bound of single cells (Burda et al. 2016), and of fewer particles."""
+"""Importance-weighted bounds on the evidence of single cells (Burda et al. 2016)."""
 
 import logging
 import math
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 ROWS_AT_A_TIME = 2048  # particles x cells
 LARGEST_BATCH = 1 << 27  # particles x cells x genes, on a GPU
-FEWEST_GROUPS = 10  # for an empirical standard error; fewer groups are of ten particles or more
+MIN_GROUPS = 10  # for an empirical standard error; fewer groups have ten particles or more each
 
 
 def iwelbo(
@@ -36,8 +36,8 @@ def iwelbo(
     model
         Model and guide.
     cells
-        Held-out cells. A cell's bound is the same, but for rounding, whatever their order and
-        whatever other cells there are.
+        Held-out cells. Up to rounding, a cell's bound depends neither on their order nor on the
+        other cells.
     particles
         Q.
     seed
@@ -56,7 +56,7 @@ def iwelbo(
 
 
 class StreamedBounds:
-    """Bounds of single cells, as :func:`iwelbo`, and mean bounds of parts, of streamed cells.
+    """Bounds of streamed cells, as of :func:`iwelbo`, and the mean bounds of their parts.
 
     Memory does not grow with the number of cells.
 
@@ -80,13 +80,13 @@ class StreamedBounds:
         self.means = {part: MeanBounds(particles) for part in sorted(cells.parts)}
 
     def tables(self) -> Iterator[pd.DataFrame]:
-        """Go through all cells once.
+        """Compute the bounds of all cells, block by block.
 
         Yields
         ------
         DataFrame
-            Rows of the split's table, with ``iwelbo`` and ``standard_error`` in nats. Without a
-            cell, there is one table without a row.
+            Rows of the split's table, with ``iwelbo`` and ``standard_error`` in nats; a single
+            empty table if there are no cells.
         """
         shifts = _shifts(self.model, self.cells.design, self.particles, self.seed)
         progress = CellProgress(self.cells.n_cells)
@@ -108,13 +108,13 @@ class StreamedBounds:
         )
 
     def by_particles(self) -> pd.DataFrame:
-        """Lay out the mean bound of the cells of each part that were gone through.
+        """Tabulate the mean bound of each part, over the cells that :meth:`tables` yielded.
 
         Returns
         -------
         DataFrame
-            As :meth:`MeanBounds.table` lays it out, with the part as ``scope``; parts without a
-            cell have no row.
+            As :meth:`MeanBounds.table`, with the part as ``scope``; parts without cells have no
+            row.
         """
         tables = {name: mean.table() for name, mean in self.means.items() if mean.n_cells}
         tables = tables or {"": MeanBounds(self.particles).table()[:0]}
@@ -143,7 +143,7 @@ def log_weights_in_batches(
     """
     particles, done = len(shifts), 0
     rows = ROWS_AT_A_TIME
-    if cells.counts.device.type != "cpu":  # whose batches are worth the launch of their kernels
+    if cells.counts.device.type != "cpu":  # larger batches repay the launch of kernels
         rows = max(rows, LARGEST_BATCH // max(1, cells.counts.shape[1]))
     for batch in cells.batches(max(1, rows // particles)):
         with pyro.validation_enabled(False):
@@ -153,12 +153,14 @@ def log_weights_in_batches(
 
 
 def _summarise(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    bound, shares = _bounds_and_shares(log_weights, axis=0)
-    return bound, np.sqrt(np.square(shares - 1 / len(shares)).sum(axis=0))
+    bound, normalised = _bounds_and_normalised_weights(log_weights, axis=0)
+    return bound, np.sqrt(np.square(normalised - 1 / len(normalised)).sum(axis=0))
 
 
-def _bounds_and_shares(log_weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Average weights over an axis; the logarithm, and each weight's share of the sum."""
+def _bounds_and_normalised_weights(
+    log_weights: np.ndarray, axis: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute log mean weights over an axis, and the normalised importance weights."""
     largest = log_weights.max(axis, keepdims=True)
     weights = np.exp(log_weights - largest)
     total = weights.sum(axis, keepdims=True)
@@ -167,20 +169,21 @@ def _bounds_and_shares(log_weights: np.ndarray, axis: int) -> tuple[np.ndarray, 
 
 
 def fewer_particles(particles: int) -> list[int]:
-    """List 1, 2, 5, 10, 25, 50, 100, 250, ... up to a number, and that number."""
+    """List the numbers of particles 1, 2, 5, 10, 25, 50, 100, 250, ... up to `particles`."""
     steps = [1, 2, 5, *(m * 10**power for power in range(1, 8) for m in (1, 2.5, 5))]
     return [*(int(n) for n in steps if n < particles), particles]
 
 
 class MeanBounds:
-    """The mean bound of cells at several numbers of particles, from the same weights.
+    """Mean bounds of cells at several numbers of particles, from the same importance weights.
 
-    At q of Q particles, these are dealt into Q // q groups, and the bounds of the groups
-    averaged: the expectation is that of q particles, while the noise is that of all. Cells share
-    the draws of the shared variables, so their errors are not independent; hence the Monte-Carlo
-    error of the mean is taken over particles, not over cells: from the scatter of the groups'
-    mean bounds, or with fewer than ten groups by the delta method, from how much each particle
-    contributes to the mean over cells. Fewer than ten particles in one group tell no error.
+    For q of Q particles, the particles form Q // q groups whose bounds are averaged: the
+    expectation is that of q particles, while the noise is that of all. All cells use the same
+    draws of the global variables, so their errors are not independent. The Monte-Carlo error of
+    the mean is therefore estimated over particles, not over cells: from the variance of the
+    groups' mean bounds, or with fewer than ten groups by the delta method, from the contribution
+    of each particle to the mean over cells. For a single group of fewer than ten particles the
+    error is NaN.
 
     Parameters
     ----------
@@ -191,22 +194,23 @@ class MeanBounds:
     def __init__(self, particles: int) -> None:
         self.n_cells = 0
         self.numbers = fewer_particles(particles)
-        # sums over cells: of each group's bound, and of each particle's share of its group
+        # sums over cells: bounds of groups, normalised weights of particles within their group
         self.bounds = {q: np.zeros(particles // q) for q in self.numbers}
-        self.shares = {q: np.zeros((particles // q, q)) for q in self.numbers}
+        self.normalised = {q: np.zeros((particles // q, q)) for q in self.numbers}
 
     def add(self, log_weights: np.ndarray) -> None:
-        """Take in the weights of more cells, Q x cells."""
+        """Add the log importance weights of more cells, Q x cells."""
         n_cells = log_weights.shape[1]
         self.n_cells += n_cells
         for q in self.numbers:
-            groups = log_weights[: self.shares[q].size].reshape(*self.shares[q].shape, n_cells)
-            bounds, shares = _bounds_and_shares(groups, axis=1)
+            shape = self.normalised[q].shape
+            groups = log_weights[: self.normalised[q].size].reshape(*shape, n_cells)
+            bounds, normalised = _bounds_and_normalised_weights(groups, axis=1)
             self.bounds[q] += bounds.sum(axis=1)
-            self.shares[q] += shares.sum(axis=2)
+            self.normalised[q] += normalised.sum(axis=2)
 
     def table(self) -> pd.DataFrame:
-        """Lay out the mean bounds.
+        """Tabulate the mean bounds.
 
         Returns
         -------
@@ -216,10 +220,11 @@ class MeanBounds:
         """
         rows = []
         for q in self.numbers:
-            bounds, shares = (sums[q] / max(self.n_cells, 1) for sums in (self.bounds, self.shares))
+            n_cells = max(self.n_cells, 1)
+            bounds, normalised = self.bounds[q] / n_cells, self.normalised[q] / n_cells
             n_groups = len(bounds)
-            if n_groups < FEWEST_GROUPS <= q:
-                variance = np.square(shares - 1 / q).sum(axis=1).mean()
+            if n_groups < MIN_GROUPS <= q:
+                variance = np.square(normalised - 1 / q).sum(axis=1).mean()
             else:
                 variance = bounds.var(ddof=1) if n_groups > 1 else math.nan
             error = math.sqrt(variance / n_groups)

@@ -49,10 +49,10 @@ def choose_device() -> torch.device:
 
 
 def acquire_gpu(identities: Sequence[str], folder: str | Path | None = None) -> int:
-    """Acquire a GPU for as long as this process lives, and wait while all are in use.
+    """Acquire a GPU until this process ends, and wait while all are in use.
 
-    An acquired GPU is a locked file. The system unlocks it when the process ends, however it ends.
-    Snakemake's ``--resources gpu=N`` spares the waiting.
+    An acquired GPU is a locked file. The system unlocks it whenever the process ends.
+    With Snakemake's ``--resources gpu=N`` no job has to wait.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def explain_out_of_memory(device: torch.device, *settings: str) -> Iterator[None
     Raises
     ------
     InputError
-        Naming the device, how much it has, and the settings.
+        Naming the device, its memory and the settings.
     """
     try:
         yield
@@ -179,15 +179,15 @@ def matmul_precision(name: str) -> Iterator[None]:
 
 @contextmanager
 def note_ending_signals() -> Iterator[Sequence[signal.Signals]]:
-    """Note signals that ask the process to end, instead of ending at once.
+    """Record signals that ask the process to end, instead of ending immediately.
 
-    The second one of a kind does what it did before, so that a process that hangs can be ended.
+    The second signal of a kind has its former effect, so that a hanging process can be ended.
 
     Yields
     ------
     sequence of Signals
-        Those that came so far, empty at first. Outside the main thread, where Python hears no
-        signal, it stays empty.
+        Signals received so far, empty at first. Outside the main thread, where Python receives
+        no signal, it stays empty.
     """
     came: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():

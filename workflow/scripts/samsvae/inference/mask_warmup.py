@@ -1,11 +1,11 @@
-"""Mask warm-up: masks held open, then learnt along the axes of sparsest effects.
+"""Mask warm-up: training with masks of 1, then a rotation of the latent space, then learnt masks.
 
-Until a mask chooses among them, all orthogonal axes of latent space serve a model alike, and those
-that training falls into are not the ones along which perturbations act sparsely; from dense masks
-along wrong axes no gradient leads to sparse ones. So masks are first held open, while encoder,
-decoder and embeddings are learnt; then latent space is rotated to where effects are sparsest; then
-masks are learnt, from one half. The guide in a model's file is the guide at every step: what this
-does to it is done by a handler while it runs.
+Without masks, the likelihood is invariant to rotations of the latent space, and training rarely
+ends at axes along which perturbations act sparsely; from dense masks along other axes no gradient
+leads to sparse ones. So masks stay at 1 first, while encoder, decoder and embeddings are learnt;
+then the latent space is rotated to the axes along which effects are sparsest; then masks are
+learnt, starting from a probability of 1/2. The guide in a model's file is the guide at every step:
+a handler changes the masks while it runs.
 """
 
 import copy
@@ -17,7 +17,7 @@ from pyro.distributions import Independent
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from samsvae.inference.posterior import MASK, open_mask_effects
+from samsvae.inference.posterior import MASK, unmasked_effects
 from samsvae.models.base import PerturbationModel
 from samsvae.models.distributions import StraightThroughBernoulli
 from samsvae.models.networks import (
@@ -28,33 +28,33 @@ from samsvae.models.networks import (
 )
 from samsvae.runtime.errors import InputError
 
-OPEN_LOGIT = 20.0  # added to the logit of a mask that is held open
+WARMUP_LOGIT = 20.0  # added to the logits of masks during warm-up
 SMOOTHNESS = 0.5  # of the rounding of |e| at 0, in root mean squares of the effects
 MAX_ITERATIONS = 1000
 TOLERANCE = 1e-8
 
 
 class MaskWarmup(Messenger):
-    """Add an offset to the logits of the guide's masks, and weight their KL, step by step.
+    """Pyro handler of mask warm-up: offset of the logits of the guide's masks, weight of their KL.
 
     Parameters
     ----------
     rotate
-        Rotates latent space to where effects are sparsest.
+        Rotates the latent space to the axes of sparsest effects.
     warmup_steps
-        Steps with open masks, whose KL then weighs nothing; 0 to learn masks from the start.
+        Number of steps with masks of 1, whose KL has weight 0; 0 to learn masks from the start.
     kl_weight
-        What the masks' KL is multiplied by once they are learnt.
+        Weight of the masks' KL after warm-up.
     device
-        Where the model is.
+        Device of the model.
 
     Attributes
     ----------
     offset
-        What is added to the logits at the step last prepared, 0-d.
+        Offset of the logits at the step last prepared, 0-d.
     weight
-        What the masks' KL is multiplied by at that step, 0-d. Both are changed in place, so that
-        a recorded step reads their values of the moment.
+        Weight of the masks' KL at that step, 0-d. Both are changed in place, so that a recorded
+        step reads their current values.
     """
 
     def __init__(
@@ -72,39 +72,39 @@ class MaskWarmup(Messenger):
 
     def prepare(self, step: int, optimiser: torch.optim.Optimizer) -> None:
         """Set offset and weight of a step, and rotate before the first step after warm-up."""
-        is_open = step < self.warmup_steps
+        warming_up = step < self.warmup_steps
         if step == self.warmup_steps > 0:
             self.rotate()
-            # moments of the gradient along the former axes; in place, for a recorded step
+            # reset the moments of gradients along the former axes; in place, for a recorded step
             for state in optimiser.state.values():
                 for value in state.values():
                     value.zero_()
-        self.offset.fill_(OPEN_LOGIT if is_open else 0.0)
-        self.weight.fill_(0.0 if is_open else self.kl_weight)
+        self.offset.fill_(WARMUP_LOGIT if warming_up else 0.0)
+        self.weight.fill_(0.0 if warming_up else self.kl_weight)
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] != MASK or not isinstance(msg["fn"], Independent):
             return
         mask = msg["fn"].base_dist
         if isinstance(mask, StraightThroughBernoulli):  # the guide's, not the prior's
-            opened = StraightThroughBernoulli(logits=mask.logits + self.offset)
-            msg["fn"] = opened.to_event(msg["fn"].reinterpreted_batch_ndims)
+            shifted = StraightThroughBernoulli(logits=mask.logits + self.offset)
+            msg["fn"] = shifted.to_event(msg["fn"].reinterpreted_batch_ndims)
 
 
 @torch.no_grad()
 def rotate_to_sparsest_axes(model: PerturbationModel) -> None:
-    """Rotate the latent space of a model, whose masks are open, to where effects are sparsest."""
-    effects = open_mask_effects(model)
+    """Rotate the latent space of a model to the axes along which unmasked effects are sparsest."""
+    effects = unmasked_effects(model)
     if effects is not None:
         rotate_latent_space(model, sparsest_rotation(effects))
 
 
 def sparsest_rotation(effects: Tensor) -> Tensor:
-    """Find the rotation after which effects are sparsest.
+    """Find the rotation that makes effects sparsest.
 
-    Minimises sum_tk sqrt((E R)_tk^2 + s^2), a rounded sum of absolute values, over orthogonal R,
-    by majorise-minimise: each iteration minimises a quadratic upper bound, an orthogonal
-    Procrustes problem, so that the sum never rises.
+    Minimises sum_tk sqrt((E R)_tk^2 + s^2), a smoothed L1 norm, over orthogonal R, by
+    majorise-minimise: each iteration minimises a quadratic upper bound, an orthogonal Procrustes
+    problem, so that the sum never rises.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def sparsest_rotation(effects: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        R, K x K; the identity if there is no effect at all.
+        R, K x K; the identity if all effects are 0.
 
     Examples
     --------
@@ -146,7 +146,7 @@ def check_rotatable(model: PerturbationModel) -> None:
     Raises
     ------
     InputError
-        Naming the model, and the setting that spares the rotation.
+        Naming the model, and the setting that turns mask warm-up off.
     """
     try:
         device = model.standardise.mean.device
@@ -160,17 +160,17 @@ def check_rotatable(model: PerturbationModel) -> None:
 
 @torch.no_grad()
 def rotate_latent_space(model: nn.Module, rotation: Tensor) -> None:
-    """Rotate the latent space of a model with open masks, z to z R.
+    """Rotate the latent space of a model during mask warm-up, z to z R.
 
-    Decoder, encoder and embeddings are rotated alike, so that what is decoded stays as it was.
-    The scales of Normals, which are along axes, are rotated on average. Masks are not rotated:
-    they are meant to be open.
+    Decoder, encoder and embeddings are rotated alike, so that decoded means do not change. The
+    log-scales of Normals, which belong to axes, are rotated on average. Masks are not rotated:
+    they are all 1.
 
     Parameters
     ----------
     model
         Has a decoder ``likelihood.hidden`` of the latent state, an ``encoder`` of counts and
-        perhaps the latent shift, and an ``embedding``: a parameter T x K, a
+        optionally the latent shift, and an ``embedding``: a parameter T x K, a
         :class:`MeanFieldEmbedding` or a :class:`CorrelatedEmbedding`.
     rotation
         R, orthogonal, K x K.
@@ -188,8 +188,8 @@ def rotate_latent_space(model: nn.Module, rotation: Tensor) -> None:
         embedding.location.copy_(embedding.location @ rotation)
         embedding.log_scale.copy_(embedding.log_scale @ rotation**2)
     elif isinstance(embedding, CorrelatedEmbedding):
-        # The masks of the new axes have no meaning yet. What open masks contributed stays, as part
-        # of the bias, and how the embedding depends on them is learnt anew.
+        # Masks of the new axes are not learnt yet. The contribution of masks of 1 becomes part of
+        # the bias, and the dependence of the embedding on masks is learnt anew.
         masks: Any = embedding.network.hidden.first[0]
         masks.bias.add_(masks.weight.sum(1))
         masks.weight.zero_()
@@ -199,7 +199,7 @@ def rotate_latent_space(model: nn.Module, rotation: Tensor) -> None:
 
 
 def _rotate_input(layers: HiddenLayers, index: int, rotation: Tensor) -> None:
-    """Take x R where x was taken as an input, with the same result."""
+    """Rotate the weights of an input, so that x R gives what x gave before."""
     weight: Any = layers.first[index].weight
     weight.copy_(weight @ rotation)
 

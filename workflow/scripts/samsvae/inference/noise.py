@@ -1,4 +1,4 @@
-"""Random numbers: seeds within a context, streams of their own, and samples made of given noise."""
+"""Random numbers: seeded contexts, separate streams, and samples as functions of given noise."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from samsvae.runtime.errors import InputError
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from PyTorch's generators at a seed, and leave them as they were."""
+    """Seed PyTorch's generators within a context, and restore them afterwards."""
     others = random_states(device)
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
@@ -39,21 +39,21 @@ def random_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_states(states: dict[str, Tensor], device: torch.device) -> None:
-    """Set what :func:`random_states` read."""
+    """Restore states that :func:`random_states` read."""
     torch.set_rng_state(states["random.cpu"])
     if device.type == "cuda" and "random.cuda" in states:
         torch.cuda.set_rng_state(states["random.cuda"], device)
 
 
 class RandomStream:
-    """A random number stream of its own, that PyTorch's generators follow within a context.
+    """Separate random number stream, which PyTorch's generators follow within a context.
 
-    It starts where the generators are. The context may be entered again within itself.
+    It starts at the current state of the generators. The context is reentrant.
 
     Parameters
     ----------
     device
-        Where random numbers are drawn.
+        Device of the random numbers.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -75,7 +75,7 @@ class RandomStream:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Draw from this stream, and leave PyTorch's generators as they were."""
+        """Draw from this stream within a context, and restore PyTorch's generators afterwards."""
         if self._depth == 0:
             others = random_states(self.device)
             set_random_states(self._states, self.device)
@@ -91,14 +91,14 @@ class RandomStream:
 
 @dataclass(frozen=True)
 class NoiseSpec:
-    """Noise that a latent site is a deterministic function of.
+    """Specification of the noise of a latent site, which is a deterministic function of it.
 
     Attributes
     ----------
     uniform
-        Whether it is uniform between 0 and 1, else standard normal.
+        Whether the noise is uniform between 0 and 1, else standard normal.
     shape
-        Of the noise, batch and event dimensions of the site.
+        Shape of the noise: batch and event dimensions of the site.
     event_dim
         Number of event dimensions.
     """
@@ -113,24 +113,24 @@ class NoiseSpec:
 
 
 class SampleFromNoise(Messenger):
-    """Sample latent sites as functions of given noise.
+    """Pyro handler that samples latent sites as functions of given noise.
 
     A Normal is its location plus its scale times standard normal noise, a straight-through
-    Bernoulli a function of uniform noise, and any other distribution the inverse of its
-    distribution function at uniform noise, if it has one.
+    Bernoulli a function of uniform noise, and any other distribution its inverse distribution
+    function at uniform noise, if it has one.
 
     Parameters
     ----------
     source
-        Gives the noise of a site, by its name and what it needs.
+        Returns the noise of a site, given its name and specification.
     strict
-        Whether to refuse a distribution without such an inverse; else PyTorch's generators
-        draw it.
+        Whether to refuse a distribution without an inverse distribution function; else PyTorch's
+        generators sample it.
 
     Attributes
     ----------
     specs
-        What each site that was met needs, in the order in which the program draws them.
+        Specifications of the sites so far, in the order in which the program samples them.
     """
 
     def __init__(self, source: Callable[[str, NoiseSpec], Tensor], strict: bool = True) -> None:
@@ -158,17 +158,17 @@ class SampleFromNoise(Messenger):
                 if not self.strict:
                     return
                 raise InputError(
-                    f"The guide draws {msg['name']!r} from a {type(base).__name__} distribution, "
-                    "which is no function of given noise. So seeds of this model cannot be "
-                    "trained together: set training.seeds_together to false."
+                    f"The guide's site {msg['name']!r} has a {type(base).__name__} distribution, "
+                    "which cannot be sampled as a function of noise. Seeds of this model cannot "
+                    "be trained together: set training.seeds_together to false."
                 ) from None
         self.specs[msg["name"]] = spec
 
 
 class CellNoise:
-    """Noise for :class:`SampleFromNoise` that follows from a seed and from cells' counts.
+    """Noise for :class:`SampleFromNoise` that is determined by a seed and the cells' counts.
 
-    A cell's noise depends neither on the other cells nor on the device, but for rounding.
+    Up to rounding, a cell's noise depends neither on the other cells nor on the device.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Bounds on the evidence, from traces of model and guide."""
+"""Evidence bounds from traces of model and guide."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 from samsvae.models.base import CELLS, COUNTS, Batch, PerturbationModel
 
 RECONSTRUCTION = "reconstruction"
-MASK_SITES = ("mask", "rate")  # what decides which perturbation moves which latent dimension
+MASK_SITES = ("mask", "rate")
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -29,14 +29,14 @@ class BoundTerms:
     Attributes
     ----------
     reconstruction
-        E_q log p(x | z), summed over cells. Of the importance-weighted bound: the logarithm of
-        the averaged weights of the cells' own variables, which holds their KL.
+        E_q log p(x | z), summed over cells. For the importance-weighted bound: the logarithm of
+        the mean importance weights of the cells' own variables, which includes their KL.
     kl_local
-        KL of the cells' latent states by site, summed over cells.
+        KL of the cells' own variables by site, summed over cells.
     kl_global
-        KL of the variables shared by all cells, by site.
+        KL of the global variables by site.
     n_cells
-        Cells that the terms stand for.
+        Number of cells that the terms represent.
     """
 
     reconstruction: Tensor
@@ -46,7 +46,7 @@ class BoundTerms:
 
     @property
     def terms_per_cell(self) -> dict[str, Tensor]:
-        """``reconstruction``, and a ``kl_`` for every site, in nats per cell."""
+        """``reconstruction``, and a ``kl_`` term for each site, in nats per cell."""
         kl = {**self.kl_local, **self.kl_global}
         return {
             RECONSTRUCTION: self.reconstruction / self.n_cells,
@@ -65,7 +65,7 @@ class BoundTerms:
 
 
 def signed_sum(terms: Mapping[str, Number]) -> Number:
-    """Put terms together to the bound: the reconstruction minus every KL."""
+    """Compute the bound: the reconstruction minus every KL."""
     total = terms[RECONSTRUCTION]
     for name, value in terms.items():
         if name != RECONSTRUCTION:
@@ -76,23 +76,23 @@ def signed_sum(terms: Mapping[str, Number]) -> Number:
 def elbo(
     model: PerturbationModel, batch: Batch, particles: int, mask_kl: str = "sampled"
 ) -> BoundTerms:
-    """Estimate the evidence lower bound of the data set that a batch stands for.
+    """Estimate the evidence lower bound of the data set that a batch represents.
 
-    The KL of a Normal against a Normal is taken in closed form; any other latent variable, such
-    as the mask, is scored at its sample: log q - log p.
+    The KL of a Normal against a Normal has a closed form; that of any other latent variable, such
+    as the mask, is estimated at its sample: log q - log p.
 
     Parameters
     ----------
     model
         Model and guide.
     batch
-        A minibatch; local terms weigh N / B.
+        A minibatch; local terms are scaled by N / B.
     particles
-        Samples of the latent variables.
+        Number of samples of the latent variables.
     mask_kl
-        ``sampled``, or ``exact``: Bernoulli against Bernoulli in closed form, too. The value is
-        the same on average, but its gradient no longer matches the straight-through gradient of
-        the likelihood that it balances.
+        ``sampled``, or ``exact``: Bernoulli against Bernoulli in closed form, too. The expectation
+        is the same, but its gradient does not match the straight-through gradient of the
+        likelihood.
 
     Returns
     -------
@@ -116,8 +116,8 @@ def iwae(
 ) -> BoundTerms:
     """Estimate the importance-weighted bound, cell by cell (Burda et al. 2016).
 
-    The particles of a cell's own variables are averaged within the logarithm; the variables that
-    cells share are treated as by :func:`elbo`. Parameters and result are as there.
+    Importance weights of a cell's own variables are averaged over particles within the logarithm;
+    global variables are treated as in :func:`elbo`, as are parameters and result.
     """
     guide, generative = traces(model.model, model.guide, batch, particles)
     kl_global = {
@@ -166,7 +166,7 @@ def log_weights(guide_sites: Mapping[str, Any], generative: Trace) -> Tensor:
 
 
 def _log_prob(distribution: Any, value: Tensor) -> Tensor:
-    """Compute log-densities, in few passes over the dimensions of a Normal."""
+    """Compute log-densities, those of a Normal in few passes over its dimensions."""
     if not (_is_of(distribution, Normal) and distribution.event_dim == 1):
         return distribution.log_prob(value)
     normal = distribution.base_dist
@@ -176,7 +176,7 @@ def _log_prob(distribution: Any, value: Tensor) -> Tensor:
 
 
 def latent_sites(trace: Trace) -> dict[str, Any]:
-    """Sites of the latent variables of a trace, by name."""
+    """Select the sites of the latent variables of a trace, by name."""
     return {
         name: site
         for name, site in trace.nodes.items()
@@ -200,7 +200,7 @@ def _kl(guide_site: Any, model_site: Any, mask_kl: str) -> Tensor:
 
 
 def _normal_kl(q: Normal, p: Normal) -> Tensor:
-    """Sum over all dimensions, in as few passes over them as there are squares and logarithms."""
+    """Compute KL(q || p), summed over all dimensions, in few passes over them."""
     ratio, shift = q.scale / p.scale, (q.loc - p.loc) / p.scale
     squares = ratio.square().sum() + shift.square().sum() - ratio.numel()
     return squares / 2 - ratio.log().sum()

@@ -1,8 +1,8 @@
-"""Queries of a trained model: every one runs the model's own prior and guide.
+"""Posterior queries of a trained model, by its own prior and guide.
 
 A query never restates a density. It runs the methods of the family (:class:`PerturbationModel`)
-under Pyro's handlers: a family with another prior, such as a learnt mixture, is queried right
-without another line.
+under Pyro's handlers, so that a family with another prior, such as a learnt mixture, needs no code
+here.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from samsvae.inference.noise import CellNoise, SampleFromNoise, seeded
 from samsvae.inference.objective import latent_sites, log_weights
 from samsvae.models.base import CELLS, Batch, PerturbationModel, shift_of_conditions
 
-MASK = "mask"  # name of the site that decides which perturbation shifts which dimension
+MASK = "mask"  # name of the site of the masks
 STATE_DRAWS = 20
 LARGEST_DRAW = 500_000  # elements, of draws x perturbations x latent dimensions
 LARGEST_TENSOR = 4_000_000  # elements, of draws x cells x genes
@@ -59,21 +59,21 @@ def draw_effects(
 def draw_effects_in_parts(
     model: PerturbationModel, draws: int
 ) -> Iterator[tuple[int, Tensor | None]]:
-    """Draw effects from the guide, a part of the draws at a time, in bounded memory.
+    """Draw effects from the guide in parts, in bounded memory.
 
     Yields
     ------
     tuple
-        How many draws the part has, and the effects as of :func:`draw_effects`.
+        Number of draws of the part, and the effects as of :func:`draw_effects`.
     """
-    at_once = max(1, LARGEST_DRAW // (model.n_perturbations * model.n_latent))
-    for first in range(0, draws, at_once):
-        number = min(at_once, draws - first)
+    part = max(1, LARGEST_DRAW // (model.n_perturbations * model.n_latent))
+    for first in range(0, draws, part):
+        number = min(part, draws - first)
         yield number, draw_effects(model, number)
 
 
 def draw_shifts(model: PerturbationModel, design: Tensor, draws: int) -> Tensor:
-    """Draw effects from the guide, and add them up for each condition.
+    """Draw the latent shift of each condition from the guide.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def draw_shifts(model: PerturbationModel, design: Tensor, draws: int) -> Tensor:
 
 
 class AtMeans(Messenger):
-    """Give each latent site the mean of its distribution, in place of a sample."""
+    """Pyro handler that replaces the sample of each latent site by its mean."""
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["value"] is None and not msg["is_observed"] and not site_is_subsample(msg):
@@ -116,8 +116,8 @@ def mask_probability(model: PerturbationModel) -> Tensor | None:
     Returns
     -------
     Tensor or None
-        T x K: the mean of the site "mask" in the guide, its parents being at their means. None
-        if the family has no masks.
+        T x K: the mean of the site "mask" in the guide, given the means of its parents. None if
+        the family has no masks.
     """
     with AtMeans():
         sites: Any = poutine.trace(model.global_guide).get_trace().nodes
@@ -125,12 +125,12 @@ def mask_probability(model: PerturbationModel) -> Tensor | None:
 
 
 def has_masks(model: PerturbationModel) -> bool:
-    """Whether masks decide which perturbation shifts which latent dimension."""
+    """Whether the family has masks of latent dimensions."""
     return mask_probability(model) is not None
 
 
 @torch.no_grad()
-def open_mask_effects(model: PerturbationModel) -> Tensor | None:
+def unmasked_effects(model: PerturbationModel) -> Tensor | None:
     """Compute mean latent effects under the guide, given that every mask is 1.
 
     Returns
@@ -141,8 +141,8 @@ def open_mask_effects(model: PerturbationModel) -> Tensor | None:
     probability = mask_probability(model)
     if probability is None:
         return None
-    opened = {MASK: torch.ones_like(probability)}
-    with AtMeans(), poutine.condition(data=opened):
+    unmasked = {MASK: torch.ones_like(probability)}
+    with AtMeans(), poutine.condition(data=unmasked):
         return model.global_guide()
 
 
@@ -159,10 +159,10 @@ def log_importance_weights(
     batch
         Cells.
     shifts
-        Of the conditions of `batch`, one draw for each of the Q particles, [Q, C, size].
+        Shifts of the conditions of `batch`, one draw for each of the Q particles, [Q, C, size].
     seed
-        Seed of the cells' noise. The weights of a cell depend neither on the order of cells nor
-        on how they are grouped, but for rounding.
+        Seed of the cells' noise. Up to rounding, the weights of a cell depend neither on the order
+        of cells nor on their batches.
 
     Returns
     -------
@@ -177,10 +177,10 @@ def log_importance_weights(
 
 
 class BasalCells:
-    """Draws of cells' own variables, which any perturbation can be given to.
+    """Draws of cells' own variables, to be combined with any perturbation.
 
-    The same draws under several perturbations are common random numbers: what differs between
-    the treatment arms is the perturbation alone.
+    The same draws under several perturbations are common random numbers: treatment arms differ by
+    the perturbation alone.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ class BasalCells:
         control
             Shift of control cells, [S, 1, size].
         number
-            Cells n of each of the S draws.
+            Number of cells n of each of the S draws.
         """
         with pyro.plate("particles", len(control), dim=-2), pyro.plate(CELLS, number, dim=-1):
             trace = poutine.trace(model.cell_prior).get_trace(control)
@@ -214,7 +214,7 @@ class BasalCells:
     def from_guide(
         cls, model: PerturbationModel, batch: Batch, shifts: Tensor, at_means: bool = False
     ) -> "BasalCells":
-        """Infer cells' own variables from their counts, given what they received.
+        """Infer cells' own variables from their counts and the shift of their condition.
 
         Parameters
         ----------
@@ -223,13 +223,13 @@ class BasalCells:
         batch
             Cells.
         shifts
-            Of the conditions of `batch`, [S, C, size].
+            Shifts of the conditions of `batch`, [S, C, size].
         at_means
-            Whether to take the means of the guide in place of samples.
+            Whether to use the means of the guide instead of samples.
         """
         own = shifts.index_select(-2, batch.condition)
         with ExitStack() as context:
-            if at_means:  # outside the plates, which expand what a guide's network gives
+            if at_means:  # outside the plates, which expand the output of a guide's network
                 context.enter_context(AtMeans())
             context.enter_context(pyro.plate("particles", len(shifts), dim=-2))
             context.enter_context(model.cells(batch))
@@ -237,11 +237,11 @@ class BasalCells:
         return cls(model, _values(trace))
 
     def __getitem__(self, draws: slice) -> "BasalCells":
-        """Take some of the S draws."""
+        """Select some of the S draws."""
         return BasalCells(self.model, {name: v[draws] for name, v in self.variables.items()})
 
     def decoder_input(self, shift: Tensor) -> Tensor:
-        """Give the cells a perturbation: what the decoder takes, [S, n or C, inputs].
+        """Compute the decoder's input of perturbed cells, [S, n or C, inputs].
 
         Parameters
         ----------
@@ -251,7 +251,7 @@ class BasalCells:
         return poutine.condition(self.model.cell_prior, data=self.variables)(shift)
 
     def latent_state(self, shift: Tensor) -> Tensor:
-        """Give the cells a perturbation: their latent states, [S, n or C, K]."""
+        """Compute the latent states of perturbed cells, [S, n or C, K]."""
         return self.decoder_input(shift)[..., : self.model.n_latent]
 
 
@@ -268,7 +268,7 @@ class CellStates:
     basal
         Without the effect of the cell's perturbation.
     total
-        With it, before the decoder.
+        With this effect, before the decoder.
     """
 
     basal: np.ndarray

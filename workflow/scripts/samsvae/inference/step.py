@@ -1,6 +1,6 @@
-"""One step of training, of one model or of several replicates as one batched program.
+"""Training steps, of one model or of several replicates as one batched program.
 
-On a CUDA device it is recorded once and replayed as a graph.
+On a CUDA device a step is recorded once and replayed as a graph.
 """
 
 import copy
@@ -28,12 +28,12 @@ OBJECTIVES = {"elbo": elbo, "iwae": iwae}
 
 STEPS_WORTH_COMPILING = 50_000
 STEPS_BEFORE_CAPTURE = 3  # so that libraries and memory are set up when the graph is recorded
-DECIDED = 0.5  # fraction of all steps by which masks have settled after their warm-up
+SETTLED = 0.5  # fraction of all steps by which masks have settled after their warm-up
 
 
 @dataclass(frozen=True)
 class Training:
-    """How to fit; see the configuration's schema for each field."""
+    """Training configuration; the configuration's schema describes each field."""
 
     max_steps: int = 30_000
     batch_size: int = 512
@@ -62,48 +62,48 @@ class Training:
         return rate
 
     def mask_warmup_steps(self, model: PerturbationModel) -> int:
-        """Return the steps at the start during which a model's masks are held open."""
+        """Return the number of mask warm-up steps."""
         return round(self.open_masks * self.max_steps) if has_masks(model) else 0
 
-    def first_decided_step(self, model: PerturbationModel) -> float:
-        """Return the step from which on masks have had the time to settle after warm-up."""
-        return DECIDED * self.max_steps if self.mask_warmup_steps(model) else 0.0
+    def first_settled_step(self, model: PerturbationModel) -> float:
+        """Return the first step at which masks count as settled after warm-up."""
+        return SETTLED * self.max_steps if self.mask_warmup_steps(model) else 0.0
 
     def mask_kl_weight(self, model: PerturbationModel, n_cells: int) -> float:
-        """Return what the masks' KL is multiplied by after warm-up, for N training cells."""
+        """Return the weight of the masks' KL after warm-up, for N training cells."""
         return max(1.0, self.mask_kl_per_cell * n_cells / model.n_perturbations)
 
     def bound(self, model: PerturbationModel, batch: Batch) -> BoundTerms:
-        """Estimate the bound that training raises."""
+        """Estimate the bound that training maximises."""
         return OBJECTIVES[self.objective](model, batch, self.particles, self.mask_kl)
 
 
 class TrainingStep:
-    """A step of training: a loss, its gradient, a step of Adam.
+    """Training step: loss, gradient and update by Adam.
 
     The weights of several replicates are stacked, and every operation handles all of them: a
     small model leaves most of a GPU idle, and its step is mostly the launch of kernels. Each
-    replicate keeps its own cells and random numbers, so that it ends as it would alone, but for
-    rounding.
+    replicate keeps its own cells and random numbers, so that its result equals that of a training
+    on its own up to rounding.
 
     Nothing in a step synchronises with the device. So on a CUDA device the whole step is recorded
-    as a graph after a few steps and replayed from then on, which spares the launch of some hundred
-    kernels one by one. Where that fails, steps go on as before.
+    as a graph after a few steps and replayed afterwards, which saves the launch of some hundred
+    kernels. If recording fails, steps run as before.
 
     Parameters
     ----------
     models
-        Replicates, alike but for their weights. A single one is trained in place.
+        Replicates, which differ by their weights alone. A single one is trained in place.
     cells
         The training cells.
     training
-        How to fit.
+        Training configuration.
 
     Attributes
     ----------
     weights
-        What is moved, by the name of the parameter; stacked along a first dimension if there are
-        several replicates.
+        Trained parameters by name; stacked along a first dimension if there are several
+        replicates.
     terms
         Terms of the last step's bounds, nats per cell, each of length R.
     """
@@ -188,7 +188,7 @@ class TrainingStep:
         return self.terms
 
     def _run(self) -> None:
-        if self.steps_to_capture == STEPS_BEFORE_CAPTURE and self._pays_to_compile():
+        if self.steps_to_capture == STEPS_BEFORE_CAPTURE and self._is_worth_compiling():
             self._compile()
         if self.steps_to_capture == 0:
             self._capture()
@@ -196,11 +196,11 @@ class TrainingStep:
         if self.graph is not None:
             self.graph.replay()
         elif self.steps_to_capture >= 0:
-            self._move_on_side_stream()
+            self._update_on_side_stream()
         else:
-            self._move()
+            self._update()
 
-    def _move(self) -> None:
+    def _update(self) -> None:
         if self.compiled is not None:
             weights = self.weights.values()
             found = self.compiled()
@@ -224,8 +224,8 @@ class TrainingStep:
         gradients = torch.autograd.grad(loss, list(self.weights.values()))
         return [*gradients, *(term.detach() for term in terms.values())]
 
-    def _pays_to_compile(self) -> bool:
-        """Whether compiling, some 20 s, is less than what steps save, some 0.4 ms each."""
+    def _is_worth_compiling(self) -> bool:
+        """Whether compiling (some 20 s) takes less time than it saves (some 0.4 ms a step)."""
         device = self.positions.device
         return self.training.max_steps >= STEPS_WORTH_COMPILING and compilers.has_triton(device)
 
@@ -234,22 +234,22 @@ class TrainingStep:
         try:
             with RandomStream(device)():
                 self.compiled = compile_function(self._gradients_and_terms)
-        except Exception as error:  # of any kind: none is in the way of slower steps
+        except Exception as error:  # of any kind: uncompiled steps are slower, but right
             logger.info("the step is not compiled (%s)", error)
 
-    def _move_on_side_stream(self) -> None:
-        """Take a step on another stream than the default one, which cannot be recorded."""
+    def _update_on_side_stream(self) -> None:
+        """Update on a side stream, since the default stream cannot be recorded."""
         side, default = torch.cuda.Stream(), torch.cuda.current_stream()
         side.wait_stream(default)
         with torch.cuda.stream(side):
-            self._move()
+            self._update()
         default.wait_stream(side)
 
     def _capture(self) -> None:
         try:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                self._move()
+                self._update()
         except RuntimeError as error:
             logger.info("the step is not replayed as a CUDA graph (%s)", error)
             return
@@ -276,7 +276,7 @@ class TrainingStep:
         return losses.sum(), terms
 
     def clip_gradients(self, max_norm: float) -> None:
-        """Scale the gradient of each replicate down to a norm."""
+        """Clip the gradient norm of each replicate."""
         gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
         for index in range(self.n_replicates):
             own = gradients if self.n_replicates == 1 else [g[index] for g in gradients]
@@ -300,7 +300,7 @@ class TrainingStep:
                     stacked[index].copy_(self.model.get_parameter(name))
 
     def _noise_needed(self) -> dict[str, NoiseSpec]:
-        """Find out what noise a replicate needs, leaving PyTorch's generators as they were."""
+        """Determine the noise that a replicate needs; PyTorch's generators stay as they were."""
         device = self.positions.device
         seen = SampleFromNoise(lambda _, spec: spec.draw(device))
         bound = _Loss(self.model, self.cells, self.training, self.masks)
@@ -316,13 +316,13 @@ class TrainingStep:
 
 
 class _Loss(nn.Module):
-    """A model's loss as a function of its weights, a batch and perhaps its noise."""
+    """Loss of a model as a function of its weights, a batch and optionally its noise."""
 
     def __init__(
         self, model: PerturbationModel, cells: Cells, training: Training, masks: MaskWarmup
     ) -> None:
         super().__init__()
-        self.model, self.cells, self.how = model, cells, training
+        self.model, self.cells, self.training_settings = model, cells, training
         self.masks = masks
 
     def forward(
@@ -332,5 +332,5 @@ class _Loss(nn.Module):
             with SampleFromNoise(lambda name, _: noise[name]):
                 return self(positions)
         with self.masks:
-            bound = self.how.bound(self.model, self.cells.batch(positions))
+            bound = self.training_settings.bound(self.model, self.cells.batch(positions))
         return bound.loss_at(self.masks.weight), bound.terms_per_cell

@@ -1,4 +1,4 @@
-"""A training task: a model's settings, the cells of a split, and how to fit it."""
+"""Training tasks: the settings of a model, the cells of a split and the training configuration."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -24,26 +24,26 @@ from samsvae.screen.splits import TRAIN, VAL, read_split, shuffled_labels
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """A model's settings, the cells of a split, and how to fit it.
+    """Settings of a model, cells of a split and training configuration.
 
     Attributes
     ----------
     settings
-        Of the model.
+        Hyperparameters of the model.
     training
-        How to fit.
+        Training configuration.
     genes
-        Of the screen.
+        Genes of the screen.
     encoding
-        How labels become rows of the design matrix.
+        Encoding of labels as rows of the design matrix.
     train, validation
-        Cells to fit, and cells to choose the best step by.
+        Cells to fit, and cells to select the best checkpoint by.
     n_replicates
-        Number of seeds that are trained as one.
+        Number of seeds that are trained as one batched program.
     code, screen
         Digests of the code and of the screen.
     fingerprint
-        Digest of all that the training depends on, the number of threads included.
+        Digest of everything that the training depends on, the number of threads included.
     """
 
     settings: dict[str, Any]
@@ -68,27 +68,27 @@ class TrainingTask:
         code: str,
         device: torch.device,
     ) -> "TrainingTask":
-        """Read the cells, and put them on the device.
+        """Read the cells and move them to the device.
 
         Parameters
         ----------
         screen_file, split_file
             A canonical screen, and a split of it.
         settings
-            Of the model.
+            Hyperparameters of the model.
         training
-            How to fit.
+            Training configuration.
         seeds
-            Of the replicates that are trained as one.
+            Seeds of the replicates that are trained together.
         code
             Digest of the code.
         device
-            Where to.
+            Device of the cells.
         """
         with open_screen(screen_file) as screen:
             parts = read_split(split_file, screen)
             if settings["shuffle_labels"]:
-                [seed] = seeds  # each has labels of its own
+                [seed] = seeds  # labels differ by seed
                 logging.info("labels are shuffled: this model is a negative control")
                 labels = screen.obs["perturbation"]
                 screen.obs["perturbation"] = shuffled_labels(labels, parts, seed)
@@ -110,16 +110,16 @@ class TrainingTask:
             )
 
     def build(self) -> PerturbationModel:
-        """Make the model, with initial weights."""
+        """Build the model with initial weights."""
         return build_model(self.settings, len(self.genes), len(self.encoding.names))
 
     def state_file(self, path: Path) -> StateFile:
-        """Return the file that holds the state of the training while it is unfinished."""
+        """Return the file of the state of the unfinished training."""
         return StateFile(path, self.fingerprint)
 
     @contextmanager
     def explain_out_of_memory(self, device: torch.device) -> Iterator[None]:
-        """Tell the user what to change when the device runs out of memory."""
+        """Raise an error that names the settings to lower when the device runs out of memory."""
         lower = [
             f"training.{key} (now {getattr(self.training, key)})"
             for key in ("batch_size", "particles")

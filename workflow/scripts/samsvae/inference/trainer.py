@@ -1,6 +1,6 @@
-"""Fitting: Adam on minibatches, the best weights by the bound of the validation cells.
+"""Training by Adam on minibatches, with the best checkpoint by the validation bound.
 
-One trainer fits one model, or several replicates of it that differ by their seed.
+A trainer fits one model, or several replicates that differ by their seed.
 """
 
 import copy
@@ -39,15 +39,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted model.
+    """Fitted model with its training history.
 
     Attributes
     ----------
     model
-        In evaluation mode, with the weights of the step with the highest validation bound, among
-        the steps at which masks are decided.
+        In evaluation mode, at the best checkpoint: the step with the highest validation bound
+        among those at which masks have settled.
     last_weights
-        The weights of the last step.
+        Weights of the last step.
     history
         One row per evaluation and set of cells: step, cells (``train`` or ``val``), elbo and its
         terms in nats per cell.
@@ -74,16 +74,17 @@ def fit(
     Parameters
     ----------
     build
-        Makes the model; called once per seed.
+        Builds the model; called once per seed.
     train, validation
-        Cells to fit, and cells to choose the best step by. Test cells are not used.
+        Cells to fit, and cells to select the best checkpoint by. Test cells are not used.
     training
-        How to fit. With `patience`, each replicate stops early by its own validation bound.
+        Training configuration. With `patience`, each replicate stops early by its own validation
+        bound.
     seeds
         Seed of initial weights, order of cells and samples, of each replicate.
     state_file
-        Where to save the state at each evaluation. An unfinished training resumes from there and
-        ends, on a CPU, with the same weights as an uninterrupted one.
+        File of the state, saved at each evaluation. An unfinished training resumes from it and, on
+        a CPU, ends with the same weights as an uninterrupted one.
 
     Returns
     -------
@@ -93,28 +94,31 @@ def fit(
     Raises
     ------
     InputError
-        If there is no cell to train on or to validate on, or if several replicates are to be
-        trained and the guide has a distribution that is no function of given noise.
+        If there are no training or validation cells, or if several replicates are to be trained
+        and a distribution of the guide is no function of given noise.
     DivergenceError
         If the loss is not finite. The state of the last evaluation stays.
     Interrupted
-        If a signal asked to end, the state being saved.
+        If a signal asked to end; the state is saved first.
     """
     for name, cells in (("training", train), ("validation", validation)):
         if not len(cells):
-            raise InputError(f"There is no {name} cell. More cells are needed.")
+            raise InputError(
+                f"The split has no {name} cells. Use more cells, or a larger fraction of them "
+                f"for {name}."
+            )
     trainer = Trainer(build, train, training, seeds)
     if state_file is not None:
         trainer.resume(state_file)
     with ExitStack() as context:
         context.enter_context(matmul_precision(training.matmul_precision))
-        came = context.enter_context(note_ending_signals())
+        received = context.enter_context(note_ending_signals())
         if len(seeds) == 1:  # a single stream: enter it once
             context.enter_context(trainer.replicates[0].stream())
         while not trainer.finished:
             while not trainer.evaluation_due:
-                if came:
-                    trainer.interrupt(came[0], state_file)
+                if received:
+                    trainer.interrupt(received[0], state_file)
                 trainer.take_step()
             trainer.evaluate(validation)
             if state_file is not None:
@@ -123,18 +127,18 @@ def fit(
 
 
 class Trainer:
-    """A training under way: all that its next step depends on.
+    """State of a training: everything that its next step depends on.
 
     Parameters
     ----------
     build
-        Makes the model.
+        Builds the model.
     cells
         The training cells.
     training
-        How to fit.
+        Training configuration.
     seeds
-        Of the replicates.
+        Seeds of the replicates.
     """
 
     def __init__(
@@ -153,19 +157,19 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether every replicate is at its end."""
+        """Whether every replicate is finished."""
         return all(replicate.last_weights is not None for replicate in self.replicates)
 
     @property
     def evaluation_due(self) -> bool:
-        """Whether the validation cells are to be evaluated now."""
+        """Whether the validation cells are to be evaluated at this step."""
         training = self.training
         return bool(self.since_evaluation) and (
             self.step >= training.max_steps or self.step % training.validate_every == 0
         )
 
     def take_step(self) -> dict[str, Tensor]:
-        """Move the weights of every replicate once; terms of the bounds, each of length R."""
+        """Update the weights of every replicate; return terms of the bounds, each of length R."""
         positions = torch.stack([next(replicate.batches) for replicate in self.replicates])
         streams = [replicate.stream for replicate in self.replicates]
         terms = self.training_step(positions, self.step, streams)
@@ -174,7 +178,7 @@ class Trainer:
         return terms
 
     def evaluate(self, validation: Cells) -> None:
-        """Evaluate the replicates that are not at their end."""
+        """Evaluate the replicates that are not finished."""
         names = list(self.training_step.terms)
         steps, self.since_evaluation = torch.stack(self.since_evaluation), []
         first = self.step - len(steps) + 1
@@ -207,18 +211,18 @@ class Trainer:
         )
 
     def interrupt(self, signal: signals.Signals, state_file: StateFile | None) -> None:
-        """Save the state, and end because a signal asked to.
+        """Save the state and end the training.
 
         Raises
         ------
         Interrupted
-            In any case.
+            Always.
         """
         resumes = ""
         if state_file is not None:
             self.save(state_file)
             resumes = "; the same command resumes from there"
-        raise Interrupted(f"asked to end by {signal.name} after step {self.step}{resumes}", signal)
+        raise Interrupted(f"interrupted by {signal.name} after step {self.step}{resumes}", signal)
 
     def save(self, state_file: StateFile) -> None:
         """Save everything that the next step depends on."""
@@ -236,7 +240,7 @@ class Trainer:
         state_file.save(content, {"step": self.step, "histories": histories})
 
     def resume(self, state_file: StateFile) -> None:
-        """Load what was saved, if anything was."""
+        """Resume from a saved state, if there is one."""
         saved = state_file.load()
         if saved is None:
             return
@@ -256,16 +260,16 @@ class Trainer:
 
 
 class Replicate:
-    """One seed's part in a training.
+    """Model, random numbers and history of one seed.
 
     Parameters
     ----------
     build
-        Makes the model.
+        Builds the model.
     cells
         The training cells.
     training
-        How to fit.
+        Training configuration.
     seed
         Seed of initial weights, order of cells and samples.
     """
@@ -286,7 +290,7 @@ class Replicate:
         self.describe_batch = partial(describe_batch, cells, training.batch_size, seed)
         self.training = training
         self.history = History(self.model, training)
-        self.last_weights: Mapping[str, Tensor] | None = None  # once it is at its end
+        self.last_weights: Mapping[str, Tensor] | None = None  # None until finished
 
     def record(
         self,
@@ -295,19 +299,19 @@ class Replicate:
         fitted: Mapping[str, float],
         validated: Mapping[str, float],
     ) -> None:
-        """Record an evaluation, and the last weights if the replicate is at its end."""
+        """Record an evaluation, and the last weights if the replicate is finished."""
         self.history.record(step, fitted, validated, model.state_dict())
         if step >= self.training.max_steps or self.history.is_exhausted(step):
             self.last_weights = copy.deepcopy(model.state_dict())
 
     def fitted(self) -> Fitted:
-        """Return the fitted model, once the replicate is at its end."""
+        """Return the fitted model of a finished replicate."""
         assert self.last_weights is not None
         self.model.load_state_dict(self.history.best_weights)
         return Fitted(self.model.eval(), self.last_weights, self.history.table())
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything but the weights, and the values of the history."""
+        """Return the state of the replicate but for its weights and history."""
         return {
             **add_prefix("best", self.history.best_weights),
             **add_prefix("batches", self.batches.state()),
@@ -316,7 +320,7 @@ class Replicate:
         }
 
     def set_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Set what :meth:`tensors` gave."""
+        """Restore what :meth:`tensors` returned."""
         self.history.best_weights = remove_prefix("best", tensors)
         self.batches.set_state(remove_prefix("batches", tensors))
         self.stream.states = remove_prefix("stream", tensors)
@@ -324,19 +328,19 @@ class Replicate:
 
 
 class History:
-    """Evaluations of a training, its best weights, and when to stop early.
+    """Training history, best checkpoint and early stopping.
 
     Parameters
     ----------
     model
-        With its weights at the start.
+        With its initial weights.
     training
-        How the model is fitted.
+        Training configuration.
     """
 
     def __init__(self, model: PerturbationModel, training: Training) -> None:
         self.training = training
-        self.first_decided_step = training.first_decided_step(model)
+        self.first_settled_step = training.first_settled_step(model)
         self.rows: list[dict[str, Any]] = []
         self.best, self.best_step = -float("inf"), 0
         self.best_weights = copy.deepcopy(model.state_dict())
@@ -348,16 +352,16 @@ class History:
         validated: Mapping[str, float],
         weights: Mapping[str, Tensor],
     ) -> None:
-        """Record an evaluation; keep the weights if masks are decided and they are the best."""
+        """Record an evaluation; copy the weights if masks have settled and they are the best."""
         check_validated(validated, step, self.training)
         self.rows.append({"step": step, "cells": "train", **fitted})
         self.rows.append({"step": step, "cells": "val", **validated})
-        if step >= self.first_decided_step and validated["elbo"] > self.best:
+        if step >= self.first_settled_step and validated["elbo"] > self.best:
             self.best, self.best_step = validated["elbo"], step
             self.best_weights = copy.deepcopy(dict(weights))
 
     def is_exhausted(self, step: int) -> bool:
-        """Whether the validation bound has not risen for as long as patience lasts."""
+        """Whether the validation bound has not improved for `patience` evaluations."""
         patience = self.training.patience
         if patience is None or not self.best_step:
             return False
@@ -367,16 +371,16 @@ class History:
         return True
 
     def values(self) -> dict[str, Any]:
-        """Everything but the best weights, as JSON-like values."""
+        """Return the history but for the best weights, as JSON-like values."""
         return {"best": self.best, "best_step": self.best_step, "rows": self.rows}
 
     def set_values(self, values: Mapping[str, Any]) -> None:
-        """Set what :meth:`values` gave."""
+        """Restore what :meth:`values` returned."""
         self.best, self.best_step = values["best"], values["best_step"]
         self.rows = values["rows"]
 
     def table(self) -> pd.DataFrame:
-        """One row per evaluation and set of cells."""
+        """Tabulate the history, one row per evaluation and set of cells."""
         return pd.DataFrame(self.rows)
 
 
@@ -387,7 +391,7 @@ def mean_bound(
     training: Training,
     batch_of: Callable[[int], str],
 ) -> dict[str, float]:
-    """Average the bound and its terms over steps, all of which must be finite.
+    """Average the bound and its terms over steps; all must be finite.
 
     Parameters
     ----------
@@ -398,7 +402,7 @@ def mean_bound(
     first_step
         Number of the first of these steps, from 1.
     training
-        How the model is fitted.
+        Training configuration.
     batch_of
         Describes the batch of a step.
 
@@ -417,7 +421,7 @@ def mean_bound(
 def validation_bound(
     model: PerturbationModel, validation: Cells, training: Training, n_train: int
 ) -> dict[str, float]:
-    """Evaluate the bound on validation cells; each takes 1 / `n_train` of the global terms.
+    """Evaluate the bound on validation cells; each has 1 / `n_train` of the global terms.
 
     Returns
     -------

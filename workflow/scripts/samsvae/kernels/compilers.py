@@ -13,29 +13,29 @@ logger = logging.getLogger(__name__)
 
 
 def is_compiled_for(tensor: Tensor) -> bool:
-    """Whether code that Numba compiles takes tensors such as this one."""
+    """Whether kernels compiled by Numba apply to a tensor (CPU, float32)."""
     return tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 
-def use_as_many_threads() -> None:
-    """Let code that Numba compiles use as many threads as PyTorch does."""
+def match_numba_threads() -> None:
+    """Set Numba's number of threads to that of PyTorch."""
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-    if torch.get_num_threads() != threads:  # they share a pool, which Numba opens at full size
+    if torch.get_num_threads() != threads:  # both use one pool, which Numba opens at full size
         torch.set_num_threads(threads)
 
 
 @cache
 def has_triton(device: torch.device) -> bool:
-    """Try whether Triton, which comes with PyTorch for CUDA, finds the compiler that it needs."""
+    """Whether Triton, which comes with PyTorch for CUDA, finds the compiler that it needs."""
     if device.type != "cuda":
         return False
     try:
         from samsvae.kernels.random_triton import cell_normals
 
         cell_normals(torch.zeros(1, dtype=torch.long, device=device), 1, 1)
-    except Exception as error:  # of any kind: it has many, and none is in the way of slower steps
-        logger.info("kernels run as plain operations on %s, without Triton (%s)", device, error)
+    except Exception as error:  # of any kind: operations of PyTorch are slower, but right
+        logger.info("Triton is not available on %s: using PyTorch's operations (%s)", device, error)
         return False
     return True
 
@@ -43,25 +43,25 @@ def has_triton(device: torch.device) -> bool:
 def compile_function(
     function: Callable[[], Sequence[Tensor]], options: Mapping[str, bool] | None = None
 ) -> Callable[[], Sequence[Tensor]]:
-    """Trace a function down to its operations, derivatives included, and compile these.
+    """Trace a function to its operations, derivatives included, and compile them.
 
-    Tracing sees what is executed, whatever Python does to get there; Pyro's handlers, which
-    ``torch.compile`` cannot follow, leave nothing of themselves.
+    Tracing records the executed operations alone, so that Pyro's handlers, which
+    ``torch.compile`` cannot follow, leave no trace.
 
     Parameters
     ----------
     function
-        Computes tensors from tensors that it refers to. These may change in place between calls;
-        which operations are executed may not depend on their values.
+        Computes tensors from tensors that it refers to. These may change in place between calls,
+        but the executed operations may not depend on their values.
     options
-        Of PyTorch's compiler Inductor.
+        Options of PyTorch's compiler Inductor.
 
     Returns
     -------
     Callable
-        Computes what the function does, but for rounding and for the random numbers it draws.
+        The compiled function. Its results may differ by rounding and by the random numbers drawn.
     """
-    traced = make_fx(lambda _: function())(torch.empty(0))  # which wants an argument
+    traced = make_fx(lambda _: function())(torch.empty(0))  # make_fx requires an argument
     [unused] = traced.graph.find_nodes(op="placeholder")
     placeholders: dict[str, torch.fx.Node] = {}
     for node in traced.graph.find_nodes(op="get_attr"):

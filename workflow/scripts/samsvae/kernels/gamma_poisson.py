@@ -1,8 +1,8 @@
 """Log-probability of Gamma-Poisson counts, given the last hidden layer of a decoder.
 
-:func:`log_prob` is the function to call, :func:`reference_log_prob` its definition. On a CPU
-(Numba) and on CUDA (Triton) float32 tensors take a fused implementation, which is tested against
-the definition. ``python -m benchmarks.kernels`` compares their speed.
+:func:`log_prob` is the function to call, :func:`reference_log_prob` its definition. For float32
+tensors on a CPU (Numba) or on CUDA (Triton) there is a fused implementation, which is tested
+against the definition. ``python -m benchmarks.kernels`` compares their speed.
 """
 
 from typing import Any, Protocol
@@ -69,7 +69,7 @@ def reference_log_prob(
     weight: Tensor,
     bias: Tensor,
 ) -> Tensor:
-    """Compute what :func:`log_prob` does, in plain operations of PyTorch and Pyro."""
+    """Compute :func:`log_prob` by operations of PyTorch and Pyro."""
     proportion = torch.softmax(torch.nn.functional.linear(hidden, weight, bias), -1)
     mean = library_size[..., None] * proportion + SMALLEST_MEAN
     distribution = GammaPoisson(concentration, concentration / mean, validate_args=False)
@@ -77,7 +77,7 @@ def reference_log_prob(
 
 
 class Kernels(Protocol):
-    """A fused implementation, for R replicates of a model, each with cells of its own.
+    """Fused implementation for R replicates of a model, each with its own cells.
 
     Shapes are those of :func:`log_prob` after a leading dimension of replicates: counts R x B x G,
     library sizes R x B, concentrations R x G, hidden layers R x P x B x H, weights R x G x H and
@@ -105,19 +105,20 @@ class Kernels(Protocol):
         weight: Tensor,
         bias: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Compute it, and the gradients of its sum weighted by `cell_weight`, R x P x B.
+        """Compute the log-probability, and gradients of its sum weighted by `cell_weight`.
 
-        Gradients are by the concentration, the hidden layer, the weight and the bias.
+        Gradients are with respect to the concentration, the hidden layer, the weight and the bias;
+        `cell_weight` is R x P x B.
         """
 
 
 class _LogProb(torch.autograd.Function):
-    """The log-probability and its gradients, computed together.
+    """Autograd function of the log-probability and its gradients.
 
-    In an evidence bound every cell and particle has the same weight. So the gradients of the
-    plain sum are computed in the forward pass, where the logits are at hand, and only multiplied
-    by that weight in the backward pass. Where weights differ, as in an importance-weighted bound,
-    the backward pass computes them again.
+    In the ELBO every cell and particle has the same weight. So the forward pass, which has the
+    logits, computes the gradients of the unweighted sum, and the backward pass multiplies them by
+    that weight. If weights differ, as in an importance-weighted bound, the backward pass computes
+    the gradients again.
     """
 
     @staticmethod
@@ -146,7 +147,7 @@ class _LogProb(torch.autograd.Function):
             kernels = _kernels(inputs[3])
             assert kernels is not None
             _, *gradients = kernels.log_prob_and_gradients(cell_weight, *inputs)
-        else:  # one number for each replicate, expanded: zero strides show it without a look
+        else:  # a constant gradient per replicate: zero strides tell without synchronisation
             common = cell_weight[:, 0, 0]
             gradients = [g * common.view(-1, *[1] * (g.dim() - 1)) for g in gradients]
         return None, None, *gradients
@@ -166,7 +167,7 @@ class _LogProb(torch.autograd.Function):
 
 
 def _kernels(tensor: Tensor) -> Kernels | None:
-    """Choose the fused implementation that takes tensors such as this one, if one does."""
+    """Choose the fused implementation for a tensor; None if there is none."""
     if compilers.is_compiled_for(tensor):
         return gamma_poisson_numba
     if tensor.dtype == torch.float32 and compilers.has_triton(tensor.device):

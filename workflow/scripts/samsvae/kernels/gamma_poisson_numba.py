@@ -4,17 +4,16 @@ With c the concentration of a gene and m its mean, the log-probability of a coun
 
     [lgamma(x + c) - lgamma(c) - x log c - lgamma(x + 1)]  +  [x log m - (x + c) log(1 + m / c)].
 
-The first bracket, the counts' term, depends on counts and c alone, so that it is computed once for
-all particles; as
+The first bracket, the counts' term, depends on counts and c alone and is computed once for all
+particles. Written as
 
     sum_{j < x} log(1 + j / c) - lgamma(x + 1)
 
-it is no difference of large numbers, however large c, and looked up in a table of genes by small
-counts. The second bracket, the decoder's term, is computed block by block of cells. What takes
-PyTorch some twenty passes over cells x genes is done there cell by cell, while a cell's genes lie
-in the fastest cache; no tensor of particles x cells x genes is ever stored. Exponential and
-logarithm are spelt out so that the compiler can take several genes at once; they are accurate to
-within 2e-7 of the result.
+it has no cancellation for large c, and is cached in a table of small counts by genes. The second
+bracket, the decoder's term, is computed in blocks of cells. PyTorch needs some twenty passes over
+cells x genes for it; here it is computed cell by cell, while a cell's genes are in the fastest
+cache, and no tensor of particles x cells x genes is stored. Exponential and logarithm are written
+out so that the compiler can vectorise them over genes; their relative error is below 2e-7.
 """
 
 import math
@@ -28,11 +27,11 @@ from numba import njit, prange
 from torch import Tensor
 
 from samsvae.kernels import SMALLEST_MEAN
-from samsvae.kernels.compilers import use_as_many_threads
+from samsvae.kernels.compilers import match_numba_threads
 from samsvae.kernels.linear import multiply
 
 ROWS_AT_A_TIME = 512  # so that intermediate results stay in the cache
-LARGEST_TABULATED = 63  # few counts of a cell are larger
+LARGEST_TABULATED = 63  # larger counts are rare
 LARGE_CONCENTRATION = 16.0  # from here Stirling's series is exact to rounding
 
 # ln 2 as a sum, the first part of so few bits that its product with an exponent is exact
@@ -40,7 +39,7 @@ LN_2 = np.float32(0.693359375), np.float32(math.log(2) - 0.693359375)
 PER_LN_2 = np.float32(1 / math.log(2))
 SMALLEST_ARGUMENT = np.float32(-87)  # of the exponential: below, results are not normal numbers
 MANTISSA_BITS, EXPONENT_OF_ONE = np.int32(23), np.int32(127)
-LANES = 32  # maxima of every 32nd gene, since the compiler does not take several by itself
+LANES = 32  # maxima of every 32nd gene, since the compiler does not vectorise a maximum
 BITS_OF_ROOT_HALF = np.float32(math.sqrt(0.5)).view(np.int32)
 GROUPS = 8  # of cells or genes; fixed, so that sums do not depend on the number of threads
 ZERO, HALF, ONE, TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
@@ -48,11 +47,11 @@ ZERO, HALF, ONE, TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
 EXP_SERIES = tuple(np.float32(1 / math.factorial(power)) for power in range(7, -1, -1))
 LOG_SERIES = tuple(np.float32(2 / power) for power in (9, 7, 5, 3))
 
-# Inlined, since code from the cache would otherwise be optimised in another way than code compiled
-# anew, and results differ in their last digits.
+# Inlined, since cached code would otherwise be optimised differently from newly compiled code, and
+# results would differ in their last digits.
 inlined = partial(njit, error_model="numpy", forceinline=True)
 function = inlined(fastmath={"contract"})  # a product and a sum may be rounded once
-over_genes = inlined(fastmath={"contract", "reassoc", "nsz"})  # and sums taken in any order
+over_genes = inlined(fastmath={"contract", "reassoc", "nsz"})  # and sums reordered
 
 
 def log_prob(
@@ -78,7 +77,7 @@ def log_prob_and_gradients(
     weight: Tensor,
     bias: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Compute it and its gradients; see :class:`samsvae.kernels.gamma_poisson.Kernels`."""
+    """Compute log-probability and gradients; see :class:`samsvae.kernels.gamma_poisson.Kernels`."""
     inputs = (cell_weight, counts, library_size, concentration, hidden, weight, bias)
     of_replicates = zip(*(each.detach() for each in inputs), strict=True)
     found = [_log_prob_and_gradients(*each) for each in of_replicates]
@@ -100,7 +99,7 @@ def _log_prob(
     bias: Tensor,
 ) -> Tensor:
     value = hidden.new_empty(hidden.shape[:-1])
-    use_as_many_threads()
+    match_numba_threads()
     for cells, particles in _blocks(hidden):
         logits = _logits(hidden[particles, cells], weight)
         term = torch.empty(logits.shape[:-1])
@@ -121,8 +120,8 @@ def _log_prob_and_gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     value, by_hidden = hidden.new_empty(hidden.shape[:-1]), torch.empty_like(hidden)
     by_c, by_bias = torch.zeros_like(c), torch.zeros_like(bias)
-    by_weight = weight.new_zeros(weight.shape[::-1]).T  # as `multiply` gives it
-    use_as_many_threads()
+    by_weight = weight.new_zeros(weight.shape[::-1]).T  # the layout that `multiply` returns
+    match_numba_threads()
     for cells, particles in _blocks(hidden):
         h = hidden[particles, cells]
         logits = _logits(h, weight)
@@ -149,13 +148,16 @@ def _arrays(tensors: Iterable[Tensor]) -> list[np.ndarray]:
 
 
 def _blocks(hidden: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Go through cells and particles in blocks that are contiguous in memory."""
+    """Iterate over cells and particles in blocks that are contiguous in memory."""
     particles, cells, _ = hidden.shape
-    per_block = math.ceil(cells / math.ceil(cells / ROWS_AT_A_TIME))
-    together = max(1, ROWS_AT_A_TIME // cells)
-    for first_cell in range(0, cells, per_block):
-        for first in range(0, particles, together):
-            yield slice(first_cell, first_cell + per_block), slice(first, first + together)
+    cells_per_block = math.ceil(cells / math.ceil(cells / ROWS_AT_A_TIME))
+    particles_per_block = max(1, ROWS_AT_A_TIME // cells)
+    for cell in range(0, cells, cells_per_block):
+        for particle in range(0, particles, particles_per_block):
+            yield (
+                slice(cell, cell + cells_per_block),
+                slice(particle, particle + particles_per_block),
+            )
 
 
 def _counts_term(counts: Tensor, c: Tensor, cell_weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,7 +185,7 @@ def _counts_term(counts: Tensor, c: Tensor, cell_weight: Tensor) -> tuple[Tensor
     rising = torch.cat([start, torch.log1p(small[:-1] / c).cumsum(0)]) - torch.lgamma(small + 1)
     slope = torch.cat([start, (-small[:-1] / (c * (c + small[:-1]))).cumsum(0)])
     by_group, weight = counts.new_zeros(GROUPS, len(counts)), torch.zeros_like(rising)
-    _look_up(*_arrays((counts, rising, cell_weight, by_group, weight)))
+    _sum_table_entries(*_arrays((counts, rising, cell_weight, by_group, weight)))
     term, by_c = by_group.sum(0), (weight * slope).sum(0)
     if largest > LARGEST_TABULATED:
         cell, gene = (counts > LARGEST_TABULATED).nonzero(as_tuple=True)
@@ -214,8 +216,8 @@ def _log_rising_slope(x: Tensor, c: Tensor) -> Tensor:
 
 
 @njit(parallel=True, cache=True)
-def _look_up(counts: Any, table: Any, cell_weight: Any, term: Any, weight: Any) -> None:
-    """Sum table entries over genes, and cells' weights over entries; too large counts as largest.
+def _sum_table_entries(counts: Any, table: Any, cell_weight: Any, term: Any, weight: Any) -> None:
+    """Sum table entries over genes, and cells' weights over entries; larger counts are clipped.
 
     `term` is groups of genes x cells; `weight` is of the table's shape, counts x genes.
     """
@@ -230,7 +232,7 @@ def _look_up(counts: Any, table: Any, cell_weight: Any, term: Any, weight: Any) 
 
 @function
 def _exp(x: Any) -> Any:
-    """e^x for x <= 0: 2^k e^t with |t| <= ln 2 / 2."""
+    """Compute e^x for x <= 0 as 2^k e^t with |t| <= ln 2 / 2."""
     x = max(x, SMALLEST_ARGUMENT)
     k = np.floor(x * PER_LN_2 + HALF)
     t = x - k * LN_2[0] - k * LN_2[1]
@@ -243,7 +245,7 @@ def _exp(x: Any) -> Any:
 
 @function
 def _log_of_sum(start: Any, y: Any) -> Any:
-    """log(start + y), start being 0 or 1: k ln 2 + 2 artanh(t / (2 + t)), 1 + t near 1."""
+    """Compute log(start + y) as k ln 2 + 2 artanh(t / (2 + t)), 1 + t near 1; start is 0 or 1."""
     bits = np.float32(start + y).view(np.int32)
     k = np.int32(np.int32(bits - BITS_OF_ROOT_HALF) >> MANTISSA_BITS)
     scale = np.int32((EXPONENT_OF_ONE - k) << MANTISSA_BITS).view(np.float32)
@@ -273,8 +275,8 @@ def _decoder_term_and_gradients(
 ) -> None:
     """Compute the decoder's term of a block, and replace its logits by their gradients.
 
-    The gradients by c and the bias are added to `by_c` and `by_bias`. Each thread takes groups of
-    rows, each group with sums of its own.
+    The gradients with respect to c and the bias are added to `by_c` and `by_bias`. Each thread
+    handles groups of rows, each group with its own sums.
     """
     rows = term.size
     sums = np.zeros((2, GROUPS, len(c)), np.float32)
@@ -313,7 +315,7 @@ def _rows_and_gradients(
     by_c: Any,
     by_bias: Any,
 ) -> None:
-    """Go through particles and cells."""
+    """Compute the decoder's term and its gradients for a group of rows."""
     proportion = np.empty_like(c)
     for index in range(*rows):
         particle, cell = divmod(index, term.shape[1])
@@ -333,7 +335,7 @@ def _rows_and_gradients(
 
 @function
 def _largest(row: Any) -> Any:
-    """Find the largest entry that is a number."""
+    """Find the largest entry, NaN left out."""
     maxima = np.empty(LANES, np.float32)
     maxima[:] = row[0]
     aligned = len(row) - len(row) % LANES
@@ -360,7 +362,7 @@ def _cell_and_gradients(
     by_log: Any,
     by_c: Any,
 ) -> Any:
-    """Sum a cell's term; set its derivative by the log of the proportion, up to the size."""
+    """Sum a cell's term; write its derivative by the log proportion, divided by the size."""
     term, by_log_total = ZERO, ZERO
     for gene in range(len(c)):
         proportion[gene] *= norm
@@ -385,7 +387,7 @@ def _decoder_term(
     logits: Any,
     term: Any,
 ) -> None:
-    """Compute the decoder's term of a block; logits are overwritten."""
+    """Compute the decoder's term of a block in place of its logits."""
     rows = term.size
     for group in prange(GROUPS):
         for index in range(group * rows // GROUPS, (group + 1) * rows // GROUPS):
@@ -397,7 +399,7 @@ def _decoder_term(
 
 @over_genes
 def _exponentials(row: Any, bias: Any) -> Any:
-    """Turn logits without their bias into the exponentials of a softmax, and sum them."""
+    """Replace logits without their bias by the exponentials of a softmax, and sum these."""
     row += bias
     largest, total = _largest(row), ZERO
     for gene in range(len(row)):
@@ -410,7 +412,7 @@ def _exponentials(row: Any, bias: Any) -> Any:
 def _cell(
     smallest_mean: Any, x: Any, scale: Any, c: Any, dispersion: Any, exponentials: Any
 ) -> Any:
-    """Sum a cell's term, means being scaled exponentials."""
+    """Sum a cell's term over genes, whose means are scaled exponentials."""
     term = ZERO
     for gene in range(len(c)):
         mean = scale * exponentials[gene] + smallest_mean

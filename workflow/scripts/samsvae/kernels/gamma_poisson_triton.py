@@ -1,12 +1,12 @@
 """Gamma-Poisson log-probability on a CUDA device, in float32, by Triton.
 
-See :mod:`samsvae.kernels.gamma_poisson_numba` for the two terms of the log-probability. Each takes
+See :mod:`samsvae.kernels.gamma_poisson_numba` for the two terms of the log-probability. Each has
 one kernel. That of the decoder's term holds a row (the genes of a particle of a cell) in registers
-from softmax to gradient, so that it reads and writes it once. Nothing of the size replicates x
-particles x cells x genes is stored but the logits, whose place their gradients take. Where matrices
-are multiplied in bfloat16, logits are stored in it; sums are in float32.
+from softmax to gradient, so that it reads and writes the row once. The logits are the only tensor
+of replicates x particles x cells x genes, and are replaced by their gradients in place. If
+matrices are multiplied in bfloat16, logits are stored in it; sums are in float32.
 
-Kernels have no type hints, which Triton would take for constants.
+Kernels have no type hints, since Triton would treat them as constants.
 """
 
 import torch
@@ -59,7 +59,7 @@ def log_prob_and_gradients(
     weight: Tensor,
     bias: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Compute it and its gradients; see :class:`samsvae.kernels.gamma_poisson.Kernels`."""
+    """Compute log-probability and gradients; see :class:`samsvae.kernels.gamma_poisson.Kernels`."""
     inputs = (cell_weight, counts, library_size, concentration, hidden, weight, bias)
     cell_weight, counts, library_size, c, hidden, weight, bias = (
         each.contiguous() for each in inputs
@@ -89,7 +89,7 @@ def log_prob_and_gradients(
     h, w = hidden.to(logits.dtype).view(replicates, particles * cells, -1), _padded(weight, logits)
     by_weight = _multiply(by_logits.transpose(1, 2), h)[:, :genes]
     if torch.get_float32_matmul_precision() == "high":
-        # TF32 units take what is contiguous along the sum; anything else is slower than a copy
+        # TF32 units need matrices that are contiguous along the sum; a copy is faster than none
         w = w.transpose(1, 2).contiguous().transpose(1, 2)
     by_hidden = _multiply(by_logits, w).view(hidden.shape)
     return value, by_c, by_hidden, by_weight.contiguous(), by_bias
@@ -104,7 +104,7 @@ def _(cell_weight, counts, library_size, concentration, hidden, weight, bias):
 def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
     """Compute W h, in bfloat16 where matrices are multiplied in it.
 
-    Rows are as long as is aligned in memory, R x P x B x (G, rounded up to a multiple of 8).
+    Rows are padded to aligned lengths: R x P x B x (G, rounded up to a multiple of 8).
     """
     replicates, particles, cells, _ = hidden.shape
     if torch.get_float32_matmul_precision() == "medium":
@@ -135,7 +135,7 @@ def _multiply(left: Tensor, right: Tensor, dtype: torch.dtype = torch.float32) -
 def _counts_terms(
     counts: Tensor, c: Tensor, cell_weight: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Compute the counts' term of each cell, and sums over cells of its weighted gradient.
+    """Compute the counts' term of each cell, and its weighted gradient summed over cells.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ def _log(x):
 
 @triton.jit
 def _log_1p(y):
-    """log(1 + y): k ln 2 + 2 artanh(t / (2 + t)), 1 + t near 1; accurate however small y is."""
+    """Compute log(1 + y) as k ln 2 + 2 artanh(t / (2 + t)), 1 + t near 1; accurate for small y."""
     bits = (1.0 + y).to(tl.int32, bitcast=True)
     k = (bits - BITS_OF_ROOT_HALF) >> 23
     scale = ((127 - k) << 23).to(tl.float32, bitcast=True)
@@ -260,10 +260,10 @@ def _log_1p(y):
 
 @triton.jit
 def _counts_term(x, c):
-    """lgamma(x + c) - lgamma(c) - x log c - lgamma(x + 1), and digamma(x + c) - digamma(c).
+    """Compute lgamma(x + c) - lgamma(c) - x log c - lgamma(x + 1), digamma(x + c) - digamma(c).
 
-    Arguments are shifted by 4, from where on Stirling's series is exact to rounding. The gradient
-    of -x log c cancels against one of the decoder's term, so that neither is computed.
+    Arguments are shifted by 4, so that Stirling's series is exact to rounding. The gradient of
+    -x log c cancels with one of the decoder's term, so that neither is computed.
     """
     a = 1.0 / (c + 4.0)
     b = _divide(1.0, c + x + 4.0)
@@ -332,13 +332,13 @@ def _count_tiles(
                 weight += tl.load(cell_weight + row, there, 0.0)
             sum_by_c += weight[:, None] * slope
     if WITH_GRADIENT:
-        place = by_c + (replicate * tl.num_programs(1) + chunk) * genes + gene
-        tl.store(place, tl.sum(sum_by_c, 0), inside)
+        target = by_c + (replicate * tl.num_programs(1) + chunk) * genes + gene
+        tl.store(target, tl.sum(sum_by_c, 0), inside)
 
 
 @triton.jit
 def _add_exponentials(largest, total, other_largest, other_total):
-    """Add sums of exponentials, each of them divided by its largest summand."""
+    """Add two sums of exponentials, each divided by its largest summand."""
     larger = tl.maximum(largest, other_largest)
     return larger, total * tl.exp(largest - larger) + other_total * tl.exp(other_largest - larger)
 
@@ -444,11 +444,11 @@ def _rows(
             value_of_row = tl.sum(sums, 0)
         tl.store(value + row, value_of_row)
     if WITH_GRADIENTS:
-        place = (replicate * tl.num_programs(0) + program) * genes
+        offset = (replicate * tl.num_programs(0) + program) * genes
         for part in tl.static_range(PARTS):
             gene = part * GENES + lane
-            tl.store(by_c + place + gene, sums_by_c[part], gene < genes)
-            tl.store(by_bias + place + gene, sums_by_bias[part], gene < genes)
+            tl.store(by_c + offset + gene, sums_by_c[part], gene < genes)
+            tl.store(by_bias + offset + gene, sums_by_bias[part], gene < genes)
 
 
 @triton.jit
@@ -470,14 +470,14 @@ def _sum_chunks(
     sum_by_bias = tl.zeros([CHUNKS, GENES], tl.float32)
     for start in range(0, cell_chunks, CHUNKS):
         chunk = start + tl.arange(0, CHUNKS)[:, None]
-        place = (replicate * cell_chunks + chunk) * genes + gene
-        sum_by_c += tl.load(cells_by_c + place, (chunk < cell_chunks) & (gene < genes), 0.0)
+        offset = (replicate * cell_chunks + chunk) * genes + gene
+        sum_by_c += tl.load(cells_by_c + offset, (chunk < cell_chunks) & (gene < genes), 0.0)
     for start in range(0, row_chunks, CHUNKS):
         chunk = start + tl.arange(0, CHUNKS)[:, None]
-        place = (replicate * row_chunks + chunk) * genes + gene
+        offset = (replicate * row_chunks + chunk) * genes + gene
         both = (chunk < row_chunks) & (gene < genes)
-        sum_by_c += tl.load(rows_by_c + place, both, 0.0)
-        sum_by_bias += tl.load(rows_by_bias + place, both, 0.0)
-    place = replicate * genes + gene
-    tl.store(by_c + place, tl.sum(sum_by_c, 0)[None, :], gene < genes)
-    tl.store(by_bias + place, tl.sum(sum_by_bias, 0)[None, :], gene < genes)
+        sum_by_c += tl.load(rows_by_c + offset, both, 0.0)
+        sum_by_bias += tl.load(rows_by_bias + offset, both, 0.0)
+    offset = replicate * genes + gene
+    tl.store(by_c + offset, tl.sum(sum_by_c, 0)[None, :], gene < genes)
+    tl.store(by_bias + offset, tl.sum(sum_by_bias, 0)[None, :], gene < genes)

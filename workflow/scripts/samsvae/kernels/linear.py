@@ -1,7 +1,7 @@
-"""Matrix products in float32 by the fastest library at hand.
+"""Matrix products in float32 by the fastest available library.
 
-On x86 processors PyTorch multiplies float32 matrices by MKL, which can leave half of an AMD
-processor unused. oneDNN, which comes with PyTorch, too, does not, at the same precision.
+On x86 processors PyTorch multiplies float32 matrices by MKL, which can use as little as half of an
+AMD processor. oneDNN, which also comes with PyTorch, uses all of it, at the same precision.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 
 def is_multiplied_by_onednn(*tensors: Tensor) -> bool:
-    """Whether oneDNN multiplies tensors such as these."""
+    """Whether oneDNN multiplies these tensors."""
     return torch.backends.mkldnn.is_available() and all(
         tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors
     )
@@ -25,7 +25,7 @@ def multiply(left: Tensor, right: Tensor) -> Tensor:
     Parameters
     ----------
     left, right
-        I x J and J x K. One that is stored column by column is copied if need be.
+        I x J and J x K. A matrix that is stored column by column may be copied.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def multiply(left: Tensor, right: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """As :class:`torch.nn.Linear`, multiplied as :func:`multiply` does, with what follows it."""
+    """Linear layer, with an optional sum and LeakyReLU fused into it."""
 
     def forward(self, x: Tensor, added: Tensor | None = None, slope: float = 1.0) -> Tensor:
         """Compute LeakyReLU(x W^T + b + added).
@@ -69,7 +69,7 @@ def affine(
     added: Tensor | None = None,
     slope: float = 1.0,
 ) -> Tensor:
-    """Compute LeakyReLU(x W^T + b + added), as :meth:`Linear.forward`."""
+    """Compute LeakyReLU(x W^T + b + added); see :meth:`Linear.forward`."""
     if is_multiplied_by_onednn(x, weight):
         output: Tensor = _Linear.apply(x, weight, bias, added, slope)
         return output
@@ -86,7 +86,7 @@ def _linear(
 
 
 class _Linear(torch.autograd.Function):
-    """What :func:`_linear` computes, by oneDNN and with as few passes over memory as possible."""
+    """Autograd function of :func:`_linear` by oneDNN, with few passes over memory."""
 
     @staticmethod
     def forward(
@@ -124,7 +124,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
-        """Models trained together have their layers multiplied as one batch."""
+        """Multiply the layers of models that are trained together as one batch."""
         return torch.vmap(_linear, in_dims)(*inputs), 0
 
 

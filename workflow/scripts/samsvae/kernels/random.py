@@ -1,8 +1,8 @@
-"""Random numbers that follow from a key, the same on every device and in any order.
+"""Counter-based random numbers: functions of a key, the same on every device and in any order.
 
-A counter-based generator, Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as
-1, 2, 3"), computes the i-th block of numbers of a key without those before. So a cell whose counts
-make the key has the same noise wherever it stands, and a GPU draws it without the CPU.
+Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") computes the i-th
+block of numbers of a key without the blocks before. With a key from its counts, a cell has the
+same noise in any batch, and a GPU generates it without the CPU.
 """
 
 import math
@@ -13,7 +13,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from samsvae.kernels.compilers import has_triton, use_as_many_threads
+from samsvae.kernels.compilers import has_triton, match_numba_threads
 from samsvae.kernels.gamma_poisson_numba import _log_of_sum, inlined
 
 ROUNDS = 10
@@ -39,14 +39,14 @@ FIRST_MIXER, SECOND_MIXER = (np.uint64(word) for word in MIXERS)
 
 
 def cell_keys(counts: Tensor, seed: int, stream: int = 0) -> Tensor:
-    """Digest each cell's counts.
+    """Compute a key of each cell from its counts.
 
     Parameters
     ----------
     counts
         B x G.
     seed, stream
-        Other keys for the same counts.
+        Select among independent keys of the same counts.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def cell_keys(counts: Tensor, seed: int, stream: int = 0) -> Tensor:
     bits = counts.float().contiguous().view(torch.int32)
     if counts.device.type == "cpu":
         keys = torch.empty(len(counts), dtype=torch.long)
-        use_as_many_threads()
+        match_numba_threads()
         salt = (seed * GOLDEN_64 + stream) & WORD_64
         _digest(bits.numpy().view(np.uint32), np.uint64(salt), keys.numpy().view(np.uint64))
         return keys
@@ -65,7 +65,7 @@ def cell_keys(counts: Tensor, seed: int, stream: int = 0) -> Tensor:
 
 
 def _keys(bits: Tensor, seed: int, stream: int) -> Tensor:
-    """Digest in plain operations, for any device: :func:`_digest` defines what."""
+    """Compute the keys of :func:`_digest` by operations of PyTorch, on any device."""
     gene = torch.arange(1, bits.shape[-1] + 1, device=bits.device)
     salt = (seed * GOLDEN_64 + stream) & WORD_64
     start = torch.full((1,), _signed(salt), device=bits.device)
@@ -74,7 +74,7 @@ def _keys(bits: Tensor, seed: int, stream: int) -> Tensor:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """Scramble 64 bits, one to one, as splitmix64 does; products of int64 wrap around."""
+    """Mix 64 bits bijectively, as splitmix64 does; products of int64 wrap around."""
     for shift, multiplier in zip(SHIFTS, (*MIXERS, 1), strict=True):
         x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * _signed(multiplier)
     return x
@@ -87,13 +87,13 @@ def _signed(word: int) -> int:
 def cell_normals(keys: Tensor, particles: int, n_latent: int) -> Tensor:
     """Draw standard normal numbers for each cell.
 
-    Of dimension k, of K, the number is one of a block of four, whose counter is (k mod K / 4,
-    particle, 0, 0), K / 4 rounded up. Devices differ in the rounding of logarithm and sine alone.
+    The number of dimension k, of K, is one of a block of four with the counter (k mod K / 4,
+    particle, 0, 0), K / 4 rounded up. Devices differ by the rounding of logarithm and sine alone.
 
     Parameters
     ----------
     keys
-        Of cells, int64, length B.
+        Keys of cells, int64, length B.
     particles, n_latent
         Q and K.
 
@@ -107,14 +107,14 @@ def cell_normals(keys: Tensor, particles: int, n_latent: int) -> Tensor:
 
         return on_cuda(keys, particles, n_latent)
     normals = torch.empty(particles, len(keys), n_latent)
-    use_as_many_threads()
+    match_numba_threads()
     _fill(keys.cpu().numpy().view(np.uint64), normals.numpy())
     return normals.to(keys.device)
 
 
 @inlined()
 def _mixed(x: Any) -> Any:
-    """Scramble 64 bits, one to one, as splitmix64 does."""
+    """Mix 64 bits bijectively, as splitmix64 does."""
     x = (x ^ (x >> np.uint64(30))) * FIRST_MIXER
     x = (x ^ (x >> np.uint64(27))) * SECOND_MIXER
     return x ^ (x >> np.uint64(31))
@@ -122,7 +122,7 @@ def _mixed(x: Any) -> Any:
 
 @njit(parallel=True, cache=True)
 def _digest(bits: Any, salt: Any, keys: Any) -> None:
-    """Digest float32 numbers, cells x genes, as a sum over genes of scrambled numbers."""
+    """Compute keys from float32 bits, cells x genes, as sums over genes of mixed bits."""
     for cell in prange(len(bits)):
         total: Any = np.uint64(0)
         for gene in range(bits.shape[1]):
@@ -134,7 +134,7 @@ def _digest(bits: Any, salt: Any, keys: Any) -> None:
 
 @inlined(fastmath={"contract"})
 def _philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
-    """Turn a counter of four words of 32 bits into four random ones."""
+    """Compute four random words of 32 bits from a counter of four."""
     for _ in range(ROUNDS):
         first = MULTIPLIERS[0] * np.uint64(c0)
         second = MULTIPLIERS[1] * np.uint64(c2)
@@ -150,10 +150,10 @@ def _philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
 
 @inlined(fastmath={"contract"})
 def _normal_pair(radius_word: Any, angle_word: Any) -> Any:
-    """Turn two random words into two standard normal numbers, after Box and Muller."""
+    """Transform two random words to two standard normal numbers (Box and Muller)."""
     uniform = np.float32(radius_word) * PER_WORD + HALF * PER_WORD
     radius = np.sqrt(MINUS_TWO * min(_log_of_sum(ZERO, uniform), ZERO))
-    # to within an eighth of a turn of the nearest quarter
+    # reduce the angle to an eighth of a turn around the nearest quarter
     quarter = np.uint32(np.uint32(angle_word + EIGHTH) >> QUARTER_BITS)
     rest = np.int32(np.uint32(angle_word - np.uint32(quarter << QUARTER_BITS)))
     t = np.float32(rest) * PER_WORD * TWO_PI
@@ -172,7 +172,7 @@ def _normal_pair(radius_word: Any, angle_word: Any) -> Any:
 
 @njit(parallel=True, cache=True)
 def _fill(keys: Any, normals: Any) -> None:
-    """Fill particles x cells x dimensions, in loops that the compiler takes several steps of."""
+    """Fill particles x cells x dimensions, in loops that the compiler vectorises."""
     particles, cells, n_latent = normals.shape
     quarter = (n_latent + 3) // 4
     for cell in prange(cells):

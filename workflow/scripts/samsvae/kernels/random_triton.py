@@ -1,6 +1,6 @@
 """Counter-based standard normal numbers on a CUDA device, by Triton.
 
-Kernels have no type hints, which Triton would take for constants.
+Kernels have no type hints, since Triton would treat them as constants.
 """
 
 import torch
@@ -15,7 +15,7 @@ TWO_PI = tl.constexpr(6.283185307179586)
 
 
 def cell_normals(keys: Tensor, particles: int, n_latent: int) -> Tensor:
-    """Draw as :func:`samsvae.kernels.random.cell_normals` does."""
+    """Draw standard normal numbers; see :func:`samsvae.kernels.random.cell_normals`."""
     normals = torch.empty(particles, len(keys), n_latent, device=keys.device)
     quarter = triton.cdiv(n_latent, 4)
     blocks = particles * len(keys) * quarter
@@ -34,7 +34,7 @@ def _fill(keys, normals, cells, n_latent, quarter, blocks, BLOCKS: tl.constexpr)
     key = tl.load(keys + row % cells, inside, 0)
     zero = tl.zeros_like(index)
     first, second, third, fourth = tl.philox(key, index, (row // cells).to(tl.int32), zero, zero)
-    place = normals + row * n_latent + index
+    target = normals + row * n_latent + index
     for pair in tl.static_range(2):
         radius_word = (first if pair == 0 else third).to(tl.uint32, bitcast=True)
         angle_word = (second if pair == 0 else fourth).to(tl.uint32, bitcast=True)
@@ -44,7 +44,7 @@ def _fill(keys, normals, cells, n_latent, quarter, blocks, BLOCKS: tl.constexpr)
         angle = angle_word.to(tl.int32, bitcast=True).to(tl.float32) * (PER_WORD * TWO_PI)
         one = index + 2 * pair * quarter
         two = one + quarter
-        tl.store(place + 2 * pair * quarter, radius * tl.cos(angle), inside & (one < n_latent))
+        tl.store(target + 2 * pair * quarter, radius * tl.cos(angle), inside & (one < n_latent))
         tl.store(
-            place + (2 * pair + 1) * quarter, radius * tl.sin(angle), inside & (two < n_latent)
+            target + (2 * pair + 1) * quarter, radius * tl.sin(angle), inside & (two < n_latent)
         )

@@ -1,1 +1,1 @@
-"""Generative models with their guides, and the registry that finds them by name."""
+"""Generative models with their guides, and their registry."""

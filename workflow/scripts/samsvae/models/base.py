@@ -1,4 +1,4 @@
-"""Base class of generative models of counts under perturbations, and of their guides."""
+"""Base class of generative models of perturbed cells, and of their guides."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ COUNTS = "counts"  # name of the observed site
 
 @dataclass(frozen=True)
 class Batch:
-    """A minibatch of cells.
+    """Minibatch of cells.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Batch:
     condition
         Row of `design` of each cell, length B.
     n_cells
-        Number of cells N for which the batch stands.
+        Number of cells N that the batch represents.
     """
 
     counts: Tensor
@@ -42,16 +42,16 @@ class Batch:
 
 
 class PerturbationModel(nn.Module, ABC):
-    """A generative model of counts under perturbations, and its guide.
+    """Generative model of counts under perturbations, and its guide.
 
     The joint density of global variables w, cells' own variables z and counts x is::
 
         p(w) prod_i p(z_i) p(x_i | h(z_i, shift_i), l_i),   shift_i = sum_t d_it effect_t(w)
 
-    A family says what p(w), p(z), h and the guide q(w) prod_i q(z_i | x_i, shift_i) are, in the
-    four methods below; its cells' own variables do not depend on the perturbation before the
-    counts are seen. Training and every query of a trained model run these methods, so a family
-    is evaluated with the priors that it is trained with.
+    A family defines p(w), p(z), h and the guide q(w) prod_i q(z_i | x_i, shift_i) by the four
+    methods below; the prior of the cells' own variables does not depend on the perturbation.
+    Training and every query of a trained model run these methods, so a family is evaluated with
+    the priors that it is trained with.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class PerturbationModel(nn.Module, ABC):
         A name in :data:`samsvae.models.likelihoods.LIKELIHOODS`.
     """
 
-    infers_basal_state: ClassVar[bool] = False  # by a network of its own, free of perturbations
+    infers_basal_state: ClassVar[bool] = False  # a latent state without perturbation effects
     likelihood: Likelihood
 
     def __init__(self, n_genes: int, n_perturbations: int, n_latent: int, likelihood: str) -> None:
@@ -74,18 +74,18 @@ class PerturbationModel(nn.Module, ABC):
 
     @abstractmethod
     def global_prior(self) -> Tensor | None:
-        """Sample the variables that all cells share from their prior.
+        """Sample the global variables from their prior.
 
         Returns
         -------
         Tensor or None
-            Effect of each perturbation, [..., T, size]. None if the family has no such
-            variables, and a cell's row of the design matrix is its shift.
+            Effect of each perturbation, [..., T, size]. None if the family has no global
+            variables; the shift of a cell is then its row of the design matrix.
         """
 
     @abstractmethod
     def global_guide(self) -> Tensor | None:
-        """Sample the same variables from the guide; returns as :meth:`global_prior`."""
+        """Sample the global variables from the guide; returns as :meth:`global_prior`."""
 
     @abstractmethod
     def cell_prior(self, shift: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class PerturbationModel(nn.Module, ABC):
         Returns
         -------
         Tensor
-            What the decoder takes, [..., B, inputs]. The first K of them are the latent state.
+            Input of the decoder, [..., B, inputs]. Its first K entries are the latent state.
         """
 
     @abstractmethod
@@ -107,42 +107,42 @@ class PerturbationModel(nn.Module, ABC):
         """Sample cells' own variables from the guide, given counts B x G and shifts."""
 
     def model(self, batch: Batch) -> None:
-        """p(w) prod_i p(z_i) p(x_i | h(z_i, shift_i), l_i)."""
+        """Run the generative model p(w) prod_i p(z_i) p(x_i | h(z_i, shift_i), l_i)."""
         shift = shift_of_cells(self.global_prior(), batch)
         with self.cells(batch):
             self.cell_model(batch, shift)
 
     def cell_model(self, batch: Batch, shift: Tensor) -> None:
-        """p(z_i) p(x_i | h(z_i, shift_i), l_i) of each cell."""
+        """Run p(z_i) p(x_i | h(z_i, shift_i), l_i) for each cell."""
         counts = self.likelihood(self.cell_prior(shift), batch.library_size)
         pyro.sample(COUNTS, counts, obs=batch.counts)
 
     def guide(self, batch: Batch) -> None:
-        """q(w) prod_i q(z_i | x_i, shift_i)."""
+        """Run the guide q(w) prod_i q(z_i | x_i, shift_i)."""
         shift = shift_of_cells(self.global_guide(), batch)
         with self.cells(batch):
             self.cell_guide(batch.counts, shift)
 
     def standard_normal(self, like: Tensor) -> Normal:
-        """N(0, I) over K dimensions, of the device and type of `like`."""
+        """Return N(0, I) over K dimensions, with the device and type of `like`."""
         return Normal(like.new_zeros(self.n_latent), like.new_ones(self.n_latent)).to_event(1)
 
     def perturbations(self) -> pyro.plate:
-        """Plate over perturbations."""
+        """Return the plate over perturbations."""
         return pyro.plate("perturbations", self.n_perturbations, dim=-1)
 
     @staticmethod
     def cells(batch: Batch) -> pyro.plate:
-        """Plate over cells, whose terms weigh N / B."""
+        """Return the plate over cells, which scales their terms by N / B."""
         drawn = torch.arange(len(batch.counts), device=batch.counts.device)
         return pyro.plate(CELLS, batch.n_cells, subsample=drawn, dim=-1)
 
 
 def shift_of_conditions(effects: Tensor | None, design: Tensor) -> Tensor:
-    """sum_t d_t effect_t for rows of the design matrix, [..., C, size]."""
+    """Compute sum_t d_t effect_t for rows of the design matrix, [..., C, size]."""
     return design if effects is None else design @ effects
 
 
 def shift_of_cells(effects: Tensor | None, batch: Batch) -> Tensor:
-    """sum_t d_it effect_t for each cell, [..., B, size]; added up once per condition."""
+    """Compute sum_t d_it effect_t for each cell, [..., B, size], once per condition."""
     return shift_of_conditions(effects, batch.design).index_select(-2, batch.condition)

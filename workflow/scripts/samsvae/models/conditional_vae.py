@@ -1,4 +1,4 @@
-"""A conditional VAE: the perturbation as one more input of encoder and decoder."""
+"""Conditional VAE, with the perturbation as an input of encoder and decoder."""
 
 import pyro
 import torch
@@ -13,7 +13,7 @@ from samsvae.models.networks import GaussianNetwork
 class ConditionalVae(PerturbationModel):
     """Conditional VAE.
 
-    Generative model::
+    Generative model, with d_i the cell's row of the design matrix::
 
         z_i ~ N(0, I)
         x_i ~ p(x | [z_i, d_i], l_i)
@@ -44,10 +44,10 @@ class ConditionalVae(PerturbationModel):
         self.encoder = GaussianNetwork([n_genes, n_perturbations], n_hidden, n_layers, n_latent)
 
     def global_prior(self) -> None:
-        """No variable is shared by all cells; a cell's shift is its row of the design matrix."""
+        """Return None: there are no global variables."""
 
     def global_guide(self) -> None:
-        """No variable is shared by all cells."""
+        """Return None: there are no global variables."""
 
     def cell_prior(self, shift: Tensor) -> Tensor:
         """Sample z ~ N(0, I); return [z, d]."""

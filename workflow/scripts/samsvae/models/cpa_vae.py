@@ -11,7 +11,7 @@ from samsvae.models.networks import GaussianNetwork, MeanFieldEmbedding
 
 
 class CpaVae(PerturbationModel):
-    """Compositional perturbation VAE.
+    """Compositional perturbation autoencoder, as a VAE.
 
     Generative model::
 

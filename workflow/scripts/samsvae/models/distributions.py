@@ -1,4 +1,4 @@
-"""Distributions that Pyro lacks."""
+"""Distributions beyond Pyro's: Gamma-Poisson counts of a cell, straight-through Bernoulli."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ SMALLEST_PROBABILITY = 1e-6
 
 @dataclass(frozen=True)
 class Logits:
-    """Logits h W^T + b, not multiplied yet: a kernel that takes them in blocks stores none.
+    """Factors of the logits h W^T + b, so that a kernel can multiply them block by block.
 
     Attributes
     ----------
@@ -32,12 +32,12 @@ class Logits:
     bias: Tensor
 
     def value(self) -> Tensor:
-        """Multiply them, [..., G]."""
+        """Compute the logits, [..., G]."""
         return affine(self.hidden, self.weight, self.bias)
 
 
 class GammaPoissonCounts(TorchDistribution):
-    """Counts of the genes of a cell.
+    """Distribution of the counts of a cell.
 
     x_g ~ GammaPoisson(concentration c_g, rate c_g / mean_g), mean = l softmax(logits) + 1e-4: a
     negative binomial with variance mean_g + mean_g^2 / c_g, independent over genes.
@@ -78,7 +78,7 @@ class GammaPoissonCounts(TorchDistribution):
         return self.mean + self.mean**2 / self.concentration
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "GammaPoissonCounts":
-        """Repeat over leading dimensions."""
+        """Expand the batch shape."""
         hidden = self.logits.hidden.expand(*batch_shape, -1)
         logits = Logits(hidden, self.logits.weight, self.logits.bias)
         return GammaPoissonCounts(
@@ -99,7 +99,7 @@ class GammaPoissonCounts(TorchDistribution):
         ----------
         value
             Counts, B x G: without the leading dimensions of the logits, such as particles, so
-            that what depends on counts and c alone is computed once for all of them.
+            that terms of counts and c alone are computed once for all of them.
         """
         library_size = self.library_size.expand(value.shape[:-1])
         hidden, weight, bias = self.logits.hidden, self.logits.weight, self.logits.bias
@@ -107,12 +107,12 @@ class GammaPoissonCounts(TorchDistribution):
 
 
 def inside_unit_interval(probability: Tensor) -> Tensor:
-    """Keep a probability away from 0 and 1, where log-densities may be infinite."""
+    """Clamp a probability away from 0 and 1, where log-densities may be infinite."""
     return probability.clamp(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
 
 
 class StraightThroughBernoulli(Bernoulli):
-    """Bernoulli whose samples are 0 or 1 and yet carry a gradient.
+    """Bernoulli with a straight-through gradient of its samples.
 
     A sample is the rounded Gumbel-sigmoid (binary concrete) variable at temperature 1; the
     gradient is that of the unrounded one (Jang et al. 2017; Maddison et al. 2017). The density
@@ -130,7 +130,7 @@ class StraightThroughBernoulli(Bernoulli):
         return self.of_uniform(torch.rand(shape, dtype=logits.dtype, device=logits.device))
 
     def of_uniform(self, uniform: Tensor) -> Tensor:
-        """Turn numbers that are uniform between 0 and 1 into samples."""
+        """Transform uniform noise between 0 and 1 to samples."""
         tiny = torch.finfo(uniform.dtype).tiny
         uniform = uniform.clamp(tiny, 1 - torch.finfo(uniform.dtype).eps)
         noise = torch.log(uniform) - torch.log1p(-uniform)

@@ -16,7 +16,7 @@ SMALLEST_VARIANCE = 1e-4
 
 
 class Likelihood(nn.Module, ABC):
-    """p(x | z, l): a decoder f and the distribution that it parameterises.
+    """Likelihood p(x | z, l): a decoder f and the distribution that it parameterises.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Likelihood(nn.Module, ABC):
 
 
 class GammaPoissonLikelihood(Likelihood):
-    """x_ig ~ GammaPoisson(c_g, c_g / (l_i rho_ig + 1e-4)), rho_i = softmax(f(z_i)).
+    """Likelihood x_ig ~ GammaPoisson(c_g, c_g / (l_i rho_ig + 1e-4)), rho_i = softmax(f(z_i)).
 
     Bereket & Karaletsos 2023, section 3.1. The concentration c_g, or inverse dispersion, is
     learnt per gene and starts at 1.
@@ -51,7 +51,7 @@ class GammaPoissonLikelihood(Likelihood):
 
     @property
     def concentration(self) -> Tensor:
-        """c_g, length G."""
+        """Concentration c_g, length G."""
         return self.log_concentration.exp()
 
     def forward(self, decoder_input: Tensor, library_size: Tensor) -> GammaPoissonCounts:
@@ -61,7 +61,7 @@ class GammaPoissonLikelihood(Likelihood):
 
 
 class PoissonLikelihood(Likelihood):
-    """x_ig ~ Poisson(softplus(f(z_i)) + 1e-4); the library size plays no part."""
+    """Likelihood x_ig ~ Poisson(softplus(f(z_i)) + 1e-4), without the library size."""
 
     def forward(self, decoder_input: Tensor, library_size: Tensor) -> TorchDistribution:
         """Return Poisson(softplus(f(z)) + 1e-4)."""
@@ -70,9 +70,9 @@ class PoissonLikelihood(Likelihood):
 
 
 class NormalLikelihood(Likelihood):
-    """x_ig ~ N(f(z_i), exp(h(z_i)) + 1e-4), for data that are no counts.
+    """Likelihood x_ig ~ N(f(z_i), exp(h(z_i)) + 1e-4), for continuous data.
 
-    The heads of f and h share their hidden layers.
+    The heads of f and h have common hidden layers.
     """
 
     def __init__(self, n_inputs: int, n_genes: int, n_hidden: int, n_layers: int) -> None:

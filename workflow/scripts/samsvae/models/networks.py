@@ -1,4 +1,4 @@
-"""Networks shared by all models, and the Normal guides of perturbation embeddings."""
+"""Neural networks of the models, and Normal guides of perturbation embeddings."""
 
 import math
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ SLOPE = 0.01  # of LeakyReLU below 0
 
 
 class HiddenLayers(nn.Module):
-    """Hidden layers with LeakyReLU and a residual connection round each layer after the first.
+    """Hidden layers with LeakyReLU and residual connections from the second layer on.
 
     Parameters
     ----------
     input_sizes
-        Sizes of the inputs. Several inputs act as their concatenation, initial weights included,
-        but each is multiplied by weights of its own, so that an input without a particle
-        dimension is multiplied once for all particles.
+        Sizes of the inputs. Several inputs are equivalent to their concatenation, initial weights
+        included, but each has its own weight matrix, so that an input without a particle dimension
+        is multiplied once for all particles.
     n_hidden, n_layers
         Width and number of hidden layers.
     """
@@ -49,7 +49,7 @@ class HiddenLayers(nn.Module):
 
 
 class GaussianNetwork(nn.Module):
-    """Hidden layers, then a head for the location and the scale of a Normal, 1 at the start.
+    """Network for the location and scale of a Normal, whose scale starts at 1.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class GaussianNetwork(nn.Module):
 
 
 class MeanFieldEmbedding(nn.Module):
-    """q(e_t) = N(mu_t, sigma_t), whatever the mask; mu = 0 and sigma = 1 at the start."""
+    """Guide q(e_t) = N(mu_t, sigma_t), independent of the mask; mu = 0, sigma = 1 at the start."""
 
     def __init__(self, n_perturbations: int, n_latent: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class MeanFieldEmbedding(nn.Module):
 
 
 class CorrelatedEmbedding(nn.Module):
-    """q(e_t | m_t) = N(NN([m_t, onehot_t])), with hidden layers of its own."""
+    """Guide q(e_t | m_t) = N(NN([m_t, onehot_t]))."""
 
     one_hot: Tensor
 
@@ -102,14 +102,14 @@ class CorrelatedEmbedding(nn.Module):
 
 
 class Standardise(nn.Module):
-    """log(1 + x), centred and scaled by the training cells' mean and standard deviation.
+    """Standardisation of log(1 + x) by the training cells' mean and standard deviation.
 
     Parameters
     ----------
     n_genes
-        Number of genes; until :meth:`fit` nothing is centred or scaled.
+        Number of genes; before :meth:`fit` the mean is 0 and the standard deviation 1.
     logarithm
-        Whether to take log(1 + x), as counts need; else x itself.
+        Whether to transform counts to log(1 + x); else x stays as it is.
     """
 
     mean: Tensor
@@ -122,15 +122,15 @@ class Standardise(nn.Module):
         self.register_buffer("std", torch.ones(n_genes))
 
     def fit(self, mean: Tensor, std: Tensor) -> None:
-        """Set the moments of :meth:`rescale`; a gene that never varies is not scaled."""
+        """Set mean and standard deviation of rescaled counts; a constant gene is not scaled."""
         self.mean.copy_(mean)
         self.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
 
     def rescale(self, counts: Tensor) -> Tensor:
-        """Compute log(1 + x), or x, before it is centred and scaled."""
+        """Compute log(1 + x), or x, before standardisation."""
         return torch.log1p(counts) if self.logarithm else counts
 
     def forward(self, counts: Tensor) -> Tensor:
-        """Transform counts [..., G]."""
+        """Standardise counts [..., G]."""
         scale = 1 / self.std
         return torch.addcmul(-self.mean * scale, self.rescale(counts), scale)

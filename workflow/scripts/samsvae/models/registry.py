@@ -1,7 +1,7 @@
-"""Models by the name that the configuration calls them.
+"""Registry of model families by kind.
 
-A model's module is imported when the model is built: a rule depends on its own model alone, and
-the Snakefile need not wait for torch.
+A family's module is imported when a model is built: a rule depends on its own family alone, and
+the Snakefile does not import torch.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 # module and class of each kind
 MODELS = {name: kind.implementation for name, kind in KINDS.items() if kind.implementation}
 
-# settings of a model's entry that say how data are presented and what else is tried, not what the
-# model is
-NOT_OF_THE_MODEL = {"kind", "combinations", "shuffle_labels", "grid"}
+# settings of a model's entry that its constructor does not take
+NOT_HYPERPARAMETERS = {"kind", "combinations", "shuffle_labels", "grid"}
 
 
 def model_class(kind: str) -> type[PerturbationModel]:
@@ -41,6 +40,6 @@ def model_class(kind: str) -> type[PerturbationModel]:
 def build_model(
     settings: Mapping[str, Any], n_genes: int, n_perturbations: int
 ) -> PerturbationModel:
-    """Build a model, with initial weights, from its entry in the configuration."""
-    hyperparameters = {k: v for k, v in settings.items() if k not in NOT_OF_THE_MODEL}
+    """Build a model with initial weights from its entry in the configuration."""
+    hyperparameters = {k: v for k, v in settings.items() if k not in NOT_HYPERPARAMETERS}
     return model_class(settings["kind"])(n_genes, n_perturbations, **hyperparameters)

@@ -117,7 +117,7 @@ class SamsVae(PerturbationModel):
 
 
 class BernoulliMask(nn.Module):
-    """m_tk ~ Bernoulli(p), with q(m_tk) = Bernoulli(sigmoid(phi_tk)), phi = 0 at the start."""
+    """Mask m_tk ~ Bernoulli(p), with q(m_tk) = Bernoulli(sigmoid(phi_tk)), phi = 0 at the start."""
 
     def __init__(self, n_perturbations: int, n_latent: int, probability: float) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class BernoulliMask(nn.Module):
 
 
 class BetaBernoulliMask(nn.Module):
-    """a_tk ~ Beta(alpha, beta), m_tk ~ Bernoulli(a_tk); q(m_tk | a) = Bernoulli(a_tk).
+    """Mask m_tk ~ Bernoulli(a_tk), a_tk ~ Beta(alpha, beta), with q(m_tk | a) = Bernoulli(a_tk).
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ class BetaBernoulliMask(nn.Module):
 
 
 class BetaBernoulliSamsVae(SamsVae):
-    """SAMS-VAE with a :class:`BetaBernoulliMask`, whose sparsity is itself uncertain.
+    """SAMS-VAE with a Beta prior of the mask's rates.
 
     Parameters
     ----------

@@ -12,9 +12,9 @@ from samsvae.models.networks import GaussianNetwork
 
 
 class SvaePlus(PerturbationModel):
-    """SVAE+.
+    """Sparse mechanism shift VAE (SVAE+).
 
-    Every cell has one perturbation t(i), combinations being perturbations of their own.
+    Every cell has one perturbation t(i); a combination is a perturbation of its own.
     Generative model, where mu_t is learnt::
 
         a_tk  ~ Beta(1, b)
