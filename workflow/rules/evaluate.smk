@@ -87,22 +87,23 @@ rule compare_iwelbo:
 
 
 rule recover_truth:
-    """Score the recovery of the simulated truth by a model."""
+    """Score the recovery of the simulated truth by the runs of an experiment."""
     input:
         screen=layout.screen_of,
         predicted=branch(
-            layout.true_effects_of, then=rules.predict_effects.output.effects
+            layout.true_effects_of,
+            then=layout.for_runs(rules.predict_effects.output.effects),
         ),
-        model=branch(layout.trained_of, then=rules.train.output.model),
-        split=branch(layout.trained_of, then=rules.split_cells.output.split),
+        models=layout.for_runs(rules.train.output.model, models=layout.trained),
+        splits=layout.for_splits(rules.split_cells.output.split),
     output:
-        metrics=f"{RUN}/truth.tsv",
-        masks=f"{RUN}/matched_masks.tsv",
-        recovery=f"{RUN}/recovery.tsv",
+        metrics=f"{TABLES}/truth.tsv",
+        masks=f"{TABLES}/matched_masks.tsv",
+        recovery=f"{TABLES}/recovery.tsv",
     log:
-        "results/logs/recover_truth/{experiment}/{split}/{model}-seed{seed}.log",
+        "results/logs/recover_truth/{experiment}.log",
     benchmark:
-        "results/benchmarks/recover_truth/{experiment}/{split}/{model}-seed{seed}.tsv"
+        "results/benchmarks/recover_truth/{experiment}.tsv"
     wildcard_constraints:
         experiment=one_of(filter(layout.is_simulated, layout.experiments)),
     conda:
@@ -111,8 +112,11 @@ rule recover_truth:
         mem_mb=growing(1500),
         runtime=growing(20),
     params:
-        run=run_of,
-        code=uses_model("recover_truth"),
+        runs=layout.runs_of(),
+        trained=layout.runs_of(models=layout.trained),
+        shown=layout.runs_of(models=layout.trained, reference=True),
+        splits=lambda wildcards: list(layout.splits(wildcards.experiment)),
+        code=uses_models("recover_truth"),
     script:
         "../scripts/recover_truth.py"
 

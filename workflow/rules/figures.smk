@@ -32,32 +32,6 @@ use rule collect_training as collect_iwelbo_by_particles with:
         "results/benchmarks/collect_tables/{experiment}/iwelbo_by_particles.tsv"
 
 
-use rule collect_metrics as collect_masks with:
-    input:
-        tables=layout.for_runs(
-            rules.recover_truth.output.masks, models=layout.trained, reference=True
-        ),
-    output:
-        table=f"{TABLES}/matched_masks.tsv",
-    log:
-        "results/logs/collect_tables/{experiment}/matched_masks.log",
-    benchmark:
-        "results/benchmarks/collect_tables/{experiment}/matched_masks.tsv"
-
-
-use rule collect_metrics as collect_recovery with:
-    input:
-        tables=layout.for_runs(
-            rules.recover_truth.output.recovery, models=layout.trained
-        ),
-    output:
-        table=f"{TABLES}/recovery.tsv",
-    log:
-        "results/logs/collect_tables/{experiment}/recovery.log",
-    benchmark:
-        "results/benchmarks/collect_tables/{experiment}/recovery.tsv"
-
-
 rule figure:
     """Draw a figure as SVG and PDF."""
     input:

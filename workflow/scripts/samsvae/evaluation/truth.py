@@ -1,6 +1,7 @@
 """How well a model recovers the truth of a simulated screen: effects, masks, latent states."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import anndata
 import numpy as np
@@ -16,10 +17,73 @@ from samsvae.evaluation.factors import (
     match_factors_by_effects,
 )
 from samsvae.evaluation.predicted import LIBRARY_SIZE, ExpectedLogCounts
-from samsvae.inference.posterior import CellStates
+from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.posterior import CellStates, cell_states, mask_probability
 from samsvae.screen.labels import doses
 
 N_BASAL_STATES = 1000
+THRESHOLDS = np.linspace(0.02, 0.98, 25)  # one half among them
+COLUMNS = ["measure", "state", "factor", "dimension", "threshold", "density", "value"]
+MASK_COLUMNS = ["target", "factor", "dimension", "true_mask", "probability"]
+
+
+@dataclass
+class Recovery:
+    """Recovery of a simulated screen's truth by one run.
+
+    Attributes
+    ----------
+    scores
+        By metric.
+    masks
+        True and inferred masks, as of :func:`matched_masks`; empty without masks.
+    curves
+        Scores of masks by threshold and of latent states, as of :func:`mask_thresholds` and
+        :func:`state_recovery`; empty for a run that is not of a trained model.
+    """
+
+    scores: dict[str, float]
+    masks: pd.DataFrame
+    curves: pd.DataFrame
+
+
+def recovery(
+    screen: anndata.AnnData,
+    effects: tuple[np.ndarray, np.ndarray] | None,
+    trained: TrainedModel | None,
+    unseen: np.ndarray,
+) -> Recovery:
+    """Compare what one run inferred with the truth of its simulated screen.
+
+    Parameters
+    ----------
+    screen
+        A simulated screen.
+    effects
+        True and predicted effects, both perturbations x genes; None where true ones are unknown.
+    trained
+        The trained model; None for a baseline.
+    unseen
+        Boolean, the cells that the model was not trained on.
+
+    Returns
+    -------
+    Recovery
+    """
+    scores = effect_recovery(*effects) if effects else {}
+    masks = pd.DataFrame(columns=MASK_COLUMNS)
+    if trained is None:
+        return Recovery(scores, masks, pd.DataFrame(columns=COLUMNS))
+    curves = [state_recovery(screen, unseen, cell_states(trained, screen, unseen, seed=0))]
+    scores |= state_scores(curves[0])
+    probability = mask_probability(trained.model)
+    names = trained.encoding.names
+    if probability is not None and set(screen.uns["truth"]["targets"]) <= set(names):
+        inferred = probability.numpy()
+        masks = matched_masks(screen, inferred, names)
+        scores |= mask_recovery(screen, inferred, names)
+        curves.append(mask_thresholds(screen, inferred, names))
+    return Recovery(scores, masks, pd.concat(curves))
 
 
 def true_effects(screen: anndata.AnnData, perturbations: Sequence[str], seed: int) -> np.ndarray:
@@ -139,10 +203,6 @@ def in_order_of_truth(
     """Sort the rows of a mask as the truth has its targets."""
     row = {name: index for index, name in enumerate(perturbations)}
     return probability[[row[target] for target in screen.uns["truth"]["targets"]]]
-
-
-THRESHOLDS = np.linspace(0.02, 0.98, 25)  # one half among them
-COLUMNS = ["measure", "state", "factor", "dimension", "threshold", "density", "value"]
 
 
 def mask_thresholds(

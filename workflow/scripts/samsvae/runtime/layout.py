@@ -475,7 +475,7 @@ class Layout:
             has = self.properties(experiment)
             tables = self.for_splits(of_split)(wildcards) if COUNTS in has else []
             tables += [of_bounds.format(experiment=experiment)] if TRAINING in has else []
-            return tables + (self.for_runs(of_truth)(wildcards) if TRUTH in has else [])
+            return tables + ([of_truth.format(experiment=experiment)] if TRUTH in has else [])
 
         return filled
 
