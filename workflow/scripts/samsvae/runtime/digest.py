@@ -3,7 +3,11 @@
 import ast
 import functools
 import hashlib
+import json
+import os
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 LIBRARY = Path(__file__).resolve().parents[1]
@@ -50,12 +54,12 @@ def code_digest(script: str | Path, *modules: str) -> str:
             waiting += _imported_modules(path)
     digest = hashlib.sha256("".join(modules).encode())
     for path in [script, *sorted(seen)]:
-        digest.update(_statements(path.read_bytes())[0].encode())
+        digest.update(_statements(path)[0].encode())
     return digest.hexdigest()[:16]
 
 
 def _imported_modules(path: Path) -> list[Path]:
-    names = _statements(path.read_bytes())[1]
+    names = _statements(path)[1]
     return [file for name in names if not _is_left_out(name) for file in _files_of(name)]
 
 
@@ -73,11 +77,37 @@ def _is_left_out(module: str) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in LEFT_OUT)
 
 
+def _statements(path: Path) -> tuple[str, list[str]]:
+    """Digest the statements of a file, and name the modules that they import."""
+    return _reduced(path, path.read_bytes())
+
+
 @functools.cache  # most modules are behind many scripts
-def _statements(source: bytes) -> tuple[str, frozenset[str]]:
-    """Reduce source code to its statements, and name the modules that they import."""
+def _reduced(path: Path, source: bytes) -> tuple[str, list[str]]:
+    """Reduce source code to its statements, or look up what was found before.
+
+    Parsing the library takes a second of every planning, so results lie beside the bytecode, as
+    Python's own do, and are valid for this source, reduction and version of Python.
+    """
+    valid_for = hashlib.sha256(_own_source() + source).hexdigest()
+    file = path.parent / "__pycache__" / f"{path.stem}.{sys.implementation.cache_tag}.digest"
+    with suppress(OSError, ValueError):
+        kept_for, digest, imported = json.loads(file.read_text())
+        if kept_for == valid_for:
+            return digest, imported
     tree = _Reduction().visit(ast.parse(source))
-    return ast.unparse(tree), frozenset(_imported_names(tree))
+    found = hashlib.sha256(ast.unparse(tree).encode()).hexdigest(), sorted(_imported_names(tree))
+    with suppress(OSError):  # of an installed library, perhaps
+        file.parent.mkdir(exist_ok=True)
+        partial = file.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps([valid_for, *found]))
+        partial.replace(file)
+    return found
+
+
+@functools.cache
+def _own_source() -> bytes:
+    return Path(__file__).read_bytes()
 
 
 def _imported_names(tree: ast.AST) -> Iterator[str]:
