@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+import torch
 import yaml
 
+from samsvae.evaluation.predicted import predicted_effects
+from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.iwelbo import iwelbo
+from samsvae.inference.step import Training
+from samsvae.inference.trainer import fit
+from samsvae.models.registry import build_model
 from tests.conftest import ROOT, TINY
 
 COPIED = ("Snakefile", "config.yaml", "workflow", "envs", "profiles", "data/reference")
@@ -156,15 +164,26 @@ def is_dead(process: int) -> bool:
 
 
 def copy_project(folder: Path, original: Path = ROOT) -> Path:
-    """Copy what a run needs."""
+    """Copy what a run needs, with what has been compiled of the library."""
     for name in COPIED:
         source = original / name
         if source.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(source, folder / name, ignore=ignored)
+            shutil.copytree(source, folder / name)
         else:
             shutil.copy(source, folder / name)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_library() -> None:
+    """Compile the kernels beside their sources, from where each copy takes them."""
+    design = torch.eye(3)
+    cells = Cells(torch.ones(6, 4), torch.full((6,), 4.0), design, torch.arange(6) % 3)
+    settings = {"kind": "sams_vae", **SMALL_NETWORK}
+    [fitted] = fit(lambda: build_model(settings, 4, 3), cells, cells, Training(max_steps=1), [0])
+    iwelbo(fitted.model, cells, particles=2, seed=0)
+    trained = TrainedModel(fitted.model, settings, list("ABCD"), Encoding(tuple("PQR")))
+    predicted_effects(trained, ["P"], draws=2, seed=0)
 
 
 @pytest.fixture
