@@ -7,8 +7,9 @@ import yaml
 
 from samsvae.biology.enrichment import Enrichment
 from samsvae.config import experiments
-from samsvae.config.configuration import check_keys, gene_set_names, merge, read_schema, validate
+from samsvae.config.configuration import check_keys, gene_set_names, merge, validate
 from samsvae.config.experiments import runs, splits
+from samsvae.config.sections import json_schema, schema_file
 from samsvae.evaluation.baselines import BASELINES
 from samsvae.inference.step import Training
 from samsvae.models.registry import MODELS, NOT_HYPERPARAMETERS, model_class
@@ -21,24 +22,24 @@ from samsvae.sources.simulated_latents import AdditiveSimulation, SvaePlusSimula
 from samsvae.sources.verification import PublishedFile
 from tests.conftest import ROOT
 
-SCHEMA = read_schema(ROOT / "workflow/schemas/config.schema.yaml")
+SCHEMA = json_schema()
 DEFAULTS = yaml.safe_load((ROOT / "config.yaml").read_text())
 
 
 def validated(**user):
-    return validate(merge(DEFAULTS, user), SCHEMA)
+    return validate(merge(DEFAULTS, user))
 
 
 def test_default_configuration_is_valid_and_complete():
     config = validated()
     assert config["training"]["particles"] == 5
     assert config["models"]["sams_vae_correlated"]["embedding_n_hidden"] == 200
-    assert validate(config, SCHEMA) == config
+    assert validate(config) == config
 
 
 def test_validation_leaves_its_input_alone():
     before = copy.deepcopy(DEFAULTS)
-    validate(DEFAULTS, SCHEMA)
+    validate(DEFAULTS)
     assert before == DEFAULTS
 
 
@@ -152,6 +153,18 @@ def test_baseline_defaults_in_schema_and_code_are_the_same(kind):
     }
 
 
+def test_the_schema_file_is_that_of_the_classes():
+    """`make schema` writes it."""
+    text = (ROOT / "workflow/schemas/config.schema.yaml").read_text()
+    assert text == schema_file()
+    assert yaml.safe_load(text) == SCHEMA
+
+
+@pytest.mark.parametrize("section", ["training", "evaluation", "enrichment"])
+def test_the_default_configuration_has_the_defaults_of_the_classes(section):
+    assert schema_defaults(section).items() >= DEFAULTS.get(section, {}).items()
+
+
 def test_the_schema_knows_every_kind_of_model():
     kinds = set(SCHEMA["$defs"]["model"]["properties"]["kind"]["enum"])
     assert kinds == {*MODELS, *experiments.BASELINES, *experiments.CEILINGS}
@@ -233,7 +246,7 @@ def test_a_published_screen_needs_its_download():
         "experiments": {"own": own},
     }
     with pytest.raises(InputError, match=r"screens\.own: downloads\.norman_scperturb is missing"):
-        validate(merge(bare, user), SCHEMA)
+        validate(merge(bare, user))
     own_genes = {"source": "norman", "genes": "genes.txt"}
     with pytest.raises(InputError, match=r"screens\.own\.genes: 'genes\.txt' has no meaning"):
         validated(screens={"own": own_genes})

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from samsvae.config.configuration import merge, read_schema, validate
+from samsvae.config.configuration import merge, validate
 from samsvae.config.experiments import Split, expanded
 from samsvae.evaluation.published import (
     MODELS,
@@ -24,7 +24,6 @@ CONFIG = validate(
         yaml.safe_load((ROOT / "config.yaml").read_text()),
         yaml.safe_load((ROOT / "config/norman.yaml").read_text()),
     ),
-    read_schema(ROOT / "workflow/schemas/config.schema.yaml"),
 )
 SETTINGS = expanded(CONFIG["models"])
 REFERENCE = "sams_vae_correlated--n_layers-1"
