@@ -83,7 +83,7 @@ def test_the_reference_holds_every_key_of_the_configuration_and_its_default(site
     shown = set(re.findall(r"<td><code>([\w-]+)</code></td>", page))
     shown |= set(re.findall(r'<h2 id="(\w+)"', page))
     assert set(keys(json_schema())) - {"kind", "source"} <= shown
-    assert re.search(r"<code>validate_every</code></td>.*?<td><code>500</code>", page, re.DOTALL)
+    assert re.search(r"<code>validate_every</code></td>.*?<td><code>250</code>", page, re.DOTALL)
 
 
 def keys(schema):

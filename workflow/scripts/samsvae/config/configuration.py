@@ -5,6 +5,7 @@ Imports neither torch nor scanpy, since the Snakefile calls it.
 
 import copy
 import difflib
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,12 +17,13 @@ from jsonschema.protocols import Validator
 
 from samsvae.config.experiments import GRID, expanded, grid_faults, is_trained, with_grids
 from samsvae.config.schema import Schema
-from samsvae.config.screens import SOURCES, Source
-from samsvae.config.sections import json_schema
+from samsvae.config.screens import SOURCES, Source, download_of
+from samsvae.config.sections import RENAMED, json_schema
 from samsvae.runtime.errors import InputError
-from samsvae.sources.registry import download_of
 
 Config = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 SCREEN_PATHS = ("path", "genes", "guide_table")
 SIMULATED_GENE_SETS = "programmes"
@@ -43,10 +45,16 @@ def merge(defaults: Mapping[str, Any], user: Mapping[str, Any]) -> Config:
     dict
         The defaults with the user's values in their place. The user's `experiments` replace the
         defaults' as a whole; a screen of another `source` and a model of another `kind` replaces
-        the default entry of the same name.
+        the default entry of the same name. A key under its former name gets its new one, with a
+        warning.
+
+    Raises
+    ------
+    InputError
+        If a key is given under both names.
     """
     merged = copy.deepcopy(dict(defaults))
-    for section, value in user.items():
+    for section, value in _with_new_names(user).items():
         known = merged.get(section)
         if section == "experiments" or not (isinstance(known, dict) and isinstance(value, Mapping)):
             merged[section] = copy.deepcopy(value)
@@ -59,6 +67,45 @@ def merge(defaults: Mapping[str, Any], user: Mapping[str, Any]) -> Config:
             else:
                 known[name] = copy.deepcopy(entry)
     return merged
+
+
+def _with_new_names(user: Mapping[str, Any]) -> Config:
+    """Give keys under a former name their new one, and say so in one warning."""
+    renamed = copy.deepcopy(dict(user))
+    notices, problems = [], []
+    for pattern, names in RENAMED.items():
+        for path, entry in _matching(renamed, pattern):
+            for old, new in names.items():
+                if old in entry and new in entry:
+                    problems.append(
+                        f"- {path}: {old!r} is the former name of {new!r}, and both are given; "
+                        f"leave out {old!r}"
+                    )
+                elif old in entry:
+                    notices.append(f"- {path}.{old} is now called {path}.{new}")
+            present = {names.get(key, key): value for key, value in entry.items()}
+            entry.clear()
+            entry.update(present)
+    if problems:
+        raise InputError("\n".join(["The configuration cannot be used:", *problems]))
+    if notices:
+        heading = "The configuration has former names of keys, which the next version refuses:"
+        logger.warning("\n".join([heading, *notices]))
+    return renamed
+
+
+def _matching(config: Any, pattern: tuple[str, ...]) -> Iterator[tuple[str, Config]]:
+    """Go through the mappings at a path, in which "*" is any name."""
+    found = [("", config)]
+    for part in pattern:
+        found = [
+            (f"{path}.{name}".lstrip("."), value)
+            for path, entry in found
+            if isinstance(entry, dict)
+            for name, value in entry.items()
+            if part in ("*", name)
+        ]
+    yield from ((path, entry) for path, entry in found if isinstance(entry, dict))
 
 
 def _is_another(default: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 Imports neither torch nor scanpy, since the Snakefile imports it.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -117,7 +118,7 @@ class Simulated(Source):
     n_controls: Count = Field(600, description="Control cells.")
     cells_per_perturbation: Count = Field(120, description="Cells of each perturbation.")
     programme_size: Count = Field(20, description="Genes moved by a factor.")
-    targets: float = Field(
+    factors_per_perturbation: float = Field(
         1.3, ge=1, description="Factors moved by a perturbation (mean of a shifted Poisson)."
     )
     inert_fraction: Fraction = Field(0.125, description="Fraction of targets that move nothing.")
@@ -204,7 +205,7 @@ class Norman(Source):
     n_genes: Count = Field(5000, description='For "scperturb" without genes, how many to choose.')
     expected_cells: ExpectedSize = "published"
     expected_genes: ExpectedSize = "published"
-    expected_targets: ExpectedSize = "published"
+    expected_target_genes: ExpectedSize = "published"
 
 
 class Replogle(Source):
@@ -413,6 +414,12 @@ class H5ad(Source):
 
 
 SOURCES: dict[str, type[Source]] = {source.name: source for source in Source.__subclasses__()}
+
+
+def download_of(screen: Mapping[str, Any]) -> str | None:
+    """Name the download that a screen's entry is made of, if any."""
+    source = SOURCES[screen["source"]]
+    return f"{source.name}_{screen['copy']}" if source.is_published else None
 
 
 def _checksum(algorithm: str, digits: int) -> Any:

@@ -36,16 +36,28 @@ GeneSetFile = Annotated[
     Field(max_length=4096, description="A path, in one line and without braces."),
 ]
 
+# Keys under their former names, which the next version no longer knows; "*" is any name.
+RENAMED = {
+    ("training",): {
+        "open_masks": "mask_warmup_fraction",
+        "mask_kl_per_cell": "mask_kl_weight",
+    },
+    ("screens", "*"): {
+        "targets": "factors_per_perturbation",
+        "expected_targets": "expected_target_genes",
+    },
+}
+
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class Training(Section):
     """How the trained models are fitted."""
 
-    max_steps: Count = Field(30000, description="Gradient steps.")
-    batch_size: Count = Field(512, description="Cells in a minibatch.")
+    max_steps: Count = Field(3000, description="Gradient steps.")
+    batch_size: Count = Field(256, description="Cells in a minibatch.")
     particles: Count = Field(5, description="Samples of the latent variables in each step.")
-    learning_rate: Positive = Field(0.0003, description="Largest step size of Adam.")
+    learning_rate: Positive = Field(0.003, description="Largest step size of Adam.")
     learning_rate_schedule: Literal["constant", "cosine"] = Field(
         "constant",
         description='"constant", or "cosine": the learning rate falls to 0 over max_steps.',
@@ -66,7 +78,7 @@ class Training(Section):
         "sampled",
         description='The KL of a mask at its sample ("sampled"), or in closed form ("exact").',
     )
-    open_masks: float = Field(
+    mask_warmup_fraction: float = Field(
         0.2,
         ge=0,
         lt=0.5,
@@ -74,7 +86,7 @@ class Training(Section):
         "rotated to the axes on which effects are sparsest, masks are learnt, and only steps of "
         "the second half may be chosen. 0 for the paper's training.",
     )
-    mask_kl_per_cell: float = Field(
+    mask_kl_weight: float = Field(
         0.02,
         ge=0,
         description="The KL of masks weighs this times N / T (training cells by perturbations) in "
@@ -83,7 +95,7 @@ class Training(Section):
         "weighted. 0 for the paper's objective.",
     )
     validate_every: Count = Field(
-        500, description="Steps between evaluations on the validation cells."
+        250, description="Steps between evaluations on the validation cells."
     )
     patience: Count | None = Field(
         None,

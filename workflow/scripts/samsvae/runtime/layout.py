@@ -24,6 +24,7 @@ from samsvae.config.experiments import (
     runs,
     splits,
 )
+from samsvae.config.screens import download_of
 from samsvae.evaluation.published import is_published
 from samsvae.report.sections import (
     COUNTS,
@@ -48,7 +49,6 @@ from samsvae.sources.registry import (
     GAUSSIAN,
     SIMULATORS,
     WITH_PROGRAMMES,
-    download_of,
     files_of,
     fingerprints_of,
     own_settings,

@@ -53,13 +53,6 @@ def simulated_screen(screen: Mapping[str, Any]) -> tuple["AnnData", dict[str, li
     return getattr(module, simulate)(getattr(module, settings)(**own_settings(screen)))
 
 
-def download_of(screen: Mapping[str, Any]) -> str | None:
-    """Name the download that a screen's entry is made of, if any."""
-    if screen["source"] in PUBLISHED:
-        return f"{screen['source']}_{screen['copy']}"
-    return None
-
-
 def files_of(screen: Mapping[str, Any]) -> dict[str, str]:
     """Name the user's own files that a screen's entry is made of, by the keys that name them."""
     return {key: screen[key] for key in ("path", "guide_table", "genes") if screen.get(key)}
