@@ -11,10 +11,11 @@ from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 ONE_LINE = r"^(?=.*\S)[^\x00-\x1f\x7f{}]+$"
 NAME = "^[A-Za-z0-9][A-Za-z0-9_-]*$"
-UNIQUE = {"uniqueItems": True}
+UNIQUE: JsonDict = {"uniqueItems": True}
 
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]

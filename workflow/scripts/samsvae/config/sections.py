@@ -281,9 +281,9 @@ class Configuration(Section):
     models: dict[Name, ModelKind] = Field(
         min_length=1, description="Models and baselines with their hyperparameters, by name."
     )
-    training: Training = Field(default_factory=Training)
-    evaluation: Evaluation = Field(default_factory=Evaluation)
-    enrichment: Enrichment = Field(default_factory=Enrichment)
+    training: Training = Field({}, validate_default=True)
+    evaluation: Evaluation = Field({}, validate_default=True)
+    enrichment: Enrichment = Field({}, validate_default=True)
     experiments: dict[Name, Experiment] = Field(
         min_length=1, description="Which models meet which splits of which screen, by name."
     )
@@ -318,9 +318,6 @@ def json_schema() -> Schema:
         f"{_quoted(CEILINGS)}: the ceiling, computed from held-out cells. The others are trained."
     )
     whole = definition(Configuration, {**names, "Source": "screen", "ModelKind": "model"})
-    for key, value in whole["properties"].items():
-        if key not in whole["required"]:
-            value.setdefault("default", {})  # a section whose keys have defaults themselves
     return {
         "$schema": DIALECT,
         "title": "Configuration of the SAMS-VAE workflow",
