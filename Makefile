@@ -13,7 +13,7 @@ CONFIG_IS_THERE = test -f "$(CONFIG)" || \
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test test-quick test-slurm test-faults fuzz audit lint plan coverage docs clean
+.PHONY: help run check test test-quick test-slurm test-faults fuzz audit lint plan coverage schema docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/'
@@ -62,6 +62,10 @@ plan: .venv/run.installed ## plan every configuration that is shipped, without i
 coverage: .venv/test.installed ## name the lines of the library that no unit test reaches
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/unit workflow/scripts/samsvae \
 	  --cov --cov-report term-missing:skip-covered
+
+schema: .venv/run.installed ## write the schema of the configuration from its classes
+	PYTHONPATH=workflow/scripts $(BIN)/python -m samsvae.config.sections \
+	  > workflow/schemas/config.schema.yaml
 
 docs: .venv/test.installed ## write the documentation to site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -3,7 +3,7 @@
 ``python -m benchmarks.truth_recovery --simulator additive --model sams_vae --seeds 0 1 2`` prints
 one JSON object a line: every training seed, then their mean. The settings start from the
 documented defaults of the simulator; ``--simulation``, ``--settings`` and ``--training`` change
-them, for instance ``--training max_steps=4000 mask_kl_per_cell=0``.
+them, for instance ``--training max_steps=4000 mask_kl_weight=0``.
 """
 
 import argparse

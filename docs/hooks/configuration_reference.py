@@ -8,9 +8,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
-from samsvae.config.configuration import read_schema  # noqa: E402
+from samsvae.config.sections import json_schema  # noqa: E402
 
-SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 MARK = "<!-- the reference, from the schema -->"
 
 Schema = dict[str, Any]
@@ -20,7 +19,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put the reference in the place of its mark; MkDocs calls this for every page."""
     if MARK not in markdown:
         return markdown
-    return markdown.replace(MARK, reference(read_schema(SCHEMA)))
+    return markdown.replace(MARK, reference(json_schema()))
 
 
 def reference(schema: Schema) -> str:

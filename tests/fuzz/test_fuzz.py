@@ -22,8 +22,9 @@ import yaml
 from hypothesis import HealthCheck, given, seed, settings
 from scipy import sparse
 
-from samsvae.config.configuration import merge, read_schema, validate
+from samsvae.config.configuration import merge, validate
 from samsvae.config.experiments import runs, splits
+from samsvae.config.sections import json_schema
 from samsvae.inspection.screen import inspect_screen
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.preflight import check_experiment
@@ -36,7 +37,7 @@ from tests.workflow.conftest import Project, copy_project
 SECONDS = float(os.environ.get("SAMSVAE_FUZZ_SECONDS", "4")) / 2  # for each of two tests
 FIRST_SEED = int(os.environ.get("SAMSVAE_FUZZ_SEED", "0"))
 MOST_SECONDS, MOST_BYTES = 60, 2**31  # of one example, beyond what the process has already
-SCHEMA = read_schema(ROOT / "workflow/schemas/config.schema.yaml")
+SCHEMA = json_schema()
 DEFAULTS = yaml.safe_load((ROOT / "config.yaml").read_text())
 CONFIGURATIONS = values(SCHEMA, SCHEMA) | changes(DEFAULTS, SCHEMA)
 PLANNING = 0.3  # share of the time in which Snakemake plans configurations that can be used
@@ -54,7 +55,7 @@ def use_configuration(user):
     if not isinstance(user, dict):
         return False
     try:
-        config = validate(merge(DEFAULTS, user), SCHEMA)
+        config = validate(merge(DEFAULTS, user))
         for name, experiment in config["experiments"].items():
             assert all("/" not in split for split in splits(experiment))
             runs(experiment, config["models"])

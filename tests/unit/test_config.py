@@ -7,8 +7,9 @@ import yaml
 
 from samsvae.biology.enrichment import Enrichment
 from samsvae.config import experiments
-from samsvae.config.configuration import check_keys, gene_set_names, merge, read_schema, validate
+from samsvae.config.configuration import check_keys, gene_set_names, merge, validate
 from samsvae.config.experiments import runs, splits
+from samsvae.config.sections import RENAMED, json_schema, schema_file
 from samsvae.evaluation.baselines import BASELINES
 from samsvae.inference.step import Training
 from samsvae.models.registry import MODELS, NOT_HYPERPARAMETERS, model_class
@@ -21,24 +22,24 @@ from samsvae.sources.simulated_latents import AdditiveSimulation, SvaePlusSimula
 from samsvae.sources.verification import PublishedFile
 from tests.conftest import ROOT
 
-SCHEMA = read_schema(ROOT / "workflow/schemas/config.schema.yaml")
+SCHEMA = json_schema()
 DEFAULTS = yaml.safe_load((ROOT / "config.yaml").read_text())
 
 
 def validated(**user):
-    return validate(merge(DEFAULTS, user), SCHEMA)
+    return validate(merge(DEFAULTS, user))
 
 
 def test_default_configuration_is_valid_and_complete():
     config = validated()
     assert config["training"]["particles"] == 5
     assert config["models"]["sams_vae_correlated"]["embedding_n_hidden"] == 200
-    assert validate(config, SCHEMA) == config
+    assert validate(config) == config
 
 
 def test_validation_leaves_its_input_alone():
     before = copy.deepcopy(DEFAULTS)
-    validate(DEFAULTS, SCHEMA)
+    validate(DEFAULTS)
     assert before == DEFAULTS
 
 
@@ -55,6 +56,53 @@ def test_user_names_only_what_differs():
     assert config["models"]["cpa_vae"]["n_hidden"] == DEFAULTS["models"]["cpa_vae"]["n_hidden"]
     assert config["training"]["max_steps"] == 9
     assert config["training"]["learning_rate"] == DEFAULTS["training"]["learning_rate"]
+
+
+@pytest.mark.parametrize("former", [True, False])
+def test_a_former_name_of_a_key_is_accepted_with_one_warning(former, caplog):
+    masks = ("open_masks", "mask_kl_per_cell")
+    masks = masks if former else ("mask_warmup_fraction", "mask_kl_weight")
+    factors = "targets" if former else "factors_per_perturbation"
+    config = validated(
+        training=dict(zip(masks, (0.1, 0.5), strict=True)), screens={"simulated": {factors: 2}}
+    )
+    training, screen = config["training"], config["screens"]["simulated"]
+    assert (training["mask_warmup_fraction"], training["mask_kl_weight"]) == (0.1, 0.5)
+    assert screen["factors_per_perturbation"] == 2
+    assert not {"open_masks", "mask_kl_per_cell"} & set(training)
+    assert "targets" not in screen
+    assert len(caplog.records) == former
+    for name in ("training.mask_warmup_fraction", "training.mask_kl_weight"):
+        assert former == (name in caplog.text)
+    assert former == ("screens.simulated.factors_per_perturbation" in caplog.text)
+
+
+def test_a_key_under_both_of_its_names_is_refused():
+    with pytest.raises(InputError) as error:
+        validated(
+            training={"open_masks": 0, "mask_warmup_fraction": 0},
+            screens={"simulated": {"targets": 2, "factors_per_perturbation": 2}},
+        )
+    for words in ["training: 'open_masks'", "'mask_warmup_fraction'", "simulated: 'targets'"]:
+        assert words in str(error.value)
+
+
+def test_a_later_configuration_takes_precedence_under_either_name():
+    earlier = merge(DEFAULTS, {"training": {"mask_warmup_fraction": 0.1}})
+    later = merge(earlier, {"training": {"open_masks": 0.3}})
+    assert validate(later)["training"]["mask_warmup_fraction"] == 0.3
+
+
+def test_former_names_are_no_keys_and_new_ones_are():
+    for (section, *_), names in RENAMED.items():
+        known = {
+            key
+            for name, entry in SCHEMA["$defs"].items()
+            if name == section or (section == "screens" and name.endswith("_screen"))
+            for key in entry["properties"]
+        }
+        assert set(names.values()) <= known
+        assert not set(names) & known
 
 
 def test_another_source_replaces_the_default_screen_whole():
@@ -152,6 +200,18 @@ def test_baseline_defaults_in_schema_and_code_are_the_same(kind):
     }
 
 
+def test_the_schema_file_is_that_of_the_classes():
+    """`make schema` writes it."""
+    text = (ROOT / "workflow/schemas/config.schema.yaml").read_text()
+    assert text == schema_file()
+    assert yaml.safe_load(text) == SCHEMA
+
+
+@pytest.mark.parametrize("section", ["training", "evaluation", "enrichment"])
+def test_the_default_configuration_has_the_defaults_of_the_classes(section):
+    assert schema_defaults(section).items() >= DEFAULTS.get(section, {}).items()
+
+
 def test_the_schema_knows_every_kind_of_model():
     kinds = set(SCHEMA["$defs"]["model"]["properties"]["kind"]["enum"])
     assert kinds == {*MODELS, *experiments.BASELINES, *experiments.CEILINGS}
@@ -233,7 +293,7 @@ def test_a_published_screen_needs_its_download():
         "experiments": {"own": own},
     }
     with pytest.raises(InputError, match=r"screens\.own: downloads\.norman_scperturb is missing"):
-        validate(merge(bare, user), SCHEMA)
+        validate(merge(bare, user))
     own_genes = {"source": "norman", "genes": "genes.txt"}
     with pytest.raises(InputError, match=r"screens\.own\.genes: 'genes\.txt' has no meaning"):
         validated(screens={"own": own_genes})

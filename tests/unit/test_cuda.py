@@ -34,7 +34,12 @@ if not torch.cuda.is_available():
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SMALL = {"n_latent": 6, "n_hidden": 32}
 QUICK = Training(
-    max_steps=40, batch_size=64, particles=3, learning_rate=1e-3, validate_every=10, open_masks=0.3
+    max_steps=40,
+    batch_size=64,
+    particles=3,
+    learning_rate=1e-3,
+    validate_every=10,
+    mask_warmup_fraction=0.3,
 )
 
 

@@ -9,7 +9,8 @@ from scipy.spatial import distance
 from sklearn import metrics as sklearn_metrics
 
 from samsvae.evaluation.differential_expression import slope
-from samsvae.evaluation.metrics import DE, HELD_OUT, METRICS, de_metrics, meaning
+from samsvae.evaluation.effects import UNITS
+from samsvae.evaluation.metrics import DE, HELD_OUT, METRICS, de_metrics, heading, meaning
 from samsvae.evaluation.scores import effect_scores, top_genes
 
 N_PERTURBATIONS, N_GENES, N_DE, N_TOP = 5, 8, 3, 3
@@ -232,9 +233,31 @@ def test_what_is_undefined_is_nan_and_warns_of_nothing():
     assert (DE_METRICS["overlap_at_3"].function(everything, everything) == 1).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("pearson", "Pearson r, all cells"),
+        (f"median_pearson_top{N_TOP}{HELD_OUT}", f"Pearson r, top {N_TOP} genes, held-out cells"),
+        ("median_de_auroc", "AUROC of DE genes"),
+        ("iwelbo", "IWELBO (nats per cell)"),
+        ("mean_rank_of_right", "perturbation retrieval rank, all cells"),
+        (f"rmse{HELD_OUT}", f"RMSE, held-out cells ({UNITS})"),
+        ("spread_cosine", "spread of cosine"),
+    ],
+)
+def test_a_heading_names_metric_genes_cells_and_unit(name, expected):
+    assert heading(name, N_TOP, unit=True) == expected
+
+
+def test_what_is_not_registered_has_no_heading():
+    with pytest.raises(KeyError, match="pearsen"):
+        heading("pearsen", N_TOP)
+
+
 def test_every_metric_says_what_it_is():
     for name, metric in ALL_METRICS:
         assert metric.description, name
+        assert metric.heading, name
         in_table = f"{metric.average}_{DE * (name in DE_METRICS)}{name}{HELD_OUT}"
         assert meaning(in_table, N_TOP).description == metric.description
         assert metric.direction == ("higher" if metric.best == 1 else "lower")

@@ -369,7 +369,10 @@ def test_report_marks_the_best_and_says_what_is_undefined():
     [table] = condition_tables(summary_table(), MODELS, 5)
     cells = {row[0]["text"]: row[1:] for row in table["rows"]}
     columns = table["columns"][1:]
-    held_out, whole = columns.index("r, held-out cells"), columns.index("r, all cells")
+    held_out, whole = (
+        columns.index("Pearson r, held-out cells"),
+        columns.index("Pearson r, all cells"),
+    )
     assert cells["SAMS-VAE"][held_out] == {
         "text": "0.850",
         "interval": "[0.840, 0.860]",
@@ -425,6 +428,6 @@ def test_report_says_in_words_what_was_run_and_found():
         "For SAMS-VAE, predicted effects agree best with those among held-out cells: 0.850" in said
     )
     assert "effects without noise would reach about 0.900" in said
-    assert "recovered best: 0.700 (F1)" in said
+    assert "recovered best: 0.700 (F1 of the mask)" in said
     assert "none of the tested ones" in describe(config, "e")
     assert "fractions 0.5" in describe(config, "e")

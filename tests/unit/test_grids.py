@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from samsvae.config.configuration import merge, read_schema, validate
+from samsvae.config.configuration import merge, validate
 from samsvae.config.experiments import candidates, expanded
 from samsvae.figures.text import readable
 from samsvae.models.registry import build_model
@@ -11,7 +11,6 @@ from samsvae.report.sentences import competitors
 from samsvae.runtime.errors import InputError
 from tests.conftest import ROOT
 
-SCHEMA = read_schema(ROOT / "workflow/schemas/config.schema.yaml")
 DEFAULTS = yaml.safe_load((ROOT / "config.yaml").read_text())
 OWN = {
     "screen": "simulated",
@@ -24,7 +23,7 @@ OWN = {
 def validated(grid, kind="sams_vae", **user):
     models = {"sams": {"kind": kind, "grid": grid}, **user.pop("models", {})}
     config = merge(DEFAULTS, {"models": models, "experiments": {"own": OWN}, **user})
-    return validate(config, SCHEMA)
+    return validate(config)
 
 
 def test_candidates_are_all_combinations_and_ordinary_models():
@@ -46,7 +45,7 @@ def test_candidates_are_all_combinations_and_ordinary_models():
 
 
 def test_a_configuration_without_grids_has_no_candidates():
-    config = validate(DEFAULTS, SCHEMA)
+    config = validate(DEFAULTS)
     entries = expanded(config["models"])
     assert list(entries) == list(config["models"])
     assert not any("grid" in entry for entry in entries.values())

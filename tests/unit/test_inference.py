@@ -133,7 +133,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(parts_of):
 @pytest.mark.slow
 def test_a_validation_bound_worse_later_restores_earlier_weights(parts_of):
     """A step size that diverges: the kept weights are those of the best evaluation."""
-    diverging = {"learning_rate": 0.3, "validate_every": 1, "open_masks": 0}
+    diverging = {"learning_rate": 0.3, "validate_every": 1, "mask_warmup_fraction": 0}
     model, history = fitted(parts_of, max_steps=40, **diverging)
     validated = history[history["cells"] == "val"]
     best = int(validated["step"].iloc[int(validated["elbo"].argmax())])
@@ -251,7 +251,12 @@ def test_a_validation_bound_that_is_not_finite_stops():
 
 def test_training_stops_early_when_the_validation_bound_has_ceased_to_rise(parts_of):
     _, history = fitted(
-        parts_of, learning_rate=0.3, max_steps=400, validate_every=5, patience=3, open_masks=0
+        parts_of,
+        learning_rate=0.3,
+        max_steps=400,
+        validate_every=5,
+        patience=3,
+        mask_warmup_fraction=0,
     )
     validated = history[history["cells"] == "val"]
     best = int(validated["step"].iloc[int(validated["elbo"].argmax())])
@@ -341,7 +346,7 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
 ):
     """Broken off at any step, within an epoch too: weights and history to the last bit."""
     training = {"max_steps": 60, "validate_every": 7, "batch_size": 50, "warm_up_steps": 20}
-    training |= {"learning_rate_schedule": "cosine", "open_masks": 0.3}
+    training |= {"learning_rate_schedule": "cosine", "mask_warmup_fraction": 0.3}
     whole, history = fitted(parts_of, **training)
     state_file = StateFile(tmp_path / "state.safetensors", "this training")
     take_step = Trainer.take_step

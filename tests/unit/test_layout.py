@@ -5,7 +5,7 @@ import os
 import pytest
 import yaml
 
-from samsvae.config.configuration import merge, read_schema, validate
+from samsvae.config.configuration import merge, validate
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.layout import (
     RUN,
@@ -20,7 +20,6 @@ from samsvae.runtime.layout import (
 )
 from tests.conftest import ROOT
 
-SCHEMA = read_schema(ROOT / "workflow/schemas/config.schema.yaml")
 DEFAULTS = yaml.safe_load((ROOT / "config.yaml").read_text())
 OWN_FILE = {"source": "h5ad", "path": "a.h5ad", "perturbation_column": "p", "control": "c"}
 PAIRS = {"kind": "unseen_combinations", "fractions": [0, 1], "seeds": [0]}
@@ -41,7 +40,7 @@ class Wildcards(list):
 
 
 def layout(**user):
-    return Layout(validate(merge(DEFAULTS, user), SCHEMA))
+    return Layout(validate(merge(DEFAULTS, user)))
 
 
 def with_own(check_files=False, **user):
@@ -64,7 +63,7 @@ def with_own(check_files=False, **user):
             },
         },
     }  # fmt: skip
-    return Layout(validate(merge(DEFAULTS, {**entries, **user}), SCHEMA), check_files)
+    return Layout(validate(merge(DEFAULTS, {**entries, **user})), check_files)
 
 
 def test_the_targets_of_the_default_configuration():

@@ -138,9 +138,9 @@ class OfAnotherKind(torch.nn.Module):
 def test_a_model_that_cannot_be_rotated_is_refused_before_it_is_trained(cells):
     model = build_model(MASKED["mean_field"], cells.counts.shape[1], 8)
     model.embedding = OfAnotherKind(model.embedding)
-    with pytest.raises(InputError, match="open_masks"):
+    with pytest.raises(InputError, match="mask_warmup_fraction"):
         TrainingStep([model], cells, Training())
-    TrainingStep([model], cells, Training(open_masks=0))
+    TrainingStep([model], cells, Training(mask_warmup_fraction=0))
 
 
 @pytest.mark.parametrize("name", [*MASKED, *UNMASKED])
@@ -163,7 +163,7 @@ def test_a_step_is_chosen_once_masks_are_decided(name, first, cells):
         stopped.append(history.is_exhausted(step))
     assert history.best_step == first
     assert stopped.index(True) == first // 10
-    learnt = Training(max_steps=40, open_masks=0)
+    learnt = Training(max_steps=40, mask_warmup_fraction=0)
     assert learnt.first_settled_step(model) == 0
 
 
@@ -197,4 +197,4 @@ def test_true_masks_are_recovered_as_the_plain_objective_does_not(seed):
 
     found = recovered()
     assert found > 0.85
-    assert found > 0.15 + recovered(open_masks=0, mask_kl_per_cell=0)
+    assert found > 0.15 + recovered(mask_warmup_fraction=0, mask_kl_weight=0)

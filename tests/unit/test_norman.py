@@ -16,7 +16,7 @@ CELLS = simulate_norman(n_cells=130, n_genes=90, n_variable=30, seed=1)
 
 
 def anything(path, copy, **changes):
-    sizes = dict.fromkeys(("expected_cells", "expected_genes", "expected_targets"))
+    sizes = dict.fromkeys(("expected_cells", "expected_genes", "expected_target_genes"))
     return NormanSource(str(path), copy, **{**sizes, **changes})
 
 
@@ -88,11 +88,11 @@ def test_published_sizes_are_expected_unless_told_otherwise(files, tmp_path):
     path = str(files / "original.h5ad")
     with pytest.raises(InputError) as error:
         write_norman_screen(NormanSource(path), "{}", tmp_path / "s.h5ad")
-    said = "117 cells instead of 111,255; 30 genes instead of 5,000; 6 targets instead of 105"
+    said = "117 cells instead of 111,255; 30 genes instead of 5,000; 6 target genes instead of 105"
     assert said in str(error.value)
-    assert "expected_cells, expected_genes, expected_targets" in str(error.value)
+    assert "expected_cells, expected_genes, expected_target_genes" in str(error.value)
     assert not (tmp_path / "s.h5ad").exists()
-    source = NormanSource(path, expected_cells=117, expected_genes=30, expected_targets=6)
+    source = NormanSource(path, expected_cells=117, expected_genes=30, expected_target_genes=6)
     write_norman_screen(source, "{}", tmp_path / "s.h5ad")
 
 

@@ -1,12 +1,11 @@
 import pytest
 import yaml
 
-from samsvae.config.configuration import merge, read_schema, validate
+from samsvae.config.configuration import merge, validate
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.preflight import check_experiment
 from tests.conftest import ROOT
 
-SCHEMA = read_schema(ROOT / "workflow/schemas/config.schema.yaml")
 DEFAULTS = yaml.safe_load((ROOT / "config.yaml").read_text())
 
 
@@ -18,7 +17,7 @@ def check(size=5, copy="original", **screen):
             "own": {"screen": "own", "split": {"kind": "random"}, "models": ["additive"]}
         },
     }
-    check_experiment(validate(merge(DEFAULTS, user), SCHEMA), "own")
+    check_experiment(validate(merge(DEFAULTS, user)), "own")
 
 
 def test_a_file_that_is_still_to_be_downloaded_is_no_fault(tmp_path, monkeypatch):

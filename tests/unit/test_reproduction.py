@@ -6,7 +6,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from samsvae.config.configuration import merge, read_schema, validate
+from samsvae.config.configuration import merge, validate
 from samsvae.config.experiments import Split, expanded
 from samsvae.evaluation.published import (
     MODELS,
@@ -24,7 +24,6 @@ CONFIG = validate(
         yaml.safe_load((ROOT / "config.yaml").read_text()),
         yaml.safe_load((ROOT / "config/norman.yaml").read_text()),
     ),
-    read_schema(ROOT / "workflow/schemas/config.schema.yaml"),
 )
 SETTINGS = expanded(CONFIG["models"])
 REFERENCE = "sams_vae_correlated--n_layers-1"
@@ -153,14 +152,14 @@ def test_less_than_the_paper_is_said_and_gets_no_verdict(options, said, comparab
 
 def test_other_settings_are_named_and_get_no_verdict():
     models = {**FITTED, REFERENCE: {**FITTED[REFERENCE], "n_latent": 50, "mask_prior": 0.1}}
-    training = {**CONFIG["training"], "open_masks": 0.2}
+    training = {**CONFIG["training"], "mask_warmup_fraction": 0.2}
     made = run_rows(table(models=models, training=training))
     row = made.loc[(0.5, "sams_vae_correlated", "additive", "test_iwelbo")]
     assert row["verdict"] == "other settings"
     assert row["settings"] == (
-        "n_latent 50 (paper: 200); mask_prior 0.1 (paper: 0.01); open_masks 0.2 (paper: 0)"
+        "n_latent 50 (paper: 200); mask_prior 0.1 (paper: 0.01); mask_warmup_fraction 0.2 (paper: 0)"
     )
-    assert made.loc[CPA]["settings"] == "open_masks 0.2 (paper: 0)"
+    assert made.loc[CPA]["settings"] == "mask_warmup_fraction 0.2 (paper: 0)"
 
 
 def test_effects_are_the_papers_if_they_are_sampled():

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from scipy import sparse
 
-from samsvae.config.configuration import merge, read_schema, validate
+from samsvae.config.configuration import merge, validate
 from samsvae.inspection.screen import inspect_screen
 from samsvae.screen.canonical import read_screen
 from samsvae.sources.h5ad import write_h5ad_screen
@@ -28,7 +28,6 @@ BLOCKS = {
     for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     for name, entry in yaml.safe_load(text).items()
 }
-SCHEMA = read_schema(ROOT / "workflow/schemas/config.schema.yaml")
 DEFAULTS = yaml.safe_load((ROOT / "config.yaml").read_text())
 GENES = ["KLF1", "MAP2K6", "CEBPA", "BAK1", *(f"GENE{i}" for i in range(16))]
 # genes of each cell: controls, single genes, and a pair
@@ -199,7 +198,7 @@ def test_the_block_reads_a_file_of_that_convention(make, tmp_path, monkeypatch):
     expected, guides = make(tmp_path)
     own = {"screen": "own", "split": {"kind": "random"}, "models": ["additive"]}
     user = {"screens": {"own": BLOCKS[make.__name__]}, "experiments": {"own": own}}
-    settings = own_settings(validate(merge(DEFAULTS, user), SCHEMA)["screens"]["own"])
+    settings = own_settings(validate(merge(DEFAULTS, user))["screens"]["own"])
     write_h5ad_screen(H5adSource(**settings), "{}", tmp_path / "screen.h5ad")
     screen = read_screen(tmp_path / "screen.h5ad")
     assert list(screen.obs["perturbation"]) == expected

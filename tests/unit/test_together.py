@@ -97,7 +97,7 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(cells, tmp_path,
     shape = (cells[0].counts.shape[1], cells[0].design.shape[1])
     how = Training(
         max_steps=60, batch_size=32, particles=2, learning_rate=0.2, validate_every=4, patience=2,
-        open_masks=0,
+        mask_warmup_fraction=0,
     )  # fmt: skip
     whole = fit(build, *cells, how, SEEDS)
     ends = sorted({fitted.history["step"].max() for fitted in whole})

@@ -73,7 +73,7 @@ def test_the_grid_of_norman_is_the_papers():
                 assert model["beta"] == 2
     training = config["training"]
     assert (training["max_steps"], training["gradient_clip"]) == (30_000, 100)
-    assert training["open_masks"] == training["mask_kl_per_cell"] == 0
+    assert training["mask_warmup_fraction"] == training["mask_kl_weight"] == 0
 
 
 def test_the_grid_of_replogle_is_the_papers():
@@ -97,7 +97,7 @@ def test_the_grid_of_replogle_is_the_papers():
     }
     training = config["training"]
     assert (training["max_steps"], training["gradient_clip"]) == (150_000, None)
-    assert training["open_masks"] == training["mask_kl_per_cell"] == 0
+    assert training["mask_warmup_fraction"] == training["mask_kl_weight"] == 0
 
 
 def official_file(name, copy, path):

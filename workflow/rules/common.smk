@@ -8,7 +8,6 @@ from samsvae.config.configuration import (
     check_keys,
     gene_set_names,
     merge,
-    read_schema,
     validate,
 )
 from samsvae.report.sections import SHOWN_FIGURES
@@ -57,8 +56,7 @@ def configuration():
     for file in files:
         check_keys(file)
     settings = functools.reduce(merge, own, load_configfile(DEFAULTS))
-    schema = read_schema(source("workflow/schemas/config.schema.yaml"))
-    return validate(settings, schema)
+    return validate(settings)
 
 
 try:

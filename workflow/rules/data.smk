@@ -11,7 +11,7 @@ rule simulate_screen:
     benchmark:
         "results/benchmarks/simulate_screen/{screen}.tsv"
     wildcard_constraints:
-        screen=one_of(layout.screens_of(WITH_PROGRAMMES)),
+        screen=one_of(layout.screens_of(*WITH_PROGRAMMES)),
     conda:
         "../../envs/samsvae.yaml"
     resources:

@@ -5,6 +5,7 @@ Imports neither torch nor scanpy, since the Snakefile calls it.
 
 import copy
 import difflib
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,17 +16,14 @@ import yaml
 from jsonschema.protocols import Validator
 
 from samsvae.config.experiments import GRID, expanded, grid_faults, is_trained, with_grids
-from samsvae.config.models import add_kinds
+from samsvae.config.schema import Schema
+from samsvae.config.screens import SOURCES, Source, download_of
+from samsvae.config.sections import RENAMED, json_schema
 from samsvae.runtime.errors import InputError
-from samsvae.sources.registry import (
-    DIVIDED_BY_SOURCE,
-    GAUSSIAN,
-    SIMULATORS,
-    WITH_PROGRAMMES,
-    download_of,
-)
 
 Config = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 SCREEN_PATHS = ("path", "genes", "guide_table")
 SIMULATED_GENE_SETS = "programmes"
@@ -47,10 +45,16 @@ def merge(defaults: Mapping[str, Any], user: Mapping[str, Any]) -> Config:
     dict
         The defaults with the user's values in their place. The user's `experiments` replace the
         defaults' as a whole; a screen of another `source` and a model of another `kind` replaces
-        the default entry of the same name.
+        the default entry of the same name. A key under its former name gets its new one, with a
+        warning.
+
+    Raises
+    ------
+    InputError
+        If a key is given under both names.
     """
     merged = copy.deepcopy(dict(defaults))
-    for section, value in user.items():
+    for section, value in _with_new_names(user).items():
         known = merged.get(section)
         if section == "experiments" or not (isinstance(known, dict) and isinstance(value, Mapping)):
             merged[section] = copy.deepcopy(value)
@@ -63,6 +67,45 @@ def merge(defaults: Mapping[str, Any], user: Mapping[str, Any]) -> Config:
             else:
                 known[name] = copy.deepcopy(entry)
     return merged
+
+
+def _with_new_names(user: Mapping[str, Any]) -> Config:
+    """Give keys under a former name their new one, and say so in one warning."""
+    renamed = copy.deepcopy(dict(user))
+    notices, problems = [], []
+    for pattern, names in RENAMED.items():
+        for path, entry in _matching(renamed, pattern):
+            for old, new in names.items():
+                if old in entry and new in entry:
+                    problems.append(
+                        f"- {path}: {old!r} is the former name of {new!r}, and both are given; "
+                        f"leave out {old!r}"
+                    )
+                elif old in entry:
+                    notices.append(f"- {path}.{old} is now called {path}.{new}")
+            present = {names.get(key, key): value for key, value in entry.items()}
+            entry.clear()
+            entry.update(present)
+    if problems:
+        raise InputError("\n".join(["The configuration cannot be used:", *problems]))
+    if notices:
+        heading = "The configuration has former names of keys, which the next version refuses:"
+        logger.warning("\n".join([heading, *notices]))
+    return renamed
+
+
+def _matching(config: Any, pattern: tuple[str, ...]) -> Iterator[tuple[str, Config]]:
+    """Go through the mappings at a path, in which "*" is any name."""
+    found = [("", config)]
+    for part in pattern:
+        found = [
+            (f"{path}.{name}".lstrip("."), value)
+            for path, entry in found
+            if isinstance(entry, dict)
+            for name, value in entry.items()
+            if part in ("*", name)
+        ]
+    yield from ((path, entry) for path, entry in found if isinstance(entry, dict))
 
 
 def _is_another(default: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
@@ -113,20 +156,13 @@ def _repeated_keys(
             yield from _repeated_keys(child, (*path, name), seen)
 
 
-def read_schema(path: str | Path) -> Config:
-    """Read the JSON schema of the configuration, written in YAML, and add the kinds of models."""
-    return add_kinds(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
-
-
-def validate(config: Config, schema: Config) -> Config:
-    """Fill in the schema's defaults and check every key and value.
+def validate(config: Config) -> Config:
+    """Fill in the catalogue's defaults and check every key and value.
 
     Parameters
     ----------
     config
         A merged configuration.
-    schema
-        The schema of workflow/schemas/config.schema.yaml.
 
     Returns
     -------
@@ -139,7 +175,7 @@ def validate(config: Config, schema: Config) -> Config:
         Naming each wrong key, its value and what is allowed.
     """
     complete = copy.deepcopy(config)
-    validator = _filling_validator(with_grids(schema))
+    validator = _filling_validator(with_grids(json_schema()))
     errors = sorted(validator.iter_errors(complete), key=lambda e: list(map(str, e.path)))
     problems = [_explain(error) for error in errors] or _mismatches(complete)
     if problems:
@@ -160,7 +196,7 @@ def _expand_paths(config: Config) -> None:
             entry[key] = os.path.expanduser(os.path.expandvars(entry[key]))
 
 
-def _filling_validator(schema: Config) -> Validator:
+def _filling_validator(schema: Schema) -> Validator:
     """Make a validator that writes a property's default where the property is absent."""
     base = jsonschema.Draft202012Validator
 
@@ -176,7 +212,7 @@ def _filling_validator(schema: Config) -> Validator:
     return jsonschema.validators.extend(base, {"properties": fill_then_check})(schema)
 
 
-def _default(subschema: Config, schema: Config) -> tuple[Any] | None:
+def _default(subschema: Schema, schema: Schema) -> tuple[Any] | None:
     if "default" in subschema:
         return (subschema["default"],)
     if "$ref" in subschema:
@@ -230,11 +266,12 @@ def _mismatches(config: Config) -> list[str]:
     problems = _download_mismatches(config)
     sections = {**config, "models": expanded(config["models"])}
     for name, experiment in config["experiments"].items():
+        source = _source(config, experiment)
         for key in ("screen", "models", "gene_sets"):
             section = "screens" if key == "screen" else key
             wanted = [experiment[key]] if key == "screen" else experiment[key] or []
             known = list(sections[section])
-            if key == "gene_sets" and _is_simulated(config, experiment):
+            if key == "gene_sets" and source and source.brings_gene_sets:
                 known.append(SIMULATED_GENE_SETS)
             problems += [
                 f"- experiments.{name}.{key}: {one!r} is not in {section}; "
@@ -288,29 +325,30 @@ def _source_mismatches(config: Config, name: str) -> list[str]:
     """Check that split and models of an experiment fit the source of its screen."""
     experiment = config["experiments"][name]
     source = _source(config, experiment)
+    if source is None:
+        return []
     problems = []
-    if experiment["split"]["kind"] == "as_simulated" and source not in DIVIDED_BY_SOURCE:
+    if experiment["split"]["kind"] == "as_simulated" and not source.divides_cells:
+        dividing = [one.name for one in SOURCES.values() if one.divides_cells]
         problems.append(
             f"- experiments.{name}.split.kind: 'as_simulated' has no meaning for a screen of the "
-            f"source {source!r}; allowed for: {', '.join(DIVIDED_BY_SOURCE)}"
+            f"source {source.name!r}; allowed for: {', '.join(dividing)}"
         )
-    if source == GAUSSIAN:
+    if not source.has_counts:
         models = {one: config["models"].get(one) for one in experiment["models"]}
         problems += [
-            f"- experiments.{name}.models: {one!r} cannot be used, since the source {GAUSSIAN!r} "
-            "has no counts; allowed: trained models whose 'likelihood' is 'normal'"
+            f"- experiments.{name}.models: {one!r} cannot be used, since the source "
+            f"{source.name!r} has no counts; allowed: trained models whose 'likelihood' is 'normal'"
             for one, model in models.items()
             if model and not (is_trained(model) and model["likelihood"] == "normal")
         ]
     return problems
 
 
-def _source(config: Mapping[str, Any], experiment: Mapping[str, Any]) -> str | None:
-    return config["screens"].get(experiment["screen"], {}).get("source")
-
-
-def _is_simulated(config: Mapping[str, Any], experiment: Mapping[str, Any]) -> bool:
-    return _source(config, experiment) == WITH_PROGRAMMES
+def _source(config: Mapping[str, Any], experiment: Mapping[str, Any]) -> type[Source] | None:
+    """Look up the source of an experiment's screen; None if there is no such screen."""
+    screen = config["screens"].get(experiment["screen"])
+    return screen and SOURCES[screen["source"]]
 
 
 def gene_set_names(config: Mapping[str, Any], experiment: str) -> list[str]:
@@ -332,6 +370,7 @@ def gene_set_names(config: Mapping[str, Any], experiment: str) -> list[str]:
     chosen = config["experiments"][experiment]
     if chosen["gene_sets"] is not None:
         return list(chosen["gene_sets"])
-    if _is_simulated(config, chosen):
+    source = SOURCES[config["screens"][chosen["screen"]]["source"]]
+    if source.brings_gene_sets:
         return [SIMULATED_GENE_SETS]
-    return [] if _source(config, chosen) in SIMULATORS else list(config["gene_sets"])
+    return [] if source.simulator else list(config["gene_sets"])

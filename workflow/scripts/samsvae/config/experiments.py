@@ -194,7 +194,7 @@ def with_grids(schema: Mapping[str, Any]) -> dict[str, Any]:
         properties = definition.get("properties", {})
         if GRID in properties:
             properties[GRID] = {
-                **full["$defs"][GRID],
+                **properties[GRID],
                 "additionalProperties": False,
                 "properties": {
                     key: {"type": "array", "minItems": 1, "uniqueItems": True, "items": allowed}

@@ -5,15 +5,13 @@ model and the class that implements it follow from the entries here. Imports nei
 scanpy, since the Snakefile imports it.
 """
 
-import inspect
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Probability = Annotated[float, Field(gt=0, lt=1)]
+from samsvae.config.schema import Count, Positive, Probability, Section
+
 Embedding = Annotated[
     Literal["mean_field", "correlated"],
     Field(description="Guide of the embeddings, independent of the mask or given the mask."),
@@ -30,8 +28,10 @@ BasalEncoder = Annotated[
 ]
 
 
-class ModelKind(BaseModel):
-    """An entry: its docstring is the description in the reference of the configuration.
+class ModelKind(Section):
+    """One model or baseline.
+
+    The docstring of each kind is its description in the reference of the configuration.
 
     Attributes
     ----------
@@ -47,8 +47,6 @@ class ModelKind(BaseModel):
         Whether it is a measurement of held-out cells themselves, no competing model.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     name: ClassVar[str]
     summary: ClassVar[str]
     implementation: ClassVar[tuple[str, str] | None] = None
@@ -59,6 +57,15 @@ class ModelKind(BaseModel):
 class TrainedModel(ModelKind):
     """Hyperparameters that every trained model has."""
 
+    grid: Annotated[dict[str, list[Any]], Field(min_length=1)] | None = Field(
+        None,
+        description="Hyperparameters with lists of values to try, of which all combinations are "
+        "candidates: models like any other, called for instance "
+        "sams_vae--mask_prior-0.1--n_latent-100. On each split, the candidate whose validation "
+        "cells have the highest bound (IWELBO), averaged over the seeds of training, stands under "
+        "the name of this model. The likelihood is not chosen so, since bounds of different "
+        "likelihoods are not comparable. null for a single model.",
+    )
     combinations: Literal["additive", "unique"] = Field(
         "additive",
         description='"additive" encodes a combination as the sum of its genes, each scaled by its '
@@ -228,50 +235,3 @@ TRAINED = tuple(name for name, kind in KINDS.items() if kind.implementation)
 CEILINGS = tuple(name for name, kind in KINDS.items() if kind.is_ceiling)
 BASELINES = tuple(name for name in KINDS if name not in TRAINED + CEILINGS)
 MASKED = tuple(name for name, kind in KINDS.items() if kind.has_masks)
-
-
-def add_kinds(schema: dict[str, Any]) -> dict[str, Any]:
-    """Add the kinds of models to a schema of the configuration, in place.
-
-    Parameters
-    ----------
-    schema
-        Its definition ``model`` gets the list of kinds, and each kind a definition of its own.
-
-    Returns
-    -------
-    dict
-        The same schema.
-    """
-    definitions = schema["$defs"]
-    model = definitions["model"]
-    model["properties"]["kind"]["enum"] = list(KINDS)
-    model["allOf"] = [
-        {
-            "if": {"properties": {"kind": {"const": name}}},
-            "then": {"$ref": f"#/$defs/{name}"},
-        }
-        for name in KINDS
-    ]
-    for name, kind in KINDS.items():
-        definitions[name] = _definition(kind)
-    return schema
-
-
-def _definition(kind: type[ModelKind]) -> dict[str, Any]:
-    properties: dict[str, Any] = {"kind": {"const": kind.name}}
-    if kind.implementation:
-        properties["grid"] = {"$ref": "#/$defs/grid"}
-    for name, made in kind.model_json_schema()["properties"].items():
-        allowed = {key: value for key, value in made.items() if key != "title"}
-        if "const" in allowed:
-            allowed["enum"] = [allowed.pop("const")]
-        if "enum" in allowed:
-            del allowed["type"]
-        properties[name] = allowed
-    return {
-        "description": " ".join(inspect.getdoc(kind).split()),  # type: ignore[union-attr]
-        "type": "object",
-        "additionalProperties": False,
-        "properties": properties,
-    }

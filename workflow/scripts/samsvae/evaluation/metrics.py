@@ -25,12 +25,15 @@ class Quantity:
 
     Attributes
     ----------
+    heading
+        Its name on an axis or above a column, in a few words.
     description
         What it says, in one line.
     unit
         Of its values; empty for a number without unit.
     """
 
+    heading: str
     description: str
     unit: str
 
@@ -89,43 +92,52 @@ DE = "de_"  # begins the name of a metric of differentially expressed genes
 
 METRICS: dict[str, Metric] = {
     "pearson": Metric(
+        "Pearson r",
         "Pearson correlation of predicted and observed effects",
         "", "higher", 1.0, 0.0, agreement.pearson, flattened=True, top_genes=True,
         scale_free=True, attainable=correlation_with_noise_free,
     ),
     "r_squared": Metric(
+        "R²",
         "share of the observed effects' variance that is explained",
         "", "higher", 1.0, None, agreement.r_squared, flattened=True, top_genes=True,
     ),
     "rmse": Metric(
+        "RMSE",
         "root mean squared error of the log fold change",
         UNITS, "lower", 0.0, None, agreement.rmse, flattened=True, top_genes=True,
         attainable=error_of_noise_free,
     ),
     "cosine": Metric(
+        "cosine",
         "cosine of predicted and observed log fold change",
         "", "higher", 1.0, 0.0, agreement.cosine, top_genes=True,
         scale_free=True, attainable=correlation_with_noise_free,
     ),
     "mean_absolute_error": Metric(
+        "mean absolute error",
         "mean absolute error of the mean profile",
         UNITS, "lower", 0.0, None, agreement.mean_absolute_error, attainable=error_of_noise_free,
     ),
     "sign_accuracy": Metric(
+        "sign accuracy",
         "share of genes whose effect has the right sign",
         SHARE, "higher", 1.0, 0.5, agreement.sign_accuracy, top_genes=True,
         scale_free=True,
     ),
     "pearson_from_mean": Metric(
+        "Pearson r beyond the mean effect",
         "Pearson correlation of the differences from the mean perturbed profile",
         "", "higher", 1.0, 0.0, agreement.pearson_from_mean, attainable=correlation_with_noise_free,
     ),
     "rank_of_right": Metric(
+        "perturbation retrieval rank",
         "share of other perturbations whose prediction is nearer to the observed effect (cosine)",
         SHARE, "lower", 0.0, 0.5, agreement.rank_of_right, average="mean",
         scale_free=True,
     ),
     "discrimination_l1": Metric(
+        "L1 discrimination",
         "share of other perturbations whose observed effect is farther from the prediction (L1)",
         SHARE, "higher", 1.0, 0.5, agreement.discrimination_l1, average="mean",
     ),
@@ -145,37 +157,45 @@ def de_metrics(n_top: int) -> dict[str, Metric]:
     genes = "differentially expressed genes"
     return {
         "auroc": Metric(
+            "AUROC of DE genes",
             f"area under the ROC curve of |predicted effect| for {genes}",
             "", "higher", 1.0, 0.5, differential_expression.auroc, scale_free=True,
         ),
         "auprc": Metric(
+            "AUPRC of DE genes",
             f"average precision of |predicted effect| for {genes}",
             "", "higher", 1.0, None, differential_expression.auprc, scale_free=True,
         ),
         "precision_at_k": Metric(
+            "precision at k of DE genes",
             f"share of {genes} among as many top predictions",
             SHARE, "higher", 1.0, None, differential_expression.precision_at_k, scale_free=True,
         ),
         f"precision_at_{n_top}": Metric(
+            f"precision at {n_top} of DE genes",
             f"share of {genes} among the {n_top} top predictions",
             SHARE, "higher", 1.0, None, partial(differential_expression.precision_at, n_top),
             scale_free=True,
         ),
         f"recall_at_{n_top}": Metric(
+            f"recall at {n_top} of DE genes",
             f"share of {genes} that are among the {n_top} top predictions",
             SHARE, "higher", 1.0, None, partial(differential_expression.recall_at, n_top),
             scale_free=True,
         ),
         f"overlap_at_{n_top}": Metric(
+            f"overlap at {n_top} of DE genes",
             f"share of the {n_top} {genes} of largest effect among as many top predictions",
             SHARE, "higher", 1.0, None, partial(differential_expression.overlap_at, n_top),
             scale_free=True,
         ),
         "sign_agreement": Metric(
+            "sign agreement of DE genes",
             f"share of {genes} whose predicted sign is right",
             SHARE, "higher", 1.0, 0.5, differential_expression.sign_agreement, scale_free=True,
         ),
         "spearman": Metric(
+            "Spearman r of DE genes",
             f"Spearman correlation of the effects on {genes}",
             "", "higher", 1.0, 0.0, differential_expression.spearman, scale_free=True,
         ),
@@ -185,51 +205,63 @@ def de_metrics(n_top: int) -> dict[str, Metric]:
 # scores of a whole run that are not of effects by perturbation
 RUN_SCORES: dict[str, Score] = {
     "iwelbo": Score(
+        "IWELBO",
         "importance-weighted bound of the log probability of a held-out cell",
         "nats per cell", "higher", None, None,
     ),
     "iwelbo_relative": Score(
+        "IWELBO minus that of the first model at the smallest fraction",
         "that bound minus the first model's at the smallest fraction, on the same seeds",
         "nats per cell", "higher", None, 0.0,
     ),
     "effect_pearson": Score(
+        "Pearson r with true effects",
         "Pearson correlation of predicted and simulated noise-free effects",
         "", "higher", 1.0, 0.0,
     ),
     "effect_rmse": Score(
+        "RMSE of true effects",
         "root mean squared error against the simulated noise-free effects",
         UNITS, "lower", 0.0, None,
     ),
-    "mask_f1": Score("F1 of the recovered mask", "", "higher", 1.0, None),
+    "mask_f1": Score("F1 of the mask", "F1 of the recovered mask", "", "higher", 1.0, None),
     "mask_precision": Score(
+        "precision of the mask",
         "share of inferred mask entries that are true", SHARE, "higher", 1.0, None
     ),
     "mask_recall": Score(
+        "recall of the mask",
         "share of true mask entries that are inferred", SHARE, "higher", 1.0, None
     ),
     "total_correlation": Score(
+        "correlation with true factors",
         "mean absolute correlation over held-out cells of true factors with the matched latent "
         "dimensions, effects included",
         "", "higher", 1.0, None,
     ),
     "total_r_squared": Score(
+        "R² of true factors",
         "mean share of the true factors' variance over held-out cells that is linear in all latent "
         "dimensions, effects included",
         "", "higher", 1.0, None,
     ),
     "basal_correlation": Score(
+        "correlation with true factors, basal states",
         "the same correlation, of basal states",
         "", "higher", 1.0, None,
     ),
     "basal_r_squared": Score(
+        "R² of true factors, basal states",
         "the same share, of basal states",
         "", "higher", 1.0, None,
     ),
     "mean_correlation": Score(
+        "correlation with true latent effects",
         "mean absolute correlation of matched latent effects with the true ones",
         "", "higher", 1.0, None,
     ),
     "effect_r_squared": Score(
+        "R² of true latent effects",
         "share of the true latent effects' variance that matched ones explain",
         "", "higher", 1.0, None,
     ),
@@ -238,7 +270,9 @@ RUN_SCORES: dict[str, Score] = {
 
 # numbers that are neither better high nor low
 OTHER_NUMBERS: dict[str, Quantity] = {
-    "mask_density": Quantity("share of inferred mask entries above one half", SHARE),
+    "mask_density": Quantity(
+        "density of the mask", "share of inferred mask entries above one half", SHARE
+    ),
 }
 
 SPREAD = "spread_"  # begins the name of the distance between the quartiles of perturbations
@@ -258,8 +292,45 @@ def describe(name: str, n_top: int) -> Quantity | None:
         return meaning(name, n_top)
     score = meaning(name.removeprefix(SPREAD), n_top)
     return score and Quantity(
-        f"distance between the quartiles of perturbations: {score.description}", score.unit
+        f"spread of {score.heading}",
+        f"distance between the quartiles of perturbations: {score.description}",
+        score.unit,
     )
+
+
+def heading(name: str, n_top: int, unit: bool = False) -> str:
+    """Head an axis or a column with a metric, its genes, its cells and, if asked for, its unit.
+
+    Parameters
+    ----------
+    name, n_top
+        As of :func:`meaning`.
+    unit
+        Whether to append the unit, as in ``IWELBO (nats per cell)``.
+
+    Returns
+    -------
+    str
+        For instance ``Pearson r, top 20 genes, held-out cells``.
+
+    Raises
+    ------
+    KeyError
+        If the metric is not registered.
+    """
+    known = describe(name, n_top)
+    if known is None:
+        raise KeyError(name)
+    parts = [known.heading]
+    plain = name.removesuffix(HELD_OUT)
+    if plain.endswith(f"_top{n_top}"):
+        parts.append(f"top {n_top} genes")
+    if name.endswith(HELD_OUT):
+        parts.append("held-out cells")
+    elif known in METRICS.values():
+        parts.append("all cells")
+    shown = f" ({known.unit})" if unit and known.unit not in ("", SHARE) else ""
+    return ", ".join(parts) + shown
 
 
 def meaning(name: str, n_top: int) -> Score | None:

@@ -59,8 +59,8 @@ TRAINING = {
     "gradient_clip": 100,
     "objective": "elbo",
     "mask_kl": "sampled",
-    "open_masks": 0,
-    "mask_kl_per_cell": 0,
+    "mask_warmup_fraction": 0,
+    "mask_kl_weight": 0,
 }
 BOUNDS = {"iwelbo_particles": 100}
 EFFECTS = {"effect_estimator": "sampled", "effect_draws": 2_500}

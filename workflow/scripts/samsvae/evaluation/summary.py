@@ -20,11 +20,12 @@ from samsvae.evaluation.comparison import (
     intervals,
     perturbation_scores,
 )
-from samsvae.evaluation.metrics import HELD_OUT, Metric, Score
+from samsvae.evaluation.metrics import HELD_OUT, Metric, Score, heading
 from samsvae.runtime.files import read_table
 
 BEST, TIED, WORSE, UNTESTED, CEILING = "best", "tied", "worse", "untested", "ceiling"
 NOISE_CEILING = "noise_ceiling"
+IWELBO = "iwelbo"
 
 
 def headlines(n_top: int, scope: str) -> dict[tuple[str, str], str]:
@@ -37,18 +38,23 @@ def headlines(n_top: int, scope: str) -> dict[tuple[str, str], str]:
     scope
         Of perturbations: ``test``, or ``all`` where none has test cells.
     """
+    questions = [
+        (scope, f"pearson{HELD_OUT}"),
+        (scope, f"pearson_top{n_top}{HELD_OUT}"),
+        (scope, f"median_pearson_from_mean{HELD_OUT}"),
+        (scope, f"mean_rank_of_right{HELD_OUT}"),
+        (scope, "median_de_auroc"),
+        (scope, "pearson"),
+        (scope, f"pearson_top{n_top}"),
+        ("val", IWELBO),
+        ("test", IWELBO),
+        ("truth", "effect_pearson"),
+        ("truth", "mask_f1"),
+    ]
+    cells = {"val": ", validation cells", "test": ", test cells"}
     return {
-        (scope, f"pearson{HELD_OUT}"): "r, held-out cells",
-        (scope, f"pearson_top{n_top}{HELD_OUT}"): f"r, held-out cells, top {n_top} genes",
-        (scope, f"median_pearson_from_mean{HELD_OUT}"): "r beyond the mean effect, held-out cells",
-        (scope, f"mean_rank_of_right{HELD_OUT}"): "rank of the right perturbation, held-out cells",
-        (scope, "median_de_auroc"): "AUROC of DE genes",
-        (scope, "pearson"): "r, all cells",
-        (scope, f"pearson_top{n_top}"): f"r, all cells, top {n_top} genes",
-        ("val", "iwelbo"): "IWELBO, validation cells",
-        ("test", "iwelbo"): "IWELBO, test cells",
-        ("truth", "effect_pearson"): "r with true effects",
-        ("truth", "mask_f1"): "mask F1",
+        (scope, metric): heading(metric, n_top) + (cells[scope] if metric == IWELBO else "")
+        for scope, metric in questions
     }
 
 
@@ -219,9 +225,6 @@ def _normalised(
         low = score.chance
     is_above = ceiling > low if score.direction == "higher" else ceiling < low
     return (table["value"] - low) / (ceiling - low if is_above else np.nan)
-
-
-IWELBO = "iwelbo"
 
 
 @dataclass(frozen=True)

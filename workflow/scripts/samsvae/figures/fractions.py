@@ -1,5 +1,6 @@
 """Scores over the fraction of combinations that models were trained on (the paper's figure 3)."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,8 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from samsvae.evaluation.metrics import heading
 from samsvae.figures.style import model_colours, models_in, nothing_to_show, panels
 from samsvae.figures.text import readable
+
+LABEL_WIDTH = 28  # characters
 
 
 def draw(
@@ -18,13 +22,12 @@ def draw(
     n_top = evaluation["top_genes"]
     table = table[table["scope"] == "test"]
     first = next((m for m in models if m in set(_of(table, "iwelbo_relative")["model"])), "")
-    titles = {
-        "iwelbo_relative": f"IWELBO minus that of\n{readable(first)} at the\n"
-        "smallest fraction, nats per cell",
-        "pearson": "Pearson r of effects,\nall genes",
-        f"pearson_top{n_top}": f"Pearson r of effects,\ntop {n_top} genes",
+    metrics = ("iwelbo_relative", "pearson", f"pearson_top{n_top}")
+    shown = {
+        metric: heading(metric, n_top, unit=True).replace("the first model", readable(first))
+        for metric in metrics
+        if len(_of(table, metric))
     }
-    shown = {metric: text for metric, text in titles.items() if len(_of(table, metric))}
     if not shown:
         return nothing_to_show("No score is defined for these models.")
     fractions = sorted(table["fraction"].dropna().unique())
@@ -44,7 +47,10 @@ def draw(
             )  # fmt: skip
         axis.axhline(0, color="0.3", linewidth=0.6)
         axis.set_xticks(range(len(fractions)), [f"{fraction:g}" for fraction in fractions])
-        axis.set(ylabel=text, xlabel="fraction of combinations\nthat may be trained on")
+        axis.set(
+            ylabel=textwrap.fill(text, LABEL_WIDTH),
+            xlabel="fraction of combinations\nthat may be trained on",
+        )
     named = {
         name: bar
         for axis in axes

@@ -8,9 +8,12 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from samsvae.evaluation.metrics import RUN_SCORES
 from samsvae.figures.bounds import unseen_cells
 from samsvae.figures.style import COLUMN_WIDTH, model_colours, models_in, name_rows
 from samsvae.figures.text import readable
+
+BOUND = RUN_SCORES["iwelbo"]
 
 
 def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
@@ -32,11 +35,11 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
             xycoords=axis.get_yaxis_transform(),
         )  # fmt: skip
     axis.annotate(
-        "IWELBO", (1.02, -0.7), va="center", annotation_clip=False,
+        BOUND.heading, (1.02, -0.7), va="center", annotation_clip=False,
         xycoords=axis.get_yaxis_transform(),
     )  # fmt: skip
     axis.locator_params(axis="x", nbins=4)
     axis.axvline(0, color="0.6", linewidth=0.6, zorder=0)
     name_rows(axis, [readable(model) for model in shown])
-    axis.set_xlabel(f"IWELBO minus that of {readable(shown[0])},\nnats per cell ({cells})")
+    axis.set_xlabel(f"{BOUND.heading} minus that of {readable(shown[0])},\n{BOUND.unit} ({cells})")
     return figure

@@ -8,9 +8,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from samsvae.evaluation.metrics import RUN_SCORES
 from samsvae.figures.bounds import unseen_cells
 from samsvae.figures.style import model_colours, models_in, panels
 from samsvae.figures.text import readable
+
+BOUND = RUN_SCORES["iwelbo"]
 
 
 def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
@@ -42,7 +45,7 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
         axis.set_xticks(particles, [f"{number:g}" for number in particles])
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel("particles")
-    axes[0].set_ylabel(f"IWELBO, nats per cell ({cells})")
-    axes[1].set_ylabel(f"IWELBO minus that of {readable(shown[0])},\nnats per cell")
+    axes[0].set_ylabel(f"{BOUND.heading}, {BOUND.unit} ({cells})")
+    axes[1].set_ylabel(f"{BOUND.heading} minus that of {readable(shown[0])},\n{BOUND.unit}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure

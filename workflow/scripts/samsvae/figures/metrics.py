@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from samsvae.evaluation.metrics import SHARE, describe
 from samsvae.evaluation.summary import (
     BEST,
     CEILING,
@@ -43,7 +44,7 @@ def draw(
     for axis, ((scope, metric), heading) in zip(axes, questions.items(), strict=True):
         found = table[(table["scope"] == scope) & (table["metric"] == metric)]
         _rows(axis, found, models, colours)
-        axis.set_xlabel(_label(heading, metric))
+        axis.set_xlabel(_label(heading, metric, evaluation["top_genes"]))
         axis.xaxis.set_major_locator(MaxNLocator(3))
     name_rows(axes[0], [readable(model) for model in models])
     return figure
@@ -78,6 +79,7 @@ def _rows(
             )  # fmt: skip
 
 
-def _label(heading: str, metric: str) -> str:
-    text = "\n".join(textwrap.wrap(heading, LABEL_WIDTH))
-    return f"{text}\n(nats per cell)" if metric == "iwelbo" else text
+def _label(heading: str, metric: str, n_top: int) -> str:
+    text = textwrap.fill(heading, LABEL_WIDTH)
+    known = describe(metric, n_top)
+    return f"{text}\n({known.unit})" if known and known.unit not in ("", SHARE) else text

@@ -1,6 +1,7 @@
 """Every model against the first, paired, with the interval of the difference."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,26 +10,29 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from samsvae.evaluation.comparison import RUNS, TIE
-from samsvae.evaluation.metrics import HELD_OUT
+from samsvae.evaluation.metrics import HELD_OUT, heading
 from samsvae.evaluation.summary import by_fraction
 from samsvae.figures.style import model_colours, models_in, name_rows, nothing_to_show, panels
 from samsvae.figures.text import readable
 
+LABEL_WIDTH = 24  # characters
 WITHIN = {"perturbations": "over perturbations", "cells": "over cells"}
 
 
-def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
+def draw(
+    table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
+) -> Figure:
     """Draw from paired_differences.tsv."""
-    titles = {
-        f"pearson{HELD_OUT}": "r, held-out cells",
-        f"median_pearson{HELD_OUT}": "r of a perturbation, held-out cells",
-        f"median_pearson_from_mean{HELD_OUT}": "r beyond the mean effect",
-        "median_de_auroc": "AUROC of DE genes",
-        "iwelbo": "IWELBO, nats per cell",
-    }
+    metrics = (
+        f"pearson{HELD_OUT}",
+        f"median_pearson{HELD_OUT}",
+        f"median_pearson_from_mean{HELD_OUT}",
+        "median_de_auroc",
+        "iwelbo",
+    )
     scope = "test" if (table["scope"] == "test").any() else "all"
     against = _against_first(table[table["scope"] == scope], models[0])
-    shown = [metric for metric in titles if metric in set(against["metric"])]
+    shown = [metric for metric in metrics if metric in set(against["metric"])]
     if f"pearson{HELD_OUT}" in shown and f"median_pearson{HELD_OUT}" in shown:
         shown.remove(f"median_pearson{HELD_OUT}")
     if not shown:
@@ -58,7 +62,8 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
         over = one["over"].iloc[0]
         axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.axvline(0, color="0.5", linewidth=0.6, zorder=0)
-        axis.set_xlabel(f"{titles[metric]}\n({WITHIN.get(over, f'over {over}')})")
+        text = textwrap.fill(heading(metric, evaluation["top_genes"], unit=True), LABEL_WIDTH)
+        axis.set_xlabel(f"{text}\n({WITHIN.get(over, f'over {over}')})")
     name_rows(axes[0], [readable(model) for model in others])
     figure.suptitle(f"Difference to {readable(models[0])}")
     return figure

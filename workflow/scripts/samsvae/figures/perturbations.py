@@ -1,42 +1,42 @@
 """How the quality of predictions is distributed over perturbations."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from samsvae.evaluation.metrics import HELD_OUT
+from samsvae.evaluation.metrics import HELD_OUT, heading
 from samsvae.figures.style import model_colours, name_rows, nothing_to_show, panels
 from samsvae.figures.text import readable
 
+LABEL_WIDTH = 30  # characters
 SPREAD_OF_DOTS = 0.22
 
 
-def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
+def draw(
+    table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
+) -> Figure:
     """Draw from perturbation_metrics.parquet; perturbations with test cells, seeds averaged."""
-    titles = {
-        f"pearson{HELD_OUT}": "Pearson r of a perturbation's\neffect, held-out cells",
-        f"pearson_from_mean{HELD_OUT}": "Pearson r beyond the mean\neffect, held-out cells",
-        "de_auroc": "AUROC of its differentially\nexpressed genes",
-    }
+    metrics = (f"pearson{HELD_OUT}", f"pearson_from_mean{HELD_OUT}", "de_auroc")
     if table["tested"].any():
         table = table[table["tested"]]
     means = (
-        table[table["metric"].isin(titles)]
+        table[table["metric"].isin(metrics)]
         .groupby(["metric", "model", "perturbation"], observed=True)["value"]
         .mean()
         .dropna()
         .reset_index()
     )
-    shown = {metric: title for metric, title in titles.items() if metric in set(means["metric"])}
+    shown = [metric for metric in metrics if metric in set(means["metric"])]
     if not shown:
         return nothing_to_show("No perturbation has enough held-out cells.")
     colours = model_colours(models)
     figure, axes = panels(len(shown), 3, 0.75 + 0.27 * len(models), sharey=True)
     rng = np.random.default_rng(0)
-    for axis, (metric, title) in zip(axes, shown.items(), strict=True):
+    for axis, metric in zip(axes, shown, strict=True):
         for row, model in enumerate(models):
             chosen = (means["metric"] == metric) & (means["model"] == model)
             values = means.loc[chosen, "value"].to_numpy()
@@ -52,6 +52,6 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
             low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
             axis.plot([low, high], [row, row], color="0.15", lw=1.2)
             axis.plot(middle, row, "o", color="0.15", markerfacecolor="white", markersize=3.5)
-        axis.set_xlabel(title)
+        axis.set_xlabel(textwrap.fill(heading(metric, evaluation["top_genes"]), LABEL_WIDTH))
     name_rows(axes[0], [readable(model) for model in models])
     return figure

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from samsvae.evaluation.factors import MASK_THRESHOLD
+from samsvae.evaluation.metrics import RUN_SCORES
 from samsvae.figures.style import model_colours, models_in, panels
 from samsvae.figures.text import readable
 
@@ -29,12 +30,12 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
             at = run[np.isclose(run["threshold"], MASK_THRESHOLD)]
             for axis, x in zip(axes[:2], ("threshold", "density"), strict=True):
                 axis.scatter(at[x], at["value"], s=12, color=colours[model], zorder=3)
-    axes[0].set(xlabel="threshold of the mask's probability", ylabel="F1 of the mask")
-    axes[1].set(xlabel="share of entries in the mask", ylabel="F1 of the mask", xscale="log")
+    axes[0].set(xlabel="threshold of the mask's probability")
+    axes[1].set(xlabel="fraction of entries in the mask", xscale="log")
     axes[1].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes[1].xaxis.set_minor_formatter(NullFormatter())
     for axis in axes[:2]:
-        axis.set_ylim(0, 1.03)
+        axis.set(ylabel=RUN_SCORES["mask_f1"].heading, ylim=(0, 1.03))
     _by_factor(axes[2], table[table["measure"] == "correlation"], shown, colours)
     handles = [
         axes[0].scatter([], [], s=12, color=colours[model], label=readable(model))

@@ -154,7 +154,7 @@ def check_rotatable(model: PerturbationModel) -> None:
     except (AttributeError, TypeError) as error:
         raise InputError(
             f"The latent space of {type(model).__name__} cannot be rotated after mask warm-up "
-            f"({error}). Set training.open_masks to 0."
+            f"({error}). Set training.mask_warmup_fraction to 0."
         ) from error
 
 

@@ -35,20 +35,20 @@ SETTLED = 0.5  # fraction of all steps by which masks have settled after their w
 class Training:
     """Training configuration; the configuration's schema describes each field."""
 
-    max_steps: int = 30_000
-    batch_size: int = 512
+    max_steps: int = 3_000
+    batch_size: int = 256
     particles: int = 5
-    learning_rate: float = 3e-4
+    learning_rate: float = 3e-3
     learning_rate_schedule: str = "constant"
     warm_up_steps: int = 0
     weight_decay: float = 1e-6
     gradient_clip: float | None = 100.0
-    validate_every: int = 500
+    validate_every: int = 250
     patience: int | None = None
     objective: str = "elbo"
     mask_kl: str = "sampled"
-    open_masks: float = 0.2
-    mask_kl_per_cell: float = 0.02
+    mask_warmup_fraction: float = 0.2
+    mask_kl_weight: float = 0.02
     matmul_precision: str = "float32"
     cuda_graph: bool = True
 
@@ -63,15 +63,15 @@ class Training:
 
     def mask_warmup_steps(self, model: PerturbationModel) -> int:
         """Return the number of mask warm-up steps."""
-        return round(self.open_masks * self.max_steps) if has_masks(model) else 0
+        return round(self.mask_warmup_fraction * self.max_steps) if has_masks(model) else 0
 
     def first_settled_step(self, model: PerturbationModel) -> float:
         """Return the first step at which masks count as settled after warm-up."""
         return SETTLED * self.max_steps if self.mask_warmup_steps(model) else 0.0
 
-    def mask_kl_weight(self, model: PerturbationModel, n_cells: int) -> float:
+    def mask_kl_factor(self, model: PerturbationModel, n_cells: int) -> float:
         """Return the weight of the masks' KL after warm-up, for N training cells."""
-        return max(1.0, self.mask_kl_per_cell * n_cells / model.n_perturbations)
+        return max(1.0, self.mask_kl_weight * n_cells / model.n_perturbations)
 
     def bound(self, model: PerturbationModel, batch: Batch) -> BoundTerms:
         """Estimate the bound that training maximises."""
@@ -136,7 +136,7 @@ class TrainingStep:
         self.masks = MaskWarmup(
             self._rotate,
             training.mask_warmup_steps(self.model),
-            training.mask_kl_weight(self.model, len(cells)),
+            training.mask_kl_factor(self.model, len(cells)),
             device,
         )
         if self.masks.warmup_steps:

@@ -13,7 +13,7 @@ from samsvae.biology.enrichment import OVER_REPRESENTATION
 from samsvae.biology.states import ALL
 from samsvae.config.experiments import candidates, expanded, has_grid, splits
 from samsvae.config.models import KINDS
-from samsvae.evaluation.metrics import HELD_OUT
+from samsvae.evaluation.metrics import HELD_OUT, meaning
 from samsvae.evaluation.reproduction import INSIDE, OUTSIDE
 from samsvae.evaluation.summary import (
     BEST,
@@ -241,7 +241,7 @@ def sentences(summary: pd.DataFrame, n_top: int) -> list[str]:
             asked = (part["scope"] == scope) & (part["metric"] == metric)
             found = part[asked].set_index("model")
             if (found["verdict"] == BEST).any():
-                said.append(where + _verdict(found, metric, subject))
+                said.append(where + _verdict(found, metric, subject, n_top))
     return said
 
 
@@ -259,9 +259,10 @@ def _subjects(summary: pd.DataFrame, n_top: int) -> dict[tuple[str, str], str]:
     }
 
 
-def _verdict(found: pd.DataFrame, metric: str, subject: str) -> str:
+def _verdict(found: pd.DataFrame, metric: str, subject: str, n_top: int) -> str:
     best = found[found["verdict"] == BEST].iloc[0]
-    unit = {"iwelbo": " nats per cell", "mask_f1": " (F1)"}.get(metric, " (Pearson r)")
+    known = meaning(metric, n_top)
+    unit = f" {known.unit or f'({known.heading})'}" if known else ""
     sentence = f"For {readable(str(best.name))}, {subject}: {_number(best['value'], metric)}{unit}"
     ceiling = found["value"].get(NOISE_CEILING, np.nan)
     if not np.isnan(ceiling):

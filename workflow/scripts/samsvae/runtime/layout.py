@@ -24,6 +24,7 @@ from samsvae.config.experiments import (
     runs,
     splits,
 )
+from samsvae.config.screens import download_of
 from samsvae.evaluation.published import is_published
 from samsvae.report.sections import (
     COUNTS,
@@ -48,7 +49,6 @@ from samsvae.sources.registry import (
     GAUSSIAN,
     SIMULATORS,
     WITH_PROGRAMMES,
-    download_of,
     files_of,
     fingerprints_of,
     own_settings,
@@ -131,7 +131,7 @@ class Layout:
 
     def has_counts(self, experiment: str) -> bool:
         """Tell whether an experiment's screen has counts, and so effects on expression."""
-        return self.source(experiment) != GAUSSIAN
+        return self.source(experiment) not in GAUSSIAN
 
     def has_published_results(self, experiment: str) -> bool:
         """Tell whether the paper reports results of such an experiment."""
@@ -166,7 +166,7 @@ class Layout:
 
     def true_effects_of(self, wildcards: Wildcards) -> bool:
         """Tell whether the true effects of a job's screen are known."""
-        return self.source(wildcards["experiment"]) == WITH_PROGRAMMES
+        return self.source(wildcards["experiment"]) in WITH_PROGRAMMES
 
     def tests_gene_sets_of(self, wildcards: Wildcards) -> bool:
         """Tell whether gene sets are tested among the genes of a job's experiment."""

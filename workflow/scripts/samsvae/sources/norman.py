@@ -61,7 +61,7 @@ class NormanSource:
         original h5ad file; None for the most variable.
     n_genes
         For ``scperturb`` without `genes`, how many to choose.
-    expected_cells, expected_genes, expected_targets
+    expected_cells, expected_genes, expected_target_genes
         Cells, genes and targeted genes: a number, ``"published"``, or None if any will do.
     """
 
@@ -71,7 +71,7 @@ class NormanSource:
     n_genes: int = PUBLISHED_GENES
     expected_cells: int | str | None = PUBLISHED
     expected_genes: int | str | None = PUBLISHED
-    expected_targets: int | str | None = PUBLISHED
+    expected_target_genes: int | str | None = PUBLISHED
 
     def __post_init__(self) -> None:
         if self.copy not in PUBLISHED_CELLS:
@@ -107,16 +107,16 @@ def write_norman_screen(source: NormanSource, provenance: str, output: str | Pat
         genes = _marked_genes(file) if original else _chosen_genes(counts, table, source)
         targets = {gene for label in labels.categories for gene in components(label)}
         check_screen_size(
-            {"cells": len(labels), "genes": len(genes), "targets": len(targets)},
+            {"cells": len(labels), "genes": len(genes), "target genes": len(targets)},
             {
                 "cells": source.expected_cells,
                 "genes": source.expected_genes,
-                "targets": source.expected_targets,
+                "target genes": source.expected_target_genes,
             },
             {
                 "cells": PUBLISHED_CELLS[source.copy],
                 "genes": PUBLISHED_GENES,
-                "targets": PUBLISHED_TARGETS,
+                "target genes": PUBLISHED_TARGETS,
             },
             source.path,
         )

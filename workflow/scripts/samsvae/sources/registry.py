@@ -8,29 +8,22 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from samsvae.config.screens import SOURCES
 from samsvae.runtime.files import fingerprint
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-LATENTS = "samsvae.sources.simulated_latents"
-
-
 # module of each simulator, its class of settings, and the function that makes a screen of them
-SIMULATORS = {
-    "simulated": ("samsvae.sources.simulated", "Simulation", "simulate"),
-    "simulated_additive": (LATENTS, "AdditiveSimulation", "additive_screen"),
-    "simulated_svae_plus": (LATENTS, "SvaePlusSimulation", "svae_plus_screen"),
-}
-# the one that names programmes of genes, and so brings gene sets
-WITH_PROGRAMMES = "simulated"
-# the others, which make cells for each part of a split
-DIVIDED_BY_SOURCE = tuple(name for name in SIMULATORS if name != WITH_PROGRAMMES)
-# the one whose cells have Gaussian measurements in place of counts
-GAUSSIAN = "simulated_additive"
-
+SIMULATORS = {name: source.simulator for name, source in SOURCES.items() if source.simulator}
+# those that name programmes of genes, and so bring gene sets
+WITH_PROGRAMMES = tuple(name for name, source in SOURCES.items() if source.brings_gene_sets)
+# those that make cells for each part of a split
+DIVIDED_BY_SOURCE = tuple(name for name, source in SOURCES.items() if source.divides_cells)
+# those whose cells have Gaussian measurements in place of counts
+GAUSSIAN = tuple(name for name, source in SOURCES.items() if not source.has_counts)
 # published screens, each kept in two copies
-PUBLISHED = ("norman", "replogle")
+PUBLISHED = tuple(name for name, source in SOURCES.items() if source.is_published)
 
 DOWNLOADS_FOLDER = "data/downloads"
 
@@ -58,13 +51,6 @@ def simulated_screen(screen: Mapping[str, Any]) -> tuple["AnnData", dict[str, li
     name, settings, simulate = SIMULATORS[screen["source"]]
     module = importlib.import_module(name)
     return getattr(module, simulate)(getattr(module, settings)(**own_settings(screen)))
-
-
-def download_of(screen: Mapping[str, Any]) -> str | None:
-    """Name the download that a screen's entry is made of, if any."""
-    if screen["source"] in PUBLISHED:
-        return f"{screen['source']}_{screen['copy']}"
-    return None
 
 
 def files_of(screen: Mapping[str, Any]) -> dict[str, str]:

@@ -34,7 +34,7 @@ class Simulation:
     n_controls: int = 600
     cells_per_perturbation: int = 120
     programme_size: int = 20
-    targets: float = 1.3
+    factors_per_perturbation: float = 1.3
     inert_fraction: float = 0.125
     effect_size: float = 2.0
     median_library_size: float = 1500.0
@@ -132,7 +132,7 @@ def _effects(rng: np.random.Generator, settings: Simulation) -> tuple[np.ndarray
     mask = np.zeros(shape)
     n_inert = int(settings.inert_fraction * settings.n_perturbations)
     for target in range(settings.n_perturbations - n_inert):
-        n_moved = min(1 + rng.poisson(settings.targets - 1), settings.n_factors)
+        n_moved = min(1 + rng.poisson(settings.factors_per_perturbation - 1), settings.n_factors)
         first = target % settings.n_factors  # so that every factor is moved by some target
         others = rng.permutation([f for f in range(settings.n_factors) if f != first])
         mask[target, [first, *others[: n_moved - 1]]] = 1
