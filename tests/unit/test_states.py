@@ -5,12 +5,21 @@ import pandas as pd
 import pytest
 import torch
 
-from samsvae.biology.states import ALL, OTHER, classify_basal_state, classify_states, shown_as
+from samsvae.biology.states import (
+    ALL,
+    OTHER,
+    classify_basal_state,
+    classify_states,
+    map_and_cluster,
+    shown_as,
+    state_map,
+)
 from samsvae.evaluation.truth import mask_thresholds, state_recovery, state_scores
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.posterior import BasalCells, CellStates, cell_states
 from samsvae.models.registry import build_model
+from samsvae.runtime.errors import InputError
 
 KINDS = ("sams_vae", "sams_vae_beta_bernoulli", "cpa_vae", "svae_plus", "conditional_vae")
 
@@ -162,6 +171,48 @@ def test_the_perturbations_that_move_cells_farthest_are_named():
     many = np.array(["control", *(f"P{p:02d}" for p in range(20))], dtype=object)
     shown = shown_as(many, np.arange(21.0)[:, None])
     assert set(shown) == {"control", OTHER, *(f"P{p}" for p in range(13, 20))}
+
+
+def test_groups_of_states_are_clusters_and_stay_together_on_the_map():
+    rng = np.random.default_rng(0)
+    group = np.repeat([1, 0, 2], [60, 150, 40])
+    states = rng.normal(size=(250, 4)) + 30 * group[:, None]
+    table = map_and_cluster(states, seed=3)
+    # clusters may split a group, but join no two; the largest is the first
+    assert (table.groupby("leiden").apply(lambda rows: len(set(group[rows.index]))) == 1).all()
+    sizes = table["leiden"].value_counts()
+    assert sizes.index.min() == 0
+    assert sizes[0] == sizes.max()
+    assert sorted(sizes.index) == list(range(len(sizes)))
+    # each cell's nearest on the map is of its group
+    places = table[["x", "y"]].to_numpy()
+    distance = np.linalg.norm(places[:, None] - places, axis=2) + 1e9 * np.eye(250)
+    assert (group[distance.argmin(axis=1)] == group).mean() > 0.98
+    pd.testing.assert_frame_equal(map_and_cluster(states, seed=3), table)
+
+
+@pytest.mark.parametrize("n_cells", [5, 16])
+def test_few_cells_are_mapped_or_refused(n_cells):
+    states = np.random.default_rng(0).normal(size=(n_cells, 3))
+    assert np.isfinite(map_and_cluster(states, 0)).all(axis=None)
+    with pytest.raises(InputError, match=r"evaluation\.mapped_cells"):
+        map_and_cluster(states[:4], 0)
+
+
+def test_states_without_any_difference_are_one_cluster():
+    table = map_and_cluster(np.zeros((40, 3)), 0)
+    assert np.isfinite(table).all(axis=None)
+    assert set(table["leiden"]) == {0}
+
+
+def test_a_state_map_has_every_cell_in_both_states(tiny_screen):
+    parts = pd.Series(np.where(np.arange(tiny_screen.n_obs) % 3, "train", "test"))
+    table = state_map(untrained("sams_vae", tiny_screen), tiny_screen, parts, 50, seed=0)
+    assert table.groupby("state").size().to_dict() == {"basal": 50, "total": 50}
+    first, second = (set(rows["cell"]) for _, rows in table.groupby("state"))
+    assert first == second <= set(tiny_screen.obs_names[parts == "test"])
+    assert np.isfinite(table[["x", "y"]]).all(axis=None)
+    assert {"perturbation", "shown_as", "leiden"} <= set(table.columns)
 
 
 def test_states_up_to_order_and_sign_are_the_true_ones(tiny_screen):
