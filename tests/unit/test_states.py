@@ -1,10 +1,13 @@
 """Latent states of cells: inferred, classified, laid out, and compared with the truth."""
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import sparse
 
+from samsvae.biology.cell_cycle import G2M_GENES, S_GENES, cell_cycle_scores
 from samsvae.biology.states import (
     ALL,
     OTHER,
@@ -213,6 +216,50 @@ def test_a_state_map_has_every_cell_in_both_states(tiny_screen):
     assert first == second <= set(tiny_screen.obs_names[parts == "test"])
     assert np.isfinite(table[["x", "y"]]).all(axis=None)
     assert {"perturbation", "shown_as", "leiden"} <= set(table.columns)
+
+
+def cycling(n_each=60, markers=12, others=400, seed=0):
+    """Cells whose phase is known: one of three, in which its markers are expressed tenfold."""
+    rng = np.random.default_rng(seed)
+    s_genes, g2m_genes = S_GENES[:markers], G2M_GENES[:markers]
+    genes = [*s_genes, *g2m_genes, *(f"GENE{i}" for i in range(others))]
+    phase = np.repeat(["G1", "S", "G2M"], n_each)
+    mean = np.tile(rng.lognormal(0, 1, len(genes)), (len(phase), 1))
+    mean[:, : 2 * markers] = 1.0
+    mean[phase == "S", :markers] *= 10
+    mean[phase == "G2M", markers : 2 * markers] *= 10
+    obs = pd.DataFrame({"true_phase": phase}, [f"c{i}" for i in range(len(phase))])
+    counts = sparse.csr_matrix(rng.poisson(mean).astype(np.int32))
+    return anndata.AnnData(counts, obs, pd.DataFrame(index=genes))
+
+
+def test_cells_are_scored_by_the_phase_that_they_are_in():
+    screen = cycling()
+    cells = np.arange(0, screen.n_obs, 2)
+    before = screen.X.copy()
+    found = cell_cycle_scores(screen, cells, seed=0)
+    assert list(found.columns) == ["phase", "S_score", "G2M_score"]
+    assert list(found.index) == list(screen.obs_names[cells])
+    true = screen.obs["true_phase"].to_numpy()[cells]
+    for phase in ("S", "G2M"):
+        assert (found.loc[true == phase, "phase"] == phase).all()
+    means = found.groupby(true)[["S_score", "G2M_score"]].mean()
+    assert means["S_score"].idxmax() == "S"
+    assert means["G2M_score"].idxmax() == "G2M"
+    assert (before != screen.X).nnz == 0
+
+
+@pytest.mark.parametrize(("markers", "others"), [(9, 400), (12, 20)])
+def test_cells_have_no_phase_where_its_genes_are_not_measured(markers, others):
+    found = cell_cycle_scores(cycling(5, markers, others), np.arange(15), seed=0)
+    assert found.shape == (15, 0)
+
+
+def test_marker_genes_are_those_published():
+    renamed = {"MLF1IP", "FAM64A", "HN1"}
+    assert len(set(S_GENES) - renamed) == 43
+    assert len(set(G2M_GENES) - renamed) == 54
+    assert not set(S_GENES) & set(G2M_GENES)
 
 
 def test_states_up_to_order_and_sign_are_the_true_ones(tiny_screen):

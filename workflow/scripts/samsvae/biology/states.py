@@ -9,6 +9,7 @@ import pandas as pd
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import StratifiedKFold
 
+from samsvae.biology.cell_cycle import cell_cycle_scores
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.posterior import cell_states
 from samsvae.runtime.errors import InputError
@@ -250,7 +251,8 @@ def state_map(
     DataFrame
         One row per state (``basal``, ``total``) and cell: its perturbation, what :func:`shown_as`
         calls it, the other columns of the screen's ``obs`` but for library sizes, and the columns
-        of :func:`map_and_cluster`.
+        of :func:`samsvae.biology.cell_cycle.cell_cycle_scores` (where ``obs`` does not have them)
+        and of :func:`map_and_cluster`.
     """
     cells = np.flatnonzero(parts != TRAIN)
     if len(cells) > most_cells:
@@ -261,6 +263,8 @@ def state_map(
     known = screen.obs[keep].drop(columns=["library_size", "part"], errors="ignore")
     known.insert(0, "cell", known.index)
     known["shown_as"] = shown_as(known["perturbation"].to_numpy(dtype=object), states.total)
+    scores = cell_cycle_scores(screen, cells, seed)
+    known = known.join(scores[scores.columns.difference(known.columns, sort=False)])
     known = known.reset_index(drop=True)
     maps = [
         known.assign(state=name).join(map_and_cluster(values, seed))
