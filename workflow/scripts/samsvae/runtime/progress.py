@@ -36,6 +36,7 @@ class Progress(tqdm):
     """
 
     monitor_interval = 0  # no thread beside the work
+    total: float
 
     def __init__(
         self,
