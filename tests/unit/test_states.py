@@ -1,16 +1,28 @@
 """Latent states of cells: inferred, classified, laid out, and compared with the truth."""
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import sparse
 
-from samsvae.biology.states import ALL, OTHER, classify_basal_state, classify_states, shown_as
+from samsvae.biology.cell_cycle import G2M_GENES, S_GENES, cell_cycle_scores
+from samsvae.biology.states import (
+    ALL,
+    OTHER,
+    classify_basal_state,
+    classify_states,
+    map_and_cluster,
+    shown_as,
+    state_map,
+)
 from samsvae.evaluation.truth import mask_thresholds, state_recovery, state_scores
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.posterior import BasalCells, CellStates, cell_states
 from samsvae.models.registry import build_model
+from samsvae.runtime.errors import InputError
 
 KINDS = ("sams_vae", "sams_vae_beta_bernoulli", "cpa_vae", "svae_plus", "conditional_vae")
 
@@ -162,6 +174,92 @@ def test_the_perturbations_that_move_cells_farthest_are_named():
     many = np.array(["control", *(f"P{p:02d}" for p in range(20))], dtype=object)
     shown = shown_as(many, np.arange(21.0)[:, None])
     assert set(shown) == {"control", OTHER, *(f"P{p}" for p in range(13, 20))}
+
+
+def test_groups_of_states_are_clusters_and_stay_together_on_the_map():
+    rng = np.random.default_rng(0)
+    group = np.repeat([1, 0, 2], [60, 150, 40])
+    states = rng.normal(size=(250, 4)) + 30 * group[:, None]
+    table = map_and_cluster(states, seed=3)
+    # clusters may split a group, but join no two; the largest is the first
+    assert (table.groupby("leiden").apply(lambda rows: len(set(group[rows.index]))) == 1).all()
+    sizes = table["leiden"].value_counts()
+    assert sizes.index.min() == 0
+    assert sizes[0] == sizes.max()
+    assert sorted(sizes.index) == list(range(len(sizes)))
+    # each cell's nearest on the map is of its group
+    places = table[["x", "y"]].to_numpy()
+    distance = np.linalg.norm(places[:, None] - places, axis=2) + 1e9 * np.eye(250)
+    assert (group[distance.argmin(axis=1)] == group).mean() > 0.98
+    pd.testing.assert_frame_equal(map_and_cluster(states, seed=3), table)
+
+
+@pytest.mark.parametrize("n_cells", [5, 16])
+def test_few_cells_are_mapped_or_refused(n_cells):
+    states = np.random.default_rng(0).normal(size=(n_cells, 3))
+    assert np.isfinite(map_and_cluster(states, 0)).all(axis=None)
+    with pytest.raises(InputError, match=r"evaluation\.mapped_cells"):
+        map_and_cluster(states[:4], 0)
+
+
+def test_states_without_any_difference_are_one_cluster():
+    table = map_and_cluster(np.zeros((40, 3)), 0)
+    assert np.isfinite(table).all(axis=None)
+    assert set(table["leiden"]) == {0}
+
+
+def test_a_state_map_has_every_cell_in_both_states(tiny_screen):
+    parts = pd.Series(np.where(np.arange(tiny_screen.n_obs) % 3, "train", "test"))
+    table = state_map(untrained("sams_vae", tiny_screen), tiny_screen, parts, 50, seed=0)
+    assert table.groupby("state").size().to_dict() == {"basal": 50, "total": 50}
+    first, second = (set(rows["cell"]) for _, rows in table.groupby("state"))
+    assert first == second <= set(tiny_screen.obs_names[parts == "test"])
+    assert np.isfinite(table[["x", "y"]]).all(axis=None)
+    assert {"perturbation", "shown_as", "leiden"} <= set(table.columns)
+
+
+def cycling(n_each=60, markers=12, others=400, seed=0):
+    """Cells whose phase is known: one of three, in which its markers are expressed tenfold."""
+    rng = np.random.default_rng(seed)
+    s_genes, g2m_genes = S_GENES[:markers], G2M_GENES[:markers]
+    genes = [*s_genes, *g2m_genes, *(f"GENE{i}" for i in range(others))]
+    phase = np.repeat(["G1", "S", "G2M"], n_each)
+    mean = np.tile(rng.lognormal(0, 1, len(genes)), (len(phase), 1))
+    mean[:, : 2 * markers] = 1.0
+    mean[phase == "S", :markers] *= 10
+    mean[phase == "G2M", markers : 2 * markers] *= 10
+    obs = pd.DataFrame({"true_phase": phase}, [f"c{i}" for i in range(len(phase))])
+    counts = sparse.csr_matrix(rng.poisson(mean).astype(np.int32))
+    return anndata.AnnData(counts, obs, pd.DataFrame(index=genes))
+
+
+def test_cells_are_scored_by_the_phase_that_they_are_in():
+    screen = cycling()
+    cells = np.arange(0, screen.n_obs, 2)
+    before = screen.X.copy()
+    found = cell_cycle_scores(screen, cells, seed=0)
+    assert list(found.columns) == ["phase", "S_score", "G2M_score"]
+    assert list(found.index) == list(screen.obs_names[cells])
+    true = screen.obs["true_phase"].to_numpy()[cells]
+    for phase in ("S", "G2M"):
+        assert (found.loc[true == phase, "phase"] == phase).all()
+    means = found.groupby(true)[["S_score", "G2M_score"]].mean()
+    assert means["S_score"].idxmax() == "S"
+    assert means["G2M_score"].idxmax() == "G2M"
+    assert (before != screen.X).nnz == 0
+
+
+@pytest.mark.parametrize(("markers", "others"), [(9, 400), (12, 20)])
+def test_cells_have_no_phase_where_its_genes_are_not_measured(markers, others):
+    found = cell_cycle_scores(cycling(5, markers, others), np.arange(15), seed=0)
+    assert found.shape == (15, 0)
+
+
+def test_marker_genes_are_those_published():
+    renamed = {"MLF1IP", "FAM64A", "HN1"}
+    assert len(set(S_GENES) - renamed) == 43
+    assert len(set(G2M_GENES) - renamed) == 54
+    assert not set(S_GENES) & set(G2M_GENES)
 
 
 def test_states_up_to_order_and_sign_are_the_true_ones(tiny_screen):

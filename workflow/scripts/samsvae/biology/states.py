@@ -9,8 +9,10 @@ import pandas as pd
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import StratifiedKFold
 
+from samsvae.biology.cell_cycle import cell_cycle_scores
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.posterior import cell_states
+from samsvae.runtime.errors import InputError
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import TRAIN
 
@@ -148,38 +150,60 @@ def _accuracy(values: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, fl
     }
 
 
+FEWEST_MAPPED = 5  # below which a graph has no two eigenvectors to start a layout with
 N_NEIGHBOURS = 15
 MIN_DISTANCE = 0.3
 SHOWN_PERTURBATIONS = 7
 OTHER = "other perturbations"
 
 
-def plane_of(states: np.ndarray, seed: int) -> np.ndarray:
-    """Lay out states by UMAP (McInnes et al. 2018), so that neighbours stay neighbours.
+def map_and_cluster(states: np.ndarray, seed: int) -> pd.DataFrame:
+    """Lay out states by UMAP and cluster them by Leiden, on one graph of nearest neighbours.
+
+    These are :func:`scanpy.pp.neighbors`, :func:`scanpy.tl.umap` (McInnes et al. 2018) and
+    :func:`scanpy.tl.leiden` (Traag et al. 2019), with Euclidean distances between latent states
+    and a resolution of 1.
 
     Parameters
     ----------
     states
         Cells x K.
     seed
-        Seed of the layout; it then runs on one core.
+        Seed of the neighbours, the layout and the clusters.
 
     Returns
     -------
-    ndarray
-        Cells x 2, without units.
-    """
-    import umap  # seconds, in which it compiles
+    DataFrame
+        ``x`` and ``y`` of each cell, without units, and its cluster ``leiden``: 0 is the largest.
 
-    layout = umap.UMAP(
-        n_neighbors=min(N_NEIGHBOURS, len(states) - 1),
-        min_dist=MIN_DISTANCE,
-        random_state=seed,
-        n_jobs=1,
-    )
+    Raises
+    ------
+    InputError
+        If there are fewer than five cells.
+    """
+    if len(states) < FEWEST_MAPPED:
+        raise InputError(
+            f"State map: {len(states)} cells are too few for UMAP ({FEWEST_MAPPED} at least). Set "
+            "evaluation.mapped_cells to 0 for no map, or to more cells."
+        )
+    import scanpy  # seconds, in which it compiles
+
+    cells = anndata.AnnData(states.astype(np.float32))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return np.asarray(layout.fit_transform(states.astype(np.float32)), dtype=float)
+        n_neighbours = min(N_NEIGHBOURS, len(states) - 1)
+        scanpy.pp.neighbors(cells, n_neighbours, use_rep="X", random_state=seed)
+        scanpy.tl.umap(cells, min_dist=MIN_DISTANCE, random_state=seed)
+        scanpy.tl.leiden(cells, flavor="igraph", directed=False, n_iterations=2, random_state=seed)
+    clusters = cells.obs["leiden"].astype(int)
+    largest_first = {name: rank for rank, name in enumerate(clusters.value_counts().index)}
+    return pd.DataFrame(
+        {
+            "x": cells.obsm["X_umap"][:, 0].astype(float).round(4),
+            "y": cells.obsm["X_umap"][:, 1].astype(float).round(4),
+            "leiden": clusters.map(largest_first).to_numpy(),
+        }
+    )
 
 
 def shown_as(labels: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -207,7 +231,7 @@ def shown_as(labels: np.ndarray, total: np.ndarray) -> np.ndarray:
 def state_map(
     trained: TrainedModel, screen: anndata.AnnData, parts: pd.Series, most_cells: int, seed: int
 ) -> pd.DataFrame:
-    """Lay out basal and total states of cells that a model was not trained on.
+    """Lay out and cluster basal and total states of cells that a model was not trained on.
 
     Parameters
     ----------
@@ -220,14 +244,15 @@ def state_map(
     most_cells
         So many cells at most, drawn at random.
     seed
-        Seed of the cells and of the layout.
+        Seed of the cells, the layout and the clusters.
 
     Returns
     -------
     DataFrame
-        One row per state (``basal``, ``total``) and cell: its place on the plane, x and y, its
-        perturbation, what :func:`shown_as` calls it, and the other columns of the screen's
-        ``obs`` but for library sizes.
+        One row per state (``basal``, ``total``) and cell: its perturbation, what :func:`shown_as`
+        calls it, the other columns of the screen's ``obs`` but for library sizes, and the columns
+        of :func:`samsvae.biology.cell_cycle.cell_cycle_scores` (where ``obs`` does not have them)
+        and of :func:`map_and_cluster`.
     """
     cells = np.flatnonzero(parts != TRAIN)
     if len(cells) > most_cells:
@@ -238,8 +263,11 @@ def state_map(
     known = screen.obs[keep].drop(columns=["library_size", "part"], errors="ignore")
     known.insert(0, "cell", known.index)
     known["shown_as"] = shown_as(known["perturbation"].to_numpy(dtype=object), states.total)
-    planes = []
-    for name, values in (("basal", states.basal), ("total", states.total)):
-        x, y = plane_of(values, seed).T.round(4)
-        planes.append(known.assign(state=name, x=x, y=y))
-    return pd.concat(planes, ignore_index=True)
+    scores = cell_cycle_scores(screen, cells, seed)
+    known = known.join(scores[scores.columns.difference(known.columns, sort=False)])
+    known = known.reset_index(drop=True)
+    maps = [
+        known.assign(state=name).join(map_and_cluster(values, seed))
+        for name, values in (("basal", states.basal), ("total", states.total))
+    ]
+    return pd.concat(maps, ignore_index=True)

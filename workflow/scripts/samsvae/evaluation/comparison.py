@@ -131,8 +131,8 @@ def p_value(values: np.ndarray) -> np.ndarray:
 def holm(p: np.ndarray) -> np.ndarray:
     """Correct p-values so that the chance of any false claim is bounded (Holm 1979).
 
-    The same as statsmodels' ``multipletests``, which collects garbage at each of the thousands
-    of calls that an experiment takes.
+    scipy has no function for this, and ``multipletests`` of statsmodels collects garbage at each of
+    the thousands of calls that an experiment takes (0.1 s and more). A test compares the two.
     """
     order = np.argsort(p)
     adjusted = np.empty(len(p))

@@ -14,7 +14,7 @@ from samsvae.inference.cells import Cells, CellStream
 from samsvae.inference.noise import seeded
 from samsvae.inference.posterior import draw_shifts, log_importance_weights
 from samsvae.models.base import PerturbationModel
-from samsvae.runtime.progress import CellProgress
+from samsvae.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class StreamedBounds:
             empty table if there are no cells.
         """
         shifts = _shifts(self.model, self.cells.design, self.particles, self.seed)
-        progress = CellProgress(self.cells.n_cells)
+        progress = Progress("cell", self.cells.n_cells, " cells")
         for table, cells in self.cells.blocks():
             part = table["split"].to_numpy()
             bound, error = np.empty(len(cells)), np.empty(len(cells))
@@ -98,14 +98,12 @@ class StreamedBounds:
                 for name, mean in self.means.items():
                     mean.add(weights[:, part[here] == name])
             yield table.assign(iwelbo=bound, standard_error=error)
-            progress.advance(len(cells))
-        if progress.done == 0:
+            progress.update(len(cells))
+        if progress.n == 0:
             yield pd.DataFrame(columns=["cell", "perturbation", "library_size", "split"]).assign(
                 iwelbo=np.empty(0), standard_error=np.empty(0)
             )
-        logger.info(
-            "%d particles of %d cells in %s", self.particles, progress.done, progress.pace.elapsed
-        )
+        logger.info("%d particles of %d cells in %s", self.particles, progress.n, progress.elapsed)
 
     def by_particles(self) -> pd.DataFrame:
         """Tabulate the mean bound of each part, over the cells that :meth:`tables` yielded.

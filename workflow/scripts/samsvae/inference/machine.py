@@ -1,9 +1,7 @@
 """The machine that a job runs on: its device, its memory, and signals that ask it to end."""
 
 import ctypes
-import fcntl
 import logging
-import os
 import signal
 import sys
 import tempfile
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from samsvae.runtime.errors import InputError
 
@@ -48,6 +47,9 @@ def choose_device() -> torch.device:
     return torch.device("cpu")
 
 
+_held: list[FileLock] = []  # a lock that nothing refers to is released
+
+
 def acquire_gpu(identities: Sequence[str], folder: str | Path | None = None) -> int:
     """Acquire a GPU until this process ends, and wait while all are in use.
 
@@ -66,36 +68,28 @@ def acquire_gpu(identities: Sequence[str], folder: str | Path | None = None) -> 
     int
         Position of the GPU in `identities`; where files cannot be locked, the first.
     """
+    prefix = Path(folder or tempfile.gettempdir()) / "samsvae-gpu-"
+    # other users lock the same files; a soft lock would outlive a process that is killed
+    locks = [
+        FileLock(f"{prefix}{identity}.lock", mode=0o666, fallback_to_soft=False)
+        for identity in identities
+    ]
     waited = False
     while True:
-        for position, identity in enumerate(identities):
-            path = Path(folder or tempfile.gettempdir()) / f"samsvae-gpu-{identity}.lock"
+        for position, lock in enumerate(locks):
             try:
-                handle = _open(path)
+                lock.acquire(blocking=False)
+            except Timeout:
+                continue
             except OSError as error:
                 logger.info("GPUs cannot be locked (%s): using the first one", error)
                 return 0
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return position  # the handle stays open, and the GPU is held
-            except BlockingIOError:
-                os.close(handle)
-            except OSError as error:
-                os.close(handle)
-                logger.info("GPUs cannot be locked (%s): using the first one", error)
-                return 0
+            _held.append(lock)
+            return position
         if not waited:
             logger.info("waiting for a GPU: all %d are held by other jobs", len(identities))
             waited = True
         time.sleep(SECONDS_BETWEEN_TRIES)
-
-
-def _open(path: Path) -> int:
-    """Open a file that another user may have made, and no link."""
-    try:
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o444)
 
 
 def keep_freed_memory() -> bool:
@@ -103,6 +97,10 @@ def keep_freed_memory() -> bool:
 
     A training step frees and allocates tensors of many megabytes; by default each comes fresh from
     the system, page by page, which can cost more than the arithmetic.
+
+    The environment variables ``MALLOC_*`` of glibc say the same, but to all jobs alike: they are
+    read when a process starts, and Snakemake starts every script with one environment. Jobs that
+    read a screen in blocks would then keep what each block took.
 
     Returns
     -------

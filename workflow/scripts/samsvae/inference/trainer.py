@@ -32,7 +32,7 @@ from samsvae.inference.objective import elbo, signed_sum
 from samsvae.inference.step import Training, TrainingStep
 from samsvae.models.base import PerturbationModel
 from samsvae.runtime.errors import InputError, Interrupted
-from samsvae.runtime.progress import Pace
+from samsvae.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ class Trainer:
         self.training_step = TrainingStep([r.model for r in self.replicates], cells, training)
         self.step = 0
         self.since_evaluation: list[Tensor] = []  # terms of the steps, terms x replicates
-        self.pace = Pace(training.max_steps, 0)
+        self.progress = Progress("step", training.max_steps, " steps", every=0)
 
     @property
     def finished(self) -> bool:
@@ -198,17 +198,11 @@ class Trainer:
         self._log_progress(*(sum(of) / len(bounds) for of in zip(*bounds, strict=True)))
 
     def _log_progress(self, train_elbo: float, validation_elbo: float) -> None:
-        speed, left = self.pace.at(self.step)
-        logger.info(
-            "step %d/%d (%d %%)  %.1f steps/s  %s left  ELBO per cell: train %.2f, validation %.2f",
-            self.step,
-            self.training.max_steps,
-            round(100 * self.step / self.training.max_steps),
-            speed,
-            left,
-            train_elbo,
-            validation_elbo,
+        self.progress.set_postfix_str(
+            f"ELBO per cell: train {train_elbo:.2f}, validation {validation_elbo:.2f}",
+            refresh=False,
         )
+        self.progress.update(self.step - self.progress.n)
 
     def interrupt(self, signal: signals.Signals, state_file: StateFile | None) -> None:
         """Save the state and end the training.
@@ -255,7 +249,7 @@ class Trainer:
         if "since_evaluation" in tensors:
             self.since_evaluation = list(tensors["since_evaluation"].to(self.cells.counts.device))
         self.step = values["step"]
-        self.pace = Pace(self.training.max_steps, self.step)
+        self.progress = Progress("step", self.training.max_steps, " steps", done=self.step, every=0)
         logger.info("resuming from step %d", self.step)
 
 

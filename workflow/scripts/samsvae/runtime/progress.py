@@ -1,78 +1,79 @@
-"""How fast long work goes, and how long it will still take."""
+"""Log how fast long work goes, and how long it will still take."""
 
+import io
 import logging
-import time
-from datetime import timedelta
+from typing import Any
+
+from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
-LONGEST = timedelta(days=999)  # that is said to be left, when work stands still
+LINE = "{desc}{n_fmt}/{total_fmt} ({percentage:.0f} %)  {rate_noinv_fmt}  {remaining} left{postfix}"
 
 
-class Pace:
-    """The pace of work of a known size.
+class Progress(tqdm):
+    """Log a line now and then: how far work is, how fast, and how long the rest takes.
+
+    A tqdm whose lines go to the log, which is in the terminal and in the file of the job. It draws
+    no bar: jobs that run side by side share a terminal, where one bar would overwrite another.
 
     Parameters
     ----------
+    what
+        Of what there is so much to do, such as ``cell``; begins each line.
     total
-        How much there is to do, in steps, cells or bytes.
+        How much there is to do.
+    unit
+        What a speed is written with, such as ``' cells'``.
     done
         How much was done before.
+    every
+        Seconds between lines at least; by default :data:`SECONDS_BETWEEN_LINES`. With 0, each
+        update logs a line.
+    **options
+        Of :class:`tqdm.tqdm`.
     """
 
-    def __init__(self, total: int, done: int = 0) -> None:
-        self.total = total
-        self.started = self.latest = time.monotonic()
-        self.told = self.started, done
+    monitor_interval = 0  # no thread beside the work
+    total: float
+
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        unit: str,
+        done: int = 0,
+        every: float | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            desc=f"{what} ",
+            total=total,
+            unit=unit,
+            initial=done,
+            bar_format=LINE,
+            mininterval=SECONDS_BETWEEN_LINES if every is None else every,
+            miniters=1,
+            smoothing=1,  # the speed since the last line: a GPU spends the first steps on compiling
+            delay=1e-9,  # no line before anything is done
+            file=io.StringIO(),
+            leave=False,
+            disable=False,
+            **options,
+        )
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Count more work; a line is logged when one is due."""
+        self.total = max(self.total, self.n + (n or 0))  # a file may be longer than published
+        return super().update(n)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Log a line; what tqdm writes to clear a bar is no message."""
+        if msg is None:
+            logger.info("%s", str(self))
 
     @property
-    def elapsed(self) -> timedelta:
-        """Time since the work began, to the second."""
-        return timedelta(seconds=round(time.monotonic() - self.started))
-
-    def at(self, done: int) -> tuple[float, timedelta]:
-        """Tell the speed since the last time, each second, and how long the rest takes with it.
-
-        Not the speed since the start, which a GPU spends on compiling.
-        """
-        (since, before), now = self.told, time.monotonic()
-        self.told = now, done
-        speed = (done - before) / max(now - since, 1e-9)
-        rest = max(self.total - done, 0)
-        if rest > speed * LONGEST.total_seconds():
-            return speed, LONGEST
-        return speed, timedelta(seconds=round(rest / speed) if rest else 0)
-
-    def is_due(self) -> bool:
-        """Whether it is time for another line in the log."""
-        now = time.monotonic()
-        if now - self.latest < SECONDS_BETWEEN_LINES:
-            return False
-        self.latest = now
-        return True
-
-
-class CellProgress:
-    """Says now and then how far something is with cells, how fast, and how long it will take.
-
-    Parameters
-    ----------
-    total
-        Cells of all.
-    """
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.done = 0
-        self.pace = Pace(total)
-
-    def advance(self, n_cells: int) -> None:
-        """Count more cells; a line is logged every few seconds."""
-        self.done += n_cells
-        if self.pace.is_due():
-            speed, left = self.pace.at(self.done)
-            logger.info(
-                "cell %d/%d (%d %%)  %.0f cells/s  %s left",
-                self.done, self.total, round(100 * self.done / self.total), speed, left,
-            )  # fmt: skip
+    def elapsed(self) -> str:
+        """Time since the work began, as ``[hours:]minutes:seconds``."""
+        return str(self.format_interval(self.format_dict["elapsed"]))

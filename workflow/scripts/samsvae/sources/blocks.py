@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from samsvae.runtime.progress import CellProgress
+from samsvae.runtime.progress import Progress
 
 # positions of cells in the file, and their counts, cells x genes; of genes and genes x cells on the
 # way from a file that is stored gene by gene
@@ -283,8 +283,8 @@ def with_progress(blocks: Iterable[Block], n_cells: int) -> Iterator[Block]:
     tuple
         The blocks.
     """
-    progress = CellProgress(n_cells)
+    progress = Progress("cell", n_cells, " cells")
     for positions, counts in blocks:
         yield positions, counts
-        progress.advance(len(positions))
-    logger.info("%d cells in %s", progress.done, progress.pace.elapsed)
+        progress.update(len(positions))
+    logger.info("%d cells in %s", progress.n, progress.elapsed)

@@ -236,7 +236,7 @@ class _Transfer:
                         raise _UnusableAddressError("it sends more bytes than the file has")
                     file.write(block)
                     self.checksums.update(block)
-                    progress.advance(len(block))
+                    progress.update(len(block))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as fault:

@@ -293,6 +293,9 @@ def standardised_variance(
     deviation comes from a local regression of log10 variance on log10 mean over the genes, and a
     count is clipped at sqrt(n) of them above the mean.
 
+    :func:`scanpy.pp.highly_variable_genes` holds all counts in memory; this reads them in blocks,
+    at every size, so that the choice does not depend on the memory there is. Tests compare the two.
+
     Parameters
     ----------
     counts

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,12 +9,9 @@ from typing import Any
 
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import write_text
-from samsvae.runtime.progress import Pace
-
-logger = logging.getLogger(__name__)
+from samsvae.runtime.progress import Progress
 
 BLOCK_BYTES = 1 << 20
-MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -40,8 +36,8 @@ class PublishedFile:
         return {name: value.lower() for name, value in given.items() if value is not None}
 
 
-class ByteProgress:
-    """Says how far something is with a file, how fast, and how long it will take.
+class ByteProgress(Progress):
+    """Log how far something is with a file.
 
     Parameters
     ----------
@@ -54,26 +50,14 @@ class ByteProgress:
     """
 
     def __init__(self, what: str, total: int, done: int = 0) -> None:
-        self.what = what
-        self.total = total
-        self.done = done
-        self.pace = Pace(total, done)
+        super().__init__(f"{what}:", total, "B", done, unit_scale=True, unit_divisor=1024)
 
-    def advance(self, n_bytes: int) -> None:
+    def update(self, n: float | None = 1) -> bool | None:
         """Count more bytes; a line is logged every few seconds, and at the end."""
-        self.done += n_bytes
-        if not self.pace.is_due() and self.done < self.total:
-            return
-        speed, left = self.pace.at(self.done)
-        logger.info(
-            "%s: %.0f of %.0f MiB (%d %%)  %.1f MiB/s  %s left",
-            self.what,
-            self.done / MIB,
-            self.total / MIB,
-            100 * self.done // max(self.total, 1),
-            speed / MIB,
-            left,
-        )
+        logged = super().update(n)
+        if not logged and self.n == self.total:
+            self.display()
+        return logged
 
 
 class RunningChecksums:
@@ -116,7 +100,7 @@ def checksums_of(path: Path, published: PublishedFile) -> RunningChecksums:
     with path.open("rb") as file:
         while block := file.read(BLOCK_BYTES):
             checksums.update(block)
-            progress.advance(len(block))
+            progress.update(len(block))
     return checksums
 
 
