@@ -10,10 +10,19 @@ from samsvae.biology.enrichment import pathway_agreement
 from samsvae.evaluation.differential_expression import scores_by_strength
 from samsvae.figures.style import clustered, model_colours, save_figure, use_style
 from samsvae.figures.text import readable
+from samsvae.report.sections import SHOWN_FIGURES
 from samsvae.report.sentences import condition_tables, describe, sentences
 
 MODELS = ["sams_vae", "no_change"]
+PERTURBATION = "samsvae.figures.effects:draw_perturbation"  # no entry of the report
 OPTIONS = {"models": MODELS, "evaluation": {"top_genes": 5, "fdr": 0.05}}
+
+
+def function_of(figure):
+    """The function that draws a figure of the report, or that of a single perturbation."""
+    entry = SHOWN_FIGURES.get(figure)
+    module, _, function = (entry.function if entry else PERTURBATION).partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def split_table(n_perturbations):
@@ -309,12 +318,12 @@ TABLES = {
 @pytest.mark.parametrize("case", TABLES, ids="-".join)
 def test_figures_cope_with_what_experiments_may_hold(case, tmp_path):
     use_style()
-    module = importlib.import_module(f"samsvae.figures.{case[0]}")
-    drawn = module.draw(TABLES[case], **OPTIONS)
+    draw = function_of(case[0])
+    drawn = draw(TABLES[case], **OPTIONS)
     width = drawn.get_figwidth()
     assert width <= 7.2
     save_figure(drawn, "caption", '{"config": {}}', [tmp_path / "a.svg"])
-    again = module.draw(TABLES[case], **OPTIONS)
+    again = draw(TABLES[case], **OPTIONS)
     save_figure(again, "caption", '{"config": {}}', [tmp_path / "b.svg"])
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     # text is drawn as it is, so a label in matplotlib's notation of formulas would show it
@@ -323,9 +332,8 @@ def test_figures_cope_with_what_experiments_may_hold(case, tmp_path):
 
 def test_a_figure_is_the_same_every_time_in_either_form_with_its_caption_and_origin(tmp_path):
     use_style()
-    module = importlib.import_module("samsvae.figures.split")
     for name in "ab":
-        drawn = module.draw(split_table(8), **OPTIONS)
+        drawn = function_of("split")(split_table(8), **OPTIONS)
         paths = [tmp_path / f"{name}{suffix}" for suffix in (".svg", ".pdf")]
         save_figure(drawn, "What it shows.", '{"code_digest": "c0de"}', paths)
     for suffix in (".svg", ".pdf"):
@@ -342,7 +350,7 @@ def test_names_of_many_perturbations_do_not_run_into_each_other():
         few.assign(perturbation=few["perturbation"] + f"TARGET{number:02d}+TARGET{number:02d}")
         for number in range(14)
     )
-    drawn = importlib.import_module("samsvae.figures.pathway_map").draw(table, **OPTIONS)
+    drawn = function_of("pathway_map")(table, **OPTIONS)
     drawn.canvas.draw()
     lowest = drawn.axes[2]
     boxes = [label.get_window_extent() for label in lowest.get_xticklabels()]

@@ -57,9 +57,10 @@ rule figure:
         mem_mb=growing(2000),
         runtime=growing(20),
     params:
+        function=lambda wildcards: SHOWN_FIGURES[wildcards.figure].function,
         options=layout.options_of_figure,
         code=lambda wildcards: uses(
-            "draw_figure", f"samsvae.figures.{wildcards.figure}"
+            "draw_figure", SHOWN_FIGURES[wildcards.figure].function
         ),
     script:
         "../scripts/draw_figure.py"

@@ -1,19 +1,34 @@
-"""Predicted against observed effects, every perturbation and gene."""
+"""Effects gene by gene: predictions, volcano plots, differential expression, combinations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.transforms import Bbox
 
 from samsvae.evaluation.agreement import pearson
-from samsvae.figures.style import EFFECT_UNITS, SEQUENTIAL, panels
+from samsvae.evaluation.differential_expression import LOWER_LIMITS, stratum_names
+from samsvae.figures.style import (
+    DIVERGING,
+    EFFECT_UNITS,
+    OBSERVED_COLOUR,
+    PAGE_WIDTH,
+    SEQUENTIAL,
+    model_colours,
+    models_in,
+    name_rows,
+    nothing_to_show,
+    panels,
+)
 from samsvae.figures.text import readable
 
 
-def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
+def draw_effects(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     """Draw from effects.parquet."""
     figure, axes = panels(len(models), 3, 2.3, sharex=True, sharey=True)
     low = float(min(table["observed"].min(), table["predicted"].min()))
@@ -37,4 +52,349 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     scale.ax.yaxis.set_minor_formatter(NullFormatter())
     figure.supxlabel(f"observed effect, {EFFECT_UNITS}", fontsize=7)
     figure.supylabel(f"predicted effect, {EFFECT_UNITS}", fontsize=7)
+    return figure
+
+
+NAMED_ALONE = 8
+OTHER_COLOUR = "0.75"
+
+
+def draw_perturbation(
+    table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
+) -> Figure:
+    """Draw from the rows of one perturbation in effects.parquet."""
+    name = str(table["perturbation"].iloc[0])
+    first = table[table["model"] == models[0]]
+    figure, axes = panels(1 + len(models), 3, 2.3)
+    figure.set_figwidth(PAGE_WIDTH)
+    fdr = evaluation["fdr"]
+    direction = np.sign(first["observed_held_out"]) * (first["fdr"] < fdr)
+    volcano(axes[0], first, fdr, direction, 1.5)
+    number = int((first["fdr"] < fdr).sum())
+    axes[0].set(
+        title=f"{name}: {number:,} DE gene{'s' if number != 1 else ''}",
+        xlabel=f"observed effect, held-out cells,\n{EFFECT_UNITS}",
+        ylabel="−log10 false discovery rate",
+    )
+    colours = model_colours(models)
+    for axis, model in zip(axes[1:], models, strict=True):
+        rows = table[table["model"] == model]
+        _against_observed(axis, rows, fdr, colours[model])
+        r = float(pearson(rows["observed"].to_numpy(float), rows["predicted"].to_numpy(float)))
+        score = "r undefined" if np.isnan(r) else f"r = {r:.2f}"
+        axis.set_title(f"{readable(model)}, {score}")
+        axis.set_xlabel(f"observed effect, all cells,\n{EFFECT_UNITS}")
+        axis.set_ylabel(f"predicted effect,\n{EFFECT_UNITS}")
+    figure.draw_without_rendering()
+    named = strongest(first, fdr, NAMED_ALONE)
+    name_points(axes[0], list(named["gene"]), named["observed_held_out"], sureness(named))
+    for axis, model in zip(axes[1:], models, strict=True):
+        own = table[(table["model"] == model) & table["gene"].isin(named["gene"])]
+        own = own.set_index("gene").loc[list(named["gene"])]
+        name_points(axis, list(named["gene"]), own["observed"], own["predicted"])
+    return figure
+
+
+def _against_observed(axis: Axes, rows: pd.DataFrame, fdr: float, colour: Any) -> None:
+    is_de = (rows["fdr"] < fdr).to_numpy()
+    for chosen, shade, place in ((~is_de, OTHER_COLOUR, 1), (is_de, colour, 2)):
+        axis.scatter(
+            rows.loc[chosen, "observed"], rows.loc[chosen, "predicted"], s=7, color=shade,
+            linewidths=0, zorder=place, rasterized=len(rows) > MOST_DOTS,
+        )  # fmt: skip
+    low, high = float(rows["observed"].min()), float(rows["observed"].max())
+    axis.plot([low, high], [low, high], color="0.6", linewidth=0.6, zorder=0)
+    axis.margins(x=0.2)
+
+
+SMALLEST_FDR = 1e-50  # below that all are as sure
+GENE_SIZE = 5  # points, of gene names
+GENE_GAP = 2.5  # points, between a dot and its name
+WIDTH_OF_LETTER = 0.62  # of the font size, on average
+MOST_DOTS = 2000  # more are pixels, lest the file be of many megabytes
+
+
+def volcano(axis: Axes, rows: pd.DataFrame, fdr: float, values: pd.Series, limit: float) -> Any:
+    """Draw one perturbation's effects on genes.
+
+    Parameters
+    ----------
+    axis
+        Where.
+    rows
+        Of one perturbation: gene, observed_held_out and fdr; genes that were not tested are not
+        drawn.
+    fdr
+        False discovery rate below which a gene is differentially expressed; the dashed line.
+    values
+        What the colour of a dot says, by the index of `rows`.
+    limit
+        Value of the strongest colour.
+
+    Returns
+    -------
+    PathCollection
+        The dots.
+    """
+    rows = rows.dropna(subset=["fdr", "observed_held_out"])
+    drawn = axis.scatter(
+        rows["observed_held_out"], sureness(rows), c=values[rows.index], s=9, cmap=DIVERGING,
+        vmin=-limit, vmax=limit, edgecolors="0.4", linewidths=0.25,
+        rasterized=len(rows) > MOST_DOTS,
+    )  # fmt: skip
+    axis.axhline(-np.log10(fdr), color="0.5", linestyle="--", linewidth=0.6, zorder=0)
+    axis.axvline(0, color="0.85", linewidth=0.6, zorder=0)
+    axis.margins(x=0.15, y=0.12)
+    return drawn
+
+
+def sureness(rows: pd.DataFrame) -> "pd.Series[float]":
+    """Compute -log10 of the false discovery rate, 50 at most."""
+    return -np.log10(np.clip(rows["fdr"], SMALLEST_FDR, 1))
+
+
+def strongest(rows: pd.DataFrame, fdr: float, number: int) -> pd.DataFrame:
+    """Keep the differentially expressed genes of largest effect among held-out cells."""
+    significant = rows[rows["fdr"] < fdr]
+    return significant.loc[significant["observed_held_out"].abs().nlargest(number).index]
+
+
+def name_points(axis: Axes, names: Sequence[str], x: Sequence[float], y: Sequence[float]) -> None:
+    """Write names beside points where there is room, the first names first.
+
+    Parameters
+    ----------
+    axis
+        Already laid out, by ``figure.draw_without_rendering()``.
+    names
+        Gene symbols; one that would run into another or out of the axes is left out.
+    x, y
+        The points.
+    """
+    pixels = axis.figure.dpi / 72
+    height = GENE_SIZE * pixels
+    room = axis.get_window_extent()
+    taken: list[Bbox] = []
+    points = np.column_stack([x, y]).reshape(-1, 2)
+    for name, point in zip(names, points, strict=True):
+        across, up = axis.transData.transform(point)
+        width = WIDTH_OF_LETTER * GENE_SIZE * len(name) * pixels
+        outwards = 1 if across >= axis.transData.transform((0, 0))[0] else -1
+        for side in (outwards, -outwards):
+            gap = GENE_GAP * pixels
+            left = across + gap if side > 0 else across - gap - width
+            box = Bbox.from_bounds(left, up - height / 2, width, height)
+            inside = room.x0 <= box.x0 and box.x1 <= room.x1 + 4 * pixels
+            if inside and not any(box.overlaps(other) for other in taken):
+                text = axis.annotate(
+                    name, tuple(point), xytext=(GENE_GAP * side, 0), textcoords="offset points",
+                    ha="left" if side > 0 else "right", va="center", fontsize=GENE_SIZE,
+                    style="italic",
+                )  # fmt: skip
+                text.set_in_layout(False)
+                taken.append(box)
+                break
+
+
+MOST_VOLCANOES = 12
+NAMED_TOGETHER = 4
+COLOURED = 0.98  # quantile of |predicted effect| on DE genes with the strongest colour
+
+
+def draw_volcanoes(
+    table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
+) -> Figure:
+    """Draw from effects.parquet; perturbations with most differentially expressed genes."""
+    first = table[table["model"] == models[0]]
+    is_de = first["fdr"] < evaluation["fdr"]
+    number = is_de.groupby(first["perturbation"], observed=True).sum()
+    names = number[number > 0].nlargest(MOST_VOLCANOES).index
+    if not len(names):
+        return nothing_to_show(
+            "No gene is differentially expressed among held-out cells at "
+            f"FDR < {evaluation['fdr']:g}."
+        )
+    strengths = first.loc[is_de, "predicted"].abs()
+    limit = float(strengths.quantile(COLOURED)) or 1.0
+    figure, axes = panels(len(names), 4, 1.85)
+    rows = {name: first[first["perturbation"] == name] for name in names}
+    for axis, name in zip(axes, names, strict=True):
+        own = rows[name]
+        drawn = volcano(axis, own, evaluation["fdr"], own["predicted"], limit)
+        axis.set_title(f"{name}\n{number[name]:,} DE gene{'s' if number[name] > 1 else ''}")
+    figure.supxlabel(f"observed effect among held-out cells, {EFFECT_UNITS}", fontsize=7)
+    figure.supylabel("−log10 false discovery rate", fontsize=7)
+    figure.colorbar(
+        drawn, ax=axes, shrink=0.5, extend="both",
+        label=f"effect predicted by {readable(models[0])}, {EFFECT_UNITS}",
+    )  # fmt: skip
+    figure.draw_without_rendering()
+    for axis, name in zip(axes, names, strict=True):
+        named = strongest(rows[name], evaluation["fdr"], NAMED_TOGETHER)
+        name_points(axis, list(named["gene"]), named["observed_held_out"], sureness(named))
+    return figure
+
+
+FEWEST_GENES = 3
+MOST_DRAWN_POINTS = 5000  # more are pixels, lest the file be of many megabytes
+
+
+def draw_differential_expression(
+    table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
+) -> Figure:
+    """Draw from de_comparison.tsv; perturbations with at least three differential genes."""
+    table = table[(table["n_de"] >= FEWEST_GENES) & table["auroc"].notna()]
+    if table.empty:
+        return nothing_to_show(
+            f"No perturbation has {FEWEST_GENES} or more differentially expressed genes "
+            f"among held-out cells at FDR < {evaluation['fdr']:g}."
+        )
+    shown = models_in(table, models)
+    colours = model_colours(models)
+    figure, (spread, by_number) = panels(2, 2, 0.9 + 0.3 * len(shown), sharey=False)
+    sns.boxplot(
+        table, x="auroc", y="model", order=shown, ax=spread, showfliers=False, color="0.93",
+        width=0.6, linewidth=0.7,
+    )  # fmt: skip
+    jitter = np.random.default_rng(0).uniform(-0.2, 0.2, len(table))
+    for row, model in enumerate(shown):
+        own = (table["model"] == model).to_numpy()
+        spread.scatter(
+            table.loc[own, "auroc"],
+            row + jitter[own],
+            s=5,
+            alpha=0.7,
+            color=colours[model],
+            zorder=3,
+            rasterized=len(table) > MOST_DRAWN_POINTS,
+        )
+    spread.axvline(0.5, color="0.5", linestyle="--", zorder=0)
+    spread.set_yticks(range(len(shown)), [readable(model) for model in shown])
+    spread.set(ylabel="", xlabel="AUROC of |predicted effect| for\ndifferentially expressed genes")
+    sns.scatterplot(
+        table, x="n_de", y="auroc", hue="model", hue_order=shown, legend=False, ax=by_number,
+        palette=[colours[model] for model in shown], s=10, alpha=0.7,
+        rasterized=len(table) > MOST_DRAWN_POINTS,
+    )  # fmt: skip
+    by_number.axhline(0.5, color="0.5", linestyle="--", zorder=0)
+    by_number.set_xscale("log")
+    by_number.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    by_number.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    by_number.xaxis.set_minor_formatter(NullFormatter())
+    by_number.set(xlabel=f"genes at FDR < {evaluation['fdr']:g} (held-out cells)", ylabel="AUROC")
+    return figure
+
+
+STRENGTH_METRICS = {
+    "auroc": ("AUROC of DE genes", 0.5),
+    "sign_agreement": ("share of DE genes with\nthe right sign", 0.5),
+    "slope": ("slope, predicted on\nobserved effect of DE genes", 1.0),
+}
+MODEL_OFFSETS = 0.6  # of the models' dots about a stratum
+
+
+def draw_de_by_strength(
+    table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
+) -> Figure:
+    """Draw from de_by_strength.tsv; medians over perturbations, quartiles, runs averaged."""
+    by = {
+        "n_de": f"DE genes (FDR < {evaluation['fdr']:g})",
+        "n_held_out": "held-out cells of the perturbation",
+    }
+    table = table[table["metric"].isin(STRENGTH_METRICS) & table["stratified_by"].isin(by)]
+    if table.empty:
+        return nothing_to_show("No perturbation has a differentially expressed gene.")
+    means = table.groupby(["stratified_by", "metric", "lower", "model"], as_index=False)[
+        ["n_perturbations", "median", "lower_quartile", "upper_quartile"]
+    ].mean()
+    figure, axes = panels(len(by) * len(STRENGTH_METRICS), 3, 2.1)
+    places = iter(axes)
+    for kind, xlabel in by.items():
+        for metric, (ylabel, line) in STRENGTH_METRICS.items():
+            axis = next(places)
+            rows = means[(means["stratified_by"] == kind) & (means["metric"] == metric)]
+            _strata(axis, rows, kind, models)
+            axis.axhline(line, color="0.5", linestyle="--", linewidth=0.6, zorder=0)
+            axis.set(xlabel=xlabel, ylabel=ylabel)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _strata(axis: Axes, rows: pd.DataFrame, kind: str, models: Sequence[str]) -> None:
+    limits = LOWER_LIMITS[kind]
+    present = sorted(rows["lower"].unique())
+    names = dict(zip(limits, stratum_names(limits), strict=True))
+    number = rows.groupby("lower")["n_perturbations"].max()
+    colours = model_colours(models)
+    for index, model in enumerate(models):
+        own = rows[rows["model"] == model].set_index("lower").reindex(present)
+        offset = MODEL_OFFSETS * ((index + 0.5) / len(models) - 0.5)
+        error = [own["median"] - own["lower_quartile"], own["upper_quartile"] - own["median"]]
+        axis.errorbar(
+            np.arange(len(present)) + offset, own["median"], yerr=np.nan_to_num(error), fmt="o",
+            markersize=3, elinewidth=0.7, color=colours[model], label=readable(model),
+        )  # fmt: skip
+    labels = [f"{names[lower]}\n({number[lower]:.0f})" for lower in present]
+    axis.set_xticks(range(len(present)), labels)
+    axis.set_xlim(-0.5, len(present) - 0.5)
+
+
+MOST_COMBINATIONS = 40
+
+
+def draw_combinations(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
+    """Draw from combinations.tsv; from the combination that departs most from a sum on."""
+    if table.empty:
+        return nothing_to_show("No combination has all its parts observed alone.")
+    shown = models_in(table, models)
+    of_data = table[table["model"] == shown[0]].set_index("perturbation")
+    names = of_data["departure_size"].nlargest(MOST_COMBINATIONS).index
+    of_data = of_data.loc[names]
+    rows = np.arange(len(names))
+    colours = model_colours(models)
+    figure, (size, foreseen, right) = panels(3, 3, 1.1 + 0.13 * len(names), sharey=True)
+    size.hlines(rows, of_data["departure_size"], of_data["effect_size"], color="0.85", zorder=0)
+    size.plot(of_data["effect_size"], rows, "o", color="0.65", markersize=4, label="its effect")
+    size.plot(
+        of_data["departure_size"], rows, "D", color=OBSERVED_COLOUR, markersize=3.5,
+        label="beyond the sum of its parts",
+    )  # fmt: skip
+    noise: dict[str, Any] = {"marker": "|", "linestyle": "", "color": "0.4", "markersize": 5}
+    size.plot(of_data["noise_size"], rows, label="noise of the cells", **noise)
+    foreseen.plot(of_data["noise_size"], rows, **noise)
+    for row, number in zip(rows, of_data["n_departing"], strict=True):
+        size.annotate(
+            f"{number:,}", (1.02, row), xycoords=size.get_yaxis_transform(), va="center",
+            fontsize=6, annotation_clip=False,
+        )  # fmt: skip
+    size.annotate(
+        "genes", (1.02, -0.8), xycoords=size.get_yaxis_transform(), va="center", fontsize=6,
+        annotation_clip=False,
+    )  # fmt: skip
+    size.set_xlabel(f"size of the observed\neffect, {EFFECT_UNITS}")
+    foreseen.plot(of_data["departure_size"], rows, "D", color=OBSERVED_COLOUR, markersize=3.5)
+    for model in shown:
+        own = table[table["model"] == model].set_index("perturbation").loc[names]
+        line: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 3.5, "alpha": 0.85}
+        foreseen.plot(
+            own["predicted_departure_size"],
+            rows,
+            color=colours[model],
+            label=readable(model),
+            **line,
+        )
+        right.plot(own["departure_correlation"], rows, color=colours[model], **line)
+    foreseen.set_xlabel(f"size beyond the sum,\n{EFFECT_UNITS}")
+    right.axvline(0, color="0.6", linewidth=0.6, zorder=0)
+    right.set_xlim(-1.05, 1.05)
+    right.set_xlabel("Pearson r of predicted and\nobserved departure from the sum")
+    name_rows(size, names, fontsize=5.5)
+    handles, labels = (
+        [*one, *other]
+        for one, other in zip(
+            size.get_legend_handles_labels(), foreseen.get_legend_handles_labels(), strict=True
+        )
+    )
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure

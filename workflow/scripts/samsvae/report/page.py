@@ -19,7 +19,7 @@ from markupsafe import Markup
 from samsvae.config.experiments import splits
 from samsvae.evaluation.comparison import CONFIDENCE
 from samsvae.figures.text import caption_as_html, readable
-from samsvae.report.sections import STAGES, Figure, Table, figures_of, stages_of
+from samsvae.report.sections import SECTIONS, Figure, Table, figures_of, sections_of
 from samsvae.report.sentences import (
     biology_in_words,
     cells_in_words,
@@ -161,7 +161,7 @@ def write_report(
     )
     text = templates.get_template(Path(template).name).render(
         experiments=introductions,
-        stages=_stages(experiments, {Path(one).stem: Path(one) for one in captions}, results),
+        stages=_sections(experiments, {Path(one).stem: Path(one) for one in captions}, results),
         confidence=round(100 * CONFIDENCE),
         significance=config["evaluation"]["significance"],
         versions=versions(),
@@ -217,10 +217,10 @@ def _in_short(introduction: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _stages(
+def _sections(
     experiments: Mapping[str, Collection[str]], captions: Mapping[str, Path], results: Path
 ) -> list[dict[str, Any]]:
-    """Collect the figures and tables of every stage, experiment by experiment."""
+    """Collect the figures and tables of every section, experiment by experiment."""
     drawings = [
         results / name / "figures" / f"{figure.name}.svg"
         for name, properties in experiments.items()
@@ -228,30 +228,30 @@ def _stages(
     ]
     embedded = sum(drawing.stat().st_size for drawing in drawings) <= LARGEST_PAGE
 
-    def entries(name: str, stage: str) -> list[dict[str, Any]]:
+    def entries(name: str, section: str) -> list[dict[str, Any]]:
         return [
             figure_entry(entry, results / name, captions[entry.name], embedded)
             if isinstance(entry, Figure)
             else table_entry(entry, results / name)
-            for kept in stages_of(experiments[name])
-            if kept.name == stage
+            for kept in sections_of(experiments[name])
+            if kept.name == section
             for entry in kept.entries
         ]
 
     told = [
         {
-            "name": stage.name,
-            "title": stage.title,
-            "lead": stage.lead,
+            "name": section.name,
+            "title": section.title,
+            "lead": section.lead,
             "parts": [
                 {"experiment": name, "title": readable(name), "entries": found}
                 for name in experiments
-                if (found := entries(name, stage.name))
+                if (found := entries(name, section.name))
             ],
         }
-        for stage in STAGES
+        for section in SECTIONS
     ]
-    return [stage for stage in told if stage["parts"]]
+    return [section for section in told if section["parts"]]
 
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # the same files give the same archive
@@ -285,8 +285,8 @@ def write_archive(
 
 def _shown(experiments: Mapping[str, Collection[str]], results: Path) -> Iterator[Path]:
     for experiment, properties in experiments.items():
-        for stage in stages_of(properties):
-            for entry in stage.entries:
+        for section in sections_of(properties):
+            for entry in section.entries:
                 if isinstance(entry, Table):
                     yield results / experiment / "tables" / entry.name
                 else:

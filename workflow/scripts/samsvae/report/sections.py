@@ -1,8 +1,8 @@
-"""Sections of the report: a new figure or table is one entry of :data:`STAGES`.
+"""Sections of the report: a new figure or table is one entry of :data:`SECTIONS`.
 
-From this list follow the files that the workflow makes and what the report tells, in its order.
-A figure called ``name`` is drawn by ``samsvae/figures/<name>.py``, and its caption stands in
-``workflow/report/<name>.rst``. A table is shown as it is, and can be searched there.
+The list determines the files that the workflow makes, and the content and order of the report. A
+figure is drawn by the function ``draw_<name>`` of its module in :mod:`samsvae.figures`; its caption
+is ``workflow/report/<name>.rst``. A table is shown as it is, and can be searched.
 """
 
 from collections.abc import Collection
@@ -31,14 +31,17 @@ class Figure:
     Attributes
     ----------
     name
-        Of its module, its caption and its file.
+        Name of its file and its caption.
+    module
+        Module of :mod:`samsvae.figures` with the function ``draw_<name>``.
     table
         File name among the experiment's tables; with a folder in front of it, a path.
     needs
-        What an experiment must have.
+        Properties that an experiment must have.
     """
 
     name: str
+    module: str
     table: str
     needs: tuple[str, ...] = ()
 
@@ -46,6 +49,11 @@ class Figure:
     def path(self) -> str:
         """Path of the table, with the wildcards experiment and split."""
         return self.table if "/" in self.table else f"{TABLES_FOLDER}/{self.table}"
+
+    @property
+    def function(self) -> str:
+        """Name the function that draws it, as ``module:function``."""
+        return f"samsvae.figures.{self.module}:draw_{self.name}"
 
 
 @dataclass(frozen=True)
@@ -77,8 +85,8 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A chapter of the report.
+class Section:
+    """A section of the report.
 
     Attributes
     ----------
@@ -98,16 +106,16 @@ class Stage:
     entries: tuple[Figure | Table, ...]
 
 
-STAGES = (
-    Stage(
+SECTIONS = (
+    Section(
         "screen",
         "Which cells were measured?",
         "In a pooled CRISPR screen every cell carries one perturbation, or a few, or none that "
         "does anything: those are the control cells. Part of the cells trains the models; others, "
         "which no model has seen, judge them.",
         (
-            Figure("screen", f"{SPLIT_FOLDER}/split.tsv", (COUNTS,)),
-            Figure("split", f"{SPLIT_FOLDER}/split.tsv"),
+            Figure("screen", "screen", f"{SPLIT_FOLDER}/split.tsv", (COUNTS,)),
+            Figure("split", "screen", f"{SPLIT_FOLDER}/split.tsv"),
             Table(
                 "cells.tsv",
                 "Cells of each part of each split, and cells that were left out, by reason; as "
@@ -121,16 +129,16 @@ STAGES = (
             ),
         ),
     ),
-    Stage(
+    Section(
         "models",
         "Did the models learn, and which one describes unseen cells best?",
         "Each model gives a probability to the counts of a cell. The better it has understood the "
         "screen, the higher the probability of cells that it has not seen; the bound below is on "
         "the logarithm of that probability.",
         (
-            Figure("training", "training.tsv", (TRAINING,)),
-            Figure("iwelbo", "iwelbo.tsv", (TRAINING,)),
-            Figure("iwelbo_particles", "iwelbo_by_particles.tsv", (TRAINING,)),
+            Figure("training", "bounds", "training.tsv", (TRAINING,)),
+            Figure("iwelbo", "bounds", "iwelbo.tsv", (TRAINING,)),
+            Figure("iwelbo_particles", "bounds", "iwelbo_by_particles.tsv", (TRAINING,)),
             Table(
                 "iwelbo.tsv",
                 "Mean bound of every run in nats per cell, and its difference to the first model.",
@@ -145,18 +153,20 @@ STAGES = (
             ),
         ),
     ),
-    Stage(
+    Section(
         "effects",
         "Are the predicted effects right, and which model's are best?",
         "The effect of a perturbation on a gene is the mean log2(CP10k + 1) of its cells minus "
         "that of control cells. It is observed in the cells and predicted by each model. What a "
         "difference between two models is worth shows when they are compared repeat by repeat.",
         (
-            Figure("metrics", "summary.tsv"),
-            Figure("paired_differences", "paired_differences.tsv"),
-            Figure("fractions", "intervals.tsv", (TRAINING, FRACTIONS)),
-            Figure("effects", "effects.parquet", (COUNTS,)),
-            Figure("perturbations", f"{SPLIT_FOLDER}/perturbation_metrics.parquet", (COUNTS,)),
+            Figure("metrics", "scores", "summary.tsv"),
+            Figure("paired_differences", "scores", "paired_differences.tsv"),
+            Figure("fractions", "scores", "intervals.tsv", (TRAINING, FRACTIONS)),
+            Figure("effects", "effects", "effects.parquet", (COUNTS,)),
+            Figure(
+                "perturbations", "scores", f"{SPLIT_FOLDER}/perturbation_metrics.parquet", (COUNTS,)
+            ),
             Table("summary.tsv", "The main scores with intervals, ranks of models and verdicts."),
             Table("paired_differences.tsv", "Every two models compared on every main score."),
             Table(
@@ -174,16 +184,16 @@ STAGES = (
             ),
         ),
     ),
-    Stage(
+    Section(
         "expression",
         "Do the predictions find the genes that really change?",
         "A gene is differentially expressed where held-out cells of a perturbation differ from "
         "control cells by more than chance (Wilcoxon rank-sum test, false discovery rate over "
         "genes). A model does not see that test; it has to put these genes first by itself.",
         (
-            Figure("volcanoes", "effects.parquet", (COUNTS,)),
-            Figure("differential_expression", "de_comparison.tsv", (COUNTS,)),
-            Figure("de_by_strength", "de_by_strength.tsv", (COUNTS,)),
+            Figure("volcanoes", "effects", "effects.parquet", (COUNTS,)),
+            Figure("differential_expression", "effects", "de_comparison.tsv", (COUNTS,)),
+            Figure("de_by_strength", "effects", "de_by_strength.tsv", (COUNTS,)),
             Table(
                 "perturbations.tsv",
                 "Every perturbation: its cells, the genes that it raises and lowers (effect among "
@@ -205,7 +215,7 @@ STAGES = (
             ),
         ),
     ),
-    Stage(
+    Section(
         "combinations",
         "Is a combination more than the sum of its parts?",
         "Where a pair of genes and either gene alone were perturbed, the effect of the pair can be "
@@ -213,7 +223,7 @@ STAGES = (
         "cells, is an interaction. SAMS-VAE adds up effects in its latent space; its decoder may "
         "make of them an expression that is no sum.",
         (
-            Figure("combinations", "combinations.tsv", (COUNTS,)),
+            Figure("combinations", "effects", "combinations.tsv", (COUNTS,)),
             Table(
                 "combinations.tsv",
                 "Every combination and model: sizes in log2(CP10k + 1), genes that depart from "
@@ -223,16 +233,16 @@ STAGES = (
             ),
         ),
     ),
-    Stage(
+    Section(
         "pathways",
         "Which pathways move?",
         "Genes seldom act alone. Gene sets are tested among the genes of largest effect "
         "(over-representation) and along all genes ranked by their signed effect (preranked "
         "enrichment), for what was observed and for what is predicted.",
         (
-            Figure("enrichment", "enrichment.tsv", (COUNTS, GENE_SETS)),
-            Figure("pathway_map", "enrichment.tsv", (COUNTS, GENE_SETS)),
-            Figure("pathway_agreement", "pathway_agreement.tsv", (COUNTS, GENE_SETS)),
+            Figure("enrichment", "pathways", "enrichment.tsv", (COUNTS, GENE_SETS)),
+            Figure("pathway_map", "pathways", "enrichment.tsv", (COUNTS, GENE_SETS)),
+            Figure("pathway_agreement", "pathways", "pathway_agreement.tsv", (COUNTS, GENE_SETS)),
             Table(
                 "pathway_agreement.tsv",
                 "How well the gene sets of predicted effects agree with those of observed ones.",
@@ -247,22 +257,23 @@ STAGES = (
             ),
         ),
     ),
-    Stage(
+    Section(
         "mechanisms",
         "Which mechanisms do perturbations share?",
         "The models place each perturbation in a space of few latent dimensions. SAMS-VAE's "
         "perturbations use only some of these: those that several share are mechanisms in common. "
         "What such a factor does shows when it alone is pushed, through the decoder.",
         (
-            Figure("latent_effects", "latent_effects.tsv", (TRAINING,)),
-            Figure("factors", "latent_effects.tsv", (TRAINING, MASKS)),
-            Figure("factor_groups", "factor_groups.tsv", (TRAINING, MASKS, GROUPS)),
+            Figure("latent_effects", "latents", "latent_effects.tsv", (TRAINING,)),
+            Figure("factors", "latents", "latent_effects.tsv", (TRAINING, MASKS)),
+            Figure("factor_groups", "pathways", "factor_groups.tsv", (TRAINING, MASKS, GROUPS)),
             Figure(
                 "factor_enrichment",
+                "pathways",
                 "factor_enrichment.tsv",
                 (TRAINING, MASKS, COUNTS, GENE_SETS),
             ),
-            Figure("similarity", "similarity.parquet", (COUNTS,)),
+            Figure("similarity", "latents", "similarity.parquet", (COUNTS,)),
             Table(
                 "factors.tsv",
                 "Every factor in use: how many perturbations use it, how far they are moved along "
@@ -291,15 +302,15 @@ STAGES = (
             ),
         ),
     ),
-    Stage(
+    Section(
         "basal",
         "Is the basal state free of the perturbation?",
         "A cell's latent state is meant to fall into a basal part, what the cell would be anyway, "
         "and the effect of its perturbation. If it does, nothing can tell from the basal part of a "
         "cell which perturbation the cell received.",
         (
-            Figure("basal", "basal.tsv", (TRAINING,)),
-            Figure("state_map", "state_map.tsv", (TRAINING, STATE_MAP)),
+            Figure("basal", "latents", "basal.tsv", (TRAINING,)),
+            Figure("state_map", "latents", "state_map.tsv", (TRAINING, STATE_MAP)),
             Table(
                 "basal.tsv",
                 'Accuracy of the classifier by state, perturbation (against control; "all" is all '
@@ -308,43 +319,46 @@ STAGES = (
             ),
         ),
     ),
-    Stage(
+    Section(
         "truth",
         "How much of the truth is recovered?",
         "The screen is simulated, so it is known which perturbation moves which latent factor, and "
         "where each cell lies along it.",
         (
-            Figure("truth", "matched_masks.tsv", (TRAINING, TRUTH)),
-            Figure("recovery", "recovery.tsv", (TRAINING, TRUTH)),
+            Figure("truth", "truth", "matched_masks.tsv", (TRAINING, TRUTH)),
+            Figure("recovery", "truth", "recovery.tsv", (TRAINING, TRUTH)),
         ),
     ),
 )
 
 SHOWN_FIGURES = {
-    entry.name: entry for stage in STAGES for entry in stage.entries if isinstance(entry, Figure)
+    entry.name: entry
+    for section in SECTIONS
+    for entry in section.entries
+    if isinstance(entry, Figure)
 }
 
 
-def stages_of(properties: Collection[str]) -> list[Stage]:
-    """Keep of each stage what an experiment with these properties can show; no empty stage."""
+def sections_of(properties: Collection[str]) -> list[Section]:
+    """Keep the entries that an experiment with these properties can show; no empty section."""
     kept = [
-        Stage(
-            stage.name,
-            stage.title,
-            stage.lead,
-            tuple(entry for entry in stage.entries if set(entry.needs) <= set(properties)),
+        Section(
+            section.name,
+            section.title,
+            section.lead,
+            tuple(entry for entry in section.entries if set(entry.needs) <= set(properties)),
         )
-        for stage in STAGES
+        for section in SECTIONS
     ]
-    return [stage for stage in kept if stage.entries]
+    return [section for section in kept if section.entries]
 
 
 def figures_of(properties: Collection[str]) -> list[Figure]:
     """List the figures of an experiment with these properties."""
-    return [e for s in stages_of(properties) for e in s.entries if isinstance(e, Figure)]
+    return [e for s in sections_of(properties) for e in s.entries if isinstance(e, Figure)]
 
 
 def tables_of(properties: Collection[str]) -> list[str]:
     """List the paths of the tables that an experiment shows or draws, each once."""
-    entries = (entry for stage in stages_of(properties) for entry in stage.entries)
+    entries = (entry for section in sections_of(properties) for entry in section.entries)
     return list(dict.fromkeys(entry.path for entry in entries))
