@@ -121,6 +121,11 @@ rule recover_truth:
         "../scripts/recover_truth.py"
 
 
+def adding(function):
+    """Parameters of a rule like collect_metrics whose table gets columns from `module:function`."""
+    return {"adds": function, "code": uses("collect_tables", function)}
+
+
 rule collect_metrics:
     """Concatenate tables of one kind over the runs of an experiment."""
     input:

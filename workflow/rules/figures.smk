@@ -30,7 +30,9 @@ use rule collect_training as collect_iwelbo_by_particles with:
         "results/logs/collect_tables/{experiment}/iwelbo_by_particles.log",
     benchmark:
         "results/benchmarks/collect_tables/{experiment}/iwelbo_by_particles.tsv"
-
+    params:
+        **adding("samsvae.evaluation.scores:with_differences"),
+        runs=layout.runs_of(models=layout.trained),
 
 rule figure:
     """Draw a figure as SVG and PDF."""

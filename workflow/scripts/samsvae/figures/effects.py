@@ -11,25 +11,31 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
-from samsvae.evaluation.agreement import pearson
-from samsvae.evaluation.differential_expression import LOWER_LIMITS, stratum_names
+from samsvae.evaluation.differential_expression import (
+    FEWEST_GENES,
+    LOWER_LIMITS,
+    stratum_names,
+)
 from samsvae.figures.style import (
     DIVERGING,
     EFFECT_UNITS,
     OBSERVED_COLOUR,
     PAGE_WIDTH,
     SEQUENTIAL,
+    colour_limit,
+    error_bars,
     model_colours,
     models_in,
     name_rows,
     nothing_to_show,
     panels,
+    quartiles_of_row,
 )
-from samsvae.figures.text import readable
+from samsvae.figures.text import minus, readable
 
 
 def draw_effects(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
-    """Draw from effects.parquet."""
+    """Draw predicted against observed effects on all genes, from effects.parquet."""
     figure, axes = panels(len(models), 3, 2.3, sharex=True, sharey=True)
     low = float(min(table["observed"].min(), table["predicted"].min()))
     high = float(max(table["observed"].max(), table["predicted"].max()))
@@ -40,8 +46,8 @@ def draw_effects(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure
             extent=(low, high, low, high), cmap=SEQUENTIAL, linewidths=0.1,
         )  # fmt: skip
         axis.plot([low, high], [low, high], color="0.6", linewidth=0.6, zorder=0)
-        r = float(pearson(one["observed"].to_numpy(float), one["predicted"].to_numpy(float)))
-        score = "r undefined: all the same" if np.isnan(r) else f"r = {r:.2f}"
+        r = one["pearson"].iloc[0] if len(one) else np.nan
+        score = "r undefined (constant)" if np.isnan(r) else minus(f"r = {r:.2f}")
         axis.set(title=f"{readable(model)}\n{score}", aspect="equal")
     for axis in axes[-3:]:  # the lowest of each column, also where the last row is not full
         axis.tick_params(labelbottom=True)
@@ -62,7 +68,7 @@ OTHER_COLOUR = "0.75"
 def draw_perturbation(
     table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
 ) -> Figure:
-    """Draw from the rows of one perturbation in effects.parquet."""
+    """Draw the effects of one perturbation, from its rows in effects.parquet."""
     name = str(table["perturbation"].iloc[0])
     first = table[table["model"] == models[0]]
     figure, axes = panels(1 + len(models), 3, 2.3)
@@ -70,9 +76,8 @@ def draw_perturbation(
     fdr = evaluation["fdr"]
     direction = np.sign(first["observed_held_out"]) * (first["fdr"] < fdr)
     volcano(axes[0], first, fdr, direction, 1.5)
-    number = int((first["fdr"] < fdr).sum())
     axes[0].set(
-        title=f"{name}: {number:,} DE gene{'s' if number != 1 else ''}",
+        title=f"{name}: {_de_genes(first)}",
         xlabel=f"observed effect, held-out cells,\n{EFFECT_UNITS}",
         ylabel="−log10 false discovery rate",
     )
@@ -80,19 +85,25 @@ def draw_perturbation(
     for axis, model in zip(axes[1:], models, strict=True):
         rows = table[table["model"] == model]
         _against_observed(axis, rows, fdr, colours[model])
-        r = float(pearson(rows["observed"].to_numpy(float), rows["predicted"].to_numpy(float)))
-        score = "r undefined" if np.isnan(r) else f"r = {r:.2f}"
+        r = rows["pearson_of_perturbation"].iloc[0]
+        score = "r undefined" if np.isnan(r) else minus(f"r = {r:.2f}")
         axis.set_title(f"{readable(model)}, {score}")
         axis.set_xlabel(f"observed effect, all cells,\n{EFFECT_UNITS}")
         axis.set_ylabel(f"predicted effect,\n{EFFECT_UNITS}")
     figure.draw_without_rendering()
     named = strongest(first, fdr, NAMED_ALONE)
-    name_points(axes[0], list(named["gene"]), named["observed_held_out"], sureness(named))
+    name_points(axes[0], list(named["gene"]), named["observed_held_out"], minus_log_fdr(named))
     for axis, model in zip(axes[1:], models, strict=True):
         own = table[(table["model"] == model) & table["gene"].isin(named["gene"])]
         own = own.set_index("gene").loc[list(named["gene"])]
         name_points(axis, list(named["gene"]), own["observed"], own["predicted"])
     return figure
+
+
+def _de_genes(rows: pd.DataFrame) -> str:
+    """Give the number of differentially expressed genes of a perturbation's rows."""
+    number = rows["n_de"].iloc[0]
+    return f"{number:,} DE gene{'s' if number != 1 else ''}"
 
 
 def _against_observed(axis: Axes, rows: pd.DataFrame, fdr: float, colour: Any) -> None:
@@ -107,7 +118,7 @@ def _against_observed(axis: Axes, rows: pd.DataFrame, fdr: float, colour: Any) -
     axis.margins(x=0.2)
 
 
-SMALLEST_FDR = 1e-50  # below that all are as sure
+SMALLEST_FDR = 1e-50  # smaller ones are drawn there
 GENE_SIZE = 5  # points, of gene names
 GENE_GAP = 2.5  # points, between a dot and its name
 WIDTH_OF_LETTER = 0.62  # of the font size, on average
@@ -115,19 +126,18 @@ MOST_DOTS = 2000  # more are pixels, lest the file be of many megabytes
 
 
 def volcano(axis: Axes, rows: pd.DataFrame, fdr: float, values: pd.Series, limit: float) -> Any:
-    """Draw one perturbation's effects on genes.
+    """Draw the effects of one perturbation on genes, and their false discovery rates.
 
     Parameters
     ----------
     axis
-        Where.
+        Axes.
     rows
-        Of one perturbation: gene, observed_held_out and fdr; genes that were not tested are not
-        drawn.
+        Rows of one perturbation: gene, observed_held_out and fdr; untested genes are left out.
     fdr
         False discovery rate below which a gene is differentially expressed; the dashed line.
     values
-        What the colour of a dot says, by the index of `rows`.
+        Values shown as colours, with the index of `rows`.
     limit
         Value of the strongest colour.
 
@@ -138,7 +148,7 @@ def volcano(axis: Axes, rows: pd.DataFrame, fdr: float, values: pd.Series, limit
     """
     rows = rows.dropna(subset=["fdr", "observed_held_out"])
     drawn = axis.scatter(
-        rows["observed_held_out"], sureness(rows), c=values[rows.index], s=9, cmap=DIVERGING,
+        rows["observed_held_out"], minus_log_fdr(rows), c=values[rows.index], s=9, cmap=DIVERGING,
         vmin=-limit, vmax=limit, edgecolors="0.4", linewidths=0.25,
         rasterized=len(rows) > MOST_DOTS,
     )  # fmt: skip
@@ -148,7 +158,7 @@ def volcano(axis: Axes, rows: pd.DataFrame, fdr: float, values: pd.Series, limit
     return drawn
 
 
-def sureness(rows: pd.DataFrame) -> "pd.Series[float]":
+def minus_log_fdr(rows: pd.DataFrame) -> "pd.Series[float]":
     """Compute -log10 of the false discovery rate, 50 at most."""
     return -np.log10(np.clip(rows["fdr"], SMALLEST_FDR, 1))
 
@@ -160,14 +170,14 @@ def strongest(rows: pd.DataFrame, fdr: float, number: int) -> pd.DataFrame:
 
 
 def name_points(axis: Axes, names: Sequence[str], x: Sequence[float], y: Sequence[float]) -> None:
-    """Write names beside points where there is room, the first names first.
+    """Label points where there is room, in the order of the names.
 
     Parameters
     ----------
     axis
         Already laid out, by ``figure.draw_without_rendering()``.
     names
-        Gene symbols; one that would run into another or out of the axes is left out.
+        Gene symbols; one that would overlap another or leave the axes is omitted.
     x, y
         The points.
     """
@@ -198,30 +208,28 @@ def name_points(axis: Axes, names: Sequence[str], x: Sequence[float], y: Sequenc
 
 MOST_VOLCANOES = 12
 NAMED_TOGETHER = 4
-COLOURED = 0.98  # quantile of |predicted effect| on DE genes with the strongest colour
+COLOURED = 0.98  # fraction of predicted effects on DE genes below the strongest colour
 
 
 def draw_volcanoes(
     table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
 ) -> Figure:
-    """Draw from effects.parquet; perturbations with most differentially expressed genes."""
+    """Draw volcano plots of the perturbations with most DE genes, from effects.parquet."""
     first = table[table["model"] == models[0]]
-    is_de = first["fdr"] < evaluation["fdr"]
-    number = is_de.groupby(first["perturbation"], observed=True).sum()
+    number = first.drop_duplicates("perturbation").set_index("perturbation")["n_de"].sort_index()
     names = number[number > 0].nlargest(MOST_VOLCANOES).index
     if not len(names):
         return nothing_to_show(
             "No gene is differentially expressed among held-out cells at "
             f"FDR < {evaluation['fdr']:g}."
         )
-    strengths = first.loc[is_de, "predicted"].abs()
-    limit = float(strengths.quantile(COLOURED)) or 1.0
+    limit = colour_limit(first.loc[first["fdr"] < evaluation["fdr"], "predicted"], COLOURED)
     figure, axes = panels(len(names), 4, 1.85)
     rows = {name: first[first["perturbation"] == name] for name in names}
     for axis, name in zip(axes, names, strict=True):
         own = rows[name]
         drawn = volcano(axis, own, evaluation["fdr"], own["predicted"], limit)
-        axis.set_title(f"{name}\n{number[name]:,} DE gene{'s' if number[name] > 1 else ''}")
+        axis.set_title(f"{name}\n{_de_genes(own)}")
     figure.supxlabel(f"observed effect among held-out cells, {EFFECT_UNITS}", fontsize=7)
     figure.supylabel("−log10 false discovery rate", fontsize=7)
     figure.colorbar(
@@ -231,18 +239,18 @@ def draw_volcanoes(
     figure.draw_without_rendering()
     for axis, name in zip(axes, names, strict=True):
         named = strongest(rows[name], evaluation["fdr"], NAMED_TOGETHER)
-        name_points(axis, list(named["gene"]), named["observed_held_out"], sureness(named))
+        name_points(axis, list(named["gene"]), named["observed_held_out"], minus_log_fdr(named))
     return figure
 
 
-FEWEST_GENES = 3
+QUARTILE_COLUMNS = ["auroc_lower_quartile", "auroc_median", "auroc_upper_quartile"]
 MOST_DRAWN_POINTS = 5000  # more are pixels, lest the file be of many megabytes
 
 
 def draw_differential_expression(
     table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
 ) -> Figure:
-    """Draw from de_comparison.tsv; perturbations with at least three differential genes."""
+    """Draw the AUROC of DE genes by model and by their number, from de_comparison.tsv."""
     table = table[(table["n_de"] >= FEWEST_GENES) & table["auroc"].notna()]
     if table.empty:
         return nothing_to_show(
@@ -252,10 +260,6 @@ def draw_differential_expression(
     shown = models_in(table, models)
     colours = model_colours(models)
     figure, (spread, by_number) = panels(2, 2, 0.9 + 0.3 * len(shown), sharey=False)
-    sns.boxplot(
-        table, x="auroc", y="model", order=shown, ax=spread, showfliers=False, color="0.93",
-        width=0.6, linewidth=0.7,
-    )  # fmt: skip
     jitter = np.random.default_rng(0).uniform(-0.2, 0.2, len(table))
     for row, model in enumerate(shown):
         own = (table["model"] == model).to_numpy()
@@ -268,8 +272,9 @@ def draw_differential_expression(
             zorder=3,
             rasterized=len(table) > MOST_DRAWN_POINTS,
         )
+        quartiles_of_row(spread, row, table.loc[own, QUARTILE_COLUMNS].iloc[0])
     spread.axvline(0.5, color="0.5", linestyle="--", zorder=0)
-    spread.set_yticks(range(len(shown)), [readable(model) for model in shown])
+    name_rows(spread, [readable(model) for model in shown])
     spread.set(ylabel="", xlabel="AUROC of |predicted effect| for\ndifferentially expressed genes")
     sns.scatterplot(
         table, x="n_de", y="auroc", hue="model", hue_order=shown, legend=False, ax=by_number,
@@ -287,16 +292,16 @@ def draw_differential_expression(
 
 STRENGTH_METRICS = {
     "auroc": ("AUROC of DE genes", 0.5),
-    "sign_agreement": ("share of DE genes with\nthe right sign", 0.5),
+    "sign_agreement": ("fraction of DE genes with\nthe correct sign", 0.5),
     "slope": ("slope, predicted on\nobserved effect of DE genes", 1.0),
 }
-MODEL_OFFSETS = 0.6  # of the models' dots about a stratum
+MODEL_OFFSETS = 0.6  # width of the dots of all models at a stratum
 
 
 def draw_de_by_strength(
     table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
 ) -> Figure:
-    """Draw from de_by_strength.tsv; medians over perturbations, quartiles, runs averaged."""
+    """Draw the prediction of DE genes by strength of perturbation, from de_by_strength.tsv."""
     by = {
         "n_de": f"DE genes (FDR < {evaluation['fdr']:g})",
         "n_held_out": "held-out cells of the perturbation",
@@ -304,9 +309,7 @@ def draw_de_by_strength(
     table = table[table["metric"].isin(STRENGTH_METRICS) & table["stratified_by"].isin(by)]
     if table.empty:
         return nothing_to_show("No perturbation has a differentially expressed gene.")
-    means = table.groupby(["stratified_by", "metric", "lower", "model"], as_index=False)[
-        ["n_perturbations", "median", "lower_quartile", "upper_quartile"]
-    ].mean()
+    means = table.drop_duplicates(["stratified_by", "metric", "lower", "model"])
     figure, axes = panels(len(by) * len(STRENGTH_METRICS), 3, 2.1)
     places = iter(axes)
     for kind, xlabel in by.items():
@@ -325,16 +328,16 @@ def _strata(axis: Axes, rows: pd.DataFrame, kind: str, models: Sequence[str]) ->
     limits = LOWER_LIMITS[kind]
     present = sorted(rows["lower"].unique())
     names = dict(zip(limits, stratum_names(limits), strict=True))
-    number = rows.groupby("lower")["n_perturbations"].max()
     colours = model_colours(models)
     for index, model in enumerate(models):
         own = rows[rows["model"] == model].set_index("lower").reindex(present)
         offset = MODEL_OFFSETS * ((index + 0.5) / len(models) - 0.5)
-        error = [own["median"] - own["lower_quartile"], own["upper_quartile"] - own["median"]]
         axis.errorbar(
-            np.arange(len(present)) + offset, own["median"], yerr=np.nan_to_num(error), fmt="o",
-            markersize=3, elinewidth=0.7, color=colours[model], label=readable(model),
+            np.arange(len(present)) + offset, own["mean_median"], fmt="o", markersize=3,
+            yerr=error_bars(own, "mean_median", "mean_lower_quartile", "mean_upper_quartile"),
+            elinewidth=0.7, color=colours[model], label=readable(model),
         )  # fmt: skip
+    number = rows.drop_duplicates("lower").set_index("lower")["mean_n_perturbations"]
     labels = [f"{names[lower]}\n({number[lower]:.0f})" for lower in present]
     axis.set_xticks(range(len(present)), labels)
     axis.set_xlim(-0.5, len(present) - 0.5)
@@ -344,7 +347,7 @@ MOST_COMBINATIONS = 40
 
 
 def draw_combinations(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
-    """Draw from combinations.tsv; from the combination that departs most from a sum on."""
+    """Draw the non-additivity of combinations, largest first, from combinations.tsv."""
     if table.empty:
         return nothing_to_show("No combination has all its parts observed alone.")
     shown = models_in(table, models)
@@ -353,16 +356,23 @@ def draw_combinations(table: pd.DataFrame, models: Sequence[str], **_: Any) -> F
     of_data = of_data.loc[names]
     rows = np.arange(len(names))
     colours = model_colours(models)
-    figure, (size, foreseen, right) = panels(3, 3, 1.1 + 0.13 * len(names), sharey=True)
+    figure, (size, beyond, right) = panels(3, 3, 1.1 + 0.13 * len(names), sharey=True)
     size.hlines(rows, of_data["departure_size"], of_data["effect_size"], color="0.85", zorder=0)
-    size.plot(of_data["effect_size"], rows, "o", color="0.65", markersize=4, label="its effect")
+    size.plot(
+        of_data["effect_size"],
+        rows,
+        "o",
+        color="0.65",
+        markersize=4,
+        label="effect of the combination",
+    )
     size.plot(
         of_data["departure_size"], rows, "D", color=OBSERVED_COLOUR, markersize=3.5,
-        label="beyond the sum of its parts",
+        label="departure from additivity",
     )  # fmt: skip
     noise: dict[str, Any] = {"marker": "|", "linestyle": "", "color": "0.4", "markersize": 5}
-    size.plot(of_data["noise_size"], rows, label="noise of the cells", **noise)
-    foreseen.plot(of_data["noise_size"], rows, **noise)
+    size.plot(of_data["noise_size"], rows, label="expected from sampling noise", **noise)
+    beyond.plot(of_data["noise_size"], rows, **noise)
     for row, number in zip(rows, of_data["n_departing"], strict=True):
         size.annotate(
             f"{number:,}", (1.02, row), xycoords=size.get_yaxis_transform(), va="center",
@@ -372,12 +382,12 @@ def draw_combinations(table: pd.DataFrame, models: Sequence[str], **_: Any) -> F
         "genes", (1.02, -0.8), xycoords=size.get_yaxis_transform(), va="center", fontsize=6,
         annotation_clip=False,
     )  # fmt: skip
-    size.set_xlabel(f"size of the observed\neffect, {EFFECT_UNITS}")
-    foreseen.plot(of_data["departure_size"], rows, "D", color=OBSERVED_COLOUR, markersize=3.5)
+    size.set_xlabel(f"observed effect (root mean\nsquare), {EFFECT_UNITS}")
+    beyond.plot(of_data["departure_size"], rows, "D", color=OBSERVED_COLOUR, markersize=3.5)
     for model in shown:
         own = table[table["model"] == model].set_index("perturbation").loc[names]
         line: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 3.5, "alpha": 0.85}
-        foreseen.plot(
+        beyond.plot(
             own["predicted_departure_size"],
             rows,
             color=colours[model],
@@ -385,15 +395,15 @@ def draw_combinations(table: pd.DataFrame, models: Sequence[str], **_: Any) -> F
             **line,
         )
         right.plot(own["departure_correlation"], rows, color=colours[model], **line)
-    foreseen.set_xlabel(f"size beyond the sum,\n{EFFECT_UNITS}")
+    beyond.set_xlabel(f"departure from additivity,\n{EFFECT_UNITS}")
     right.axvline(0, color="0.6", linewidth=0.6, zorder=0)
     right.set_xlim(-1.05, 1.05)
-    right.set_xlabel("Pearson r of predicted and\nobserved departure from the sum")
+    right.set_xlabel("Pearson r of predicted and\nobserved departure")
     name_rows(size, names, fontsize=5.5)
     handles, labels = (
         [*one, *other]
         for one, other in zip(
-            size.get_legend_handles_labels(), foreseen.get_legend_handles_labels(), strict=True
+            size.get_legend_handles_labels(), beyond.get_legend_handles_labels(), strict=True
         )
     )
     figure.legend(handles, labels, loc="outside lower center", ncols=4)

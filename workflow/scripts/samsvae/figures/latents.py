@@ -13,47 +13,42 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from samsvae.biology.factors import used_shifts
 from samsvae.biology.similarity import LATENT, OBSERVED, PREDICTED
 from samsvae.biology.states import ALL, OTHER
 from samsvae.figures.style import (
     DIVERGING,
     PAGE_WIDTH,
     SEQUENTIAL,
-    clustered,
+    colour_limit,
     models_in,
     name_rows,
     nothing_to_show,
     panels,
 )
-from samsvae.figures.text import readable, readable_set
+from samsvae.figures.text import minus, readable, readable_set
 from samsvae.screen.labels import CONTROL
 
-MOST_SHIFTED, MOST_DIMENSIONS = 50, 30
+MOST_DIMENSIONS, MOST_FACTORS, MOST_GROUPS = 30, 40, 9
+ROW_HEIGHT = 0.085  # inches, of a label of 5 points
+LABEL_SIZE = 5
 
 
 def draw_latent_effects(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
-    """Draw from latent_effects.tsv; dimensions from the most used on, perturbations clustered."""
+    """Draw latent effects of perturbations in clustered order, from latent_effects.tsv."""
     shown = models_in(table, models)
-    matrices = {
-        model: table[table["model"] == model].pivot_table(
-            index="perturbation", columns="dimension", values="shift"
-        )
-        for model in shown
-    }
-    first = matrices[shown[0]]
-    strongest = first.abs().max(axis=1).sort_values(ascending=False).index[:MOST_SHIFTED]
-    order = strongest[clustered(first.loc[strongest].to_numpy())]
-    limit = float(np.quantile(np.abs(first.to_numpy()), 0.995)) or 1.0
+    ordered = table.dropna(subset="perturbation_order").sort_values("perturbation_order")
+    order = list(dict.fromkeys(ordered["perturbation"]))
+    limit = colour_limit(table.loc[table["model"] == shown[0], "shift"], 0.995)
     figure, axes = panels(len(shown), 3, 0.8 + 0.11 * len(order))
-    for axis, (model, matrix) in zip(axes, matrices.items(), strict=True):
-        rows = matrix.reindex(order)
-        used = (rows**2).sum().sort_values(ascending=False).index[:MOST_DIMENSIONS]
+    for axis, model in zip(axes, shown, strict=True):
+        rows = table[(table["model"] == model) & (table["dimension_order"] < MOST_DIMENSIONS)]
+        matrix = rows.pivot_table(index="perturbation", columns="dimension_order", values="shift")
         sns.heatmap(
-            rows[used], ax=axis, cmap=DIVERGING, vmin=-limit, vmax=limit, cbar=False,
+            matrix.reindex(order), ax=axis, cmap=DIVERGING, vmin=-limit, vmax=limit, cbar=False,
             xticklabels=False, yticklabels=1 if axis is axes[0] else False,
         )  # fmt: skip
-        axis.set(title=readable(model), ylabel="", xlabel=f"latent dimensions ({len(used)})")
+        axis.set(title=readable(model), ylabel="")
+        axis.set_xlabel(f"latent dimensions ({matrix.shape[1]})")
         axis.tick_params(labelsize=5, length=0)
     figure.colorbar(
         axes[0].collections[0], ax=axes, shrink=0.6, label="shift, basal standard deviations"
@@ -61,25 +56,17 @@ def draw_latent_effects(table: pd.DataFrame, models: Sequence[str], **_: Any) ->
     return figure
 
 
-MOST_MASKED, MOST_USERS, MOST_FACTORS, MOST_GROUPS = 4, 80, 40, 9
-ROW_HEIGHT = 0.085  # inches, of a label of 5 points
-LABEL_SIZE = 5
-
-
 def draw_factors(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
-    """Draw from latent_effects.tsv, of models with a mask; known groups together, if any."""
+    """Draw the factors that perturbations use, of models with masks, from latent_effects.tsv."""
     of_masks = table[table["mask_probability"].notna()]
-    shown = models_in(of_masks, models)[:MOST_MASKED]
-    if not shown:
+    if of_masks.empty:
         return nothing_to_show("No model of this experiment has a mask.")
-    by_model = {model: of_masks[of_masks["model"] == model] for model in shown}
-    by_dimension = {model: used_shifts(rows) for model, rows in by_model.items()}
-    shifts = {model: m.loc[:, (m != 0).any()] for model, m in by_dimension.items()}
-    if not any(matrix.shape[1] for matrix in shifts.values()):
+    ordered = of_masks.dropna(subset="user_order").sort_values("user_order")
+    shown = models_in(ordered, models)
+    if not shown:
         return nothing_to_show("No perturbation of any model uses a factor.")
-    group = of_masks.drop_duplicates("perturbation").set_index("perturbation")["group"]
-    order = rows_in_order(shifts, group)
-    height = ROW_HEIGHT * len(order)
+    ordered = ordered.drop_duplicates("perturbation").set_index("perturbation")
+    height = ROW_HEIGHT * len(ordered)
     figure, axes = plt.subplots(
         2,
         len(shown),
@@ -88,43 +75,36 @@ def draw_factors(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure
         squeeze=False,
         sharex="col",
     )
-    limit = max(float(np.abs(matrix.to_numpy()).max(initial=0)) for matrix in shifts.values())
+    used = of_masks[of_masks["used"].astype(bool) & of_masks["model"].isin(shown)]
+    limit = float(used["shift"].abs().max())
     colours = mpl.colormaps[DIVERGING].with_extremes(bad="white")
-    for column, (model, matrix) in enumerate(shifts.items()):
-        most_used = (matrix != 0).sum().sort_values(ascending=False, kind="stable").index
-        factors = most_used[:MOST_FACTORS]
-        axes[0, column].bar(range(len(factors)), (matrix[factors] != 0).sum(), color="0.4")
-        axes[0, column].set_title(readable(model))
-        axes[0, column].tick_params(bottom=False)
-        axes[0, column].yaxis.set_major_locator(MaxNLocator(2, integer=True))
-        rows = matrix.reindex(order)[factors].fillna(0.0)
-        heat = axes[1, column]
+    for column, model in enumerate(shown):
+        own = of_masks[(of_masks["model"] == model) & (of_masks["factor_order"] < MOST_FACTORS)]
+        factors = own.drop_duplicates("dimension").sort_values("factor_order")
+        bars, heat = axes[:, column]
+        bars.bar(range(len(factors)), factors["n_using"], color="0.4")
+        bars.set_title(readable(model))
+        bars.tick_params(bottom=False)
+        bars.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+        matrix = own[own["used"].astype(bool)].pivot_table(
+            index="perturbation", columns="dimension", values="shift"
+        )
         drawn = heat.imshow(
-            rows.where(rows != 0), cmap=colours, vmin=-limit, vmax=limit, aspect="auto",
-            interpolation="nearest",
+            matrix.reindex(index=ordered.index, columns=factors["dimension"]), cmap=colours,
+            vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest",
         )  # fmt: skip
-        heat.set_xticks(range(len(factors)), factors, rotation=90)
-        heat.set_xlabel(f"factor ({len(most_used)} in use)")
-        heat.set_yticks(range(len(order)), order if column == 0 else [])
+        heat.set_xticks(range(len(factors)), factors["dimension"], rotation=90)
+        number = factors["n_used"].iloc[0] if len(factors) else 0
+        heat.set_xlabel(f"factor ({number:.0f} used)")
+        heat.set_yticks(range(len(ordered)), ordered.index if column == 0 else [])
         heat.tick_params(labelsize=LABEL_SIZE, length=0)
-        _separate(heat, group.reindex(order))
-    axes[0, 0].set_ylabel("used by")
-    _colour_by_group(figure, axes[1, 0], group.reindex(order))
+        _separate(heat, ordered["group"])
+    axes[0, 0].set_ylabel("number of\nperturbations")
+    _colour_by_group(figure, axes[1, 0], ordered["group"])
     figure.colorbar(
         drawn, ax=axes[1], shrink=0.8, aspect=30, label="shift, basal standard deviations"
     )
     return figure
-
-
-def rows_in_order(shifts: dict[str, pd.DataFrame], group: pd.Series) -> list[str]:
-    """Perturbations by known group, then clustered by all models that know them."""
-    # where combinations are perturbations of their own, a model has more of them
-    together = pd.concat(shifts.values(), axis=1, keys=shifts).fillna(0.0).sort_index()
-    strength = (together**2).sum(axis=1).sort_values(ascending=False, kind="stable")
-    kept = together.loc[sorted(strength.index[:MOST_USERS])]
-    by_likeness = kept.index[clustered(kept.to_numpy())]
-    known = group.reindex(by_likeness).fillna("")
-    return list(known.index[np.lexsort([np.arange(len(known)), known, known == ""])])
 
 
 def _separate(axis: Axes, group: pd.Series) -> None:
@@ -134,7 +114,7 @@ def _separate(axis: Axes, group: pd.Series) -> None:
 
 
 def _colour_by_group(figure: Figure, axis: Axes, group: pd.Series) -> None:
-    """Give the labels of known groups' members their colours, the largest groups first."""
+    """Colour the labels of members of known groups, the largest groups first."""
     number = group[group.notna() & (group != "")].value_counts()
     largest = number.index[:MOST_GROUPS]
     if not len(largest):
@@ -149,37 +129,29 @@ def _colour_by_group(figure: Figure, axis: Axes, group: pd.Series) -> None:
     figure.legend(handles=handles, ncols=3, loc="outside lower center", fontsize=LABEL_SIZE + 1)
 
 
-MOST_COMPARED, MOST_MAPS = 40, 12
+MOST_MAPS = 12
 MAP_LABEL_SIZE = 4.5
 
 
 def draw_similarity(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
-    """Draw from similarity.parquet; the strongest perturbations, clustered by observed effects."""
-    observed = table[table["kind"] == OBSERVED]
-    own = observed[observed["first"].astype(str) == observed["second"].astype(str)]
-    strength = own.set_index(own["first"].astype(str))["strength"].sort_values(ascending=False)
-    names = list(strength.index[:MOST_COMPARED])
-    shown = table[table["first"].isin(names) & table["second"].isin(names)]
+    """Draw similarities of the strongest perturbations, clustered, from similarity.parquet."""
+    shown = table.dropna(subset=["first_order", "second_order"])
+    order = shown.drop_duplicates("first").sort_values("first_order")["first"].astype(str)
     maps = [(OBSERVED, OBSERVED)]
     maps += [(kind, model) for model in models for kind in (LATENT, PREDICTED)]
     by_map = shown.groupby(["kind", "model"], observed=True)
-    matrices = {one: _square(by_map.get_group(one), names) for one in maps if one in by_map.groups}
-    order = [names[row] for row in clustered(matrices[OBSERVED, OBSERVED].to_numpy())]
-    matrices = dict(list(matrices.items())[:MOST_MAPS])
-    figure, axes = panels(len(matrices), 3, 0.7 + 0.062 * max(len(order), 20))
-    pairs = np.triu_indices(len(order), 1)
-    measured = matrices[OBSERVED, OBSERVED].loc[order, order].to_numpy()[pairs]
-    for index, (axis, ((kind, model), matrix)) in enumerate(
-        zip(axes, matrices.items(), strict=True)
-    ):
-        drawn = matrix.loc[order, order]
+    maps = [one for one in maps if one in by_map.groups][:MOST_MAPS]
+    figure, axes = panels(len(maps), 3, 0.7 + 0.062 * max(len(order), 20))
+    for index, (axis, (kind, model)) in enumerate(zip(axes, maps, strict=True)):
+        rows = by_map.get_group((kind, model))
         sns.heatmap(
-            drawn, ax=axis, cmap=DIVERGING, vmin=-1, vmax=1, cbar=False,
+            _square(rows, list(order)), ax=axis, cmap=DIVERGING, vmin=-1, vmax=1, cbar=False,
             xticklabels=False, yticklabels=1 if index % 3 == 0 else False,
         )  # fmt: skip
         title = "observed effects" if kind == OBSERVED else f"{readable(model)}\n{kind} effects"
-        if kind != OBSERVED and len(order) > 2:
-            title += f", r = {np.corrcoef(measured, drawn.to_numpy()[pairs])[0, 1]:.2f}"
+        correlation = rows["correlation"].iloc[0]
+        if np.isfinite(correlation):
+            title += minus(f", r = {correlation:.2f}")
         axis.set(xlabel="", ylabel="")
         axis.set_title(title, fontsize=7)
         axis.tick_params(labelsize=MAP_LABEL_SIZE, length=0)
@@ -191,13 +163,13 @@ def draw_similarity(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Fig
 
 
 def _square(rows: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """Lay out pairs as a symmetric matrix."""
+    """Arrange the similarities of pairs as a symmetric matrix."""
     half = rows.pivot_table(index="first", columns="second", values="similarity", observed=True)
     half = half.reindex(index=names, columns=names)
     return half.fillna(half.T).astype(float)
 
 
-TOLERANCE = 0.05  # above chance, within which a basal state counts as free of the perturbation
+TOLERANCE = 0.05  # above chance, within which a basal state counts as independent
 STATES = {
     "basal": ("basal", "true"),
     "total": ("total", "true"),
@@ -206,7 +178,7 @@ STATES = {
 
 
 def draw_basal(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
-    """Draw from basal.tsv."""
+    """Draw the accuracy of classifying perturbations by latent states, from basal.tsv."""
     shown = models_in(table, models)
     if not shown:
         return nothing_to_show("Too few held-out cells of control or of every perturbation.")
@@ -215,7 +187,10 @@ def draw_basal(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     figure.set_figwidth(PAGE_WIDTH)
     rng = np.random.default_rng(0)
     for axis, of_all, title in zip(
-        axes, (False, True), ("each perturbation against control", "all at once"), strict=True
+        axes,
+        (False, True),
+        ("each perturbation against control", "all perturbations and control at once"),
+        strict=True,
     ):
         rows = table[(table["perturbation"] == ALL) == of_all]
         chance = float(rows["chance"].iloc[0])
@@ -223,12 +198,10 @@ def draw_basal(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
         axis.axvline(chance, color="0.3", linewidth=0.8, linestyle="--")
         for place, model in enumerate(shown):
             for offset, (name, (state, labels)) in enumerate(STATES.items()):
-                values = rows.loc[
-                    (rows["model"] == model)
-                    & (rows["state"] == state)
-                    & (rows["labels"] == labels),
-                    "accuracy",
-                ].to_numpy()
+                own = rows[
+                    (rows["model"] == model) & (rows["state"] == state) & (rows["labels"] == labels)
+                ]
+                values = own["accuracy"].to_numpy()
                 height = place + 0.26 * (offset - 1)
                 jitter = rng.uniform(-0.08, 0.08, len(values))
                 if not of_all:
@@ -236,7 +209,7 @@ def draw_basal(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
                         values, height + jitter, s=4, alpha=0.5, color=colours[name], linewidths=0
                     )
                 axis.scatter(
-                    values.mean(), height, s=22, marker="D", color=colours[name],
+                    own["mean_accuracy"].iloc[0], height, s=22, marker="D", color=colours[name],
                     edgecolors="black", linewidths=0.4, label=name if place == 0 else None,
                 )  # fmt: skip
         axis.set(title=title, xlabel="cross-validated accuracy", xlim=(None, 1.03))
@@ -256,7 +229,7 @@ CONTROL_COLOUR, OTHER_COLOUR = "black", "0.85"
 
 
 def draw_state_map(table: pd.DataFrame, **_: Any) -> Figure:
-    """Draw from state_map.tsv; a row of panels for perturbations and one for each covariate."""
+    """Draw UMAP of basal and total states by perturbation and covariate, from state_map.tsv."""
     shown = ["shown_as", *_covariates(table)]
     figure, axes = plt.subplots(
         len(shown), 2, figsize=(PAGE_WIDTH, 2.7 * len(shown)), squeeze=False
@@ -285,7 +258,7 @@ def draw_state_map(table: pd.DataFrame, **_: Any) -> Figure:
 
 
 def _covariates(table: pd.DataFrame) -> list[str]:
-    """Choose columns of numbers, or of a few levels."""
+    """Choose the first numeric covariates and those of few levels."""
     candidates = [name for name in table.columns if name not in NOT_COVARIATES]
     return [
         name
@@ -304,7 +277,7 @@ def _by_perturbation(axis: Axes, cells: pd.DataFrame, size: float) -> None:
 
 
 def _by_number(axis: Axes, cells: pd.DataFrame, name: str, size: float) -> PathCollection:
-    low, high = cells[name].quantile([0.01, 0.99])
+    low, high = np.nanquantile(cells[name], [0.01, 0.99])
     return axis.scatter(
         cells["x"], cells["y"], c=cells[name], s=size, cmap=SEQUENTIAL, vmin=low, vmax=high,
         linewidths=0,

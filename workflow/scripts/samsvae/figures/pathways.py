@@ -17,7 +17,6 @@ from samsvae.figures.style import (
     LARGEST_SCORE,
     PAGE_WIDTH,
     SEQUENTIAL,
-    clustered,
     model_colours,
     models_in,
     name_rows,
@@ -35,14 +34,14 @@ LEGEND = (0.25, 0.05, 1e-3, 1e-6)
 def draw_dots(
     axis: Axes, dots: pd.DataFrame, columns: Sequence[Any], cmap: str, limits: tuple[float, float]
 ) -> PathCollection:
-    """Draw the dots of a panel.
+    """Draw the dots of a panel: colour shows the value, area the false discovery rate.
 
     Parameters
     ----------
     axis
-        Where.
+        Axes.
     dots
-        A dot a row: its column and row, its value, and its fdr.
+        One row per dot: column, row, value and fdr.
     columns
         Names of the columns.
     cmap, limits
@@ -61,16 +60,16 @@ def draw_dots(
 def explain_dots(
     figure: Figure, axes: Sequence[Axes], rows: Sequence[str], drawn: PathCollection, label: str
 ) -> None:
-    """Name the rows of all panels, and say what colours and areas mean.
+    """Label the rows of all panels, and add the keys of colours and areas.
 
     Parameters
     ----------
     figure, axes
         The panels.
     rows
-        Gene sets, or groups, from above.
+        Gene sets or groups, from top to bottom.
     drawn
-        What :func:`draw_dots` gave.
+        Result of :func:`draw_dots`.
     label
         Of the colours.
     """
@@ -90,16 +89,16 @@ def dots_by_factor(
     limits: tuple[float, float],
     label: str,
 ) -> Figure:
-    """Draw a panel for each model, with a column for each of its factors.
+    """Draw one panel for each model, with one column for each factor.
 
     Parameters
     ----------
     table
-        A dot a row: its model, dimension, pvalue and fdr, its row among `names`, and its value.
+        One row per dot: model, dimension, pvalue, fdr, row (position in `names`) and value.
     models
-        A panel each.
+        One panel each.
     names
-        Of the rows, from above.
+        Names of the rows, from top to bottom.
     cmap, limits, label
         Colours of the values.
     """
@@ -107,9 +106,9 @@ def dots_by_factor(
     figure.set_figwidth(PAGE_WIDTH)
     for axis, model in zip(axes, models, strict=True):
         rows = table[table["model"] == model]
-        # factors by the row of their clearest dot, so that dots descend from left to right
-        clearest = rows.sort_values("pvalue", kind="stable").groupby("dimension").first()
-        kept = clearest.sort_values("pvalue", kind="stable")[:MOST_FACTORS]
+        # factors by the row of their most significant dot, so that dots descend from left to right
+        lowest = rows.sort_values("pvalue", kind="stable").groupby("dimension").first()
+        kept = lowest.sort_values("pvalue", kind="stable")[:MOST_FACTORS]
         factors = list(kept.sort_values("row", kind="stable").index)
         rows = rows[rows["dimension"].isin(factors)]
         places = [factors.index(dimension) for dimension in rows["dimension"]]
@@ -120,7 +119,7 @@ def dots_by_factor(
 
 
 def _area(fdr: float) -> float:
-    """Area of a dot in square points: grows with -log10 of the false discovery rate."""
+    """Compute the area of a dot in square points, linear in -log10 of the FDR."""
     return 3 + 8 * float(-np.log10(np.clip(fdr, SMALLEST_FDR, 1)))
 
 
@@ -128,7 +127,7 @@ TOP_SETS, TOP_PERTURBATIONS = 12, 14
 
 
 def draw_enrichment(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
-    """Draw from enrichment.tsv; preranked enrichment of data and of the first trained model."""
+    """Draw preranked enrichment of observed effects and of the first model, from enrichment.tsv."""
     table = table[table["method"] == PRERANKED]
     observed = table[table["model"] == OBSERVED]
     if observed.empty:
@@ -154,7 +153,7 @@ def draw_enrichment(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Fig
 def _dots(
     rows: pd.DataFrame, sets: list[tuple[str, str]], perturbations: list[str]
 ) -> pd.DataFrame:
-    """Keep the sets and perturbations shown, with their places, set by set."""
+    """Keep the sets and perturbations shown, with their rows and columns, set by set."""
     keys = pd.MultiIndex.from_frame(rows[["gene_sets", "set"]])
     placed = rows.assign(
         row=pd.MultiIndex.from_tuples(sets).get_indexer(keys),
@@ -164,30 +163,26 @@ def _dots(
     return placed.query("row >= 0 and column >= 0").sort_values(["row", "column"], kind="stable")
 
 
-MAPPED_SETS, MAPPED_PERTURBATIONS = 20, 40
 MAPPED_MODELS = 2
 
 
 def draw_pathway_map(
     table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
 ) -> Figure:
-    """Draw from enrichment.tsv; observed effects and the first models', in the observed order."""
+    """Draw a map of perturbations by gene sets in clustered order, from enrichment.tsv."""
     table = table[table["method"] == PRERANKED]
     observed = table[table["model"] == OBSERVED]
     if observed.empty:
         return nothing_to_show("No perturbation has an effect to test gene sets for.")
-    best = observed.groupby(["gene_sets", "set"])["fdr"].min().sort_values(kind="stable")
-    sets = list(best.index[:MAPPED_SETS])
-    # enrich() goes from the strongest perturbation to the weakest
-    names = list(dict.fromkeys(observed["perturbation"]))[:MAPPED_PERTURBATIONS]
-    scores = _matrix(observed, "score", sets, names).fillna(0)
-    rows = [sets[row] for row in clustered(scores.to_numpy())]
-    columns = [names[column] for column in clustered(scores.to_numpy().T)]
+    by_set = observed.dropna(subset="set_order").sort_values("set_order")
+    rows = list(dict.fromkeys(zip(by_set["gene_sets"], by_set["set"], strict=True)))
+    by_name = observed.dropna(subset="perturbation_order").sort_values("perturbation_order")
+    columns = list(dict.fromkeys(by_name["perturbation"]))
     predicting = models_in(table, models)[:MAPPED_MODELS]
     shown = {"observed effects": observed} | {
         f"predicted by {readable(model)}": table[table["model"] == model] for model in predicting
     }
-    # one above the other, since names of so many perturbations need the width of a page
+    # one above the other, since the names of 40 perturbations need the width of a page
     figure, axes = panels(len(shown), 1, 0.5 + 0.11 * len(rows), sharex=True)
     figure.set_figwidth(PAGE_WIDTH)
     for axis, (title, part) in zip(axes, shown.items(), strict=True):
@@ -223,14 +218,14 @@ METHOD_OFFSET = 0.2  # of the methods about a model's row
 
 
 def draw_pathway_agreement(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
-    """Draw from pathway_agreement.tsv; a dot is a perturbation and a collection of gene sets."""
+    """Draw the agreement of predicted with observed gene sets, from pathway_agreement.tsv."""
     shown = models_in(table, models)
     if not shown:
         return nothing_to_show("No model predicts an effect to test gene sets for.")
     titles = {
         "correlation": "rank correlation over gene sets,\npredicted and observed",
-        "overlap": "share of significant sets\nfound by both",
-        "same_top": "share of perturbations with\nthe same top set",
+        "overlap": "fraction of significant sets\nfound by both (Jaccard)",
+        "same_top": "fraction of perturbations\nwith the same top set",
     }
     colours = model_colours(models)
     figure, axes = panels(3, 3, 0.9 + 0.32 * len(shown), sharey=True)
@@ -243,11 +238,13 @@ def draw_pathway_agreement(table: pd.DataFrame, models: Sequence[str], **_: Any)
                 if not len(values):
                     continue
                 marker, place = METHODS[method][0], row + offset
+                first = own.iloc[0]
                 if measure == "same_top":
-                    axis.plot(values.mean(), place, marker, color=colours[model], markersize=5)
+                    fraction = first["fraction_same_top"]
+                    axis.plot(fraction, place, marker, color=colours[model], markersize=5)
                     axis.annotate(
-                        f" {values.sum():.0f}/{len(values)}", (values.mean(), place), va="center",
-                        xytext=(4, 0), textcoords="offset points", fontsize=6,
+                        f" {first['n_same_top']:.0f}/{first['n_with_top']:.0f}", (fraction, place),
+                        va="center", xytext=(4, 0), textcoords="offset points", fontsize=6,
                     )  # fmt: skip
                     continue
                 height = place + rng.uniform(-METHOD_OFFSET / 2, METHOD_OFFSET / 2, len(values))
@@ -256,8 +253,8 @@ def draw_pathway_agreement(table: pd.DataFrame, models: Sequence[str], **_: Any)
                     markeredgewidth=0,
                 )  # fmt: skip
                 axis.plot(
-                    np.median(values), place, marker, color="0.15", markerfacecolor="white",
-                    markersize=4,
+                    first[f"median_{measure}"], place, marker, color="0.15",
+                    markerfacecolor="white", markersize=4,
                 )  # fmt: skip
         axis.set_xlabel(title)
     axes[0].axvline(0, color="0.6", linewidth=0.6, zorder=0)
@@ -276,15 +273,17 @@ def draw_pathway_agreement(table: pd.DataFrame, models: Sequence[str], **_: Any)
 
 
 FACTOR_SETS = 20
-LARGEST_FDR = 0.25  # of what is drawn at all
+LARGEST_FDR = 0.25  # of a dot that is drawn
 
 
 def draw_factor_enrichment(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
-    """Draw from factor_enrichment.tsv; the sets of smallest p-values."""
+    """Draw gene sets enriched among the genes of each factor, from factor_enrichment.tsv."""
     shown = models_in(table, models)[:MOST_MODELS]
     found = table[table["model"].isin(shown) & (table["fdr"] <= LARGEST_FDR)]
     if found.empty:
-        return nothing_to_show("No gene set stands out among the genes of any factor.")
+        return nothing_to_show(
+            f"No gene set is enriched among the genes of any factor at FDR ≤ {LARGEST_FDR:g}."
+        )
     best = found.groupby(["gene_sets", "set"])["pvalue"].min().sort_values(kind="stable")
     sets = sorted(best.index[:FACTOR_SETS])
     places = {name: row for row, name in enumerate(sets)}
@@ -304,7 +303,7 @@ MOST_GROUPS = 20
 
 
 def draw_factor_groups(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
-    """Draw from factor_groups.tsv; the groups of smallest p-values."""
+    """Draw known groups of perturbations enriched in each factor, from factor_groups.tsv."""
     shown = models_in(table, models)[:MOST_MODELS]
     found = table[table["model"].isin(shown) & (table["overlap"] > 0)]
     if found.empty:
@@ -315,11 +314,11 @@ def draw_factor_groups(table: pd.DataFrame, models: Sequence[str], **_: Any) -> 
     return dots_by_factor(
         found.assign(
             row=[groups.index(group) for group in found["group"]],
-            value=found["overlap"] / found["group_size"],
+            value=found["fraction"],
         ),
         shown,
         groups,
         SEQUENTIAL,
         (0, 1),
-        "share of the group that uses the factor",
+        "fraction of the group\nthat uses the factor",
     )

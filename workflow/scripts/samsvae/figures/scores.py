@@ -21,8 +21,16 @@ from samsvae.evaluation.summary import (
     headlines,
     scope_of_summary,
 )
-from samsvae.figures.style import model_colours, models_in, name_rows, nothing_to_show, panels
-from samsvae.figures.text import readable
+from samsvae.figures.style import (
+    error_bars,
+    model_colours,
+    models_in,
+    name_rows,
+    nothing_to_show,
+    panels,
+    quartiles_of_row,
+)
+from samsvae.figures.text import minus, readable
 
 LABEL_WIDTH = 24  # characters
 
@@ -30,7 +38,7 @@ LABEL_WIDTH = 24  # characters
 def draw_metrics(
     table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
 ) -> Figure:
-    """Draw from summary.tsv."""
+    """Draw the main scores of models with confidence intervals, from summary.tsv."""
     asked = set(zip(table["scope"], table["metric"], strict=True))
     questions = {
         key: heading
@@ -62,11 +70,9 @@ def _score_rows(
             if model not in one.index:
                 continue
             score = one.loc[model]
-            error = np.nan_to_num(
-                [[score["value"] - score["low"]], [score["high"] - score["value"]]]
-            )
             axis.errorbar(
-                score["value"], row + shift, xerr=error, color=colours[model],
+                score["value"], row + shift, color=colours[model],
+                xerr=error_bars(one.loc[[model]], "value", "low", "high"),
                 fmt="D" if score["verdict"] == CEILING else "o", markersize=4,
                 markerfacecolor=colours[model] if score["verdict"] in (BEST, TIED) else "white",
             )  # fmt: skip
@@ -89,7 +95,7 @@ WITHIN = {"perturbations": "over perturbations", "cells": "over cells"}
 
 
 def draw_paired_differences(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
-    """Draw from paired_differences.tsv."""
+    """Draw paired differences to the first model with intervals, from paired_differences.tsv."""
     titles = {
         f"pearson{HELD_OUT}": "r, held-out cells",
         f"median_pearson{HELD_OUT}": "r of a perturbation, held-out cells",
@@ -103,7 +109,9 @@ def draw_paired_differences(table: pd.DataFrame, models: Sequence[str], **_: Any
     if f"pearson{HELD_OUT}" in shown and f"median_pearson{HELD_OUT}" in shown:
         shown.remove(f"median_pearson{HELD_OUT}")
     if not shown:
-        return nothing_to_show("Nothing was repeated, so no difference has an interval.")
+        return nothing_to_show(
+            "There are no replicates, so no difference has a confidence interval."
+        )
     others = models_in(against, models[1:])
     colours = model_colours(models)
     n_fractions = len(by_fraction(against))
@@ -123,7 +131,7 @@ def draw_paired_differences(table: pd.DataFrame, models: Sequence[str], **_: Any
                 )  # fmt: skip
                 if n_fractions == 1:
                     axis.annotate(
-                        f"{row['difference']:+.3f}".replace("-", "−"), (1.0, place), va="center",
+                        minus(f"{row['difference']:+.3f}"), (1.0, place), va="center",
                         xycoords=axis.get_yaxis_transform(), fontsize=6, annotation_clip=False,
                     )  # fmt: skip
         over = one["over"].iloc[0]
@@ -136,7 +144,7 @@ def draw_paired_differences(table: pd.DataFrame, models: Sequence[str], **_: Any
 
 
 def _against_first(table: pd.DataFrame, first: str) -> pd.DataFrame:
-    """Turn comparisons with the first model so that it is subtracted; over runs if there are."""
+    """Orient comparisons with the first model so that it is subtracted; prefer those over runs."""
     table = table[table["low"].notna() & ((table["first"] == first) | (table["second"] == first))]
     turned = np.where(table["first"] == first, -1.0, 1.0)
     ends = np.sort([turned * table["low"], turned * table["high"]], axis=0)
@@ -152,7 +160,10 @@ def _against_first(table: pd.DataFrame, first: str) -> pd.DataFrame:
 def draw_fractions(
     table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
 ) -> Figure:
-    """Draw from intervals.tsv; the scope is the perturbations, and the cells, held out."""
+    """Draw scores by the fraction of combinations in training, from intervals.tsv.
+
+    The scope is held-out perturbations and cells, as in figure 3 of Bereket & Karaletsos 2023.
+    """
     n_top = evaluation["top_genes"]
     table = table[table["scope"] == "test"]
     first = next((m for m in models if m in set(_of_metric(table, "iwelbo_relative")["model"])), "")
@@ -174,7 +185,7 @@ def draw_fractions(
         width = 0.8 / len(present)
         for place, model in enumerate(present):
             rows = one[one["model"] == model].set_index("fraction").reindex(fractions)
-            error = np.nan_to_num([rows["value"] - rows["low"], rows["high"] - rows["value"]])
+            error = error_bars(rows, "value", "low", "high")
             axis.bar(
                 np.arange(len(fractions)) + (place - (len(present) - 1) / 2) * width,
                 rows["value"], width, yerr=error, color=colours[model], label=readable(model),
@@ -200,7 +211,7 @@ SPREAD_OF_DOTS = 0.22
 
 
 def draw_perturbations(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
-    """Draw from perturbation_metrics.parquet; perturbations with test cells, seeds averaged."""
+    """Draw the distribution of scores over perturbations, from perturbation_metrics.parquet."""
     titles = {
         f"pearson{HELD_OUT}": "Pearson r of a perturbation's\neffect, held-out cells",
         f"pearson_from_mean{HELD_OUT}": "Pearson r beyond the mean\neffect, held-out cells",
@@ -208,13 +219,8 @@ def draw_perturbations(table: pd.DataFrame, models: Sequence[str], **_: Any) -> 
     }
     if table["tested"].any():
         table = table[table["tested"]]
-    means = (
-        table[table["metric"].isin(titles)]
-        .groupby(["metric", "model", "perturbation"], observed=True)["value"]
-        .mean()
-        .dropna()
-        .reset_index()
-    )
+    table = table[table["metric"].isin(titles) & table["mean_over_seeds"].notna()]
+    means = table.drop_duplicates(["metric", "model", "perturbation"])
     shown = {metric: title for metric, title in titles.items() if metric in set(means["metric"])}
     if not shown:
         return nothing_to_show("No perturbation has enough held-out cells.")
@@ -223,8 +229,8 @@ def draw_perturbations(table: pd.DataFrame, models: Sequence[str], **_: Any) -> 
     rng = np.random.default_rng(0)
     for axis, (metric, title) in zip(axes, shown.items(), strict=True):
         for row, model in enumerate(models):
-            chosen = (means["metric"] == metric) & (means["model"] == model)
-            values = means.loc[chosen, "value"].to_numpy()
+            own = means[(means["metric"] == metric) & (means["model"] == model)]
+            values = own["mean_over_seeds"].to_numpy()
             if not len(values):
                 axis.annotate(
                     "undefined", (0.02, row), xycoords=axis.get_yaxis_transform(), va="center",
@@ -234,9 +240,7 @@ def draw_perturbations(table: pd.DataFrame, models: Sequence[str], **_: Any) -> 
             height = row + rng.uniform(-SPREAD_OF_DOTS, SPREAD_OF_DOTS, len(values))
             size = float(np.clip(300 / len(values), 1, 8))
             axis.scatter(values, height, s=size, alpha=0.5, color=colours[model], linewidths=0)
-            low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-            axis.plot([low, high], [row, row], color="0.15", lw=1.2)
-            axis.plot(middle, row, "o", color="0.15", markerfacecolor="white", markersize=3.5)
+            quartiles_of_row(axis, row, own[["lower_quartile", "median", "upper_quartile"]].iloc[0])
         axis.set_xlabel(title)
     name_rows(axes[0], [readable(model) for model in models])
     return figure

@@ -15,7 +15,7 @@ from samsvae.figures.text import readable
 
 
 def draw_truth(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
-    """Draw from matched_masks.tsv."""
+    """Draw inferred masks beside the true ones, matched, from matched_masks.tsv."""
     shown = models_in(table, models)
     if not shown:
         return nothing_to_show("No model of this experiment has a mask.")
@@ -42,12 +42,12 @@ def draw_truth(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
             axis.set_xticks(range(len(matched)), [name or "–" for name in matched], rotation=90)
             axis.set_yticks(np.arange(n_targets), matrix.index if axis is axes[0] else [])
             axis.tick_params(labelsize=5, length=0)
-    figure.colorbar(drawn, ax=axes, shrink=0.6, label="probability that a target moves a factor")
+    figure.colorbar(drawn, ax=axes, shrink=0.6, label="mask: true, or posterior probability")
     return figure
 
 
 def draw_recovery(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
-    """Draw from recovery.tsv; lines are runs of the first split, dots factors (means of runs)."""
+    """Draw the recovery of true masks and latent states, from recovery.tsv."""
     table = table[table["split"] == table["split"].iloc[0]]
     shown = models_in(table, models)
     colours = model_colours(models)
@@ -61,8 +61,8 @@ def draw_recovery(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figur
             at = run[np.isclose(run["threshold"], MASK_THRESHOLD)]
             for axis, x in zip(axes[:2], ("threshold", "density"), strict=True):
                 axis.scatter(at[x], at["value"], s=12, color=colours[model], zorder=3)
-    axes[0].set(xlabel="threshold of the mask's probability", ylabel="F1 of the mask")
-    axes[1].set(xlabel="share of entries in the mask", ylabel="F1 of the mask", xscale="log")
+    axes[0].set(xlabel="threshold of the mask probability", ylabel="F1 of the mask")
+    axes[1].set(xlabel="fraction of entries in the mask", ylabel="F1 of the mask", xscale="log")
     axes[1].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes[1].xaxis.set_minor_formatter(NullFormatter())
     for axis in axes[:2]:
@@ -77,21 +77,22 @@ def draw_recovery(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figur
 
 
 def _by_factor(axis: Axes, rows: pd.DataFrame, shown: list[str], colours: dict[str, Any]) -> None:
-    """Dots for the factors, and a bar for their mean, by state and model."""
+    """Draw the factors as dots and their mean as a bar, by state and model."""
     states = ["total", "basal"]
-    means = rows.groupby(["state", "model", "factor"])["value"].mean()
+    once = rows.drop_duplicates(["state", "model", "factor"])
     rng = np.random.default_rng(0)
     for left, state in enumerate(states):
         for index, model in enumerate(shown):
-            if (state, model) not in means.index.droplevel("factor"):
+            own = once[(once["state"] == state) & (once["model"] == model)]
+            if own.empty:
                 continue
-            values = means[state, model].to_numpy()
+            values = own["factor_mean"].to_numpy()
             place = left + 0.8 * ((index + 0.5) / len(shown) - 0.5)
             half = 0.3 / len(shown)
             axis.scatter(
                 place + rng.uniform(-half, half, len(values)), values, s=8, linewidths=0,
                 color=colours[model], alpha=0.8,
             )  # fmt: skip
-            axis.plot([place - half, place + half], [values.mean()] * 2, color="black")
+            axis.plot([place - half, place + half], [own["state_mean"].iloc[0]] * 2, color="black")
     axis.set_xticks(range(len(states)), [f"{state} state" for state in states])
-    axis.set(ylabel="|r| with the true state, by factor", ylim=(0, 1.03))
+    axis.set(ylabel="|r| with the true factor", ylim=(0, 1.03))

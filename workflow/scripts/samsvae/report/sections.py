@@ -114,8 +114,8 @@ SECTIONS = (
         "does anything: those are the control cells. Part of the cells trains the models; others, "
         "which no model has seen, judge them.",
         (
-            Figure("screen", "screen", f"{SPLIT_FOLDER}/split.tsv", (COUNTS,)),
-            Figure("split", "screen", f"{SPLIT_FOLDER}/split.tsv"),
+            Figure("screen", "screen", "screen.tsv", (COUNTS,)),
+            Figure("split", "screen", "split.tsv"),
             Table(
                 "cells.tsv",
                 "Cells of each part of each split, and cells that were left out, by reason; as "
