@@ -91,7 +91,7 @@ def draw_iwelbo_particles(table: pd.DataFrame, models: Sequence[str], **_: Any) 
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel("particles")
     axes[0].set_ylabel(f"IWELBO, nats per cell ({cells})")
-    axes[1].set_ylabel(f"IWELBO minus that of {readable(shown[0])},\nnats per cell")
+    axes[1].set_ylabel(f"IWELBO minus that of\n{readable(shown[0])}, nats per cell")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 

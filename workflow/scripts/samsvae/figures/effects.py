@@ -154,7 +154,7 @@ def volcano(axis: Axes, rows: pd.DataFrame, fdr: float, values: pd.Series, limit
     )  # fmt: skip
     axis.axhline(-np.log10(fdr), color="0.5", linestyle="--", linewidth=0.6, zorder=0)
     axis.axvline(0, color="0.85", linewidth=0.6, zorder=0)
-    axis.margins(x=0.15, y=0.12)
+    axis.margins(x=0.3, y=0.12)  # room for names of genes
     return drawn
 
 
@@ -177,7 +177,7 @@ def name_points(axis: Axes, names: Sequence[str], x: Sequence[float], y: Sequenc
     axis
         Already laid out, by ``figure.draw_without_rendering()``.
     names
-        Gene symbols; one that would overlap another or leave the axes is omitted.
+        Gene symbols; one that would overlap another, cover a dot or leave the axes is omitted.
     x, y
         The points.
     """
@@ -185,6 +185,8 @@ def name_points(axis: Axes, names: Sequence[str], x: Sequence[float], y: Sequenc
     height = GENE_SIZE * pixels
     room = axis.get_window_extent()
     taken: list[Bbox] = []
+    drawn = [axis.transData.transform(dots.get_offsets()) for dots in axis.collections]
+    dots = np.concatenate([np.empty((0, 2)), *drawn])
     points = np.column_stack([x, y]).reshape(-1, 2)
     for name, point in zip(names, points, strict=True):
         across, up = axis.transData.transform(point)
@@ -195,7 +197,8 @@ def name_points(axis: Axes, names: Sequence[str], x: Sequence[float], y: Sequenc
             left = across + gap if side > 0 else across - gap - width
             box = Bbox.from_bounds(left, up - height / 2, width, height)
             inside = room.x0 <= box.x0 and box.x1 <= room.x1 + 4 * pixels
-            if inside and not any(box.overlaps(other) for other in taken):
+            covered = np.all((dots > box.min) & (dots < box.max), axis=1).any()
+            if inside and not covered and not any(box.overlaps(other) for other in taken):
                 text = axis.annotate(
                     name, tuple(point), xytext=(GENE_GAP * side, 0), textcoords="offset points",
                     ha="left" if side > 0 else "right", va="center", fontsize=GENE_SIZE,

@@ -99,7 +99,7 @@ def draw_factors(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure
         heat.set_yticks(range(len(ordered)), ordered.index if column == 0 else [])
         heat.tick_params(labelsize=LABEL_SIZE, length=0)
         _separate(heat, ordered["group"])
-    axes[0, 0].set_ylabel("number of\nperturbations")
+    axes[0, 0].set_ylabel("number of\nperturbations", fontsize=LABEL_SIZE)
     _colour_by_group(figure, axes[1, 0], ordered["group"])
     figure.colorbar(
         drawn, ax=axes[1], shrink=0.8, aspect=30, label="shift, basal standard deviations"
