@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from samsvae.figures.text import readable
 from samsvae.report.sections import SHOWN_FIGURES
 from samsvae.report.sentences import condition_tables, describe, sentences
 from samsvae.screen.splits import parts_table, screen_table
+from tests.conftest import ROOT
 
 MODELS = ["sams_vae", "no_change"]
 PERTURBATION = "samsvae.figures.effects:draw_perturbation"  # no entry of the report
@@ -495,9 +497,9 @@ def test_report_has_a_table_for_each_fraction():
 @pytest.mark.parametrize(
     ("verdict", "over", "said"),
     [
-        ("tied", "splits", "Not told apart from it: no change 0.400. Tested over splits."),
-        ("worse", "cells", "Behind it: no change 0.400. Tested over cells."),
-        ("untested", None, "Not tested, since nothing was repeated: no change 0.400."),
+        ("tied", "splits", "No significant difference to: no change 0.400. Tested over splits."),
+        ("worse", "cells", "Significantly worse: no change 0.400. Tested over cells."),
+        ("untested", None, "Not tested, without replicates: no change 0.400."),
     ],
 )
 def test_report_says_how_surely_a_model_is_the_best(verdict, over, said):
@@ -524,7 +526,7 @@ def test_report_says_in_words_what_was_run_and_found():
     assert (
         "For SAMS-VAE, predicted effects agree best with those among held-out cells: 0.850" in said
     )
-    assert "effects without noise would reach about 0.900" in said
+    assert "noise-free effects would reach about 0.900" in said
     assert "recovered best: 0.700 (F1)" in said
     assert "none of the tested ones" in describe(config, "e")
     assert "fractions 0.5" in describe(config, "e")
@@ -1065,3 +1067,111 @@ def test_observed_in_place_of_predicted_is_found_out(figure):
     with pytest.raises(AssertionError):
         READERS[figure](drawn, table)
     plt.close(drawn)
+
+
+# The columns that figures draw, computed another way.
+
+
+def test_columns_are_added_and_none_is_changed():
+    cases = [
+        (with_order, enrichment_table(["observed", *MODELS])),
+        (with_orders, latents_table(9, groups=2, models=MODELS)),
+        (with_quartiles, de_table(12)),
+        (with_quartiles_of_scores, perturbation_table(4, True)),
+        (with_differences, particles_table([0, 1])),
+        (with_intervals, bounds_table([0, 1])),
+        (with_means, recovery_table(True)),
+    ]
+    for function, table in cases:
+        again = function(table)
+        pd.testing.assert_frame_equal(again[list(table)], table)
+
+
+def test_quartiles_are_those_of_perturbations():
+    table = with_quartiles(
+        pd.DataFrame(
+            {"model": "m", "n_de": [1, 3, 9, 30, 4], "auroc": [0.0, 0.5, 0.7, 0.9, np.nan]}
+        )
+    )
+    row = table.iloc[0][["auroc_lower_quartile", "auroc_median", "auroc_upper_quartile"]]
+    np.testing.assert_allclose(row.astype(float), np.quantile([0.5, 0.7, 0.9], [0.25, 0.5, 0.75]))
+    scores = perturbation_table(7, True)
+    scores["tested"] = scores["perturbation"] != "P0"
+    scores = with_quartiles_of_scores(scores)
+    own = of(scores, metric="de_auroc", model=MODELS[0])
+    mean = own.pivot_table(index="perturbation", columns="seed", values="value").mean(axis=1)
+    np.testing.assert_allclose(
+        own.iloc[0][["lower_quartile", "median", "upper_quartile"]].astype(float),
+        np.quantile(mean.drop("P0"), [0.25, 0.5, 0.75]),
+    )
+
+
+def test_bounds_are_paired_by_split_and_seed():
+    table = particles_table([0, 1, 4])
+    for _, run in table.groupby(["seed", "scope", "particles"]):
+        first, second = (of(run, model=model).iloc[0] for model in MODELS)
+        assert first["difference"] == first["difference_standard_error"] == 0
+        assert second["difference"] == pytest.approx(second["iwelbo"] - first["iwelbo"])
+        assert second["difference_standard_error"] == pytest.approx(0.2 * np.sqrt(2))
+        assert second["mean_difference"] == pytest.approx(0.1 * second["particles"])
+        half = second["mean_iwelbo_high"] - second["mean_iwelbo"]
+        assert half == pytest.approx(1.96 * 0.2 / np.sqrt(3))
+        mean = of(table, model=MODELS[1], scope=second["scope"], particles=second["particles"])
+        assert second["mean_iwelbo"] == pytest.approx(mean["iwelbo"].mean())
+
+
+def test_orders_of_perturbations_make_similar_ones_neighbours():
+    table = enrichment_table(["observed"])
+    rising = table["perturbation"].map({"P0": 1, "P1": -1, "P2": 1.1})
+    table = with_order(table.assign(score=rising * table["score"].abs()))
+    order = table.drop_duplicates("perturbation").set_index("perturbation")["perturbation_order"]
+    assert abs(order["P0"] - order["P2"]) == 1
+    assert sorted(order) == [0, 1, 2]
+    latents = latents_table(60, groups=3)
+    once = latents.drop_duplicates("perturbation")
+    assert once["perturbation_order"].notna().sum() == 50
+    users = once.dropna(subset="user_order").sort_values("user_order")["group"].fillna("~")
+    assert list(users) == sorted(users)  # known groups together, the others last
+
+
+def test_numbers_of_users_of_factors_are_counts_of_open_masks():
+    latents = latents_table(9, 6)
+    is_open = latents["mask_probability"] > 0.5
+    pd.testing.assert_series_equal(latents["used"].astype(bool), is_open, check_names=False)
+    for dimension, rows in latents.groupby("dimension"):
+        assert (rows["n_using"] == is_open[latents["dimension"] == dimension].sum()).all()
+    used = latents.loc[is_open, "dimension"].unique()
+    assert set(latents["n_used"]) == {len(used)}
+    ordered = latents.drop_duplicates("dimension").dropna(subset="factor_order")
+    assert list(ordered.sort_values("factor_order")["n_using"]) == sorted(
+        ordered["n_using"], reverse=True
+    )
+
+
+def test_densities_of_library_sizes_integrate_to_one():
+    split = split_table(8, pairs=2)
+    table = screen_table(split)
+    density = of(table, measure="density")
+    for _, own in density.groupby("kind"):
+        width = np.log10(own["upper"]) - np.log10(own["lower"])
+        assert (own["value"] * width).sum() == pytest.approx(1)
+    cells = of(table, measure="cells").set_index("perturbation")["value"]
+    assert cells.sum() == len(split)
+    assert cells["P1"] == 5
+    parts = parts_table(split)
+    assert parts["cells"].sum() == len(split)
+    np.testing.assert_allclose(parts.groupby("kind")["fraction"].sum(), 1)
+    singles = of(parts, kind="single", part="train")["cells"].iloc[0]
+    is_single = split["perturbation"].str.fullmatch(r"P\d+")
+    assert singles == (is_single & (split["split"] == "train")).sum()
+
+
+def test_figures_import_no_statistics():
+    """What a figure shows is computed where its table is made."""
+    folder = ROOT / "workflow/scripts/samsvae/figures"
+    computes = re.compile(
+        r"scipy|statsmodels|sklearn|corrcoef|pearson\(|spearman|linkage|polyfit|lstsq"
+        r"|\.median\(|\.mean\(|\.std\(|np\.(mean|median|std|percentile)\("
+    )
+    for path in folder.glob("*.py"):
+        assert not computes.findall(path.read_text()), path
