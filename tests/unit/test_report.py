@@ -181,7 +181,7 @@ def test_the_page_says_in_words_what_perturbations_do(report):
     text = report.read_text()
     for said in (
         "1 of 2 perturbations significantly change the expression of at least one gene; those with the most changed genes are JAK2 (31).",
-        "most: tnfa (JAK2, A); Cell Cycle (B).",
+        "largest effect: tnfa (JAK2, A); Cell Cycle (B).",
         "Predicted effects give the same gene set: m for 2 of 3.",
         "1 of 2 combinations depart significantly from additivity on at least one gene, most genes in A+C (HBZ −0.50, CLC +0.20).",
     ):

@@ -121,9 +121,8 @@ rule recover_truth:
         "../scripts/recover_truth.py"
 
 
-def adding(function):
-    """Parameters of a rule like collect_metrics whose table gets columns from `module:function`."""
-    return {"adds": function, "code": uses("collect_tables", function)}
+# parameters of jobs like collect_metrics whose table gets the columns of a "module:function"
+adding = lambda function: {"adds": function, "code": uses("collect_tables", function)}
 
 
 rule collect_metrics:
