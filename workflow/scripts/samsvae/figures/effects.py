@@ -233,6 +233,7 @@ def draw_volcanoes(
         own = rows[name]
         drawn = volcano(axis, own, evaluation["fdr"], own["predicted"], limit)
         axis.set_title(f"{name}\n{_de_genes(own)}")
+        axis.margins(x=0.5, y=0.12)  # room for names in narrow panels
     figure.supxlabel(f"observed effect among held-out cells, {EFFECT_UNITS}", fontsize=7)
     figure.supylabel("−log10 false discovery rate", fontsize=7)
     figure.colorbar(
