@@ -34,6 +34,7 @@ use rule collect_training as collect_iwelbo_by_particles with:
         **adding("samsvae.evaluation.scores:with_differences"),
         runs=layout.runs_of(models=layout.trained),
 
+
 rule figure:
     """Draw a figure as SVG and PDF."""
     input:

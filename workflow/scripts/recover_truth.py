@@ -62,7 +62,9 @@ def _stack(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
     """Concatenate tables of runs; empty ones would change the types of columns."""
     ordered = ["split", "model", "seed", *columns]
     filled = [table for table in tables if len(table)]
-    return pd.concat(filled, ignore_index=True)[ordered] if filled else pd.DataFrame(columns=ordered)
+    return (
+        pd.concat(filled, ignore_index=True)[ordered] if filled else pd.DataFrame(columns=ordered)
+    )
 
 
 if __name__ == "__main__":
