@@ -653,10 +653,8 @@ def reads_iwelbo_particles(figure, table):
 
 
 def reads_metrics(figure, table):
-    names = {"r, held-out": "pearson_held_out", "r, all cells": "pearson", "IWELBO": "iwelbo",
-             "mask F1": "mask_f1"}  # fmt: skip
-    for axis in figure.axes:
-        [metric] = [m for name, m in names.items() if axis.get_xlabel().startswith(name)]
+    metrics = ["pearson_held_out", "pearson", "iwelbo", "mask_f1"]
+    for axis, metric in zip(figure.axes, metrics, strict=True):
         rows = of(table, metric=metric)
         rows = rows[rows["model"].isin(MODELS)]
         limits = rows[["value", "low", "high"]].T.fillna(rows["value"]).T
@@ -666,10 +664,8 @@ def reads_metrics(figure, table):
 
 
 def reads_paired_differences(figure, table):
-    titles = {"r, held-out cells": "pearson_held_out", "AUROC of DE genes": "median_de_auroc",
-              "IWELBO": "iwelbo"}  # fmt: skip
-    for axis in figure.axes:
-        [metric] = [m for name, m in titles.items() if axis.get_xlabel().startswith(name)]
+    metrics = ["pearson_held_out", "median_de_auroc", "iwelbo"]
+    for axis, metric in zip(figure.axes, metrics, strict=True):
         rows = of(table, metric=metric)
         same(marks(axis, "o")[:, 0], -rows["difference"])  # the first model is subtracted
         ends = [line.get_xdata() for line in axis.lines if line.get_marker() == "None"]
@@ -689,10 +685,8 @@ def reads_fractions(figure, table):
 
 
 def reads_perturbations(figure, table):
-    titles = {"Pearson r of": "pearson_held_out", "AUROC": "de_auroc"}
     shown = table[table["tested"]] if table["tested"].any() else table
-    for axis in figure.axes:
-        [metric] = [m for name, m in titles.items() if axis.get_xlabel().startswith(name)]
+    for axis, metric in zip(figure.axes, ["pearson_held_out", "de_auroc"], strict=True):
         rows = of(shown, metric=metric, model=MODELS[0]).drop_duplicates("perturbation")
         same(dots(axis)[:, 0], rows["mean_over_seeds"])
         first = rows.iloc[0]
