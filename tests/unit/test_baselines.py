@@ -155,7 +155,7 @@ def test_the_ceiling_is_scored_by_the_cells_that_it_has_not_seen(screen, parts):
         expected, abs=1e-5
     )
     assert scores.differential_expression.set_index("perturbation").loc["G07", "n_held_out"] == 5
-    table = long_table(observed, {"ceiling": ceiling, "observed": observed})
+    table = long_table(observed, {"ceiling": ceiling, "observed": observed}, 0.05)
     seen = table[(table["model"] == "ceiling") & (table["perturbation"] == "G07")]
     np.testing.assert_array_equal(seen["observed"], row.layers["ate"].ravel())
 

@@ -321,13 +321,17 @@ def test_effects_survive_their_file(observed, tmp_path):
     again = read_effects(tmp_path / "e.h5ad")
     assert isinstance(again, anndata.AnnData)
     np.testing.assert_array_equal(again.layers["pvalue"], observed.layers["pvalue"])
-    table = long_table(observed, {"m": observed[::-1, ::-1]})
+    table = long_table(observed, {"m": observed[::-1, ::-1]}, 0.05)
     assert len(table) == observed.n_obs * observed.n_vars
     assert (table["observed"] == table["predicted"]).all()
+    np.testing.assert_allclose(table[["pearson", "pearson_of_perturbation"]], 1)
+    listed = list_perturbations(observed, 0.05).set_index("perturbation")["n_de"]
+    number = table.drop_duplicates("perturbation").set_index("perturbation")["n_de"]
+    assert number.to_dict() == listed.to_dict()
 
 
 def test_one_perturbations_rows_are_read_alone_and_a_misspelt_one_is_told(observed, tmp_path):
-    table = long_table(observed, {"same": observed})
+    table = long_table(observed, {"same": observed}, 0.05)
     write_parquet(table, "{}", tmp_path / "effects.parquet")
     name = str(observed.obs_names[0])
     rows = rows_of_perturbation(tmp_path / "effects.parquet", name)

@@ -1,23 +1,45 @@
+"""Figures show the numbers of their tables, whatever an experiment has, the same every time."""
+
 import importlib
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.collections import LineCollection, PathCollection, QuadMesh
+from matplotlib.container import BarContainer, ErrorbarContainer
 
-from samsvae.biology.enrichment import pathway_agreement
-from samsvae.evaluation.differential_expression import scores_by_strength
-from samsvae.figures.style import clustered, model_colours, save_figure, use_style
+from samsvae.biology.enrichment import pathway_agreement, with_order
+from samsvae.biology.factors import with_orders
+from samsvae.biology.similarity import clustered
+from samsvae.evaluation.differential_expression import scores_by_strength, with_quartiles
+from samsvae.evaluation.factors import with_means
+from samsvae.evaluation.scores import with_differences, with_intervals
+from samsvae.evaluation.scores import with_quartiles as with_quartiles_of_scores
+from samsvae.figures.style import model_colours, save_figure, use_style
 from samsvae.figures.text import readable
+from samsvae.report.sections import SHOWN_FIGURES
 from samsvae.report.sentences import condition_tables, describe, sentences
+from samsvae.screen.splits import parts_table, screen_table
+from tests.conftest import ROOT
 
 MODELS = ["sams_vae", "no_change"]
+PERTURBATION = "samsvae.figures.effects:draw_perturbation"  # no entry of the report
 OPTIONS = {"models": MODELS, "evaluation": {"top_genes": 5, "fdr": 0.05}}
 
 
-def split_table(n_perturbations):
+def function_of(figure):
+    """The function that draws a figure of the report, or that of a single perturbation."""
+    entry = SHOWN_FIGURES.get(figure)
+    module, _, function = (entry.function if entry else PERTURBATION).partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def split_table(n_perturbations, pairs=0):
     labels = ["control"] * 30 + [f"P{i}" for i in range(n_perturbations) for _ in range(5)]
+    labels += [f"P{i}+Q" for i in range(pairs) for _ in range(4)]
     rng = np.random.default_rng(0)
     return pd.DataFrame(
         {
@@ -41,6 +63,24 @@ def effects_table(n_perturbations):
     table["observed_held_out"] = table["observed"]
     table["fdr"] = np.where(table["gene"].isin(["g0", "g1"]), 1e-4, 0.5)
     table["trained"] = True
+    return scored(table)
+
+
+def scored(table):
+    """Effects with the counts and correlations of their columns, computed another way."""
+    one = ["model", "perturbation"]
+    table["n_de"] = (table["fdr"] < 0.05).groupby([table[name] for name in one]).transform("sum")
+
+    def correlations(names):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = {
+                key: np.corrcoef(rows["observed"], rows["predicted"])[0, 1]
+                for key, rows in table.groupby(names)
+            }
+        return table[names].apply(lambda row: found[tuple(row)], axis=1)
+
+    table["pearson_of_perturbation"] = correlations(one)
+    table["pearson"] = correlations(["model"])
     return table
 
 
@@ -95,7 +135,7 @@ def perturbation_table(n, tested):
     table["tested"] = tested
     table["value"] = np.random.default_rng(1).uniform(size=len(table))
     table.loc[table["model"] == "no_change", "value"] = np.nan
-    return table
+    return with_quartiles_of_scores(table)
 
 
 def fractions_table(models):
@@ -115,25 +155,49 @@ def particles_table(seeds, scopes=("val", "test")):
     )
     table = index.to_frame(index=False)
     table["iwelbo"] = -190 + np.log(table["particles"]) + table["seed"]
-    return table.assign(n_cells=10, standard_error=0.2)
+    table["iwelbo"] += 0.1 * (table["model"] == "no_change") * table["particles"]
+    return with_differences(table.assign(n_cells=10, standard_error=0.2))
+
+
+def bounds_table(seeds, scopes=("val", "test")):
+    index = pd.MultiIndex.from_product(
+        [["s"], MODELS, seeds, scopes], names=["split", "model", "seed", "scope"]
+    )
+    table = index.to_frame(index=False)
+    table["iwelbo"] = -190.0 - np.arange(len(table))
+    table["difference"] = np.where(table["model"] == MODELS[0], 0.0, -1.5 - table["seed"])
+    table["difference_standard_error"] = np.where(table["model"] == MODELS[0], 0.0, 0.2)
+    return with_intervals(table)
+
+
+def training_table(seeds):
+    index = pd.MultiIndex.from_product(
+        [["s"], MODELS, seeds, range(0, 200, 20), ["train", "val"]],
+        names=["split", "model", "seed", "step", "cells"],
+    )
+    table = index.to_frame(index=False)
+    return table.assign(elbo=-200 + np.log1p(table["step"]) + 0.1 * np.arange(len(table)))
 
 
 def de_table(n_de):
-    return pd.DataFrame(
-        {
-            "split": "s",
-            "model": MODELS * 4,
-            "seed": 0,
-            "n_de": n_de,
-            "auroc": np.linspace(0.5, 1, 8),
-        }
+    return with_quartiles(
+        pd.DataFrame(
+            {
+                "split": "s",
+                "model": MODELS * 4,
+                "seed": 0,
+                "n_de": n_de,
+                "auroc": np.linspace(0.5, 1, 8),
+            }
+        )
     )
 
 
 def enrichment_table(models):
     rows = [
-        ("s", model, 0, "hallmark", method, f"P{p}", f"HALLMARK_SET_{s}", 1.5 - s, 0.01 * (s + 1), 0.04, "g1")
-        for model in models
+        ("s", model, 0, "hallmark", method, f"P{p}", f"HALLMARK_SET_{s}",
+         1.5 - s * (number + 1) + 0.1 * p, 0.01 * (s + 1), 0.04 / (1 + p + number), "g1")
+        for number, model in enumerate(models)
         for method in ("preranked", "over_representation")
         for p in range(3)
         for s in range(4)
@@ -151,7 +215,7 @@ def enrichment_table(models):
         "fdr",
         "genes",
     ]
-    return pd.DataFrame(rows, columns=columns)
+    return with_order(pd.DataFrame(rows, columns=columns))
 
 
 def strength_table(n_de):
@@ -168,6 +232,7 @@ def combinations_table(n):
     table["effect_size"], table["departure_size"] = 0.5, np.linspace(0, 0.4, 2 * n)
     table["noise_size"] = 0.1
     table["n_departing"], table["predicted_departure_size"] = 3, 0.2
+    table["predicted_departure_size"] += 0.01 * np.arange(2 * n)
     table["departure_correlation"] = np.where(table["model"] == "no_change", np.nan, 0.3)
     return table
 
@@ -176,9 +241,9 @@ def agreement_table(models):
     return pathway_agreement(enrichment_table(models).assign(seed=0), 0.05)
 
 
-def latents_table(n_perturbations, dimensions=4, masked=True, groups=0):
+def latents_table(n_perturbations, dimensions=4, masked=True, groups=0, models=MODELS[:1]):
     index = pd.MultiIndex.from_product(
-        [MODELS[:1], [f"P{i}" for i in range(n_perturbations)], range(dimensions)],
+        [models, [f"P{i}" for i in range(n_perturbations)], range(dimensions)],
         names=["model", "perturbation", "dimension"],
     )
     table = index.to_frame(index=False)
@@ -187,7 +252,7 @@ def latents_table(n_perturbations, dimensions=4, masked=True, groups=0):
     table["mask_probability"] = rng.uniform(size=len(table)) if masked else np.nan
     number = table["perturbation"].str[1:].astype(int)
     table["group"] = [f"PATHWAY_{n % groups}" if groups and n % 3 else None for n in number]
-    return table
+    return with_orders(table)
 
 
 def dots_table(n_rows, names):
@@ -201,7 +266,10 @@ def dots_table(n_rows, names):
             "fdr": rng.uniform(0, 0.3, n_rows),
         }
     ).drop_duplicates(["dimension", names])
-    return table.assign(gene_sets="s", mean_effect=0.1, overlap=2, group_size=4)
+    effect = rng.normal(size=len(table))
+    return table.assign(
+        gene_sets="s", mean_effect=effect, overlap=2, fraction=np.abs(np.sin(effect))
+    )
 
 
 def similarity_table(n_perturbations, kinds):
@@ -213,7 +281,12 @@ def similarity_table(n_perturbations, kinds):
     )
     table["similarity"] = np.random.default_rng(0).uniform(-1, 1, len(table))
     table.loc[table["first"] == table["second"], "similarity"] = 1.0
-    return table.assign(strength=1.0)
+    order = {name: place for place, name in enumerate(names[39::-1])}
+    for side in ("first", "second"):
+        table[f"{side}_order"] = pd.array([order.get(n) for n in table[side]], dtype="Int16")
+    of_kind = {kind: number for number, (kind, _) in enumerate(kinds)}
+    r = table["kind"].map(of_kind) / 10
+    return table.assign(strength=1.0, correlation=r.where(r > 0) if n_perturbations > 2 else np.nan)
 
 
 def basal_table(n_perturbations):
@@ -221,8 +294,11 @@ def basal_table(n_perturbations):
         [MODELS[:1], ["basal", "total"], ["true", "shuffled"], [*range(n_perturbations), "all"]],
         names=["model", "state", "labels", "perturbation"],
     )
-    table = index.to_frame(index=False).assign(accuracy=0.5, claimed=False)
-    return table.assign(chance=np.where(table["perturbation"] == "all", 0.1, 0.5))
+    table = index.to_frame(index=False).assign(claimed=False)
+    table["accuracy"] = np.random.default_rng(0).uniform(0.3, 0.9, len(table))
+    is_all = table["perturbation"] == "all"
+    mean = table.groupby(["state", "labels", is_all])["accuracy"].transform("mean")
+    return table.assign(chance=np.where(is_all, 0.1, 0.5), mean_accuracy=mean)
 
 
 def state_table(**covariates):
@@ -241,14 +317,32 @@ def recovery_table(masked):
         {"measure": "correlation", "state": ["basal", "total"] * 2, "factor": list("aabb")}
     )
     parts = [thresholds, states] if masked else [states]
-    return pd.concat(parts).assign(split="s", model=MODELS[0], seed=0, value=0.5)
+    table = pd.concat([pd.concat(parts).assign(seed=seed) for seed in (0, 1)])
+    table = table.assign(split="s", model=MODELS[0], value=np.linspace(0, 1, len(table)))
+    return with_means(
+        table.reset_index(drop=True).reindex(
+            columns=[*table, *({"state", "factor", "threshold", "density"} - set(table))]
+        )
+    )
+
+
+def masks_table(models):
+    index = pd.MultiIndex.from_product(
+        [models, ["T1", "T2", "T3"], [4, 1, 7]], names=["model", "target", "dimension"]
+    )
+    table = index.to_frame(index=False)
+    rng = np.random.default_rng(0)
+    table["factor"] = table["dimension"].map({4: "PROGRAMME_1", 1: "PROGRAMME_2"})
+    table["true_mask"] = rng.integers(0, 2, len(table)) * 1.0 * table["factor"].notna()
+    return table.assign(probability=rng.uniform(size=len(table)))
 
 
 LATENT_KINDS = [("observed", "observed"), ("latent", MODELS[0]), ("predicted", MODELS[0])]
 TABLES = {
-    ("screen", "few"): split_table(8),
-    ("screen", "many"): split_table(200),
-    ("split", "singles"): split_table(8),
+    ("screen", "few"): screen_table(split_table(8)),
+    ("screen", "many"): screen_table(split_table(200)),
+    ("split", "singles"): parts_table(split_table(8)),
+    ("split", "pairs"): parts_table(split_table(8, pairs=3)),
     ("effects", "few"): effects_table(3),
     ("similarity", "one"): similarity_table(1, LATENT_KINDS),
     ("similarity", "many"): similarity_table(60, LATENT_KINDS),
@@ -257,10 +351,17 @@ TABLES = {
     ("factors", "many"): latents_table(700, 60, groups=12),
     ("factors", "one"): latents_table(1),
     ("factors", "pairs of their own"): pd.concat(
-        [latents_table(4), latents_table(9).assign(model=MODELS[1])]
-    ),
+        [latents_table(4), latents_table(9).assign(model=MODELS[1])], ignore_index=True
+    ).pipe(with_orders),
     ("factors", "no mask"): latents_table(8, masked=False),
-    ("factors", "none in use"): latents_table(8).assign(mask_probability=0.1),
+    ("factors", "none in use"): with_orders(latents_table(8).assign(mask_probability=0.1)),
+    ("latent_effects", "many"): latents_table(60, 40, models=MODELS),
+    ("latent_effects", "one"): latents_table(1),
+    ("truth", "two models"): masks_table(MODELS),
+    ("truth", "no mask"): masks_table([]),
+    ("training", "seeds"): training_table([0, 1]),
+    ("iwelbo", "seeds"): bounds_table([0, 1, 2]),
+    ("iwelbo", "validation alone"): bounds_table([0], ["val"]),
     ("factor_groups", "many"): dots_table(300, "group"),
     ("factor_groups", "none"): dots_table(0, "group"),
     ("factor_enrichment", "many"): dots_table(300, "set"),
@@ -287,9 +388,11 @@ TABLES = {
     ("differential_expression", "none"): de_table(0),
     ("volcanoes", "few"): effects_table(3),
     ("volcanoes", "many"): effects_table(20),
-    ("volcanoes", "none"): effects_table(2).assign(fdr=1.0),
+    ("volcanoes", "none"): effects_table(2).assign(fdr=1.0, n_de=0),
     ("perturbation", "one"): effects_table(1),
-    ("perturbation", "untested"): effects_table(1).assign(fdr=np.nan, observed_held_out=np.nan),
+    ("perturbation", "untested"): effects_table(1).assign(
+        fdr=np.nan, observed_held_out=np.nan, n_de=0
+    ),
     ("de_by_strength", "some"): strength_table([1, 5, 20, 50, 500, 3, 0, 2]),
     ("de_by_strength", "none"): strength_table(0),
     ("combinations", "few"): combinations_table(2),
@@ -309,12 +412,12 @@ TABLES = {
 @pytest.mark.parametrize("case", TABLES, ids="-".join)
 def test_figures_cope_with_what_experiments_may_hold(case, tmp_path):
     use_style()
-    module = importlib.import_module(f"samsvae.figures.{case[0]}")
-    drawn = module.draw(TABLES[case], **OPTIONS)
+    draw = function_of(case[0])
+    drawn = draw(TABLES[case], **OPTIONS)
     width = drawn.get_figwidth()
     assert width <= 7.2
     save_figure(drawn, "caption", '{"config": {}}', [tmp_path / "a.svg"])
-    again = module.draw(TABLES[case], **OPTIONS)
+    again = draw(TABLES[case], **OPTIONS)
     save_figure(again, "caption", '{"config": {}}', [tmp_path / "b.svg"])
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     # text is drawn as it is, so a label in matplotlib's notation of formulas would show it
@@ -323,9 +426,8 @@ def test_figures_cope_with_what_experiments_may_hold(case, tmp_path):
 
 def test_a_figure_is_the_same_every_time_in_either_form_with_its_caption_and_origin(tmp_path):
     use_style()
-    module = importlib.import_module("samsvae.figures.split")
     for name in "ab":
-        drawn = module.draw(split_table(8), **OPTIONS)
+        drawn = function_of("split")(parts_table(split_table(8)), **OPTIONS)
         paths = [tmp_path / f"{name}{suffix}" for suffix in (".svg", ".pdf")]
         save_figure(drawn, "What it shows.", '{"code_digest": "c0de"}', paths)
     for suffix in (".svg", ".pdf"):
@@ -341,8 +443,8 @@ def test_names_of_many_perturbations_do_not_run_into_each_other():
     table = pd.concat(
         few.assign(perturbation=few["perturbation"] + f"TARGET{number:02d}+TARGET{number:02d}")
         for number in range(14)
-    )
-    drawn = importlib.import_module("samsvae.figures.pathway_map").draw(table, **OPTIONS)
+    ).reset_index(drop=True)
+    drawn = function_of("pathway_map")(with_order(table), **OPTIONS)
     drawn.canvas.draw()
     lowest = drawn.axes[2]
     boxes = [label.get_window_extent() for label in lowest.get_xticklabels()]
@@ -398,9 +500,9 @@ def test_report_has_a_table_for_each_fraction():
 @pytest.mark.parametrize(
     ("verdict", "over", "said"),
     [
-        ("tied", "splits", "Not told apart from it: no change 0.400. Tested over splits."),
-        ("worse", "cells", "Behind it: no change 0.400. Tested over cells."),
-        ("untested", None, "Not tested, since nothing was repeated: no change 0.400."),
+        ("tied", "splits", "No significant difference to: no change 0.400. Tested over splits."),
+        ("worse", "cells", "Significantly worse: no change 0.400. Tested over cells."),
+        ("untested", None, "Not tested, without replicates: no change 0.400."),
     ],
 )
 def test_report_says_how_surely_a_model_is_the_best(verdict, over, said):
@@ -427,7 +529,650 @@ def test_report_says_in_words_what_was_run_and_found():
     assert (
         "For SAMS-VAE, predicted effects agree best with those among held-out cells: 0.850" in said
     )
-    assert "effects without noise would reach about 0.900" in said
+    assert "noise-free effects would reach about 0.900" in said
     assert "recovered best: 0.700 (F1 of the mask)" in said
     assert "none of the tested ones" in describe(config, "e")
     assert "fractions 0.5" in describe(config, "e")
+
+
+def same(found, expected):
+    """Tell whether rows of numbers are the same in any order."""
+    found, expected = (np.asarray(rows, dtype=float) for rows in (found, expected))
+    assert len(found) == len(expected)
+    if not len(found):
+        return
+    found, expected = (rows.reshape(len(rows), -1) for rows in (found, expected))
+    assert found.shape == expected.shape
+    found, expected = (rows[np.lexsort(np.round(rows, 9).T)] for rows in (found, expected))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def dots(axis):
+    """Offsets of all scattered dots of an axis."""
+    groups = [c for c in axis.collections if isinstance(c, PathCollection)]
+    return np.concatenate([np.asarray(c.get_offsets()) for c in groups] or [np.empty((0, 2))])
+
+
+def marks(axis, marker):
+    """Points of the lines of an axis that are drawn with a marker."""
+    lines = [line.get_xydata() for line in axis.lines if line.get_marker() == marker]
+    return np.concatenate([*lines, np.empty((0, 2))])
+
+
+def errors(axis):
+    """Value, low and high end of every error bar of an axis, along the axis that has them."""
+    rows = []
+    for bars in (c for c in axis.containers if isinstance(c, ErrorbarContainer)):
+        points = bars.lines[0].get_xydata()
+        [segments] = [c.get_segments() for c in bars.lines[2]]
+        for point, ends in zip(points, segments, strict=True):
+            if not len(ends):  # undefined
+                continue
+            along = 0 if ends[0][1] == ends[1][1] else 1
+            if ends[0][0] == ends[1][0] and bars.has_yerr:
+                along = 1
+            rows.append((point[along], ends[0][along], ends[1][along]))
+    return rows
+
+
+def heights(axis):
+    bars = (c for c in axis.containers if isinstance(c, BarContainer))
+    return [bar.get_height() for container in bars for bar in container]
+
+
+def texts(axis):
+    return [text.get_text() for text in axis.texts]
+
+
+def squares(axis):
+    """Array of a heatmap, with the names of its rows."""
+    [mesh] = [c for c in axis.collections if isinstance(c, QuadMesh)]
+    return np.ma.filled(np.ma.asarray(mesh.get_array(), dtype=float), np.nan)
+
+
+def labels(axis, which="y"):
+    return [label.get_text() for label in getattr(axis, f"get_{which}ticklabels")()]
+
+
+def panel(figure, title):
+    [axis] = [axis for axis in figure.axes if axis.get_title().startswith(title)]
+    return axis
+
+
+def of(table, **values):
+    """Rows of a table with these values."""
+    for name, value in values.items():
+        table = table[table[name] == value]
+    return table
+
+
+def reads_screen(figure, table):
+    cells, counts = figure.axes
+    number = of(table, measure="cells")
+    if cells.lines:
+        same(cells.lines[0].get_ydata(), number["value"][1:])
+        assert f"control: {number['value'].iloc[0]:.0f} cells" in cells.get_xlabel()
+    else:
+        np.testing.assert_array_equal(heights(cells), number["value"])
+        assert labels(cells, "x") == list(number["perturbation"])
+    steps = [patch.get_data() for patch in counts.patches]
+    for step, kind in zip(steps, ("control", "perturbed"), strict=True):
+        own = of(table, measure="density", kind=kind)
+        np.testing.assert_array_equal(step.values, own["value"])
+        np.testing.assert_array_equal(step.edges[1:], own["upper"])
+
+
+def reads_split(figure, table):
+    [axis] = figure.axes
+    for container in axis.containers:
+        own = of(table, part=container.get_label())
+        np.testing.assert_allclose([bar.get_width() for bar in container], own["fraction"])
+    wide = table[table["fraction"] > 0.07]
+    same([int(text.replace(",", "")) for text in texts(axis)], wide["cells"])
+
+
+def reads_training(figure, table):
+    late = table[table["step"] >= 0.1 * table["step"].max()]
+    for axis, model in zip(figure.axes, MODELS, strict=True):
+        lines = [line.get_xydata() for line in axis.lines if len(line.get_xdata())]
+        same(np.concatenate(lines), of(late, model=model)[["step", "elbo"]])
+
+
+def reads_iwelbo(figure, table):
+    scope = "test" if "test" in set(table["scope"]) else "val"
+    rows = of(table, scope=scope)
+    [axis] = figure.axes
+    same(errors(axis), rows[["difference", "difference_low", "difference_high"]])
+    told = [float(text.replace("−", "-")) for text in texts(axis)[: len(MODELS)]]
+    expected = rows.drop_duplicates("model")["mean_iwelbo"].round(1)
+    np.testing.assert_allclose(told, expected)
+
+
+def reads_iwelbo_particles(figure, table):
+    scope = "test" if "test" in set(table["scope"]) else "val"
+    rows = of(table, scope=scope).drop_duplicates(["model", "particles"])
+    for axis, name in zip(figure.axes, ("mean_iwelbo", "mean_difference"), strict=True):
+        same(errors(axis), rows[[name, f"{name}_low", f"{name}_high"]])
+
+
+def reads_metrics(figure, table):
+    metrics = ["pearson_held_out", "pearson", "iwelbo", "mask_f1"]
+    for axis, metric in zip(figure.axes, metrics, strict=True):
+        rows = of(table, metric=metric)
+        rows = rows[rows["model"].isin(MODELS)]
+        limits = rows[["value", "low", "high"]].T.fillna(rows["value"]).T
+        same(errors(axis), limits)
+        filled = [bars.lines[0].get_markerfacecolor() != "white" for bars in axis.containers]
+        assert sum(filled) == (rows["verdict"] == "best").sum()
+
+
+def reads_paired_differences(figure, table):
+    metrics = ["pearson_held_out", "median_de_auroc", "iwelbo"]
+    for axis, metric in zip(figure.axes, metrics, strict=True):
+        rows = of(table, metric=metric)
+        same(marks(axis, "o")[:, 0], -rows["difference"])  # the first model is subtracted
+        ends = [line.get_xdata() for line in axis.lines if line.get_marker() == "None"]
+        same([end for end in ends if end[0] != end[1]], -rows[["high", "low"]])
+        if len(rows) == 1:
+            assert texts(axis) == [f"−{rows['difference'].iloc[0]:.3f}"]
+
+
+def reads_fractions(figure, table):
+    metrics = ["iwelbo_relative", "pearson", "pearson_top5"]
+    for axis, metric in zip(figure.axes, metrics, strict=True):
+        rows = of(table, metric=metric)
+        same(heights(axis), rows["value"])
+        [*bars] = [c for c in axis.collections if isinstance(c, LineCollection)]
+        lower = [segment[0][1] for one in bars for segment in one.get_segments()]
+        same(lower, rows["low"])
+
+
+def reads_perturbations(figure, table):
+    shown = table[table["tested"]] if table["tested"].any() else table
+    for axis, metric in zip(figure.axes, ["pearson_held_out", "de_auroc"], strict=True):
+        rows = of(shown, metric=metric, model=MODELS[0]).drop_duplicates("perturbation")
+        same(dots(axis)[:, 0], rows["mean_over_seeds"])
+        first = rows.iloc[0]
+        same(marks(axis, "o")[:, 0], [first["median"]])
+        [line] = [line.get_xdata() for line in axis.lines if line.get_marker() == "None"]
+        same(line, [first["lower_quartile"], first["upper_quartile"]])
+        assert "undefined" in texts(axis)  # of the model without scores
+
+
+def reads_effects(figure, table):
+    span = np.ptp(table[["observed", "predicted"]].to_numpy()) / 50
+    for model in MODELS:
+        rows, axis = of(table, model=model), panel(figure, readable(model))
+        [hexagons] = axis.collections
+        assert hexagons.get_array().sum() == len(rows)
+        centres = np.asarray(hexagons.get_offsets())
+        points = rows[["observed", "predicted"]].to_numpy()
+        distance = np.linalg.norm(points[:, None] - centres[None], axis=2).min(axis=1)
+        assert distance.max() < span
+        r = rows["pearson"].iloc[0]
+        assert axis.get_title().endswith("(constant)" if np.isnan(r) else f"r = {r:.2f}")
+
+
+def volcano_of(rows):
+    return np.column_stack([rows["observed_held_out"], -np.log10(rows["fdr"])])
+
+
+def reads_volcanoes(figure, table):
+    first = of(table, model=MODELS[0])
+    shown = first.drop_duplicates("perturbation").nlargest(12, "n_de")
+    drawn = [axis for axis in figure.axes if axis.get_title()]
+    assert len(drawn) == len(shown)
+    for axis in drawn:
+        name, number = axis.get_title().split("\n")
+        rows = of(first, perturbation=name)
+        [points] = [c for c in axis.collections if isinstance(c, PathCollection)]
+        found = np.column_stack([points.get_offsets(), points.get_array()])
+        same(found, np.column_stack([volcano_of(rows), rows["predicted"]]))
+        assert number == f"{rows['n_de'].iloc[0]} DE genes"
+
+
+def reads_perturbation(figure, table):
+    first = of(table, model=MODELS[0])
+    name = table["perturbation"].iloc[0]
+    number = first["n_de"].iloc[0]
+    assert figure.axes[0].get_title() == f"{name}: {number} DE genes"
+    same(dots(figure.axes[0]), volcano_of(first.dropna(subset="fdr")))
+    for model in MODELS:
+        rows, axis = of(table, model=model), panel(figure, readable(model))
+        same(dots(axis), rows[["observed", "predicted"]])
+        r = rows["pearson_of_perturbation"].iloc[0]
+        assert axis.get_title().endswith("undefined" if np.isnan(r) else f"r = {r:.2f}")
+
+
+def reads_differential_expression(figure, table):
+    spread, by_number = figure.axes
+    same(dots(spread)[:, 0], table["auroc"])
+    same(dots(by_number), table[["n_de", "auroc"]])
+    once = table.drop_duplicates("model")
+    same(marks(spread, "o")[:, 0], once["auroc_median"])
+    ends = [line.get_xdata() for line in spread.lines if line.get_marker() == "None"]
+    same(
+        [end for end in ends if end[0] != end[1]],
+        once[["auroc_lower_quartile", "auroc_upper_quartile"]],
+    )
+
+
+def reads_de_by_strength(figure, table):
+    kinds = itertools.product(["n_de", "n_held_out"], ["auroc", "sign_agreement", "slope"])
+    for axis, (by, metric) in zip(figure.axes, kinds, strict=True):
+        rows = of(table, stratified_by=by, metric=metric)
+        rows = rows.drop_duplicates(["lower", "model"])
+        found = [row for row in errors(axis) if np.isfinite(row[0])]
+        same(found, rows[["mean_median", "mean_lower_quartile", "mean_upper_quartile"]])
+        number = rows.drop_duplicates("lower").sort_values("lower")["mean_n_perturbations"]
+        assert [f"({n:.0f})" for n in number] == [t.split("\n")[1] for t in labels(axis, "x")]
+
+
+def reads_combinations(figure, table):
+    size, beyond, right = figure.axes
+    data = of(table, model=MODELS[0]).nlargest(40, "departure_size").set_index("perturbation")
+    assert labels(size) == list(data.index)
+    rows = np.arange(len(data))
+    for axis, marker, name in (
+        (size, "o", "effect_size"), (size, "D", "departure_size"), (size, "|", "noise_size"),
+        (beyond, "D", "departure_size"),
+    ):  # fmt: skip
+        np.testing.assert_allclose(marks(axis, marker)[:, 0], data[name])
+    assert texts(size)[:-1] == [str(n) for n in data["n_departing"]]
+    for axis, name in ((beyond, "predicted_departure_size"), (right, "departure_correlation")):
+        own = [of(table, model=m).set_index("perturbation").loc[data.index, name] for m in MODELS]
+        found = marks(axis, "o")
+        np.testing.assert_allclose(found[:, 0], np.concatenate(own))
+        np.testing.assert_array_equal(found[:, 1], np.tile(rows, len(MODELS)))
+
+
+def dots_of(axis, names):
+    """Colour by row and column of the dots of a panel, and their areas in the order of these."""
+    [points] = [
+        c for c in axis.collections if isinstance(c, PathCollection) and c.get_array() is not None
+    ]
+    columns = labels(axis, "x")
+    keys = [(names[round(row)], columns[round(column)]) for column, row in points.get_offsets()]
+    return dict(zip(keys, points.get_array(), strict=True)), dict(
+        zip(keys, points.get_sizes(), strict=True)
+    )
+
+
+def reads_dots(axis, names, expected, fdr):
+    values, areas = dots_of(axis, names)
+    assert set(values) == set(expected)
+    for key, value in expected.items():
+        assert values[key] == pytest.approx(value)
+        assert areas[key] == pytest.approx(3 - 8 * np.log10(fdr[key]))
+
+
+def reads_enrichment(figure, table):
+    for title, model in (("observed", "observed"), ("predicted by", MODELS[0])):
+        rows = of(table, model=model, method="preranked")
+        names = labels(figure.axes[0])
+        keys = [(s.removeprefix("HALLMARK_").replace("_", " ").lower(), p)
+                for s, p in zip(rows["set"], rows["perturbation"], strict=True)]  # fmt: skip
+        expected = dict(zip(keys, rows["score"], strict=True))
+        reads_dots(panel(figure, title), names, expected, dict(zip(keys, rows["fdr"], strict=True)))
+
+
+def reads_pathway_map(figure, table):
+    for title, model in (("observed", "observed"), ("predicted by", MODELS[0])):
+        rows = of(table, model=model, method="preranked")
+        axis = panel(figure, title)
+        expected = rows.pivot_table(index="set_order", columns="perturbation_order", values="score")
+        np.testing.assert_allclose(squares(axis), expected)
+        fdr = rows.pivot_table(index="set_order", columns="perturbation_order", values="fdr")
+        same(marks(axis, "o")[:, ::-1] - 0.5, np.argwhere(fdr.to_numpy() < 0.05))
+        sets = rows.sort_values("set_order")["set"].drop_duplicates()
+        assert labels(axis) == [s[9:].replace("_", " ").lower() for s in sets]
+
+
+def reads_pathway_agreement(figure, table):
+    correlation, overlap, top = figure.axes
+    once = table.drop_duplicates(["model", "method"])
+    for axis, name in ((correlation, "correlation"), (overlap, "overlap")):
+        medians = [line.get_xdata() for line in axis.lines
+                   if line.get_markerfacecolor() == "white" and len(line.get_xdata())]  # fmt: skip
+        same(medians, once[f"median_{name}"])
+        values = [line.get_xdata() for line in axis.lines
+                  if line.get_markerfacecolor() != "white" and line.get_marker() != "None"]  # fmt: skip
+        same(np.concatenate(values), table[name].dropna())
+    found = [line.get_xdata()[0] for line in top.lines if len(line.get_xdata())]
+    same(found, once["fraction_same_top"])
+    told = [f" {n}/{all_}" for n, all_ in zip(once["n_same_top"], once["n_with_top"], strict=True)]
+    assert sorted(texts(top)) == sorted(told)
+
+
+def reads_factor_dots(figure, table, name, value, most):
+    names = labels(figure.axes[0])
+    best = table.groupby(name)["pvalue"].min().nsmallest(most).index
+    rows = table[table[name].isin(best)]
+    factors = rows.groupby("dimension")["pvalue"].min().nsmallest(30).index
+    rows = rows[rows["dimension"].isin(factors)]
+    written = rows[name].str.replace("_", " ").str.lower()
+    keys = list(zip(written, rows["dimension"].astype(str), strict=True))
+    reads_dots(
+        figure.axes[0], names, dict(zip(keys, rows[value], strict=True)),
+        dict(zip(keys, rows["fdr"], strict=True)),
+    )  # fmt: skip
+
+
+def reads_factor_enrichment(figure, table):
+    reads_factor_dots(figure, table[table["fdr"] <= 0.25], "set", "mean_effect", 20)
+
+
+def reads_factor_groups(figure, table):
+    reads_factor_dots(figure, table, "group", "fraction", 20)
+
+
+def reads_latent_effects(figure, table):
+    for model in dict.fromkeys(table["model"]):
+        rows = of(table, model=model)
+        rows = rows[rows["perturbation_order"].notna() & (rows["dimension_order"] < 30)]
+        expected = rows.pivot_table(
+            index="perturbation_order", columns="dimension_order", values="shift"
+        )
+        np.testing.assert_allclose(squares(panel(figure, readable(model))), expected)
+    names = of(table, model=MODELS[0]).dropna(subset="perturbation_order")
+    names = names.sort_values("perturbation_order")["perturbation"].drop_duplicates()
+    assert labels(figure.axes[0]) == list(names)
+
+
+def reads_factors(figure, table):
+    bars, heat = figure.axes[0], figure.axes[1]
+    own = table[table["factor_order"] < 40]
+    factors = own.drop_duplicates("dimension").sort_values("factor_order")
+    np.testing.assert_array_equal(heights(bars), factors["n_using"])
+    used = own[own["used"].astype(bool) & own["user_order"].notna()]
+    expected = used.pivot_table(index="user_order", columns="factor_order", values="shift")
+    expected = expected.reindex(
+        index=range(table["user_order"].max() + 1), columns=range(len(factors))
+    )
+    [image] = heat.images
+    np.testing.assert_allclose(np.ma.filled(image.get_array(), np.nan), expected)
+    assert heat.get_xlabel() == f"factor ({factors['n_used'].iloc[0]} used)"
+    users = table.dropna(subset="user_order").sort_values("user_order")["perturbation"]
+    assert labels(heat) == list(users.drop_duplicates())
+
+
+def reads_similarity(figure, table):
+    shown = table.dropna(subset=["first_order", "second_order"])
+    for axis, (kind, rows) in zip(figure.axes, shown.groupby("kind", sort=False), strict=False):
+        half = rows.pivot_table(index="first_order", columns="second_order", values="similarity")
+        np.testing.assert_allclose(squares(axis), half.fillna(half.T))
+        r = rows["correlation"].iloc[0]
+        assert kind in axis.get_title()
+        assert ("r =" in axis.get_title()) == np.isfinite(r)
+        assert np.isnan(r) or axis.get_title().endswith(f"r = {r:.2f}")
+
+
+def reads_basal(figure, table):
+    table = table[(table["labels"] == "true") | (table["state"] == "basal")]
+    is_all = table["perturbation"] == "all"
+    once = table[~is_all].drop_duplicates(["state", "labels"])
+    same(dots(figure.axes[0])[:, 0], [*table[~is_all]["accuracy"], *once["mean_accuracy"]])
+    same(dots(figure.axes[1])[:, 0], table[is_all]["mean_accuracy"])
+    for axis, chance in zip(figure.axes, (0.5, 0.1), strict=True):
+        assert chance in [line.get_xdata()[0] for line in axis.lines]
+
+
+def reads_state_map(figure, table):
+    for index, axis in enumerate(axis for axis in figure.axes if "UMAP" in axis.get_xlabel()):
+        rows = of(table, state=("basal", "total")[index % 2])
+        same(dots(axis), rows[["x", "y"]])
+        named = axis.get_legend_handles_labels()
+        for points, name in zip(*named, strict=True):
+            column = "shown_as" if index < 2 else "batch"
+            same(points.get_offsets(), of(rows, **{column: name})[["x", "y"]])
+        for points in axis.collections:
+            if points.get_array() is not None:
+                same(points.get_array(), rows["mito"])
+
+
+def reads_truth(figure, table):
+    images = [axis.images[0].get_array() for axis in figure.axes if axis.images]
+    for index, model in enumerate(MODELS):
+        rows = of(table, model=model)
+        for image, name in zip(images[2 * index :], ("true_mask", "probability"), strict=False):
+            expected = rows.pivot_table(index="target", columns="dimension", values=name)
+            np.testing.assert_allclose(image, expected[rows["dimension"].unique()])
+
+
+def reads_recovery(figure, table):
+    threshold, density, states = figure.axes
+    f1 = of(table, measure="f1")
+    for axis, x in ((threshold, "threshold"), (density, "density")):
+        lines = [line.get_xydata() for line in axis.lines]
+        same(np.concatenate([*lines, np.empty((0, 2))]), f1[[x, "value"]])
+        same(dots(axis), of(f1, threshold=0.5)[[x, "value"]])
+    once = of(table, measure="correlation").drop_duplicates(["state", "factor"])
+    same(dots(states)[:, 1], once["factor_mean"])
+    bars = [line.get_ydata()[0] for line in states.lines]
+    same(bars, once.drop_duplicates("state")["state_mean"])
+
+
+READERS = {
+    name.removeprefix("reads_"): function
+    for name, function in list(globals().items())
+    if name.removeprefix("reads_") in {*SHOWN_FIGURES, "perturbation"} and name.startswith("reads_")
+}
+EMPTY = {
+    "no mask", "none in use", "none", "nothing repeated", "observed alone", "pairs of their own",
+}  # fmt: skip
+READ = [case for case in TABLES if case[1] not in EMPTY or case == ("recovery", "no mask")]
+
+
+def test_the_numbers_of_every_figure_are_read_back():
+    assert set(READERS) == {*SHOWN_FIGURES, "perturbation"}
+    assert {name for name, _ in READ} == set(READERS)
+
+
+@pytest.mark.parametrize("case", READ, ids="-".join)
+def test_a_figure_shows_the_numbers_of_its_table(case):
+    use_style()
+    figure = function_of(case[0])(TABLES[case], **OPTIONS)
+    READERS[case[0]](figure, TABLES[case])
+    plt.close(figure)
+
+
+# columns whose numbers a figure shows; none of them may be replaced unnoticed
+SHOWN_COLUMNS = {
+    "screen": ["value"],
+    "split": ["fraction", "cells"],
+    "training": ["elbo"],
+    "iwelbo": ["difference", "difference_low", "difference_high", "mean_iwelbo"],
+    "iwelbo_particles": [
+        f"mean_{of}{end}" for of in ("iwelbo", "difference") for end in ("", "_low", "_high")
+    ],
+    "metrics": ["value", "low", "high"],
+    "paired_differences": ["difference", "low", "high"],
+    "fractions": ["value", "low"],
+    "perturbations": ["mean_over_seeds", "lower_quartile", "median", "upper_quartile"],
+    "effects": ["observed", "predicted", "pearson"],
+    "volcanoes": ["observed_held_out", "fdr", "predicted", "n_de"],
+    "perturbation": [
+        "observed_held_out", "fdr", "observed", "predicted", "n_de", "pearson_of_perturbation",
+    ],
+    "differential_expression": [
+        "auroc", "n_de", "auroc_median", "auroc_lower_quartile", "auroc_upper_quartile",
+    ],
+    "de_by_strength": [
+        "mean_median", "mean_lower_quartile", "mean_upper_quartile", "mean_n_perturbations",
+    ],
+    "combinations": [
+        "effect_size", "departure_size", "noise_size", "n_departing", "predicted_departure_size",
+        "departure_correlation",
+    ],
+    "enrichment": ["score", "fdr"],
+    "pathway_map": ["score", "set_order", "perturbation_order"],
+    "pathway_agreement": [
+        "correlation", "median_correlation", "median_overlap", "n_same_top", "n_with_top",
+        "fraction_same_top",
+    ],
+    "factor_enrichment": ["mean_effect", "fdr"],
+    "factor_groups": ["fraction", "fdr"],
+    "latent_effects": ["shift", "perturbation_order", "dimension_order"],
+    "factors": ["shift", "n_using", "n_used", "factor_order", "user_order"],
+    "similarity": ["similarity", "correlation", "first_order"],
+    "basal": ["accuracy", "mean_accuracy"],
+    "state_map": ["x", "y", "mito"],
+    "truth": ["true_mask", "probability"],
+    "recovery": ["value", "factor_mean", "state_mean"],
+}  # fmt: skip
+MUTATED = {
+    **{name: next(case for case in READ if case[0] == name) for name in READERS},
+    "state_map": ("state_map", "covariates"),
+    "similarity": ("similarity", "many"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("figure", "column"), [(name, column) for name, c in SHOWN_COLUMNS.items() for column in c]
+)
+def test_a_number_other_than_the_tables_is_found_out(figure, column):
+    """The same figure with another number in one column is not taken for that of the table."""
+    use_style()
+    table = TABLES[MUTATED[figure]]
+    values = table[column]
+    if column.endswith("_order"):
+        changed = values.max() - values
+    elif pd.api.types.is_integer_dtype(values):
+        changed = values * 2 + 5
+    else:
+        changed = values * 1.7 + 0.01
+    drawn = function_of(figure)(table.assign(**{column: changed}), **OPTIONS)
+    with pytest.raises(AssertionError):
+        READERS[figure](drawn, table)
+    plt.close(drawn)
+
+
+@pytest.mark.parametrize(
+    "figure", ["effects", "perturbation", "enrichment", "pathway_map", "truth"]
+)
+def test_observed_in_place_of_predicted_is_found_out(figure):
+    use_style()
+    table = TABLES[MUTATED[figure]]
+    if "observed" in table:
+        swapped = table.rename(columns={"observed": "predicted", "predicted": "observed"})
+    elif figure == "truth":
+        swapped = table.rename(columns={"true_mask": "probability", "probability": "true_mask"})
+    else:
+        other = {"observed": MODELS[0], MODELS[0]: "observed"}
+        swapped = table.assign(model=table["model"].map(other))
+    drawn = function_of(figure)(swapped, **OPTIONS)
+    with pytest.raises(AssertionError):
+        READERS[figure](drawn, table)
+    plt.close(drawn)
+
+
+# The columns that figures draw, computed another way.
+
+
+def test_columns_are_added_and_none_is_changed():
+    cases = [
+        (with_order, enrichment_table(["observed", *MODELS]), "_order"),
+        (with_orders, latents_table(9, groups=2, models=MODELS), "_order"),
+        (with_quartiles, de_table(12), "auroc_"),
+        (with_quartiles_of_scores, perturbation_table(4, True), "quartile"),
+        (with_differences, particles_table([0, 1]), "difference"),
+        (with_intervals, bounds_table([0, 1]), "mean_"),
+        (with_means, recovery_table(True), "_mean"),
+    ]
+    for function, table, added in cases:
+        raw = table[[c for c in table if added not in c and c not in ("median", "n_using")]]
+        again = function(raw)
+        assert set(again) >= set(table)
+        pd.testing.assert_frame_equal(again[list(raw)], raw)
+
+
+def test_quartiles_are_those_of_perturbations():
+    table = with_quartiles(
+        pd.DataFrame(
+            {"model": "m", "n_de": [1, 3, 9, 30, 4], "auroc": [0.0, 0.5, 0.7, 0.9, np.nan]}
+        )
+    )
+    row = table.iloc[0][["auroc_lower_quartile", "auroc_median", "auroc_upper_quartile"]]
+    np.testing.assert_allclose(row.astype(float), np.quantile([0.5, 0.7, 0.9], [0.25, 0.5, 0.75]))
+    added = ["mean_over_seeds", "lower_quartile", "median", "upper_quartile"]
+    scores = perturbation_table(7, True).drop(columns=added)
+    scores["tested"] = scores["perturbation"] != "P0"
+    scores = with_quartiles_of_scores(scores)
+    own = of(scores, metric="de_auroc", model=MODELS[0])
+    mean = own.pivot_table(index="perturbation", columns="seed", values="value").mean(axis=1)
+    np.testing.assert_allclose(
+        own.iloc[0][["lower_quartile", "median", "upper_quartile"]].astype(float),
+        np.quantile(mean.drop("P0"), [0.25, 0.5, 0.75]),
+    )
+
+
+def test_bounds_are_paired_by_split_and_seed():
+    table = particles_table([0, 1, 4])
+    for _, run in table.groupby(["seed", "scope", "particles"]):
+        first, second = (of(run, model=model).iloc[0] for model in MODELS)
+        assert first["difference"] == first["difference_standard_error"] == 0
+        assert second["difference"] == pytest.approx(second["iwelbo"] - first["iwelbo"])
+        assert second["difference_standard_error"] == pytest.approx(0.2 * np.sqrt(2))
+        assert second["mean_difference"] == pytest.approx(0.1 * second["particles"])
+        half = second["mean_iwelbo_high"] - second["mean_iwelbo"]
+        assert half == pytest.approx(1.96 * 0.2 / np.sqrt(3))
+        mean = of(table, model=MODELS[1], scope=second["scope"], particles=second["particles"])
+        assert second["mean_iwelbo"] == pytest.approx(mean["iwelbo"].mean())
+
+
+def test_orders_of_perturbations_make_similar_ones_neighbours():
+    table = enrichment_table(["observed"])
+    rising = table["perturbation"].map({"P0": 1, "P1": -1, "P2": 1.1})
+    table = with_order(table.assign(score=rising * table["score"].abs()))
+    order = table.drop_duplicates("perturbation").set_index("perturbation")["perturbation_order"]
+    assert abs(order["P0"] - order["P2"]) == 1
+    assert sorted(order) == [0, 1, 2]
+    latents = latents_table(60, groups=3)
+    once = latents.drop_duplicates("perturbation")
+    assert once["perturbation_order"].notna().sum() == 50
+    users = once.dropna(subset="user_order").sort_values("user_order")["group"].fillna("~")
+    assert list(users) == sorted(users)  # known groups together, the others last
+
+
+def test_numbers_of_users_of_factors_are_counts_of_open_masks():
+    latents = latents_table(9, 6)
+    is_open = latents["mask_probability"] > 0.5
+    pd.testing.assert_series_equal(latents["used"].astype(bool), is_open, check_names=False)
+    for dimension, rows in latents.groupby("dimension"):
+        assert (rows["n_using"] == is_open[latents["dimension"] == dimension].sum()).all()
+    used = latents.loc[is_open, "dimension"].unique()
+    assert set(latents["n_used"]) == {len(used)}
+    ordered = latents.drop_duplicates("dimension").dropna(subset="factor_order")
+    assert list(ordered.sort_values("factor_order")["n_using"]) == sorted(
+        ordered["n_using"], reverse=True
+    )
+
+
+def test_densities_of_library_sizes_integrate_to_one():
+    split = split_table(8, pairs=2)
+    table = screen_table(split)
+    density = of(table, measure="density")
+    for _, own in density.groupby("kind"):
+        width = np.log10(own["upper"]) - np.log10(own["lower"])
+        assert (own["value"] * width).sum() == pytest.approx(1)
+    cells = of(table, measure="cells").set_index("perturbation")["value"]
+    assert cells.sum() == len(split)
+    assert cells["P1"] == 5
+    parts = parts_table(split)
+    assert parts["cells"].sum() == len(split)
+    np.testing.assert_allclose(parts.groupby("kind")["fraction"].sum(), 1)
+    singles = of(parts, kind="single", part="train")["cells"].iloc[0]
+    is_single = split["perturbation"].str.fullmatch(r"P\d+")
+    assert singles == (is_single & (split["split"] == "train")).sum()
+
+
+def test_figures_import_no_statistics():
+    """What a figure shows is computed where its table is made."""
+    folder = ROOT / "workflow/scripts/samsvae/figures"
+    computes = re.compile(
+        r"scipy|statsmodels|sklearn|corrcoef|pearson\(|spearman|linkage|polyfit|lstsq"
+        r"|\.median\(|\.mean\(|\.std\(|np\.(mean|median|std|percentile)\("
+    )
+    for path in folder.glob("*.py"):
+        assert not computes.findall(path.read_text()), path

@@ -17,6 +17,7 @@ import pytest
 
 from samsvae.evaluation.metrics import METRICS, OTHER_NUMBERS, de_metrics
 from samsvae.inference.checkpoint import load_model
+from samsvae.report.sections import SHOWN_FIGURES
 from tests.workflow.conftest import TINY_CONFIG, Project, copy_project
 
 # tests of one file share a worker (see the Makefile), so the chain runs once for all of them
@@ -158,7 +159,7 @@ def test_one_figure_comes_back_alone_and_soon(finished):
         ("biology/enrichment.py", {"enrich_observed", "enrich_predicted"}, {"train", "predict_effects", "estimate_iwelbo"}),
         ("evaluation/predicted.py", {"predict_effects", "evaluate_effects"}, {"train", "estimate_iwelbo", "observe_effects"}),
         ("models/sams_vae.py", {"train", "predict_effects"}, {"split_cells", "observe_effects", "predict_baseline"}),
-        ("figures/training.py", {"figure", "write_report"}, {"train", "collect_training"}),
+        ("figures/bounds.py", {"figure", "write_report"}, {"train", "collect_training"}),
     ],
 )  # fmt: skip
 def test_an_edited_module_reruns_what_uses_it_and_nothing_else(finished, module, reruns, spares):
@@ -202,13 +203,15 @@ def test_an_edited_model_is_retrained_without_the_others(finished):
     assert planned["train"] == planned["estimate_iwelbo"] == planned["predict_effects"] == 1
 
 
-def test_an_edited_figure_is_drawn_alone(finished):
-    path = finished.folder / LIBRARY / "figures/training.py"
+def test_figures_of_an_edited_module_are_drawn_alone(finished):
+    path = finished.folder / LIBRARY / "figures/bounds.py"
     source = path.read_text()
     path.write_text(source + "\nEDITED = 1\n")
     planned = finished.planned()
     path.write_text(source)
-    assert planned == {"figure": 2, "write_report": 1}
+    figures = {n for n, f in SHOWN_FIGURES.items() if f.module == "bounds"}
+    assert figures == {"training", "iwelbo", "iwelbo_particles"}
+    assert planned == {"figure": 2 * len(figures), "write_report": 1}
 
 
 def test_a_changed_model_is_retrained_alone(finished):

@@ -1,4 +1,4 @@
-"""What docs/extending.md says of a new baseline, model and metric, done as it stands there."""
+"""Add a baseline, a model, a metric and a figure as docs/extending.md says."""
 
 import re
 
@@ -41,6 +41,8 @@ def added(name, text, code):
             return text.rstrip() + "\n\n\n" + code
         case "metrics.py":
             return before(text, "}  # fmt: skip", code)
+        case "sections.py":
+            return before(text, '            Figure("metrics"', code)
     raise AssertionError(f"the page names {name}, which this test knows nothing of")
 
 
@@ -115,3 +117,26 @@ def test_a_trained_model_is_added_as_the_page_says(project):
     drawn = {path.stem for path in (results / "new/figures").glob("*.svg")}
     assert {"training", "iwelbo", "effects", "metrics", "factors", "truth", "basal"} <= drawn
     assert "shrinks strong effects less" in (results / "report-own.html").read_text()
+
+
+def test_a_figure_is_added_as_the_page_says(project):
+    """One module, one entry and a caption; it is drawn, and redrawn alone when its file is edited."""
+    new, to_others = add(project, "A figure")
+    assert 0 < new <= MAX_LINES_OF_MODEL
+    assert to_others == 1
+    project.config = {
+        "screens": {"tiny": {"source": "simulated", **vars(TINY)}},
+        "experiments": {
+            "new": {"screen": "tiny", "split": {"kind": "random"}, "models": MODELS[1:]}
+        },
+    }
+    figures = [f"results/new/figures/{name}.svg" for name in ("retrieval", "metrics")]
+    done = project.snakemake(*figures)
+    assert done.returncode == 0, done.stdout[-4000:]
+    drawn = (project.folder / figures[0]).read_text()
+    assert "Perturbation retrieval." in drawn
+    assert "No model has a retrieval rank." not in drawn
+    assert figures[0] in project.snakemake("figures", "--dry-run").stdout
+    module = project.folder / "workflow/scripts/samsvae/figures/retrieval.py"
+    module.write_text(module.read_text() + "\nEDITED = 1\n")
+    assert project.planned(*figures) == {"figure": 1}

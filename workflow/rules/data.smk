@@ -195,6 +195,8 @@ rule tabulate_cells:
         splits=layout.for_splits(rules.split_cells.output.split),
     output:
         table=f"{TABLES}/cells.tsv",
+        screen=f"{TABLES}/screen.tsv",
+        parts=f"{TABLES}/split.tsv",
     log:
         "results/logs/tabulate_cells/{experiment}.log",
     benchmark:

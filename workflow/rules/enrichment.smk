@@ -60,6 +60,8 @@ use rule collect_metrics as collect_enrichment with:
         "results/logs/collect_tables/{experiment}/enrichment.log",
     benchmark:
         "results/benchmarks/collect_tables/{experiment}/enrichment.tsv"
+    params:
+        **adding("samsvae.biology.enrichment:with_order"),
 
 
 rule compare_pathways:

@@ -121,6 +121,10 @@ rule recover_truth:
         "../scripts/recover_truth.py"
 
 
+# parameters of jobs like collect_metrics whose table gets the columns of a "module:function"
+adding = lambda function: {"adds": function, "code": uses("collect_tables", function)}
+
+
 rule collect_metrics:
     """Concatenate tables of one kind over the runs of an experiment."""
     input:

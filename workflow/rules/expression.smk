@@ -19,6 +19,7 @@ rule tabulate_effects:
         runtime=growing(20),
     params:
         runs=layout.runs_of(reference=True),
+        fdr=config["evaluation"]["fdr"],
         code=uses("tabulate_effects"),
     script:
         "../scripts/tabulate_effects.py"
@@ -33,6 +34,8 @@ use rule collect_metrics as collect_de_comparison with:
         "results/logs/collect_tables/{experiment}/de_comparison.log",
     benchmark:
         "results/benchmarks/collect_tables/{experiment}/de_comparison.tsv"
+    params:
+        **adding("samsvae.evaluation.differential_expression:with_quartiles"),
 
 
 rule stratify_scores:

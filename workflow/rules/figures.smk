@@ -30,6 +30,9 @@ use rule collect_training as collect_iwelbo_by_particles with:
         "results/logs/collect_tables/{experiment}/iwelbo_by_particles.log",
     benchmark:
         "results/benchmarks/collect_tables/{experiment}/iwelbo_by_particles.tsv"
+    params:
+        **adding("samsvae.evaluation.scores:with_differences"),
+        runs=layout.runs_of(models=layout.trained),
 
 
 rule figure:
@@ -57,9 +60,10 @@ rule figure:
         mem_mb=growing(2000),
         runtime=growing(20),
     params:
+        function=lambda wildcards: SHOWN_FIGURES[wildcards.figure].function,
         options=layout.options_of_figure,
         code=lambda wildcards: uses(
-            "draw_figure", f"samsvae.figures.{wildcards.figure}"
+            "draw_figure", SHOWN_FIGURES[wildcards.figure].function
         ),
     script:
         "../scripts/draw_figure.py"

@@ -1,5 +1,6 @@
-"""Stack the tables of many jobs into one."""
+"""Stack the tables of many jobs into one, and add columns that are over all of them."""
 
+import importlib
 from typing import Any
 
 import pandas as pd
@@ -15,9 +16,12 @@ def main(snakemake: Any) -> None:
         read_table(path).assign(**run) for run, path in zip(runs, snakemake.input, strict=True)
     ]
     filled = [table for table in tables if len(table)] or tables[:1]
-    table = pd.concat(filled)
+    table = pd.concat(filled, ignore_index=True)
     if "seed" in table:
         table["seed"] = table["seed"].astype("Int64")
+    if adds := snakemake.params.get("adds"):
+        module, _, function = adds.partition(":")
+        table = getattr(importlib.import_module(module), function)(table)
     write_tsv(table, snakemake.output.table, first=["split", "model", "seed"])
 
 

@@ -3,7 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from samsvae.evaluation.scores import summarise_iwelbo, with_monte_carlo_errors
+from samsvae.evaluation.scores import (
+    summarise_iwelbo,
+    with_intervals,
+    with_monte_carlo_errors,
+)
 from samsvae.runtime.files import read_table, write_tsv
 from samsvae.runtime.script import run_job
 
@@ -17,6 +21,7 @@ def main(snakemake: Any) -> None:
 
     table = summarise_iwelbo(read(snakemake.input.iwelbo))
     table = with_monte_carlo_errors(table, read(snakemake.input.by_particles))
+    table = with_intervals(table)
     write_tsv(table, snakemake.output.table)
     metrics = table.rename(columns={"iwelbo": "value"}).assign(metric="iwelbo")
     columns = ["split", "model", "seed", "scope", "metric", "value"]

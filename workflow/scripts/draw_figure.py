@@ -12,9 +12,10 @@ from samsvae.runtime.script import run_job
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    figure = importlib.import_module(f"samsvae.figures.{snakemake.wildcards.figure}")
+    module, _, function = snakemake.params.function.partition(":")
+    draw = getattr(importlib.import_module(module), function)
     use_style()
-    drawn = figure.draw(read_table(snakemake.input.table), **snakemake.params.options)
+    drawn = draw(read_table(snakemake.input.table), **snakemake.params.options)
     made_by = provenance(dict(snakemake.params.options), snakemake.params.code)
     save_figure(drawn, read_caption(snakemake.input.caption), made_by, list(snakemake.output))
 

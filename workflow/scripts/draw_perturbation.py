@@ -3,7 +3,7 @@
 from typing import Any
 
 from samsvae.evaluation.effects import rows_of_perturbation
-from samsvae.figures import perturbation
+from samsvae.figures.effects import draw_perturbation
 from samsvae.figures.style import save_figure, use_style
 from samsvae.figures.text import read_caption
 from samsvae.runtime.provenance import provenance
@@ -16,7 +16,7 @@ def main(snakemake: Any) -> None:
     params = snakemake.params
     name = perturbation_of(snakemake.wildcards.perturbation)
     use_style()
-    drawn = perturbation.draw(rows_of_perturbation(snakemake.input.table, name), **params.options)
+    drawn = draw_perturbation(rows_of_perturbation(snakemake.input.table, name), **params.options)
     made_by = provenance({**params.options, "perturbation": name}, params.code)
     save_figure(drawn, read_caption(snakemake.input.caption), made_by, list(snakemake.output))
 

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from samsvae.evaluation.effects import read_effects
-from samsvae.evaluation.scores import effect_scores
+from samsvae.evaluation.scores import effect_scores, with_quartiles
 from samsvae.runtime.files import write_parquet, write_tsv
 from samsvae.runtime.provenance import provenance
 from samsvae.runtime.script import run_job
@@ -25,7 +25,7 @@ def main(snakemake: Any) -> None:
     write_tsv(pd.concat(summaries), output.metrics, first)
     write_tsv(pd.concat(comparisons), output.de_comparison, first)
     made_by = provenance({"runs": params.runs, "fdr": params.fdr}, params.code)
-    table = pd.concat(perturbations, ignore_index=True)
+    table = with_quartiles(pd.concat(perturbations, ignore_index=True))
     repeated = ["split", "model", "perturbation", "metric"]
     write_parquet(table.astype(dict.fromkeys(repeated, "category")), made_by, output.perturbations)
 

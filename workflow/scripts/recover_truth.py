@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from samsvae.evaluation.effects import read_effects
+from samsvae.evaluation.factors import with_means
 from samsvae.evaluation.truth import COLUMNS, MASK_COLUMNS, Recovery, recovery, true_effects
 from samsvae.inference.checkpoint import load_model
 from samsvae.runtime.files import write_tsv
@@ -45,7 +46,7 @@ def main(snakemake: Any) -> None:
                 masks.append(found.masks.assign(**run))
     write_tsv(_stack(scores, SCORES), output.metrics)
     write_tsv(_stack(masks, MASK_COLUMNS), output.masks)
-    write_tsv(_stack(curves, COLUMNS), output.recovery)
+    write_tsv(with_means(_stack(curves, COLUMNS)), output.recovery)
 
 
 def _key(run: dict[str, Any]) -> tuple[str, str, int]:
@@ -61,7 +62,9 @@ def _stack(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
     """Concatenate tables of runs; empty ones would change the types of columns."""
     ordered = ["split", "model", "seed", *columns]
     filled = [table for table in tables if len(table)]
-    return pd.concat(filled)[ordered] if filled else pd.DataFrame(columns=ordered)
+    return (
+        pd.concat(filled, ignore_index=True)[ordered] if filled else pd.DataFrame(columns=ordered)
+    )
 
 
 if __name__ == "__main__":

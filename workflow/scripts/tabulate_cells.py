@@ -1,22 +1,26 @@
-"""Count the cells that each split uses, and those that were left out, by reason."""
+"""Count cells: of each part of each split, left out by reason, and of each perturbation."""
 
 from typing import Any
 
 from samsvae.runtime.files import read_table, write_tsv
 from samsvae.runtime.script import run_job
 from samsvae.screen.canonical import open_screen
-from samsvae.screen.splits import cell_table
+from samsvae.screen.splits import cell_table, parts_table, screen_table
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
+    paths, output = snakemake.input.splits, snakemake.output
     with open_screen(snakemake.input.screen) as screen:
         parts = {
             name: read_table(path, text=["cell"])["split"]
-            for name, path in zip(snakemake.params.splits, snakemake.input.splits, strict=True)
+            for name, path in zip(snakemake.params.splits, paths, strict=True)
         }
         table = cell_table(screen, parts)
-    write_tsv(table, snakemake.output.table)
+    write_tsv(table, output.table)
+    first = read_table(paths[0], text=["cell", "perturbation"])
+    write_tsv(screen_table(first), output.screen)
+    write_tsv(parts_table(first), output.parts)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ def main(snakemake: Any) -> None:
     """Run the rule."""
     observed = read_effects(snakemake.input.observed)
     runs = zip(snakemake.params.runs, snakemake.input.predicted, strict=True)
-    table = long_table(observed, {run["model"]: read_effects(path) for run, path in runs})
+    predicted = {run["model"]: read_effects(path) for run, path in runs}
+    table = long_table(observed, predicted, snakemake.params.fdr)
     made_by = provenance({"runs": snakemake.params.runs}, snakemake.params.code)
     write_parquet(table, made_by, snakemake.output.table)
 

@@ -7,6 +7,7 @@ import torch
 
 from samsvae.biology.enrichment import Enrichment
 from samsvae.biology.factor_tables import factor_tables, read_annotation
+from samsvae.biology.factors import with_orders
 from samsvae.inference.checkpoint import load_model
 from samsvae.runtime.files import write_parquet, write_tsv
 from samsvae.runtime.provenance import provenance
@@ -37,6 +38,8 @@ def main(snakemake: Any) -> None:
             for run, tables in zip(params.runs, found, strict=True)
         ]
         table = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+        if name == "latents":
+            table = with_orders(table)
         if name == "genes":
             made_by = provenance({"runs": params.runs, "draws": params.draws}, params.code)
             repeated = table.astype(dict.fromkeys(["split", "model", "gene"], "category"))

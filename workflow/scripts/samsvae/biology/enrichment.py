@@ -13,6 +13,7 @@ from scipy import stats
 from scipy.stats import false_discovery_control
 
 from samsvae.biology.gene_sets import GeneSets
+from samsvae.biology.similarity import clustered
 
 if TYPE_CHECKING:
     from samsvae.evaluation.predicted import FactorEffects
@@ -283,11 +284,53 @@ def factor_enrichment(
 
 
 OBSERVED = "observed"
+CLUSTERED_SETS, CLUSTERED_PERTURBATIONS = 20, 40
+
+
+def with_order(enrichment: pd.DataFrame) -> pd.DataFrame:
+    """Add an order of sets and perturbations in which similar ones are neighbours.
+
+    Parameters
+    ----------
+    enrichment
+        The table enrichment.tsv, in which the model of observed effects is ``observed``, and its
+        perturbations are sorted from the strongest on.
+
+    Returns
+    -------
+    DataFrame
+        With set_order and perturbation_order, from 0: hierarchical clustering by the normalised
+        enrichment scores of observed effects, of the 20 sets with the smallest false discovery
+        rates and the 40 strongest perturbations; missing for all others.
+    """
+    observed = enrichment[(enrichment["model"] == OBSERVED) & (enrichment["method"] == PRERANKED)]
+    best = observed.groupby(["gene_sets", "set"])["fdr"].min().sort_values(kind="stable")
+    sets = best.index[:CLUSTERED_SETS]
+    names = list(dict.fromkeys(observed["perturbation"]))[:CLUSTERED_PERTURBATIONS]
+    scores = observed.pivot_table(
+        index=["gene_sets", "set"], columns="perturbation", values="score"
+    ).reindex(index=sets, columns=names)
+    matrix = scores.fillna(0.0).to_numpy()
+    set_place = dict(zip(sets[clustered(matrix)], range(len(sets)), strict=True))
+    columns = clustered(matrix.T) if len(sets) else []
+    place = {names[column]: at for at, column in enumerate(columns)}
+    keys = zip(enrichment["gene_sets"], enrichment["set"], strict=True)
+    return enrichment.assign(
+        set_order=pd.array([set_place.get(key) for key in keys], dtype="Int64"),
+        perturbation_order=pd.array(
+            [place.get(name) for name in enrichment["perturbation"]], dtype="Int64"
+        ),
+    )
+
+
 KEY = ["split", "gene_sets", "method", "perturbation"]
 AGREEMENT_COLUMNS = [
     "split", "model", "seed", "gene_sets", "method", "perturbation", "n_sets", "correlation",
     "n_observed", "n_predicted", "n_shared", "overlap", "top_observed", "top_predicted",
     "same_top", "place_of_top",
+]  # fmt: skip
+AVERAGES = [
+    "median_correlation", "median_overlap", "n_same_top", "n_with_top", "fraction_same_top",
 ]  # fmt: skip
 FEWEST_SETS = 3
 
@@ -310,7 +353,9 @@ def pathway_agreement(enrichment: pd.DataFrame, fdr: float) -> pd.DataFrame:
         n_predicted, n_shared: significant sets, shared if they move the same way too; overlap:
         those shared among all (Jaccard), NaN if there are none. same_top: whether the set of
         smallest p is the same; place_of_top: place of the observed one among the predicted, 1
-        for the same. NaN or empty where no observed set is significant.
+        for the same. NaN or empty where no observed set is significant. Of all rows of a model
+        and method: the medians of correlation and overlap, n_with_top (perturbations with a
+        significant observed set), and the number and fraction of these with the same top set.
     """
     observed = enrichment[enrichment["model"] == OBSERVED]
     predicted = enrichment[enrichment["model"] != OBSERVED]
@@ -323,8 +368,19 @@ def pathway_agreement(enrichment: pd.DataFrame, fdr: float) -> pd.DataFrame:
         if truth is not None:
             own = dict(zip(KEY, key, strict=True)) | {"model": model, "seed": seed}
             rows.append(own | _agreement(truth, guess.set_index("set").loc[truth.index], fdr))
-    table = pd.DataFrame(rows, columns=AGREEMENT_COLUMNS)
-    return table.astype({"seed": "Int64"})
+    table = pd.DataFrame(rows, columns=AGREEMENT_COLUMNS).astype({"seed": "Int64"})
+    if table.empty:
+        return table.reindex(columns=[*AGREEMENT_COLUMNS, *AVERAGES])
+    same = table["same_top"].astype("boolean").astype("Float64")
+    of_model = table.assign(same=same).groupby(["model", "method"])
+    found = {
+        "median_correlation": of_model["correlation"].transform("median"),
+        "median_overlap": of_model["overlap"].transform("median"),
+        "n_same_top": of_model["same"].transform("sum").astype("Int64"),
+        "n_with_top": of_model["same"].transform("count"),
+        "fraction_same_top": of_model["same"].transform("mean").astype(float),
+    }
+    return table.assign(**found)
 
 
 def _agreement(truth: pd.DataFrame, guess: pd.DataFrame, fdr: float) -> dict[str, Any]:

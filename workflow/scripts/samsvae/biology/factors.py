@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import anndata
 import h5py
@@ -16,6 +17,7 @@ import torch
 from scipy import stats
 
 from samsvae.biology.gene_sets import GeneSets
+from samsvae.biology.similarity import clustered
 from samsvae.evaluation.factors import MASK_THRESHOLD
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.noise import seeded
@@ -124,7 +126,7 @@ USAGE = [
 ]  # fmt: skip
 GROUPS = [
     "dimension", "group", "n_perturbations", "group_size", "overlap", "expected_overlap",
-    "pvalue", "fdr", "fdr_permuted", "perturbations",
+    "pvalue", "fdr", "fdr_permuted", "perturbations", "fraction",
 ]  # fmt: skip
 SHARING = [
     "group", "group_size", "shared_factors", "expected_shared_factors", "pvalue", "fdr",
@@ -158,6 +160,94 @@ def used_shifts(latents: pd.DataFrame) -> pd.DataFrame:
 
 def _matrix(latents: pd.DataFrame, value: str) -> pd.DataFrame:
     return latents.pivot_table(index="perturbation", columns="dimension", values=value)
+
+
+MOST_SHIFTED = 50  # perturbations in the order of latent effects
+MOST_USING = 80  # perturbations in the order of factors
+MASKED_MODELS = 4  # first ones with masks, which determine the order of factors
+ORDERS = [
+    "perturbation_order", "dimension_order", "used", "n_using", "n_used", "factor_order",
+    "user_order",
+]  # fmt: skip
+
+
+def with_orders(latents: pd.DataFrame) -> pd.DataFrame:
+    """Add the orders of perturbations and dimensions, and the numbers of users of factors.
+
+    Parameters
+    ----------
+    latents
+        Latent effects of several models, as of :func:`latent_effects`, with a column ``model``
+        and the known groups of a perturbation (``group``). The first row is of the first model.
+
+    Returns
+    -------
+    DataFrame
+        With the columns, orders from 0 and missing where there is none: perturbation_order,
+        hierarchical clustering by the first model's shifts, of the 50 perturbations with its
+        largest ones; dimension_order, of a model's dimensions by the sum of squared shifts of
+        these perturbations, largest first; used, whether the mask is more likely open than not;
+        n_using, the perturbations that use a dimension, and n_used, the dimensions that any
+        perturbation of the model uses; factor_order, of the used dimensions by n_using;
+        user_order, of the 80 perturbations with the largest shifts along used dimensions of the
+        first four models with masks: by known group, then by hierarchical clustering; missing
+        for all other models.
+    """
+    if latents.empty:
+        return latents.reindex(columns=[*latents, *ORDERS])
+    models = list(dict.fromkeys(latents["model"]))
+    by_model = {model: latents[latents["model"] == model] for model in models}
+    first = _matrix(by_model[models[0]], "shift")
+    largest = first.abs().max(axis=1).sort_values(ascending=False).index[:MOST_SHIFTED]
+    shown = largest[clustered(first.loc[largest].to_numpy())]
+    masked = [m for m, rows in by_model.items() if rows["mask_probability"].notna().any()]
+    users = _users_in_order({model: by_model[model] for model in masked[:MASKED_MODELS]})
+    parts = []
+    for model, rows in by_model.items():
+        power = (_matrix(rows, "shift").reindex(shown) ** 2).sum()
+        dimensions = power.sort_values(ascending=False).index
+        added = {
+            "perturbation_order": _places(rows["perturbation"], shown),
+            "dimension_order": _places(rows["dimension"], dimensions),
+            "used": pd.Series(pd.NA, rows.index, dtype="boolean"),
+            **dict.fromkeys(ORDERS[3:], pd.Series(pd.NA, rows.index, dtype="Int64")),
+        }
+        if model in masked:
+            n_using = masks_of(rows).sum()
+            n_using = n_using[n_using > 0].sort_values(ascending=False, kind="stable")
+            added |= {
+                "used": (rows["mask_probability"] > MASK_THRESHOLD).astype("boolean"),
+                "n_using": rows["dimension"].map(n_using).fillna(0).astype("Int64"),
+                "n_used": pd.Series(len(n_using), rows.index, dtype="Int64"),
+                "factor_order": _places(rows["dimension"], n_using.index),
+                "user_order": _places(
+                    rows["perturbation"], users if model in masked[:MASKED_MODELS] else []
+                ),
+            }
+        parts.append(rows.assign(**added))
+    return pd.concat(parts)
+
+
+def _places(names: pd.Series, order: Sequence[Any] | pd.Index) -> pd.Series:
+    """Look up the place of each name in an order; missing where it has none."""
+    place = {name: at for at, name in enumerate(order)}
+    return pd.Series([place.get(name) for name in names], names.index, dtype="Int64")
+
+
+def _users_in_order(masked: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Order perturbations by known group, then by clustering of their shifts in all models."""
+    matrices = {model: used_shifts(rows) for model, rows in masked.items()}
+    shifts = {model: matrix.loc[:, (matrix != 0).any()] for model, matrix in matrices.items()}
+    if not any(matrix.shape[1] for matrix in shifts.values()):
+        return []
+    # where combinations are perturbations of their own, a model has more of them
+    together = pd.concat(shifts.values(), axis=1, keys=shifts).fillna(0.0).sort_index()
+    strength = (together**2).sum(axis=1).sort_values(ascending=False, kind="stable")
+    kept = together.loc[sorted(strength.index[:MOST_USING])]
+    similar = kept.index[clustered(kept.to_numpy())]
+    rows = pd.concat(masked.values()).drop_duplicates("perturbation")
+    known = rows.set_index("perturbation")["group"].reindex(similar).fillna("")
+    return list(known.index[np.lexsort([np.arange(len(known)), known, known == ""])])
 
 
 def factor_usage(latents: pd.DataFrame) -> pd.DataFrame:
@@ -220,7 +310,8 @@ def factor_groups(
         the model, and its false discovery rate over all rows in two ways. `fdr` is Benjamini and
         Hochberg's. `fdr_permuted` is the number of p-values as small when whole masks are dealt
         out to perturbations at random, on average over permutations, by their number in truth:
-        factors that resemble one another, and groups that overlap, do so there, too.
+        factors that resemble one another, and groups that overlap, do so there, too. `fraction`
+        of the group uses the factor.
     """
     used = used.loc[:, used.any()]
     hits = used.to_numpy(dtype=int).T @ members.to_numpy(dtype=int)
@@ -257,6 +348,7 @@ def factor_groups(
                 for factor in used.columns
                 for group in members.columns
             ],
+            "fraction": (hits / sizes[None, :]).ravel(),
         }
     ).sort_values("pvalue", kind="stable")[GROUPS]
 

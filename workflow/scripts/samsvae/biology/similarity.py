@@ -2,11 +2,23 @@
 
 import numpy as np
 import pandas as pd
+from scipy.cluster import hierarchy
 
+from samsvae.evaluation.agreement import pearson
 from samsvae.evaluation.factors import MASK_THRESHOLD
 from samsvae.screen.labels import doses
 
 OBSERVED, PREDICTED, LATENT = "observed", "predicted", "latent"
+CLUSTERED = 40  # perturbations of largest observed effect
+FEWEST_COMPARED = 3  # perturbations, of a correlation of similarities
+
+
+def clustered(matrix: np.ndarray) -> list[int]:
+    """Order rows so that similar ones are neighbours (average linkage, optimal leaf order)."""
+    if len(matrix) < 3:
+        return list(range(len(matrix)))
+    linkage = hierarchy.linkage(matrix, method="average", optimal_ordering=True)
+    return [int(row) for row in hierarchy.leaves_list(linkage)]
 
 
 def similarity_table(effects: pd.DataFrame, latents: pd.DataFrame) -> pd.DataFrame:
@@ -27,7 +39,11 @@ def similarity_table(effects: pd.DataFrame, latents: pd.DataFrame) -> pd.DataFra
         genes, and ``latent``, the cosine of shifts along the factors in use: there, no shift is a
         place of its own, and what two perturbations do not use makes them no more alike. A
         perturbation without any effect is like none, 0. A model that predicts the same for all
-        has no rows of that kind.
+        has no rows of that kind. strength is the standard deviation of the observed effect of
+        ``first`` over genes. first_order and second_order, from 0, are places in a hierarchical
+        clustering by observed similarity of the 40 perturbations of largest strength, missing
+        for all others; correlation, between the similarities of a kind and model and the observed
+        ones, is over all pairs of two of these, NaN for the observed ones.
     """
     models = list(pd.unique(effects["model"]))
     by_model = {model: effects[effects["model"] == model] for model in models}
@@ -56,7 +72,33 @@ def similarity_table(effects: pd.DataFrame, latents: pd.DataFrame) -> pd.DataFra
     ]
     strength = pd.Series(observed.std(axis=1).to_numpy(), names)
     table = pd.concat(parts, ignore_index=True)
-    return table.assign(strength=table["first"].astype(object).map(strength).astype(np.float32))
+    table = table.assign(strength=table["first"].astype(object).map(strength).astype(np.float32))
+    strongest = np.argsort(-strength.to_numpy(np.float32), kind="stable")[:CLUSTERED]
+    similarities = {
+        key: _cosines(matrix, centred=key[0] != LATENT)[np.ix_(strongest, strongest)].astype(float)
+        for key, matrix in matrices.items()
+    }
+    place = np.full(len(names), -1)
+    place[strongest[clustered(similarities[OBSERVED, OBSERVED])]] = np.arange(len(strongest))
+    for side, codes in (("first", first), ("second", second)):
+        order = pd.array(np.tile(place[codes], len(parts)), dtype="Int16")
+        order[order < 0] = pd.NA
+        table[f"{side}_order"] = order
+    pairs = np.triu_indices(len(strongest), 1)
+    table["correlation"] = np.repeat(
+        [
+            _correlation(similarities[OBSERVED, OBSERVED][pairs], own[pairs])
+            if key != (OBSERVED, OBSERVED) and len(strongest) >= FEWEST_COMPARED
+            else np.nan
+            for key, own in similarities.items()
+        ],
+        len(first),
+    )
+    return table
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    return float(pearson(one, other))
 
 
 def _matrix(rows: pd.DataFrame, value: str) -> pd.DataFrame:

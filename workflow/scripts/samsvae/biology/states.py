@@ -22,7 +22,7 @@ SMALLEST_VARIANCE = 0.01  # over cells, of a dimension in use, in basal variance
 ALL = "all"  # in place of a perturbation: which one of all, or control, a cell has
 COLUMNS = [
     "state", "labels", "perturbation", "accuracy", "standard_error", "chance", "n_cells",
-    "n_dimensions",
+    "n_dimensions", "mean_accuracy",
 ]  # fmt: skip
 
 
@@ -58,7 +58,8 @@ def classify_states(
         One row per state, labels (``true`` or ``shuffled``) and perturbation: accuracy as a mean
         over classes, its binomial standard error, chance, and the cells and dimensions that were
         classified. The perturbation ``all`` is all of them at once. With no dimension in use, the
-        accuracy is chance.
+        accuracy is chance. mean_accuracy is the mean over the single perturbations, or that of
+        ``all``.
     """
     number = pd.Series(labels).value_counts()
     classes = sorted(number.index[number >= FEWEST_CELLS])
@@ -91,7 +92,9 @@ def classify_states(
             for state, values in in_use.items()
             for kind, given in (("true", true), ("shuffled", shuffled))
         ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    alike = ["state", "labels", table["perturbation"] == ALL]
+    return table.assign(mean_accuracy=table.groupby(alike)["accuracy"].transform("mean"))
 
 
 def classify_basal_state(

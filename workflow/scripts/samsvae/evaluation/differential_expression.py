@@ -141,6 +141,31 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=quotient, where=whole > 0)
 
 
+FEWEST_GENES = 3  # differentially expressed ones, of a perturbation whose AUROC is averaged
+QUARTILES = {"auroc_median": 0.5, "auroc_lower_quartile": 0.25, "auroc_upper_quartile": 0.75}
+
+
+def with_quartiles(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Add the quartiles of the AUROC over perturbations, by model.
+
+    Parameters
+    ----------
+    comparison
+        The table de_comparison.tsv: a row per run and perturbation.
+
+    Returns
+    -------
+    DataFrame
+        With the columns auroc_median, auroc_lower_quartile and auroc_upper_quartile, over the rows
+        of a model with at least three differentially expressed genes; NaN without any.
+    """
+    enough = comparison[comparison["n_de"] >= FEWEST_GENES].groupby("model")["auroc"]
+    added = {
+        name: comparison["model"].map(enough.quantile(level)) for name, level in QUARTILES.items()
+    }
+    return comparison.assign(**added)
+
+
 ALL = "all"
 LOWER_LIMITS = {
     "n_de": (1, 3, 10, 30, 100, 300),  # differentially expressed genes
@@ -151,6 +176,7 @@ COLUMNS = [
     *RUN, "stratified_by", "stratum", "lower", "metric", "n_perturbations", "median",
     "lower_quartile", "upper_quartile",
 ]  # fmt: skip
+AVERAGED = ["n_perturbations", "median", "lower_quartile", "upper_quartile"]  # over runs
 
 
 def scores_by_strength(comparison: pd.DataFrame) -> pd.DataFrame:
@@ -168,10 +194,13 @@ def scores_by_strength(comparison: pd.DataFrame) -> pd.DataFrame:
         For each run, score and stratum the median and the quartiles over its perturbations with
         at least one differentially expressed gene. Strata are of the number of such genes
         (``n_de``), of the number of held-out cells (``n_held_out``), or all perturbations
-        (``all``); ``lower`` is the least number of a stratum.
+        (``all``); ``lower`` is the least number of a stratum. Columns ``mean_...`` are the means
+        of these numbers over the runs of a model.
     """
     table = comparison[comparison["n_de"] > 0]
-    scores = [name for name in table if name not in (*RUN, "perturbation", *LOWER_LIMITS)]
+    scores = [
+        name for name in table if name not in (*RUN, "perturbation", *LOWER_LIMITS, *QUARTILES)
+    ]
     parts = []
     for by, limits in {ALL: (0,), **LOWER_LIMITS}.items():
         number = np.zeros(len(table), dtype=int) if by == ALL else table[by].to_numpy()
@@ -186,7 +215,10 @@ def scores_by_strength(comparison: pd.DataFrame) -> pd.DataFrame:
         names = [ALL] if by == ALL else stratum_names(limits)
         summary["stratum"] = np.asarray(names, dtype=object)[summary["place"]]
         parts.append(summary.sort_values([*RUN, "metric", "place"], kind="stable"))
-    return pd.concat(parts, ignore_index=True)[COLUMNS]
+    strata = pd.concat(parts, ignore_index=True)[COLUMNS]
+    over_runs = strata.groupby(["stratified_by", "metric", "lower", "model"], observed=True)
+    means = over_runs[AVERAGED].transform("mean")
+    return strata.join(means.add_prefix("mean_"))
 
 
 def stratum_names(limits: tuple[int, ...]) -> list[str]:

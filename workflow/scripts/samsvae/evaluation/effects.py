@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from samsvae.evaluation.agreement import pearson
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import whole_file
 from samsvae.screen.canonical import counts_in_blocks
@@ -213,7 +214,9 @@ def truth_of(observed: anndata.AnnData, predicted: anndata.AnnData) -> anndata.A
     return predicted if "ate" in predicted.layers else observed
 
 
-def long_table(observed: anndata.AnnData, predicted: Mapping[str, anndata.AnnData]) -> pd.DataFrame:
+def long_table(
+    observed: anndata.AnnData, predicted: Mapping[str, anndata.AnnData], fdr: float
+) -> pd.DataFrame:
     """Put observed and predicted effects side by side.
 
     Parameters
@@ -222,13 +225,17 @@ def long_table(observed: anndata.AnnData, predicted: Mapping[str, anndata.AnnDat
         Observed effects.
     predicted
         Predicted effects of the same perturbations and genes, by model.
+    fdr
+        False discovery rate below which a gene is differentially expressed.
 
     Returns
     -------
     DataFrame
         One row per model, perturbation and gene: observed and predicted effect in
         log2(CP10k + 1), ``observed_held_out`` among held-out cells alone, its fdr, and whether
-        the perturbation has training cells (``trained``).
+        the perturbation has training cells (``trained``). Of the perturbation, n_de, its number of
+        differentially expressed genes, and pearson_of_perturbation, the correlation of observed
+        and predicted effects over genes; of the model, pearson, over all perturbations and genes.
     """
     shape = observed.shape
     names = {
@@ -246,11 +253,17 @@ def long_table(observed: anndata.AnnData, predicted: Mapping[str, anndata.AnnDat
         aligned = effects[observed.obs_names, observed.var_names]
         own = pd.Categorical([model], categories=list(predicted)).repeat(observed.X.size)
         truth = truth_of(observed, aligned)
+        ate, guess = (np.asarray(m, np.float64) for m in (truth.layers["ate"], aligned.X))
+        known = np.isfinite(ate)
+        n_de = np.sum(np.asarray(truth.layers["fdr"]) < fdr, axis=1, dtype=np.int32)
         values = {
             "observed": np.asarray(truth.layers["ate"]).ravel(),
             "observed_held_out": np.asarray(truth.layers["ate_held_out"]).ravel(),
             "fdr": np.asarray(truth.layers["fdr"]).ravel(),
             "predicted": np.asarray(aligned.X).ravel(),
+            "n_de": np.repeat(n_de, shape[1]),
+            "pearson_of_perturbation": np.repeat(pearson(ate, guess), shape[1]),
+            "pearson": float(pearson(ate[known], guess[known])),
         }
         parts.append(pd.DataFrame({"model": own, **names, **values}))
     return pd.concat(parts, ignore_index=True)

@@ -1,6 +1,7 @@
 """How well inferred latent dimensions agree with the true factors, up to their order and sign."""
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from samsvae.evaluation.agreement import r_squared
@@ -111,3 +112,27 @@ def latent_effect_scores(true_effects: np.ndarray, effects: np.ndarray) -> dict[
         "mean_correlation": float(np.abs(correlation).sum()) / true_effects.shape[1],
         "effect_r_squared": float(r_squared(true_effects.ravel(), matched.ravel())),
     }
+
+
+def with_means(recovery: pd.DataFrame) -> pd.DataFrame:
+    """Average the recovery of true factors over runs, and over factors.
+
+    Parameters
+    ----------
+    recovery
+        The table recovery.tsv: split, model, seed, measure, state, factor and value; without a
+        state where the measure is of masks.
+
+    Returns
+    -------
+    DataFrame
+        With factor_mean, over the runs of a model on a split, and state_mean, the mean of these
+        over factors; NaN for measures of masks.
+    """
+    kind = ["split", "model", "measure", "state"]
+    recovery = recovery.astype({"value": float})
+    of_factor = recovery.groupby([*kind, "factor"])["value"].transform("mean")
+    table = recovery.assign(factor_mean=of_factor)
+    once = table.drop_duplicates([*kind, "factor"]).dropna(subset="factor_mean")
+    state_mean = once.groupby(kind)["factor_mean"].mean().rename("state_mean")
+    return table.join(state_mean, on=kind)

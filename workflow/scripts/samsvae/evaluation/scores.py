@@ -202,6 +202,30 @@ def _de_table(
     return table.reset_index()
 
 
+def with_quartiles(table: pd.DataFrame) -> pd.DataFrame:
+    """Average the scores of perturbations over the runs on a split, and add their quartiles.
+
+    Parameters
+    ----------
+    table
+        Columns perturbation, tested, metric, value, model and seed, of all runs on a split.
+
+    Returns
+    -------
+    DataFrame
+        With mean_over_seeds of each perturbation, and lower_quartile, median and upper_quartile
+        of these means over the perturbations with test cells, or over all where none has any.
+    """
+    score = ["metric", "model"]
+    one = table.groupby([*score, "perturbation"], observed=True)["value"]
+    table = table.assign(mean_over_seeds=one.transform("mean"))
+    shown = table[table["tested"]] if table["tested"].any() else table
+    means = shown.drop_duplicates([*score, "perturbation"]).groupby(score, observed=True)
+    levels = {"lower_quartile": 0.25, "median": 0.5, "upper_quartile": 0.75}
+    quartiles = {name: means["mean_over_seeds"].quantile(level) for name, level in levels.items()}
+    return table.join(pd.DataFrame(quartiles), on=score)
+
+
 PERTURBATION = "perturbation"
 NAMES = [
     "split", "model", "scope", PERTURBATION, "metric", "unit", "direction", "description",
@@ -315,6 +339,71 @@ def with_monte_carlo_errors(
     keys = ["split", "model", "seed", "scope"]
     added = errors[[*keys, "particles", "iwelbo_monte_carlo_error"]]
     return table.merge(added, on=keys, how="left", validate="one_to_one")
+
+
+NORMAL = 1.96  # standard errors on either side of a mean, a 95 % confidence interval
+
+
+def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the confidence intervals of differences, and the mean bounds of models.
+
+    Parameters
+    ----------
+    table
+        As of :func:`summarise_iwelbo`.
+
+    Returns
+    -------
+    DataFrame
+        With difference_low and difference_high, the 95 % confidence interval over cells, and
+        mean_iwelbo, the mean of the bounds of a model's runs on a scope; nats per cell.
+    """
+    half = NORMAL * table["difference_standard_error"].fillna(0.0)
+    return table.assign(
+        difference_low=table["difference"] - half,
+        difference_high=table["difference"] + half,
+        mean_iwelbo=table.groupby(["model", "scope"])["iwelbo"].transform("mean"),
+    )
+
+
+def with_differences(by_particles: pd.DataFrame) -> pd.DataFrame:
+    """Pair bounds at each number of particles with those of the first model; average over runs.
+
+    Parameters
+    ----------
+    by_particles
+        The table iwelbo_by_particles.tsv: split, model, seed, scope, particles, iwelbo and its
+        Monte-Carlo standard_error, nats per cell. The first row is of the first model.
+
+    Returns
+    -------
+    DataFrame
+        With the difference to the first model on the same split and from the same seed, and
+        difference_standard_error; and of both bound and difference the mean over the runs of a
+        model (mean_iwelbo, mean_difference), with the 95 % confidence interval of its
+        Monte-Carlo error (``_low``, ``_high``).
+    """
+    run = ["split", "seed", "scope", "particles"]
+    is_first = by_particles["model"] == by_particles["model"].iloc[0]
+    reference = by_particles[is_first].set_index(run)[["iwelbo", "standard_error"]]
+    first = by_particles[run].join(reference, on=run)
+    error = np.hypot(by_particles["standard_error"], first["standard_error"])
+    table = by_particles.assign(
+        difference=by_particles["iwelbo"] - first["iwelbo"],
+        difference_standard_error=error * ~is_first,
+    )
+    runs = table.groupby(["model", "scope", "particles"])
+    for name, error_name in (
+        ("iwelbo", "standard_error"),
+        ("difference", "difference_standard_error"),
+    ):
+        squares = table.assign(square=table[error_name] ** 2)
+        total = squares.groupby(["model", "scope", "particles"])["square"].transform("sum")
+        half = NORMAL * np.sqrt(total) / runs[name].transform("size")
+        mean = runs[name].transform("mean")
+        columns = {"": mean, "_low": mean - half, "_high": mean + half}
+        table = table.assign(**{f"mean_{name}{end}": values for end, values in columns.items()})
+    return table
 
 
 def _mean_and_error(values: pd.Series, name: str) -> dict[str, float]:

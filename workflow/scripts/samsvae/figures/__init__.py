@@ -1,4 +1,5 @@
-"""Figures: a module called as a figure is has ``draw(table, models, evaluation)``.
+"""Figures: a module is a subject, and a function ``draw_<figure>`` of it draws a figure.
 
-It draws the figure from one tidy table. The other modules are what several of them share.
+It draws one tidy table with the options ``models`` and ``evaluation``, and computes nothing: each
+number that a figure shows is a number of its table. :mod:`style` and :mod:`text` are shared.
 """

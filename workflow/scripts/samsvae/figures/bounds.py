@@ -1,19 +1,120 @@
-"""Which cells figures of bounds show."""
+"""Training curves and predictive bounds of the trained models."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
+from samsvae.evaluation.metrics import RUN_SCORES
+from samsvae.figures.style import (
+    COLUMN_WIDTH,
+    error_bars,
+    model_colours,
+    models_in,
+    name_rows,
+    panels,
+)
+from samsvae.figures.text import minus, readable
+
+BOUND = RUN_SCORES["iwelbo"]
+STEPS_LEFT_OUT = 0.1  # the steep first part, which would hide the rest
 CELLS = {"test": "test cells", "val": "validation cells"}
 
 
+def draw_training(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
+    """Draw the ELBO of training and validation cells by training step, from training.tsv."""
+    shown = models_in(table, models)
+    late = table[table["step"] >= STEPS_LEFT_OUT * table["step"].max()]
+    palette = sns.color_palette("colorblind")
+    styles = {
+        "train": ("training cells", palette[0], "-"),
+        "val": ("validation cells", palette[1], "--"),
+    }
+    figure, axes = panels(len(shown), 3, 2.1, sharey=True, sharex=True)
+    for axis, model in zip(axes, shown, strict=True):
+        runs = late[late["model"] == model].groupby(["split", "seed", "cells"], sort=False)
+        for (_split, _seed, cells), run in runs:
+            _name, colour, line = styles[cells]
+            axis.plot(run["step"], run["elbo"], line, color=colour)
+        axis.set(title=readable(model), xlabel="training step")
+    for name, colour, line in styles.values():
+        axes[0].plot([], [], line, color=colour, label=name)
+    axes[0].set_ylabel("ELBO, nats per cell")
+    axes[0].legend(loc="lower right")
+    return figure
+
+
+def draw_iwelbo(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
+    """Draw bounds relative to the first model, paired by cell, from iwelbo.tsv."""
+    table, cells = unseen_cells(table)
+    shown = models_in(table, models)
+    colours = model_colours(models)
+    figure, axis = plt.subplots(figsize=(COLUMN_WIDTH, 0.6 + 0.3 * len(shown)))
+    for row, model in enumerate(shown):
+        runs = table[table["model"] == model]
+        offset = np.linspace(-0.2, 0.2, len(runs)) if len(runs) > 1 else np.zeros(1)
+        axis.errorbar(
+            runs["difference"], row + offset, fmt="o", color=colours[model], markersize=4,
+            xerr=error_bars(runs, "difference", "difference_low", "difference_high"), capsize=2,
+        )  # fmt: skip
+        _beside(axis, row, minus(f"{runs['mean_iwelbo'].iloc[0]:.1f}"))
+    _beside(axis, -0.7, BOUND.heading)
+    axis.locator_params(axis="x", nbins=4)
+    axis.axvline(0, color="0.6", linewidth=0.6, zorder=0)
+    name_rows(axis, [readable(model) for model in shown])
+    axis.set_xlabel(f"{BOUND.heading} minus that of {readable(shown[0])},\n{BOUND.unit} ({cells})")
+    return figure
+
+
+def draw_iwelbo_particles(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
+    """Draw mean bounds by number of particles, from iwelbo_by_particles.tsv."""
+    table, cells = unseen_cells(table)
+    shown = models_in(table, models)
+    colours = model_colours(models)
+    figure, axes = panels(2, 2, 2.4)
+    for model in shown:
+        means = table[table["model"] == model].drop_duplicates("particles").sort_values("particles")
+        for axis, name in zip(axes, ("mean_iwelbo", "mean_difference"), strict=True):
+            axis.errorbar(
+                means["particles"], means[name], fmt="o-", markersize=2.5, capsize=1.5,
+                yerr=error_bars(means, name, f"{name}_low", f"{name}_high"),
+                color=colours[model], label=readable(model), elinewidth=0.6,
+            )  # fmt: skip
+    particles = sorted(table["particles"].unique())
+    for axis in axes:
+        axis.set_xscale("log")
+        axis.set_xticks(particles, [f"{number:g}" for number in particles])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_xlabel("particles")
+    axes[0].set_ylabel(f"{BOUND.heading}, {BOUND.unit} ({cells})")
+    axes[1].set_ylabel(f"{BOUND.heading} minus that of\n{readable(shown[0])}, {BOUND.unit}")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
 def unseen_cells(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Keep the bounds of test cells, or of validation cells where no cell is left to test.
+    """Keep the bounds of test cells, or of validation cells where there are no test cells.
 
     Returns
     -------
     rows : DataFrame
-        Those of the table whose scope these cells are.
+        Rows of the table with that scope.
     name : str
-        What to call them.
+        Name of these cells.
     """
     scope = "test" if (table["scope"] == "test").any() else "val"
     return table[table["scope"] == scope], CELLS[scope]
+
+
+def _beside(axis: Axes, row: float, text: str) -> None:
+    """Write text on the right of the axes, at the height of a row."""
+    axis.annotate(
+        text, (1.02, row), va="center", annotation_clip=False,
+        xycoords=axis.get_yaxis_transform(),
+    )  # fmt: skip

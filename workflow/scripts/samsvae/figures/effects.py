@@ -1,20 +1,41 @@
-"""Predicted against observed effects, every perturbation and gene."""
+"""Effects gene by gene: predictions, volcano plots, differential expression, combinations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.transforms import Bbox
 
-from samsvae.evaluation.agreement import pearson
-from samsvae.figures.style import EFFECT_UNITS, SEQUENTIAL, panels
-from samsvae.figures.text import readable
+from samsvae.evaluation.differential_expression import (
+    FEWEST_GENES,
+    LOWER_LIMITS,
+    stratum_names,
+)
+from samsvae.figures.style import (
+    DIVERGING,
+    EFFECT_UNITS,
+    OBSERVED_COLOUR,
+    PAGE_WIDTH,
+    SEQUENTIAL,
+    colour_limit,
+    error_bars,
+    model_colours,
+    models_in,
+    name_rows,
+    nothing_to_show,
+    panels,
+    quartiles_of_row,
+)
+from samsvae.figures.text import minus, readable
 
 
-def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
-    """Draw from effects.parquet."""
+def draw_effects(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
+    """Draw predicted against observed effects on all genes, from effects.parquet."""
     figure, axes = panels(len(models), 3, 2.3, sharex=True, sharey=True)
     low = float(min(table["observed"].min(), table["predicted"].min()))
     high = float(max(table["observed"].max(), table["predicted"].max()))
@@ -25,8 +46,8 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
             extent=(low, high, low, high), cmap=SEQUENTIAL, linewidths=0.1,
         )  # fmt: skip
         axis.plot([low, high], [low, high], color="0.6", linewidth=0.6, zorder=0)
-        r = float(pearson(one["observed"].to_numpy(float), one["predicted"].to_numpy(float)))
-        score = "r undefined: all the same" if np.isnan(r) else f"r = {r:.2f}"
+        r = one["pearson"].iloc[0] if len(one) else np.nan
+        score = "r undefined (constant)" if np.isnan(r) else minus(f"r = {r:.2f}")
         axis.set(title=f"{readable(model)}\n{score}", aspect="equal")
     for axis in axes[-3:]:  # the lowest of each column, also where the last row is not full
         axis.tick_params(labelbottom=True)
@@ -37,4 +58,357 @@ def draw(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     scale.ax.yaxis.set_minor_formatter(NullFormatter())
     figure.supxlabel(f"observed effect, {EFFECT_UNITS}", fontsize=7)
     figure.supylabel(f"predicted effect, {EFFECT_UNITS}", fontsize=7)
+    return figure
+
+
+NAMED_ALONE = 8
+OTHER_COLOUR = "0.75"
+
+
+def draw_perturbation(
+    table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
+) -> Figure:
+    """Draw the effects of one perturbation, from its rows in effects.parquet."""
+    name = str(table["perturbation"].iloc[0])
+    first = table[table["model"] == models[0]]
+    figure, axes = panels(1 + len(models), 3, 2.3)
+    figure.set_figwidth(PAGE_WIDTH)
+    fdr = evaluation["fdr"]
+    direction = np.sign(first["observed_held_out"]) * (first["fdr"] < fdr)
+    volcano(axes[0], first, fdr, direction, 1.5)
+    axes[0].set(
+        title=f"{name}: {_de_genes(first)}",
+        xlabel=f"observed effect, held-out cells,\n{EFFECT_UNITS}",
+        ylabel="−log10 false discovery rate",
+    )
+    colours = model_colours(models)
+    for axis, model in zip(axes[1:], models, strict=True):
+        rows = table[table["model"] == model]
+        _against_observed(axis, rows, fdr, colours[model])
+        r = rows["pearson_of_perturbation"].iloc[0]
+        score = "r undefined" if np.isnan(r) else minus(f"r = {r:.2f}")
+        axis.set_title(f"{readable(model)}, {score}")
+        axis.set_xlabel(f"observed effect, all cells,\n{EFFECT_UNITS}")
+        axis.set_ylabel(f"predicted effect,\n{EFFECT_UNITS}")
+    figure.draw_without_rendering()
+    named = strongest(first, fdr, NAMED_ALONE)
+    name_points(axes[0], list(named["gene"]), named["observed_held_out"], minus_log_fdr(named))
+    for axis, model in zip(axes[1:], models, strict=True):
+        own = table[(table["model"] == model) & table["gene"].isin(named["gene"])]
+        own = own.set_index("gene").loc[list(named["gene"])]
+        name_points(axis, list(named["gene"]), own["observed"], own["predicted"])
+    return figure
+
+
+def _de_genes(rows: pd.DataFrame) -> str:
+    """Give the number of differentially expressed genes of a perturbation's rows."""
+    number = rows["n_de"].iloc[0]
+    return f"{number:,} DE gene{'s' if number != 1 else ''}"
+
+
+def _against_observed(axis: Axes, rows: pd.DataFrame, fdr: float, colour: Any) -> None:
+    is_de = (rows["fdr"] < fdr).to_numpy()
+    for chosen, shade, place in ((~is_de, OTHER_COLOUR, 1), (is_de, colour, 2)):
+        axis.scatter(
+            rows.loc[chosen, "observed"], rows.loc[chosen, "predicted"], s=7, color=shade,
+            linewidths=0, zorder=place, rasterized=len(rows) > MOST_DOTS,
+        )  # fmt: skip
+    low, high = float(rows["observed"].min()), float(rows["observed"].max())
+    axis.plot([low, high], [low, high], color="0.6", linewidth=0.6, zorder=0)
+    axis.margins(x=0.2)
+
+
+SMALLEST_FDR = 1e-50  # smaller ones are drawn there
+GENE_SIZE = 5  # points, of gene names
+GENE_GAP = 2.5  # points, between a dot and its name
+WIDTH_OF_LETTER = 0.62  # of the font size, on average
+MOST_DOTS = 2000  # more are pixels, lest the file be of many megabytes
+
+
+def volcano(axis: Axes, rows: pd.DataFrame, fdr: float, values: pd.Series, limit: float) -> Any:
+    """Draw the effects of one perturbation on genes, and their false discovery rates.
+
+    Parameters
+    ----------
+    axis
+        Axes.
+    rows
+        Rows of one perturbation: gene, observed_held_out and fdr; untested genes are left out.
+    fdr
+        False discovery rate below which a gene is differentially expressed; the dashed line.
+    values
+        Values shown as colours, with the index of `rows`.
+    limit
+        Value of the strongest colour.
+
+    Returns
+    -------
+    PathCollection
+        The dots.
+    """
+    rows = rows.dropna(subset=["fdr", "observed_held_out"])
+    drawn = axis.scatter(
+        rows["observed_held_out"], minus_log_fdr(rows), c=values[rows.index], s=9, cmap=DIVERGING,
+        vmin=-limit, vmax=limit, edgecolors="0.4", linewidths=0.25,
+        rasterized=len(rows) > MOST_DOTS,
+    )  # fmt: skip
+    axis.axhline(-np.log10(fdr), color="0.5", linestyle="--", linewidth=0.6, zorder=0)
+    axis.axvline(0, color="0.85", linewidth=0.6, zorder=0)
+    axis.margins(x=0.3, y=0.12)  # room for names of genes
+    return drawn
+
+
+def minus_log_fdr(rows: pd.DataFrame) -> "pd.Series[float]":
+    """Compute -log10 of the false discovery rate, 50 at most."""
+    return -np.log10(np.clip(rows["fdr"], SMALLEST_FDR, 1))
+
+
+def strongest(rows: pd.DataFrame, fdr: float, number: int) -> pd.DataFrame:
+    """Keep the differentially expressed genes of largest effect among held-out cells."""
+    significant = rows[rows["fdr"] < fdr]
+    return significant.loc[significant["observed_held_out"].abs().nlargest(number).index]
+
+
+def name_points(axis: Axes, names: Sequence[str], x: Sequence[float], y: Sequence[float]) -> None:
+    """Label points where there is room, in the order of the names.
+
+    Parameters
+    ----------
+    axis
+        Already laid out, by ``figure.draw_without_rendering()``.
+    names
+        Gene symbols; one that would overlap another, cover a dot or leave the axes is omitted.
+    x, y
+        The points.
+    """
+    pixels = axis.figure.dpi / 72
+    height = GENE_SIZE * pixels
+    room = axis.get_window_extent()
+    taken: list[Bbox] = []
+    drawn = [axis.transData.transform(dots.get_offsets()) for dots in axis.collections]
+    dots = np.concatenate([np.empty((0, 2)), *drawn])
+    points = np.column_stack([x, y]).reshape(-1, 2)
+    for name, point in zip(names, points, strict=True):
+        across, up = axis.transData.transform(point)
+        width = WIDTH_OF_LETTER * GENE_SIZE * len(name) * pixels
+        outwards = 1 if across >= axis.transData.transform((0, 0))[0] else -1
+        for side in (outwards, -outwards):
+            gap = GENE_GAP * pixels
+            left = across + gap if side > 0 else across - gap - width
+            box = Bbox.from_bounds(left, up - height / 2, width, height)
+            inside = room.x0 <= box.x0 and box.x1 <= room.x1 + 4 * pixels
+            covered = np.all((dots > box.min) & (dots < box.max), axis=1).any()
+            if inside and not covered and not any(box.overlaps(other) for other in taken):
+                text = axis.annotate(
+                    name, tuple(point), xytext=(GENE_GAP * side, 0), textcoords="offset points",
+                    ha="left" if side > 0 else "right", va="center", fontsize=GENE_SIZE,
+                    style="italic",
+                )  # fmt: skip
+                text.set_in_layout(False)
+                taken.append(box)
+                break
+
+
+MOST_VOLCANOES = 12
+NAMED_TOGETHER = 4
+COLOURED = 0.98  # fraction of predicted effects on DE genes below the strongest colour
+
+
+def draw_volcanoes(
+    table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
+) -> Figure:
+    """Draw volcano plots of the perturbations with most DE genes, from effects.parquet."""
+    first = table[table["model"] == models[0]]
+    number = first.drop_duplicates("perturbation").set_index("perturbation")["n_de"].sort_index()
+    names = number[number > 0].nlargest(MOST_VOLCANOES).index
+    if not len(names):
+        return nothing_to_show(
+            "No gene is differentially expressed among held-out cells at "
+            f"FDR < {evaluation['fdr']:g}."
+        )
+    limit = colour_limit(first.loc[first["fdr"] < evaluation["fdr"], "predicted"], COLOURED)
+    figure, axes = panels(len(names), 4, 1.85)
+    rows = {name: first[first["perturbation"] == name] for name in names}
+    for axis, name in zip(axes, names, strict=True):
+        own = rows[name]
+        drawn = volcano(axis, own, evaluation["fdr"], own["predicted"], limit)
+        axis.set_title(f"{name}\n{_de_genes(own)}")
+        axis.margins(x=0.5, y=0.12)  # room for names in narrow panels
+    figure.supxlabel(f"observed effect among held-out cells, {EFFECT_UNITS}", fontsize=7)
+    figure.supylabel("−log10 false discovery rate", fontsize=7)
+    figure.colorbar(
+        drawn, ax=axes, shrink=0.5, extend="both",
+        label=f"effect predicted by {readable(models[0])}, {EFFECT_UNITS}",
+    )  # fmt: skip
+    figure.draw_without_rendering()
+    for axis, name in zip(axes, names, strict=True):
+        named = strongest(rows[name], evaluation["fdr"], NAMED_TOGETHER)
+        name_points(axis, list(named["gene"]), named["observed_held_out"], minus_log_fdr(named))
+    return figure
+
+
+QUARTILE_COLUMNS = ["auroc_lower_quartile", "auroc_median", "auroc_upper_quartile"]
+MOST_DRAWN_POINTS = 5000  # more are pixels, lest the file be of many megabytes
+
+
+def draw_differential_expression(
+    table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
+) -> Figure:
+    """Draw the AUROC of DE genes by model and by their number, from de_comparison.tsv."""
+    table = table[(table["n_de"] >= FEWEST_GENES) & table["auroc"].notna()]
+    if table.empty:
+        return nothing_to_show(
+            f"No perturbation has {FEWEST_GENES} or more differentially expressed genes "
+            f"among held-out cells at FDR < {evaluation['fdr']:g}."
+        )
+    shown = models_in(table, models)
+    colours = model_colours(models)
+    figure, (spread, by_number) = panels(2, 2, 0.9 + 0.3 * len(shown), sharey=False)
+    jitter = np.random.default_rng(0).uniform(-0.2, 0.2, len(table))
+    for row, model in enumerate(shown):
+        own = (table["model"] == model).to_numpy()
+        spread.scatter(
+            table.loc[own, "auroc"],
+            row + jitter[own],
+            s=5,
+            alpha=0.7,
+            color=colours[model],
+            zorder=3,
+            rasterized=len(table) > MOST_DRAWN_POINTS,
+        )
+        quartiles_of_row(spread, row, table.loc[own, QUARTILE_COLUMNS].iloc[0])
+    spread.axvline(0.5, color="0.5", linestyle="--", zorder=0)
+    name_rows(spread, [readable(model) for model in shown])
+    spread.set(ylabel="", xlabel="AUROC of |predicted effect| for\ndifferentially expressed genes")
+    sns.scatterplot(
+        table, x="n_de", y="auroc", hue="model", hue_order=shown, legend=False, ax=by_number,
+        palette=[colours[model] for model in shown], s=10, alpha=0.7,
+        rasterized=len(table) > MOST_DRAWN_POINTS,
+    )  # fmt: skip
+    by_number.axhline(0.5, color="0.5", linestyle="--", zorder=0)
+    by_number.set_xscale("log")
+    by_number.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    by_number.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    by_number.xaxis.set_minor_formatter(NullFormatter())
+    by_number.set(xlabel=f"genes at FDR < {evaluation['fdr']:g} (held-out cells)", ylabel="AUROC")
+    return figure
+
+
+STRENGTH_METRICS = {
+    "auroc": ("AUROC of DE genes", 0.5),
+    "sign_agreement": ("fraction of DE genes with\nthe correct sign", 0.5),
+    "slope": ("slope, predicted on\nobserved effect of DE genes", 1.0),
+}
+MODEL_OFFSETS = 0.6  # width of the dots of all models at a stratum
+
+
+def draw_de_by_strength(
+    table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
+) -> Figure:
+    """Draw the prediction of DE genes by strength of perturbation, from de_by_strength.tsv."""
+    by = {
+        "n_de": f"DE genes (FDR < {evaluation['fdr']:g})",
+        "n_held_out": "held-out cells of the perturbation",
+    }
+    table = table[table["metric"].isin(STRENGTH_METRICS) & table["stratified_by"].isin(by)]
+    if table.empty:
+        return nothing_to_show("No perturbation has a differentially expressed gene.")
+    means = table.drop_duplicates(["stratified_by", "metric", "lower", "model"])
+    figure, axes = panels(len(by) * len(STRENGTH_METRICS), 3, 2.1)
+    places = iter(axes)
+    for kind, xlabel in by.items():
+        for metric, (ylabel, line) in STRENGTH_METRICS.items():
+            axis = next(places)
+            rows = means[(means["stratified_by"] == kind) & (means["metric"] == metric)]
+            _strata(axis, rows, kind, models)
+            axis.axhline(line, color="0.5", linestyle="--", linewidth=0.6, zorder=0)
+            axis.set(xlabel=xlabel, ylabel=ylabel)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _strata(axis: Axes, rows: pd.DataFrame, kind: str, models: Sequence[str]) -> None:
+    limits = LOWER_LIMITS[kind]
+    present = sorted(rows["lower"].unique())
+    names = dict(zip(limits, stratum_names(limits), strict=True))
+    colours = model_colours(models)
+    for index, model in enumerate(models):
+        own = rows[rows["model"] == model].set_index("lower").reindex(present)
+        offset = MODEL_OFFSETS * ((index + 0.5) / len(models) - 0.5)
+        axis.errorbar(
+            np.arange(len(present)) + offset, own["mean_median"], fmt="o", markersize=3,
+            yerr=error_bars(own, "mean_median", "mean_lower_quartile", "mean_upper_quartile"),
+            elinewidth=0.7, color=colours[model], label=readable(model),
+        )  # fmt: skip
+    number = rows.drop_duplicates("lower").set_index("lower")["mean_n_perturbations"]
+    labels = [f"{names[lower]}\n({number[lower]:.0f})" for lower in present]
+    axis.set_xticks(range(len(present)), labels)
+    axis.set_xlim(-0.5, len(present) - 0.5)
+
+
+MOST_COMBINATIONS = 40
+
+
+def draw_combinations(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
+    """Draw the non-additivity of combinations, largest first, from combinations.tsv."""
+    if table.empty:
+        return nothing_to_show("No combination has all its parts observed alone.")
+    shown = models_in(table, models)
+    of_data = table[table["model"] == shown[0]].set_index("perturbation")
+    names = of_data["departure_size"].nlargest(MOST_COMBINATIONS).index
+    of_data = of_data.loc[names]
+    rows = np.arange(len(names))
+    colours = model_colours(models)
+    figure, (size, beyond, right) = panels(3, 3, 1.1 + 0.13 * len(names), sharey=True)
+    size.hlines(rows, of_data["departure_size"], of_data["effect_size"], color="0.85", zorder=0)
+    size.plot(
+        of_data["effect_size"],
+        rows,
+        "o",
+        color="0.65",
+        markersize=4,
+        label="effect of the combination",
+    )
+    size.plot(
+        of_data["departure_size"], rows, "D", color=OBSERVED_COLOUR, markersize=3.5,
+        label="departure from additivity",
+    )  # fmt: skip
+    noise: dict[str, Any] = {"marker": "|", "linestyle": "", "color": "0.4", "markersize": 5}
+    size.plot(of_data["noise_size"], rows, label="expected from sampling noise", **noise)
+    beyond.plot(of_data["noise_size"], rows, **noise)
+    for row, number in zip(rows, of_data["n_departing"], strict=True):
+        size.annotate(
+            f"{number:,}", (1.02, row), xycoords=size.get_yaxis_transform(), va="center",
+            fontsize=6, annotation_clip=False,
+        )  # fmt: skip
+    size.annotate(
+        "genes", (1.02, -0.8), xycoords=size.get_yaxis_transform(), va="center", fontsize=6,
+        annotation_clip=False,
+    )  # fmt: skip
+    size.set_xlabel(f"observed effect (root mean\nsquare), {EFFECT_UNITS}")
+    beyond.plot(of_data["departure_size"], rows, "D", color=OBSERVED_COLOUR, markersize=3.5)
+    for model in shown:
+        own = table[table["model"] == model].set_index("perturbation").loc[names]
+        line: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 3.5, "alpha": 0.85}
+        beyond.plot(
+            own["predicted_departure_size"],
+            rows,
+            color=colours[model],
+            label=readable(model),
+            **line,
+        )
+        right.plot(own["departure_correlation"], rows, color=colours[model], **line)
+    beyond.set_xlabel(f"departure from additivity,\n{EFFECT_UNITS}")
+    right.axvline(0, color="0.6", linewidth=0.6, zorder=0)
+    right.set_xlim(-1.05, 1.05)
+    right.set_xlabel("Pearson r of predicted and\nobserved departure")
+    name_rows(size, names, fontsize=5.5)
+    handles, labels = (
+        [*one, *other]
+        for one, other in zip(
+            size.get_legend_handles_labels(), beyond.get_legend_handles_labels(), strict=True
+        )
+    )
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure

@@ -1,4 +1,4 @@
-"""One look for all figures: sizes for print, colours for every eye, vectors that stay the same."""
+"""Style of all figures: sizes for print, colour-blind palettes, reproducible vector files."""
 
 import json
 import logging
@@ -13,13 +13,12 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.cluster import hierarchy
 
 from samsvae.figures.text import readable_set
 from samsvae.runtime.files import whole_file
 
 mpl.use("svg")
-logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every font in a PDF
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # it logs every font of a PDF
 
 COLUMN_WIDTH = 3.5  # inches, one column of a journal
 PAGE_WIDTH = 7.2  # inches, two columns
@@ -32,7 +31,7 @@ LONGEST_NAME = 38  # characters, of a gene set
 
 
 def use_style() -> None:
-    """Set fonts, lines and colours for all figures drawn from here on."""
+    """Set fonts, lines and colours of all figures."""
     sns.set_theme(style="ticks", context="paper", palette="colorblind")
     mpl.rcParams.update(
         {
@@ -60,16 +59,16 @@ def use_style() -> None:
 
 
 def save_figure(figure: Figure, caption: str, provenance: str, paths: Sequence[str | Path]) -> None:
-    """Write a figure, with its caption and what made it in the metadata, whole or not at all.
+    """Write a figure with its caption and provenance in the metadata, whole or not at all.
 
     Parameters
     ----------
     figure
-        It is closed afterwards.
+        Closed afterwards.
     caption
         Plain text.
     provenance
-        What made it, as JSON.
+        Record of inputs, settings and code, as JSON.
     paths
         Files that end in ``.svg`` or ``.pdf``. The same figure gives the same bytes.
     """
@@ -79,7 +78,7 @@ def save_figure(figure: Figure, caption: str, provenance: str, paths: Sequence[s
             "Date": None,
             "Description": caption,
             "Source": made_by,
-            # of a figure that has nothing to show, why
+            # the reason why a figure has nothing to show
             "Coverage": str(figure.get_label()) or None,
         },
         ".pdf": {"CreationDate": None, "Subject": caption, "Keywords": made_by},
@@ -96,25 +95,32 @@ def save_figure(figure: Figure, caption: str, provenance: str, paths: Sequence[s
 
 
 def model_colours(models: Sequence[str]) -> dict[str, Any]:
-    """Give each model its colour, by its place in the experiment."""
+    """Assign a colour to each model of an experiment, by its position."""
     palette = sns.color_palette("colorblind", max(len(models), 1))
     return dict(zip(models, palette, strict=True))
 
 
 def models_in(table: pd.DataFrame, models: Sequence[str]) -> list[str]:
-    """Name the experiment's models that a table has rows of, in the experiment's order."""
+    """List the experiment's models with rows in a table, in the experiment's order."""
     present = set(table["model"])
     return [model for model in models if model in present]
 
 
 def name_rows(axis: Axes, names: Sequence[str], **options: Any) -> None:
-    """Write names beside what is drawn at the heights 0, 1, 2, ..., the first at the top."""
+    """Label the rows at the heights 0, 1, 2, ..., with the first at the top."""
     axis.set_yticks(range(len(names)), names, **options)
     axis.set_ylim(len(names) - 0.5, -0.5)
 
 
+def quartiles_of_row(axis: Axes, row: float, quartiles: Sequence[float] | pd.Series) -> None:
+    """Draw the lower quartile, the median and the upper quartile at the height of a row."""
+    low, middle, high = quartiles
+    axis.plot([low, high], [row, row], color="0.15", lw=1.2, zorder=4)
+    axis.plot(middle, row, "o", color="0.15", markerfacecolor="white", markersize=3.5, zorder=5)
+
+
 def set_name(name: str) -> str:
-    """Write a gene set's name so that it fits beside an axis."""
+    """Shorten the name of a gene set for an axis label."""
     words = readable_set(name)
     return words if len(words) <= LONGEST_NAME else words[: LONGEST_NAME - 1] + "…"
 
@@ -122,14 +128,14 @@ def set_name(name: str) -> str:
 def panels(
     number: int, columns: int, panel_height: float, **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """Lay out panels row by row on a page.
+    """Arrange panels row by row on a page.
 
     Parameters
     ----------
     number
-        How many.
+        Number of panels.
     columns
-        At most so many side by side.
+        Largest number of panels in a row.
     panel_height
         Inches.
     **options
@@ -140,7 +146,7 @@ def panels(
     figure : Figure
         As wide as its columns need.
     axes : list of Axes
-        One per panel; what is left of the last row is removed.
+        One per panel; the unused ones of the last row are removed.
     """
     columns = min(columns, number)
     rows = -(-number // columns)
@@ -154,16 +160,25 @@ def panels(
     return figure, axes[:number]
 
 
-def clustered(matrix: np.ndarray) -> list[int]:
-    """Order rows so that similar ones are neighbours (average linkage, optimal leaf order)."""
-    if len(matrix) < 3:
-        return list(range(len(matrix)))
-    linkage = hierarchy.linkage(matrix, method="average", optimal_ordering=True)
-    return [int(row) for row in hierarchy.leaves_list(linkage)]
+def error_bars(table: pd.DataFrame, value: str, low: str, high: str) -> np.ndarray:
+    """Give the lengths of error bars from the columns of an interval; 0 without an interval.
+
+    Returns
+    -------
+    ndarray
+        2 x rows, below and above the value.
+    """
+    lengths = np.array([table[value] - table[low], table[high] - table[value]], dtype=float)
+    return np.nan_to_num(lengths).clip(min=0)
+
+
+def colour_limit(values: np.ndarray | pd.Series, coverage: float) -> float:
+    """Choose the value of the strongest colour, which a fraction of the values does not exceed."""
+    return float(np.quantile(np.abs(values), coverage)) or 1.0
 
 
 def nothing_to_show(message: str) -> Figure:
-    """Say in a figure's place why there is none; the report shows the message alone."""
+    """Draw a message in place of a figure; the report shows the message alone."""
     figure, axis = plt.subplots(figsize=(COLUMN_WIDTH, 0.8))
     figure.set_label(message)
     axis.text(0.5, 0.5, message, ha="center", va="center", wrap=True)

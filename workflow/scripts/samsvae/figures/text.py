@@ -15,9 +15,9 @@ TERMS = {
 
 
 def readable(name: str) -> str:
-    """Turn a configured name into words, with the field's terms spelt as they are.
+    """Write a configured name as words, with the field's terms spelt as usual.
 
-    What a candidate of a grid differs in is put in brackets.
+    The hyperparameters of a candidate of a grid follow in brackets.
     """
     model, *differences = name.split("--")
     if differences and all("-" in difference for difference in differences):
@@ -28,6 +28,11 @@ def readable(name: str) -> str:
         if f" {term} " in f" {words} ":
             words = f" {words} ".replace(f" {term} ", f" {spelt} ").strip()
     return words
+
+
+def minus(number: str) -> str:
+    """Write a formatted number with the minus sign of typography."""
+    return number.replace("-", "−")
 
 
 def readable_set(name: str) -> str:

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from samsvae.config.experiments import splits
 from samsvae.evaluation.comparison import CONFIDENCE
 from samsvae.figures.text import caption_as_html, readable
-from samsvae.report.sections import STAGES, Figure, Table, figures_of, stages_of
+from samsvae.report.sections import SECTIONS, Figure, Table, figures_of, sections_of
 from samsvae.report.sentences import (
     biology_in_words,
     cells_in_words,
@@ -40,12 +40,12 @@ SIGNIFICANT_DIGITS = 4
 
 
 def figure_entry(figure: Figure, experiment: Path, caption: Path, embedded: bool) -> dict[str, Any]:
-    """Take a figure into the page.
+    """Collect a figure for the page.
 
     Parameters
     ----------
     figure
-        Which one.
+        Entry of the report.
     experiment
         Folder of the experiment's results.
     caption
@@ -76,12 +76,13 @@ def figure_entry(figure: Figure, experiment: Path, caption: Path, embedded: bool
 
 
 def table_entry(table: Table, experiment: Path) -> dict[str, Any]:
-    """Take a table into the page, as JSON that its script lays out when a reader opens it.
+    """Collect a table for the page, as JSON that its script renders when a reader opens it.
 
     Parameters
     ----------
     table
-        Which one; of a long one the first rows, see :class:`samsvae.report.sections.Table`.
+        Entry of the report; only the first rows of a long table, see
+        :class:`samsvae.report.sections.Table`.
     experiment
         Folder of the experiment's results.
     """
@@ -133,14 +134,14 @@ def write_report(
     path: str | Path,
     findings: str | Path,
 ) -> None:
-    """Write the report beside the experiments' folders, and what it says in short as plain text.
+    """Write the report beside the experiments' folders, and its summary as plain text.
 
     Parameters
     ----------
     config
         The validated configuration.
     experiments
-        What each experiment has, see :mod:`samsvae.report.sections`.
+        Properties of each experiment, see :mod:`samsvae.report.sections`.
     captions
         The figures' captions, reStructuredText in files named like the figures.
     template
@@ -161,7 +162,7 @@ def write_report(
     )
     text = templates.get_template(Path(template).name).render(
         experiments=introductions,
-        stages=_stages(experiments, {Path(one).stem: Path(one) for one in captions}, results),
+        stages=_sections(experiments, {Path(one).stem: Path(one) for one in captions}, results),
         confidence=round(100 * CONFIDENCE),
         significance=config["evaluation"]["significance"],
         versions=versions(),
@@ -178,7 +179,7 @@ def write_report(
 def _introduction(
     config: Mapping[str, Any], name: str, results: Path, has: Collection[str]
 ) -> dict[str, Any]:
-    """Say of an experiment what was run, and what came out in short."""
+    """Describe an experiment and its main results."""
     experiment = config["experiments"][name]
     first = next(iter(splits(experiment)))
     n_top = int(config["evaluation"]["top_genes"])
@@ -191,9 +192,9 @@ def _introduction(
         "cells": cells_in_words(results / name / first / "split.tsv", screen),
         "competitors": [(readable(model), what) for model, what in competitors(config, name)],
         "findings": {
-            "What the perturbations do.": biology_in_words(results / name / "tables", has),
-            "Which model is best, and how surely.": sentences(summary, n_top),
-            "Are the paper's results reproduced?": reproduction_in_words(
+            "Perturbation effects.": biology_in_words(results / name / "tables", has),
+            "Comparison of models.": sentences(summary, n_top),
+            "Reproduction of the paper's results.": reproduction_in_words(
                 results / name / "tables", has
             ),
         },
@@ -204,7 +205,7 @@ def _introduction(
 
 
 def _in_short(introduction: Mapping[str, Any]) -> str:
-    """Write what was run, and what came out, as lines for a terminal."""
+    """Write the description and main results as lines for a terminal."""
     lines = [introduction["title"], ""]
     lines += textwrap.wrap(f"{introduction['cells']} {introduction['description']}", TERMINAL_WIDTH)
     for question, answers in introduction["findings"].items():
@@ -217,10 +218,10 @@ def _in_short(introduction: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _stages(
+def _sections(
     experiments: Mapping[str, Collection[str]], captions: Mapping[str, Path], results: Path
 ) -> list[dict[str, Any]]:
-    """Collect the figures and tables of every stage, experiment by experiment."""
+    """Collect the figures and tables of every section, experiment by experiment."""
     drawings = [
         results / name / "figures" / f"{figure.name}.svg"
         for name, properties in experiments.items()
@@ -228,30 +229,30 @@ def _stages(
     ]
     embedded = sum(drawing.stat().st_size for drawing in drawings) <= LARGEST_PAGE
 
-    def entries(name: str, stage: str) -> list[dict[str, Any]]:
+    def entries(name: str, section: str) -> list[dict[str, Any]]:
         return [
             figure_entry(entry, results / name, captions[entry.name], embedded)
             if isinstance(entry, Figure)
             else table_entry(entry, results / name)
-            for kept in stages_of(experiments[name])
-            if kept.name == stage
+            for kept in sections_of(experiments[name])
+            if kept.name == section
             for entry in kept.entries
         ]
 
     told = [
         {
-            "name": stage.name,
-            "title": stage.title,
-            "lead": stage.lead,
+            "name": section.name,
+            "title": section.title,
+            "lead": section.lead,
             "parts": [
                 {"experiment": name, "title": readable(name), "entries": found}
                 for name in experiments
-                if (found := entries(name, stage.name))
+                if (found := entries(name, section.name))
             ],
         }
-        for stage in STAGES
+        for section in SECTIONS
     ]
-    return [stage for stage in told if stage["parts"]]
+    return [section for section in told if section["parts"]]
 
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # the same files give the same archive
@@ -265,7 +266,7 @@ def write_archive(
     Parameters
     ----------
     experiments
-        What each experiment has, see :mod:`samsvae.report.sections`.
+        Properties of each experiment, see :mod:`samsvae.report.sections`.
     page
         The report; the experiments' folders are beside it.
     path
@@ -285,8 +286,8 @@ def write_archive(
 
 def _shown(experiments: Mapping[str, Collection[str]], results: Path) -> Iterator[Path]:
     for experiment, properties in experiments.items():
-        for stage in stages_of(properties):
-            for entry in stage.entries:
+        for section in sections_of(properties):
+            for entry in section.entries:
                 if isinstance(entry, Table):
                     yield results / experiment / "tables" / entry.name
                 else:

@@ -34,14 +34,15 @@ SECONDS_PER_MINUTE = 60
 
 
 def describe(config: Mapping[str, Any], name: str) -> str:
-    """Say in words what an experiment is."""
+    """Describe an experiment in a paragraph."""
     experiment = config["experiments"][name]
     split = experiment["split"]
     kinds = {
-        "random": "64 % of cells train, 16 % validate and 20 % test the models",
-        "unseen_combinations": "a quarter of the combinations tests models that were trained on a "
-        "fraction of all combinations, which up to 0.75 holds none of the tested ones",
-        "as_simulated": "each part has the cells that the simulator made for it",
+        "random": "64 % of cells for training, 16 % for validation and 20 % for testing",
+        "unseen_combinations": "a quarter of the combinations is held out for testing; training "
+        "uses a "
+        "fraction of all combinations, which up to 0.75 contains none of the tested ones",
+        "as_simulated": "training, validation and test cells as simulated",
         "data_efficiency": "only a fraction of the combinations' training cells is used",
     }
     fractions = split.get("fractions")
@@ -55,7 +56,7 @@ def describe(config: Mapping[str, Any], name: str) -> str:
 
 
 def cells_in_words(split: Path, screen: Path) -> str:
-    """Say how many cells, genes and perturbations a screen has.
+    """Describe the number of cells, genes and perturbations of a screen.
 
     Parameters
     ----------
@@ -79,14 +80,14 @@ def cells_in_words(split: Path, screen: Path) -> str:
 
 
 def competitors(config: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
-    """List an experiment's models with what each is, in a line."""
+    """List an experiment's models with a one-line description."""
     listed = []
     models = expanded(config["models"])
     for model in config["experiments"][name]["models"]:
         settings = models[model]
         what = KINDS[settings["kind"]].summary
         if settings.get("shuffle_labels"):
-            what += "; trained on shuffled labels, and so a negative control"
+            what += "; trained on shuffled labels, a negative control"
         if has_grid(config["models"].get(model, {})):
             tried = len(candidates(model, config["models"][model]))
             what += f"; on each split the best of {tried} candidates by its validation cells"
@@ -106,7 +107,7 @@ def origins(config: Mapping[str, Any], results: Path) -> list[list[str]]:
 
 
 def run_times(results: Path) -> list[list[str]]:
-    """Sum up what Snakemake measured of the jobs of each rule.
+    """Summarise the run times and memory of the jobs of each rule.
 
     Parameters
     ----------
@@ -224,7 +225,7 @@ def _score(row: "pd.Series[Any]", metric: str) -> dict[str, str]:
 
 
 def sentences(summary: pd.DataFrame, n_top: int) -> list[str]:
-    """Say in sentences which model is best at what, and how surely.
+    """Describe the best model for each main score and its comparison with the others.
 
     Parameters
     ----------
@@ -248,9 +249,9 @@ def sentences(summary: pd.DataFrame, n_top: int) -> list[str]:
 def _subjects(summary: pd.DataFrame, n_top: int) -> dict[tuple[str, str], str]:
     wording = {
         f"pearson{HELD_OUT}": "predicted effects agree best with those among held-out cells",
-        "iwelbo": "the bound on test cells is highest",
-        "effect_pearson": "predictions are nearest to the simulation's noise-free effects",
-        "mask_f1": "which target moves which factor is recovered best",
+        "iwelbo": "the bound on test cells (IWELBO) is highest",
+        "effect_pearson": "predicted effects agree best with the noise-free simulated effects",
+        "mask_f1": "the mask of perturbations and factors is recovered best",
     }
     return {
         (scope, metric): wording[metric]
@@ -266,17 +267,17 @@ def _verdict(found: pd.DataFrame, metric: str, subject: str, n_top: int) -> str:
     sentence = f"For {readable(str(best.name))}, {subject}: {_number(best['value'], metric)}{unit}"
     ceiling = found["value"].get(NOISE_CEILING, np.nan)
     if not np.isnan(ceiling):
-        sentence += f", where effects without noise would reach about {_number(ceiling, metric)}"
+        sentence += f", where noise-free effects would reach about {_number(ceiling, metric)}"
     clauses = [sentence + "."]
     tied, worse, untested = (
         found[found["verdict"] == verdict] for verdict in (TIED, WORSE, UNTESTED)
     )
     if len(tied):
-        clauses.append(f"Not told apart from it: {_listed(tied, metric)}.")
+        clauses.append(f"No significant difference to: {_listed(tied, metric)}.")
     if len(worse):
-        clauses.append(f"Behind it: {_listed(worse, metric)}.")
+        clauses.append(f"Significantly worse: {_listed(worse, metric)}.")
     if len(untested):
-        clauses.append(f"Not tested, since nothing was repeated: {_listed(untested, metric)}.")
+        clauses.append(f"Not tested, without replicates: {_listed(untested, metric)}.")
     over = found["tested_over"].dropna().unique()
     if len(over):
         clauses.append(f"Tested over {' and '.join(REPEATED[name] for name in over)}.")
@@ -298,14 +299,14 @@ MOST_NAMED = 4
 
 
 def biology_in_words(tables: Path, has: Collection[str]) -> list[str]:
-    """Say which perturbations change which genes and pathways, and which pairs interact.
+    """Describe changed genes, pathways, genetic interactions and basal states.
 
     Parameters
     ----------
     tables
         Folder of the experiment's tables.
     has
-        What the experiment has, see :mod:`samsvae.report.sections`.
+        Properties of the experiment, see :mod:`samsvae.report.sections`.
     """
     if COUNTS not in has:
         return []
@@ -319,11 +320,11 @@ def biology_in_words(tables: Path, has: Collection[str]) -> list[str]:
 
 
 def changes_in_words(perturbations: pd.DataFrame) -> list[str]:
-    """Say how many perturbations change a gene, and which ones change most."""
+    """Describe the number of perturbations that change a gene, and the strongest ones."""
     changing = perturbations[perturbations["n_de"] > 0]
     sentence = (
-        f"{len(changing):,} of {len(perturbations):,} perturbations change the expression of at "
-        "least one gene by more than chance"
+        f"{len(changing):,} of {len(perturbations):,} perturbations significantly change the "
+        "expression of at least one gene"
     )
     if changing.empty:
         return [f"{sentence}."]
@@ -331,15 +332,15 @@ def changes_in_words(perturbations: pd.DataFrame) -> list[str]:
         f"{row['perturbation']} ({row['n_de']:,})"
         for _, row in changing.head(MOST_NAMED).iterrows()
     )
-    return [f"{sentence}; most genes are changed by {strongest}."]
+    return [f"{sentence}; those with the most changed genes are {strongest}."]
 
 
 def pathways_in_words(agreement: pd.DataFrame) -> list[str]:
-    """Say which gene set is the most significant for which perturbations, and who predicts it."""
+    """Describe the most significant gene set of perturbations, and how often models agree."""
     tested = agreement[agreement["method"] == OVER_REPRESENTATION]
     known = tested.dropna(subset="top_observed")
     if known.empty:
-        return ["No gene set is significantly over-represented among the genes that change most."]
+        return ["No gene set is significantly over-represented among the genes of largest effect."]
     first = known[known["model"] == known["model"].iloc[0]]
     groups = first.groupby("top_observed", sort=False)["perturbation"].agg(list)
     named = "; ".join(
@@ -355,29 +356,30 @@ def pathways_in_words(agreement: pd.DataFrame) -> list[str]:
         for model, row in right.iterrows()
     )
     return [
-        f"The most over-represented gene sets among the genes that change most: {named}.",
-        f"Predicted effects lead to the same gene set: {predicted}.",
+        f"Most significantly over-represented gene sets among the genes of "
+        f"largest effect: {named}.",
+        f"Predicted effects give the same gene set: {predicted}.",
     ]
 
 
 def combinations_in_words(combinations: pd.DataFrame) -> list[str]:
-    """Say how many combinations are more, or less, than the sum of their parts."""
+    """Describe the number of combinations that depart from additivity."""
     if combinations.empty:
         return []
     first = combinations[combinations["model"] == combinations["model"].iloc[0]]
     departing = first[first["n_departing"] > 0].sort_values("n_departing", ascending=False)
     sentence = (
-        f"{len(departing):,} of {len(first):,} combinations depart from the sum of their parts on "
-        "at least one gene"
+        f"{len(departing):,} of {len(first):,} combinations depart significantly from additivity "
+        "on at least one gene"
     )
     if departing.empty:
-        return [f"{sentence}, as far as these cells can tell."]
+        return [f"{sentence}."]
     row = departing.iloc[0]
-    return [f"{sentence}, {row['perturbation']} most of all ({row['departing_genes']})."]
+    return [f"{sentence}, most genes in {row['perturbation']} ({row['departing_genes']})."]
 
 
 def basal_in_words(basal: pd.DataFrame) -> list[str]:
-    """Say how often a classifier reads perturbations off basal states meant to be free of them."""
+    """Describe the accuracy of predicting perturbations from inferred basal states."""
     asked = basal[(basal["state"] == "basal") & (basal["labels"] == "true")]
     rows = asked[asked["claimed"].astype(bool) & (asked["perturbation"] == ALL)]
     if rows.empty:
@@ -387,8 +389,9 @@ def basal_in_words(basal: pd.DataFrame) -> list[str]:
         for model, accuracy in rows.groupby("model", sort=False)["accuracy"].mean().items()
     )
     return [
-        "From the basal state of a held-out cell a classifier names its perturbation, or control, "
-        f"correctly in {found}; chance is {100 * rows['chance'].mean():.1f} %."
+        "A classifier predicts the perturbation (or control) of a held-out "
+        "cell from its basal state "
+        f"with an accuracy of {found}; chance is {100 * rows['chance'].mean():.1f} %."
     ]
 
 
@@ -398,14 +401,14 @@ def _named(names: list[str]) -> str:
 
 
 def reproduction_in_words(tables: Path, has: Collection[str]) -> list[str]:
-    """Say how many published results were met; nothing where there is nothing published.
+    """Describe how many published results were reproduced, if there are any.
 
     Parameters
     ----------
     tables
         Folder of the experiment's tables.
     has
-        What the experiment has, see :mod:`samsvae.report.sections`.
+        Properties of the experiment, see :mod:`samsvae.report.sections`.
     """
     return verdicts_in_words(read_table(tables / "reproduction.tsv")) if PAPER in has else []
 
@@ -418,11 +421,11 @@ def verdicts_in_words(reproduction: pd.DataFrame) -> list[str]:
     if inside + outside:
         sentence = (
             f"Of {inside + outside} results of the paper that were run as published, {inside} lie "
-            f"where they are expected if nothing differs, and {outside} do not."
+            f"inside the prediction interval and {outside} outside."
         )
     else:
         sentence = (
-            f"None of the paper's {len(reproduction)} results was run as published, so nothing is "
-            "said of their reproduction."
+            f"None of the paper's {len(reproduction)} results was run as published, so their "
+            "reproduction is not assessed."
         )
     return [sentence + (f" The others: {', '.join(others)}." if others else "")]

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anndata
 import h5py
@@ -337,3 +338,81 @@ def shuffled_labels(labels: pd.Series, parts: pd.Series, seed: int) -> pd.Series
         own = np.flatnonzero(parts == part)
         source[own] = rng.permutation(own)
     return pd.Series(labels.array[source], index=labels.index, name=labels.name)
+
+
+KINDS = {0: "control", 1: "single", 2: "combination"}
+SIZE_BINS = 40
+
+
+def parts_table(split: pd.DataFrame) -> pd.DataFrame:
+    """Count the cells of each kind in each part of a split.
+
+    Parameters
+    ----------
+    split
+        As of :func:`split_table`.
+
+    Returns
+    -------
+    DataFrame
+        One row per kind (control, single or combination) and part (train, val, test or unused):
+        cells, and the fraction of the kind's cells.
+    """
+    labels = split["perturbation"]
+    size = {label: min(len(components(label)), 2) for label in labels.unique()}
+    number = pd.crosstab(labels.map(size).map(KINDS), split["split"])
+    kinds = [kind for kind in KINDS.values() if kind in number.index]
+    number = number.reindex(index=kinds, columns=[TRAIN, VAL, TEST, UNUSED], fill_value=0)
+    fraction = number.div(number.sum(axis=1), axis=0)
+    rows = [
+        (kind, part, number.loc[kind, part], fraction.loc[kind, part])
+        for kind in kinds
+        for part in number
+    ]
+    return pd.DataFrame(rows, columns=["kind", "part", "cells", "fraction"])
+
+
+def screen_table(split: pd.DataFrame) -> pd.DataFrame:
+    """Count the cells of each perturbation, and describe the distribution of library sizes.
+
+    Parameters
+    ----------
+    split
+        As of :func:`split_table`.
+
+    Returns
+    -------
+    DataFrame
+        Rows of two measures. ``cells``: the number of cells (value) of a perturbation, control
+        first, then from the most frequent on. ``density``: the density of cells, per unit of log10
+        of their counts, between two library sizes (lower, upper), of control and of perturbed
+        cells (kind), in the same 40 intervals.
+    """
+    number = split["perturbation"].value_counts()
+    names = [CONTROL, *number.index.drop(CONTROL, errors="ignore")]
+    rows: list[dict[str, Any]] = [
+        {
+            "measure": "cells",
+            "kind": _kind(name),
+            "perturbation": name,
+            "value": int(number.get(name, 0)),
+        }
+        for name in names
+    ]
+    positive = split[split["library_size"] > 0]
+    logs = np.log10(positive["library_size"].to_numpy(dtype=float))
+    edges = np.histogram_bin_edges(logs, SIZE_BINS) if len(logs) else np.array([])
+    limits = list(zip(10 ** edges[:-1], 10 ** edges[1:], strict=True))
+    kinds = positive["perturbation"].map(_kind).to_numpy()
+    for kind in np.unique(kinds):
+        density, _ = np.histogram(logs[kinds == kind], edges, density=True)
+        rows += [
+            {"measure": "density", "kind": kind, "lower": lower, "upper": upper, "value": value}
+            for (lower, upper), value in zip(limits, density, strict=True)
+        ]
+    columns = ["measure", "kind", "perturbation", "lower", "upper", "value"]
+    return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def _kind(label: str) -> str:
+    return "control" if label == CONTROL else "perturbed"

@@ -1,0 +1,250 @@
+"""Scores of models and baselines: intervals, paired differences, scores of perturbations."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from samsvae.evaluation.comparison import RUNS, TIE
+from samsvae.evaluation.metrics import HELD_OUT, SHARE, describe, heading
+from samsvae.evaluation.summary import (
+    BEST,
+    CEILING,
+    NOISE_CEILING,
+    TIED,
+    by_fraction,
+    headlines,
+    scope_of_summary,
+)
+from samsvae.figures.style import (
+    error_bars,
+    model_colours,
+    models_in,
+    name_rows,
+    nothing_to_show,
+    panels,
+    quartiles_of_row,
+)
+from samsvae.figures.text import minus, readable
+
+LABEL_WIDTH = 24  # characters
+
+
+def draw_metrics(
+    table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
+) -> Figure:
+    """Draw the main scores of models with confidence intervals, from summary.tsv."""
+    asked = set(zip(table["scope"], table["metric"], strict=True))
+    questions = {
+        key: text
+        for key, text in headlines(evaluation["top_genes"], scope_of_summary(table)).items()
+        if key in asked
+    }
+    if not questions:
+        return nothing_to_show("No score is defined for these models.")
+    colours = model_colours(models)
+    height = 0.75 + 0.2 * len(models) * max(1.0, 0.5 * table["fraction"].nunique(dropna=False))
+    figure, axes = panels(len(questions), 4, height, sharey=True)
+    for axis, ((scope, metric), text) in zip(axes, questions.items(), strict=True):
+        found = table[(table["scope"] == scope) & (table["metric"] == metric)]
+        _score_rows(axis, found, models, colours)
+        axis.set_xlabel(_score_label(text, metric, evaluation["top_genes"]))
+        axis.xaxis.set_major_locator(MaxNLocator(3))
+    name_rows(axes[0], [readable(model) for model in models])
+    return figure
+
+
+def _score_rows(
+    axis: Axes, table: pd.DataFrame, models: Sequence[str], colours: Mapping[str, Any]
+) -> None:
+    parts = by_fraction(table)
+    offset = np.linspace(-0.3, 0.3, len(parts)) if len(parts) > 1 else [0.0]
+    for (_fraction, part), shift in zip(parts, offset, strict=True):
+        one = part.set_index("model")
+        for row, model in enumerate(models):
+            if model not in one.index:
+                continue
+            score = one.loc[model]
+            axis.errorbar(
+                score["value"], row + shift, color=colours[model],
+                xerr=error_bars(one.loc[[model]], "value", "low", "high"),
+                fmt="D" if score["verdict"] == CEILING else "o", markersize=4,
+                markerfacecolor=colours[model] if score["verdict"] in (BEST, TIED) else "white",
+            )  # fmt: skip
+        if NOISE_CEILING in one.index and len(parts) == 1:
+            axis.axvline(one.loc[NOISE_CEILING, "value"], color="0.5", lw=0.8, ls="--", zorder=0)
+    for row, model in enumerate(models):
+        if model not in set(table["model"]):
+            axis.annotate(
+                "undefined", (0.02, row), xycoords=axis.get_yaxis_transform(), va="center",
+                color="0.5", fontsize=6,
+            )  # fmt: skip
+
+
+def _score_label(text: str, metric: str, n_top: int) -> str:
+    wrapped = textwrap.fill(text, LABEL_WIDTH)
+    known = describe(metric, n_top)
+    return f"{wrapped}\n({known.unit})" if known and known.unit not in ("", SHARE) else wrapped
+
+
+WITHIN = {"perturbations": "over perturbations", "cells": "over cells"}
+
+
+def draw_paired_differences(
+    table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
+) -> Figure:
+    """Draw paired differences to the first model with intervals, from paired_differences.tsv."""
+    metrics = (
+        f"pearson{HELD_OUT}",
+        f"median_pearson{HELD_OUT}",
+        f"median_pearson_from_mean{HELD_OUT}",
+        "median_de_auroc",
+        "iwelbo",
+    )
+    scope = "test" if (table["scope"] == "test").any() else "all"
+    against = _against_first(table[table["scope"] == scope], models[0])
+    shown = [metric for metric in metrics if metric in set(against["metric"])]
+    if f"pearson{HELD_OUT}" in shown and f"median_pearson{HELD_OUT}" in shown:
+        shown.remove(f"median_pearson{HELD_OUT}")
+    if not shown:
+        return nothing_to_show(
+            "There are no replicates, so no difference has a confidence interval."
+        )
+    others = models_in(against, models[1:])
+    colours = model_colours(models)
+    n_fractions = len(by_fraction(against))
+    offset = np.linspace(-0.3, 0.3, n_fractions) if n_fractions > 1 else [0.0]
+    height = 0.8 + 0.25 * len(others) * max(1.0, 0.5 * n_fractions)
+    figure, axes = panels(len(shown), 4, height, sharey=True)
+    for axis, metric in zip(axes, shown, strict=True):
+        one = against[against["metric"] == metric]
+        for index, part in enumerate(part for _, part in by_fraction(one)):
+            for _name, row in part.iterrows():
+                place = others.index(row["model"]) + offset[index]
+                colour = colours[row["model"]]
+                axis.plot([row["low"], row["high"]], [place] * 2, color=colour)
+                axis.plot(
+                    row["difference"], place, "o", color=colour, markersize=4,
+                    markerfacecolor="white" if row["better"] == TIE else colour,
+                )  # fmt: skip
+                if n_fractions == 1:
+                    axis.annotate(
+                        minus(f"{row['difference']:+.3f}"), (1.0, place), va="center",
+                        xycoords=axis.get_yaxis_transform(), fontsize=6, annotation_clip=False,
+                    )  # fmt: skip
+        over = one["over"].iloc[0]
+        axis.xaxis.set_major_locator(MaxNLocator(3))
+        axis.axvline(0, color="0.5", linewidth=0.6, zorder=0)
+        text = textwrap.fill(heading(metric, evaluation["top_genes"], unit=True), LABEL_WIDTH)
+        axis.set_xlabel(f"{text}\n({WITHIN.get(over, f'over {over}')})")
+    name_rows(axes[0], [readable(model) for model in others])
+    figure.suptitle(f"Difference to {readable(models[0])}")
+    return figure
+
+
+def _against_first(table: pd.DataFrame, first: str) -> pd.DataFrame:
+    """Orient comparisons with the first model so that it is subtracted; prefer those over runs."""
+    table = table[table["low"].notna() & ((table["first"] == first) | (table["second"] == first))]
+    turned = np.where(table["first"] == first, -1.0, 1.0)
+    ends = np.sort([turned * table["low"], turned * table["high"]], axis=0)
+    table = table.assign(
+        model=np.where(table["first"] == first, table["second"], table["first"]),
+        difference=turned * table["difference"], low=ends[0], high=ends[1],
+        within=~table["over"].isin(RUNS),
+    )  # fmt: skip
+    question = ["fraction", "metric", "model"]
+    return table.sort_values("within", kind="stable").drop_duplicates(question)
+
+
+def draw_fractions(
+    table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
+) -> Figure:
+    """Draw scores by the fraction of combinations in training, from intervals.tsv.
+
+    The scope is held-out perturbations and cells, as in figure 3 of Bereket & Karaletsos 2023.
+    """
+    n_top = evaluation["top_genes"]
+    table = table[table["scope"] == "test"]
+    first = next((m for m in models if m in set(_of_metric(table, "iwelbo_relative")["model"])), "")
+    metrics = ("iwelbo_relative", "pearson", f"pearson_top{n_top}")
+    shown = {
+        metric: heading(metric, n_top, unit=True).replace("the first model", readable(first))
+        for metric in metrics
+        if len(_of_metric(table, metric))
+    }
+    if not shown:
+        return nothing_to_show("No score is defined for these models.")
+    fractions = sorted(table["fraction"].dropna().unique())
+    colours = model_colours(models)
+    figure, axes = panels(len(shown), 3, 2.4)
+    for axis, (metric, text) in zip(axes, shown.items(), strict=True):
+        one = _of_metric(table, metric)
+        present = models_in(one, models)
+        width = 0.8 / len(present)
+        for place, model in enumerate(present):
+            rows = one[one["model"] == model].set_index("fraction").reindex(fractions)
+            error = error_bars(rows, "value", "low", "high")
+            axis.bar(
+                np.arange(len(fractions)) + (place - (len(present) - 1) / 2) * width,
+                rows["value"], width, yerr=error, color=colours[model], label=readable(model),
+                error_kw={"elinewidth": 0.6, "capsize": 1},
+            )  # fmt: skip
+        axis.axhline(0, color="0.3", linewidth=0.6)
+        axis.set_xticks(range(len(fractions)), [f"{fraction:g}" for fraction in fractions])
+        axis.set(
+            ylabel=textwrap.fill(text, LABEL_WIDTH),
+            xlabel="fraction of combinations\nthat may be trained on",
+        )
+    named = {
+        name: bar
+        for axis in axes
+        for bar, name in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=4)
+    return figure
+
+
+def _of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    return table[table["metric"] == metric]
+
+
+SPREAD_OF_DOTS = 0.22
+
+
+def draw_perturbations(
+    table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
+) -> Figure:
+    """Draw the distribution of scores over perturbations, from perturbation_metrics.parquet."""
+    metrics = (f"pearson{HELD_OUT}", f"pearson_from_mean{HELD_OUT}", "de_auroc")
+    if table["tested"].any():
+        table = table[table["tested"]]
+    table = table[table["metric"].isin(metrics) & table["mean_over_seeds"].notna()]
+    means = table.drop_duplicates(["metric", "model", "perturbation"])
+    shown = [metric for metric in metrics if metric in set(means["metric"])]
+    if not shown:
+        return nothing_to_show("No perturbation has enough held-out cells.")
+    colours = model_colours(models)
+    figure, axes = panels(len(shown), 3, 0.75 + 0.27 * len(models), sharey=True)
+    rng = np.random.default_rng(0)
+    for axis, metric in zip(axes, shown, strict=True):
+        for row, model in enumerate(models):
+            own = means[(means["metric"] == metric) & (means["model"] == model)]
+            values = own["mean_over_seeds"].to_numpy()
+            if not len(values):
+                axis.annotate(
+                    "undefined", (0.02, row), xycoords=axis.get_yaxis_transform(), va="center",
+                    color="0.5", fontsize=6,
+                )  # fmt: skip
+                continue
+            height = row + rng.uniform(-SPREAD_OF_DOTS, SPREAD_OF_DOTS, len(values))
+            size = float(np.clip(300 / len(values), 1, 8))
+            axis.scatter(values, height, s=size, alpha=0.5, color=colours[model], linewidths=0)
+            quartiles_of_row(axis, row, own[["lower_quartile", "median", "upper_quartile"]].iloc[0])
+        axis.set_xlabel(textwrap.fill(heading(metric, evaluation["top_genes"]), LABEL_WIDTH))
+    name_rows(axes[0], [readable(model) for model in models])
+    return figure
