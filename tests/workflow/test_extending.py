@@ -1,7 +1,8 @@
-"""Add a baseline, a model, a metric and a figure as docs/extending.md says."""
+"""Add a source, a baseline, a model, a metric and a figure as docs/extending.md says."""
 
 import re
 
+import anndata
 import pandas as pd
 import pytest
 
@@ -35,6 +36,8 @@ def added(name, text, code):
         case "baselines.py":
             text = before(text, "from samsvae.screen.labels", lines[0])
             return before(text, "}", lines[-1])
+        case "screens.py":
+            return before(text, "SOURCES", code + "\n\n")
         case "models.py":
             return before(text, "def _entries", code + "\n\n")
         case "agreement.py":
@@ -61,16 +64,25 @@ def add(project, section):
     return new, to_others
 
 
-def test_a_baseline_and_a_metric_are_added_as_the_page_says(project):
-    lines = sum(add(project, section)[1] for section in ("A baseline", "A metric"))
-    assert 0 < lines < MAX_LINES
+def test_a_source_a_baseline_and_a_metric_are_added_as_the_page_says(project):
+    for section in ("A source", "A baseline", "A metric"):
+        new, to_others = add(project, section)
+        assert new <= MAX_LINES_OF_MODEL
+        assert 0 < to_others < MAX_LINES
     project.config = {
-        "screens": {"tiny": {"source": "simulated", **vars(TINY)}},
+        "screens": {
+            "tiny": {"source": "simulated", **vars(TINY)},
+            "linear": {"source": "simulated_linear", "n_cells": 20},
+        },
         "models": {"median_effect": {"kind": "median_effect"}},
-        "experiments": {"new": {"screen": "tiny", "split": {"kind": "random"}, "models": MODELS}},
+        "experiments": {
+            "new": {"screen": "tiny", "split": {"kind": "random"}, "models": MODELS},
+            "linear": {"screen": "linear", "split": {"kind": "as_simulated"}, "models": MODELS},
+        },
     }
     tables = project.folder / "results/new/tables"
-    done = project.snakemake("results/new/tables/summary.tsv", "results/new/tables/effects.parquet")
+    targets = ("new/tables/summary.tsv", "new/tables/effects.parquet", "linear/tables/summary.tsv")
+    done = project.snakemake(*(f"results/{target}" for target in targets))
     assert done.returncode == 0, done.stdout[-4000:]
     for table in (
         pd.read_csv(tables / "summary.tsv", sep="\t"),
@@ -84,6 +96,11 @@ def test_a_baseline_and_a_metric_are_added_as_the_page_says(project):
     assert (error > metrics["median_rmse", "all"]).all()
     compared = pd.read_csv(tables / "paired_differences.tsv", sep="\t")
     assert "median_largest_error_held_out" in set(compared["metric"])
+    screen = anndata.read_h5ad(project.folder / "results/screens/linear/screen.h5ad")
+    assert screen.shape == ((10 + 1) * 3 * 20, 40)
+    assert screen.obs["perturbation"].value_counts().eq(3 * 20).all()
+    of_linear = pd.read_csv(project.folder / "results/linear/tables/summary.tsv", sep="\t")
+    assert set(MODELS) <= set(of_linear["model"])
 
 
 def test_a_trained_model_is_added_as_the_page_says(project):
