@@ -74,7 +74,7 @@ def test_the_targets_of_the_default_configuration():
     assert len(files) == len(set(files)) == 2 * (3 * 3 * 4 + 3 + 3)
     assert "results/simulated/random-seed0/cpa_vae/seed2/iwelbo.parquet" in files
     assert "results/simulated/tables/metrics.parquet" in default.all_tables()
-    assert "results/simulated/random-seed0/split.tsv" in default.all_tables()
+    assert "results/simulated/tables/split.tsv" in default.all_tables()
     figures = default.all_figures()
     assert "results/simulated_unseen_pairs/figures/truth.svg" in figures
     assert not any("factor_groups" in path for path in figures)
@@ -148,15 +148,16 @@ def test_patterns_are_filled_for_runs_splits_and_candidates():
 
 def test_tables_of_metrics_are_those_that_an_experiment_has():
     own = with_own()
-    tables = own.for_metrics(f"{SPLIT}/m", f"{TABLES}/b", f"{RUN}/t")
+    tables = own.for_metrics(f"{SPLIT}/m", f"{TABLES}/b", f"{TABLES}/t")
     of_own = tables(Wildcards(experiment="own"))
     assert of_own == [
         *own.for_splits(f"{SPLIT}/m")(Wildcards(experiment="own")),
         "results/own/tables/b",
     ]
     assert tables(Wildcards(experiment="normal")) == [
-        "results/normal/tables/b", "results/normal/as_simulated-seed0/normal/seed0/t",
-    ]  # fmt: skip
+        "results/normal/tables/b",
+        "results/normal/tables/t",
+    ]
 
 
 def test_inputs_follow_from_what_is_known():
