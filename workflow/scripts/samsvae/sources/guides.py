@@ -365,27 +365,27 @@ def poisson_threshold(positive: np.ndarray, n_cells: int) -> float | None:
         values = np.concatenate([[0.0], values])
         cells = np.concatenate([[n_cells - len(positive)], cells])
     mean = float(values @ cells / cells.sum())
-    low, high, share = SMALLEST + mean / 10, float(values[-1]), 0.05
+    low, high, fraction = SMALLEST + mean / 10, float(values[-1]), 0.05
     for _ in range(STEPS):
-        of_high = special.expit(_poisson_odds(values, low, high, share))
+        of_high = special.expit(_poisson_odds(values, low, high, fraction))
         weight, rest = cells * of_high, cells * (1 - of_high)
         if weight.sum() < SMALLEST or rest.sum() < SMALLEST:
             return None
         new_high = float(weight @ values / weight.sum())
         new_low = max(float(rest @ values / rest.sum()), SMALLEST)
         moved = abs(new_high - high) + abs(new_low - low)
-        low, high, share = new_low, new_high, float(weight.sum() / cells.sum())
+        low, high, fraction = new_low, new_high, float(weight.sum() / cells.sum())
         if moved < TOLERANCE * high:
             break
-    if high < 2 * low or not 0 < share < 1:
+    if high < 2 * low or not 0 < fraction < 1:
         return None
     # the log odds increase with the count, and are 0 at a probability of 1/2
-    even = (np.log1p(-share) - np.log(share) + high - low) / np.log(high / low)
+    even = (np.log1p(-fraction) - np.log(fraction) + high - low) / np.log(high / low)
     return float(max(np.floor(even) + 1, 1))
 
 
-def _poisson_odds(values: np.ndarray, low: float, high: float, share: float) -> np.ndarray:
-    return np.log(share) - np.log1p(-share) + values * np.log(high / low) - (high - low)
+def _poisson_odds(values: np.ndarray, low: float, high: float, fraction: float) -> np.ndarray:
+    return np.log(fraction) - np.log1p(-fraction) + values * np.log(high / low) - (high - low)
 
 
 def poisson_gaussian_threshold(positive: np.ndarray, n_cells: int) -> float | None:
@@ -412,19 +412,19 @@ def poisson_gaussian_threshold(positive: np.ndarray, n_cells: int) -> float | No
     middle = values[-1] / 2
     rate = max(float(np.average(values, weights=cells * (values <= middle) + SMALLEST)), SMALLEST)
     mean = float(np.average(values, weights=cells * (values > middle) + SMALLEST))
-    spread, share = 1.0, 0.5
+    std, fraction = 1.0, 0.5
     for _ in range(STEPS):
-        odds = _gaussian_odds(values, rate, mean, spread, share)
+        odds = _gaussian_odds(values, rate, mean, std, fraction)
         of_high = special.expit(odds)
         weight, rest = cells * of_high, cells * (1 - of_high)
         if weight.sum() < 1 or rest.sum() < SMALLEST:
             return None
-        before = (rate, mean, spread, share)
+        before = (rate, mean, std, fraction)
         mean = float(weight @ values / weight.sum())
-        spread = max(float(np.sqrt(weight @ (values - mean) ** 2 / weight.sum())), 0.1)
+        std = max(float(np.sqrt(weight @ (values - mean) ** 2 / weight.sum())), 0.1)
         rate = max(float(rest @ values / rest.sum()), SMALLEST)
-        share = float(weight.sum() / n)
-        if max(abs(a - b) for a, b in zip(before, (rate, mean, spread, share), strict=True)) < (
+        fraction = float(weight.sum() / n)
+        if max(abs(a - b) for a, b in zip(before, (rate, mean, std, fraction), strict=True)) < (
             TOLERANCE
         ):
             break
@@ -432,7 +432,7 @@ def poisson_gaussian_threshold(positive: np.ndarray, n_cells: int) -> float | No
         return None
     # a wide Gaussian is also above the Poisson below the background: use the upper crossing
     every = np.arange(1.0, counts[-1] + 1) if counts[-1] < 1e6 else counts
-    is_high = _gaussian_odds(np.log2(every), rate, mean, spread, share) > 0
+    is_high = _gaussian_odds(np.log2(every), rate, mean, std, fraction) > 0
     is_high &= np.log2(every) > rate
     is_high[np.log2(every) >= mean] = True
     background = np.flatnonzero(~is_high)
@@ -440,10 +440,10 @@ def poisson_gaussian_threshold(positive: np.ndarray, n_cells: int) -> float | No
 
 
 def _gaussian_odds(
-    values: np.ndarray, rate: float, mean: float, spread: float, share: float
+    values: np.ndarray, rate: float, mean: float, std: float, fraction: float
 ) -> np.ndarray:
-    gaussian = -0.5 * ((values - mean) / spread) ** 2 - np.log(spread * np.sqrt(2 * np.pi))
+    gaussian = -0.5 * ((values - mean) / std) ** 2 - np.log(std * np.sqrt(2 * np.pi))
     poisson = values * np.log(rate) - rate - special.gammaln(values + 1)
-    log_share = np.log(min(max(share, SMALLEST), 1 - SMALLEST))
-    log_rest = np.log1p(-min(max(share, SMALLEST), 1 - SMALLEST))
-    return np.asarray(log_share - log_rest + gaussian - poisson)
+    log_fraction = np.log(min(max(fraction, SMALLEST), 1 - SMALLEST))
+    log_rest = np.log1p(-min(max(fraction, SMALLEST), 1 - SMALLEST))
+    return np.asarray(log_fraction - log_rest + gaussian - poisson)

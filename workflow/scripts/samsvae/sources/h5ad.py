@@ -7,8 +7,8 @@ import numpy as np
 
 from samsvae.sources.genes import Features, listed_genes, read_features, select_genes
 from samsvae.sources.guides import target_finder
-from samsvae.sources.h5ad_dosage import check_guide_matrix
 from samsvae.sources.h5ad_file import AnnDataFile, read_names
+from samsvae.sources.h5ad_guides import check_guide_matrix
 from samsvae.sources.h5ad_labels import read_assignment
 from samsvae.sources.h5ad_source import (
     H5adSource,

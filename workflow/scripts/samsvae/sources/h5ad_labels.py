@@ -23,8 +23,8 @@ from samsvae.screen.labels import (
     refuse_no_control,
 )
 from samsvae.sources.guides import guide_frame, refuse_unknown_guides, target_finder
-from samsvae.sources.h5ad_dosage import GuideMatrix, read_guide_matrix
 from samsvae.sources.h5ad_file import AnnDataFile
+from samsvae.sources.h5ad_guides import GuideMatrix, read_guide_matrix
 from samsvae.sources.h5ad_source import H5adSource, column
 
 # reasons to leave out a cell, in order of priority
