@@ -23,9 +23,9 @@ from samsvae.biology.factors import (
     group_sharing,
     inferred_masks,
     latent_effects,
+    masked_shifts,
     members_of,
     target_genes,
-    used_shifts,
 )
 from samsvae.biology.gene_sets import GeneSets, read_collections, read_gmt
 from samsvae.evaluation.effects import measured_genes, read_effects
@@ -124,7 +124,7 @@ def factor_tables(
         empty = [pd.DataFrame(columns=c) for c in (USAGE, GROUPS, SHARING, GENES, ENRICHMENT)]
         return FactorTables(latents, *empty)
     used = inferred_masks(latents).loc[names]
-    shifts = used_shifts(latents).loc[names]
+    shifts = masked_shifts(latents).loc[names]
     effects = factor_effects(trained, shifts.to_numpy(), effect_draws, seed)
     genes = factor_genes(effects, trained.genes)
     measured = genes[genes["gene"].isin(annotation.measured)]

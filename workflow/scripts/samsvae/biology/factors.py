@@ -149,7 +149,7 @@ def inferred_masks(latents: pd.DataFrame) -> pd.DataFrame:
     return _matrix(latents, "mask_probability") > MASK_THRESHOLD
 
 
-def used_shifts(latents: pd.DataFrame) -> pd.DataFrame:
+def masked_shifts(latents: pd.DataFrame) -> pd.DataFrame:
     """Compute masked latent effects, perturbations x latent dimensions, 0 outside the mask.
 
     Parameters
@@ -238,7 +238,7 @@ def _positions(names: pd.Series, order: Sequence[Any] | pd.Index) -> pd.Series:
 
 def _users_in_order(masked: Mapping[str, pd.DataFrame]) -> list[str]:
     """Sort perturbations by known group, then by clustering of their shifts in all models."""
-    matrices = {model: used_shifts(rows) for model, rows in masked.items()}
+    matrices = {model: masked_shifts(rows) for model, rows in masked.items()}
     shifts = {model: matrix.loc[:, (matrix != 0).any()] for model, matrix in matrices.items()}
     if not any(matrix.shape[1] for matrix in shifts.values()):
         return []

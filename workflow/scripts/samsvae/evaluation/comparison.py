@@ -92,7 +92,7 @@ def _table(scores: pd.DataFrame, by: str, models: list[str]) -> np.ndarray:
 
 
 CONFIDENCE = 0.95
-TIE = "tie"
+NOT_SIGNIFICANT = "tie"
 
 
 def mean_and_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -188,7 +188,7 @@ def paired_differences(
     sign = np.sign(mean) * (1 if direction == "higher" else -1)
     names = np.array(replicates.models, dtype=object)
     winner = np.where(sign > 0, names[first], names[second])
-    better = np.where(adjusted < level, winner, TIE)
+    better = np.where(adjusted < level, winner, NOT_SIGNIFICANT)
     better[np.isnan(p)] = None
     n = np.isfinite(difference).sum(axis=0)
     score = np.nansum((np.sign(difference) * (1 if direction == "higher" else -1) + 1) / 2, axis=0)

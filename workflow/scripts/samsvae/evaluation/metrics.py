@@ -16,7 +16,7 @@ from samsvae.evaluation import agreement, differential_expression
 from samsvae.evaluation.agreement import correlation_with_noise_free, error_of_noise_free
 from samsvae.evaluation.effects import UNITS
 
-SHARE = "share"
+FRACTION = "share"
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ METRICS: dict[str, Metric] = {
     "sign_accuracy": Metric(
         "sign accuracy",
         "share of genes whose effect has the right sign",
-        SHARE, "higher", 1.0, 0.5, agreement.sign_accuracy, top_genes=True,
+        FRACTION, "higher", 1.0, 0.5, agreement.sign_accuracy, top_genes=True,
         scale_free=True,
     ),
     "pearson_from_mean": Metric(
@@ -132,13 +132,13 @@ METRICS: dict[str, Metric] = {
     "rank_of_right": Metric(
         "perturbation retrieval rank",
         "share of other perturbations whose prediction is nearer to the observed effect (cosine)",
-        SHARE, "lower", 0.0, 0.5, agreement.retrieval_rank, average="mean",
+        FRACTION, "lower", 0.0, 0.5, agreement.retrieval_rank, average="mean",
         scale_free=True,
     ),
     "discrimination_l1": Metric(
         "L1 discrimination",
         "share of other perturbations whose observed effect is farther from the prediction (L1)",
-        SHARE, "higher", 1.0, 0.5, agreement.discrimination_l1, average="mean",
+        FRACTION, "higher", 1.0, 0.5, agreement.discrimination_l1, average="mean",
     ),
 }  # fmt: skip
 
@@ -168,30 +168,30 @@ def de_metrics(n_top: int) -> dict[str, Metric]:
         "precision_at_k": Metric(
             "precision at k of DE genes",
             f"share of {genes} among as many top predictions",
-            SHARE, "higher", 1.0, None, differential_expression.precision_at_k, scale_free=True,
+            FRACTION, "higher", 1.0, None, differential_expression.precision_at_k, scale_free=True,
         ),
         f"precision_at_{n_top}": Metric(
             f"precision at {n_top} of DE genes",
             f"share of {genes} among the {n_top} top predictions",
-            SHARE, "higher", 1.0, None, partial(differential_expression.precision_at, n_top),
+            FRACTION, "higher", 1.0, None, partial(differential_expression.precision_at, n_top),
             scale_free=True,
         ),
         f"recall_at_{n_top}": Metric(
             f"recall at {n_top} of DE genes",
             f"share of {genes} that are among the {n_top} top predictions",
-            SHARE, "higher", 1.0, None, partial(differential_expression.recall_at, n_top),
+            FRACTION, "higher", 1.0, None, partial(differential_expression.recall_at, n_top),
             scale_free=True,
         ),
         f"overlap_at_{n_top}": Metric(
             f"overlap at {n_top} of DE genes",
             f"share of the {n_top} {genes} of largest effect among as many top predictions",
-            SHARE, "higher", 1.0, None, partial(differential_expression.overlap_at, n_top),
+            FRACTION, "higher", 1.0, None, partial(differential_expression.overlap_at, n_top),
             scale_free=True,
         ),
         "sign_agreement": Metric(
             "sign agreement of DE genes",
             f"share of {genes} whose predicted sign is right",
-            SHARE, "higher", 1.0, 0.5, differential_expression.sign_agreement, scale_free=True,
+            FRACTION, "higher", 1.0, 0.5, differential_expression.sign_agreement, scale_free=True,
         ),
         "spearman": Metric(
             "Spearman r of DE genes",
@@ -226,11 +226,11 @@ RUN_SCORES: dict[str, Score] = {
     "mask_f1": Score("F1 of the mask", "F1 of the recovered mask", "", "higher", 1.0, None),
     "mask_precision": Score(
         "precision of the mask",
-        "share of inferred mask entries that are true", SHARE, "higher", 1.0, None
+        "share of inferred mask entries that are true", FRACTION, "higher", 1.0, None
     ),
     "mask_recall": Score(
         "recall of the mask",
-        "share of true mask entries that are inferred", SHARE, "higher", 1.0, None
+        "share of true mask entries that are inferred", FRACTION, "higher", 1.0, None
     ),
     "total_correlation": Score(
         "correlation with true factors",
@@ -270,7 +270,7 @@ RUN_SCORES: dict[str, Score] = {
 # quantities that are no score
 OTHER_NUMBERS: dict[str, Quantity] = {
     "mask_density": Quantity(
-        "density of the mask", "share of inferred mask entries above one half", SHARE
+        "density of the mask", "share of inferred mask entries above one half", FRACTION
     ),
 }
 
@@ -328,7 +328,7 @@ def heading(name: str, n_top: int, unit: bool = False) -> str:
         parts.append("held-out cells")
     elif known in METRICS.values():
         parts.append("all cells")
-    shown = f" ({known.unit})" if unit and known.unit not in ("", SHARE) else ""
+    shown = f" ({known.unit})" if unit and known.unit not in ("", FRACTION) else ""
     return ", ".join(parts) + shown
 
 

@@ -12,8 +12,8 @@ import pandas as pd
 from samsvae.config.experiments import Split, conditions
 from samsvae.config.models import CEILINGS
 from samsvae.evaluation.comparison import (
+    NOT_SIGNIFICANT,
     RUNS,
-    TIE,
     Rules,
     differences_of_runs,
     differences_within_runs,
@@ -23,7 +23,7 @@ from samsvae.evaluation.comparison import (
 from samsvae.evaluation.metrics import HELD_OUT, Metric, Score, heading
 from samsvae.runtime.files import read_table
 
-BEST, TIED, WORSE, UNTESTED, CEILING = "best", "tied", "worse", "untested", "ceiling"
+BEST, NOT_DIFFERENT, WORSE, UNTESTED, CEILING = "best", "tied", "worse", "untested", "ceiling"
 NOISE_CEILING = "noise_ceiling"
 IWELBO = "iwelbo"
 
@@ -200,7 +200,7 @@ def _verdicts(
         elif test is None:
             row["verdict"] = UNTESTED
         else:
-            row["verdict"] = TIED if test["better"] == TIE else WORSE
+            row["verdict"] = NOT_DIFFERENT if test["better"] == NOT_SIGNIFICANT else WORSE
             row |= {"p_adjusted": test["p_adjusted"], "tested_over": test.name}
         rows[model] = row
     return pd.DataFrame.from_dict(rows, orient="index")
