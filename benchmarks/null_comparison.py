@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scrip
 
 from samsvae.config.experiments import Split
 from samsvae.evaluation.comparison import (
-    TIE,
+    NOT_SIGNIFICANT,
     Rules,
     differences_of_runs,
     differences_within_runs,
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def rate(table: pd.DataFrame) -> float:
     """Share of tests that called one of the two better."""
-    return round(float((table["better"] != TIE).mean()), 4)
+    return round(float((table["better"] != NOT_SIGNIFICANT).mean()), 4)
 
 
 def rates(table: pd.DataFrame) -> dict[str, float]:

@@ -47,11 +47,11 @@ def simulate_cells(n_genes: int, n_perturbations: int, device: torch.device) -> 
     generator = torch.Generator().manual_seed(0)
     rate = torch.full((N_CELLS, n_genes), MEAN_COUNT)
     counts = torch.poisson(rate, generator=generator).to(torch.uint8)
-    dosage = torch.cat([torch.zeros(1, n_perturbations), torch.eye(n_perturbations)])
+    design = torch.cat([torch.zeros(1, n_perturbations), torch.eye(n_perturbations)])
     return Cells(
         counts.to(device),
         counts.sum(1).float().to(device),
-        dosage.to(device),
+        design.to(device),
         torch.randint(n_perturbations + 1, (N_CELLS,), generator=generator).to(device),
     )
 

@@ -124,10 +124,10 @@ def make_case(
 
 
 def _latent_case(simulation: LatentSimulation, device: torch.device) -> Case:
-    n_perturbations = simulation.dosage.shape[1]
+    n_perturbations = simulation.design.shape[1]
     names = [f"TARGET{index:03d}" for index in range(n_perturbations)]
     design = torch.cat([torch.zeros(1, n_perturbations), torch.eye(n_perturbations)])
-    condition = torch.from_numpy(simulation.dosage @ np.arange(1, n_perturbations + 1)).long()
+    condition = torch.from_numpy(simulation.design @ np.arange(1, n_perturbations + 1)).long()
     cells = {}
     for part in (TRAIN, VAL, TEST):
         of_part = simulation.part == part

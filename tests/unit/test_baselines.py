@@ -1,6 +1,7 @@
 """The baselines and the ceiling that are more than a mean."""
 
 import logging
+import re
 
 import numpy as np
 import pandas as pd
@@ -89,7 +90,7 @@ def test_bilinear_sums_the_parts_of_a_pair_and_knows_nothing_of_an_unmeasured_ta
     np.testing.assert_allclose(found["G04+G05"] - mean, found["G04"] + found["G05"] - 2 * mean)
     np.testing.assert_allclose(found["G06+ABSENT"], found["G06"])
     np.testing.assert_allclose(2 * (found["G04@0.5"] - mean), found["G04"] - mean)
-    assert "1 target(s) are not among the measured genes" in caplog.text
+    assert re.search(r"\b1 target gene.*\bABSENT\b", caplog.text)
     assert "ABSENT" in caplog.text
 
 
@@ -172,7 +173,7 @@ def test_a_perturbation_that_cannot_be_halved_counts_nowhere(screen, parts):
 
 def test_the_ceiling_needs_control_cells_to_halve(screen, parts):
     without = parts.mask((screen.obs["perturbation"] == "control").to_numpy(), "train")
-    with pytest.raises(InputError, match="two held-out cells of 'control'"):
+    with pytest.raises(InputError, match=r"'split_half' .*'control'"):
         split_half(screen, without, 0, "{}")
 
 

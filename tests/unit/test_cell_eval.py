@@ -21,9 +21,9 @@ from samsvae.evaluation.cell_eval import (
     cells_of_model,
     compared_cells,
     halves,
-    laid_out,
     log_normalised,
-    real_cells,
+    measured_cells,
+    to_cell_eval,
 )
 from samsvae.evaluation.effects import effects_table, group_means
 from samsvae.evaluation.observed import observed_effects
@@ -70,12 +70,12 @@ def pairs(tiny_screen, parts, effects, control):
     model = build_model(settings, tiny_screen.n_vars, len(encoding.names)).eval()
     trained = TrainedModel(model, settings, list(tiny_screen.var_names), encoding)
     sizes = tiny_screen.obs["library_size"].to_numpy()
-    real = real_cells(tiny_screen, compared)
+    real = measured_cells(tiny_screen, compared)
     half, others = halves(tiny_screen, parts, compared, seed=0)
     return {
         "model": (cells_of_model(trained, names, NUMBER, sizes, 0), real),
         "baseline": (cells_of_effects(effects, control, names, NUMBER, 0), real),
-        "ceiling": (real_cells(tiny_screen, half), real_cells(tiny_screen, others)),
+        "ceiling": (measured_cells(tiny_screen, half), measured_cells(tiny_screen, others)),
     }
 
 
@@ -115,7 +115,7 @@ def test_real_cells_are_those_held_out_and_log_normalised(tiny_screen, parts):
     assert set(labels[chosen]) == {*tested, "control"}
     assert all("+" in label for label in tested)
     assert set(split[chosen & (labels == "control").to_numpy()]) == {"val"}
-    real = real_cells(tiny_screen, chosen)
+    real = measured_cells(tiny_screen, chosen)
     counts = tiny_screen[chosen].X.toarray()
     expected = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))
     np.testing.assert_allclose(real.X.toarray(), expected, rtol=1e-6)
@@ -161,13 +161,13 @@ def test_a_cell_without_counts_stays_empty():
 def test_what_cell_eval_cannot_read_is_refused(tiny_screen, parts):
     measured = tiny_screen.copy()
     measured.X = measured.X.astype(np.float32)
-    with pytest.raises(InputError, match="has none"):
+    with pytest.raises(InputError, match=r"cell-eval .*counts"):
         compared_cells(measured, parts)
     trained = parts.mask((tiny_screen.obs["perturbation"] == "control").to_numpy(), TRAIN)
-    with pytest.raises(InputError, match="More control cells"):
+    with pytest.raises(InputError, match=r"cell-eval .*'control'"):
         compared_cells(tiny_screen, trained)
-    with pytest.raises(InputError, match="called 'non-targeting'"):
-        laid_out(sparse.csr_matrix((1, 1)), [CONTROL_LABEL], ["G"])
+    with pytest.raises(InputError, match="'non-targeting'"):
+        to_cell_eval(sparse.csr_matrix((1, 1)), [CONTROL_LABEL], ["G"])
 
 
 def cell_eval_python():

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from samsvae.config.experiments import Split
-from samsvae.evaluation.combinations import departures, parts_of, tabulate_departures
+from samsvae.evaluation.combinations import non_additivity, parts_of, tabulate_non_additivity
 from samsvae.evaluation.effects import log_expression
 from samsvae.evaluation.observed import observed_effects
 from samsvae.screen.splits import split_cells
@@ -54,10 +54,10 @@ def test_parts_are_the_single_perturbations_at_their_doses():
 
 def test_errors_of_departures_are_those_of_the_cells(observed):
     """Without interaction the p-values are uniform, for pairs and triples alike."""
-    found = departures(observed)
+    found = non_additivity(observed)
     assert found.names == ["A+B", "A+C", "A+B+C"]  # D alone was not observed
     for row, name in enumerate(found.names):
-        z = (found.departure / found.standard_error)[row, 5:]
+        z = (found.non_additivity / found.standard_error)[row, 5:]
         assert stats.kstest(z, "norm").pvalue > 1e-3, name
     # mean - sum of parts + (n - 1) controls, each with the same error
     expected = NOISE / np.sqrt(N_CELLS) * np.sqrt([1 + 2 + 1, 1 + 2 + 1, 1 + 3 + 4])
@@ -72,13 +72,13 @@ def test_few_cells_are_judged_by_welchs_t(observed):
     few.layers["standard_error"][3] = 10.0
     few.layers["ate"] = few.layers["ate"].copy()
     few.layers["ate"][3] += np.linspace(-500, 500, N_GENES, dtype=np.float32)
-    found = departures(few)
-    pvalue = 2 * stats.t.sf(np.abs(found.departure[0]) / found.standard_error[0], 1)
+    found = non_additivity(few)
+    pvalue = 2 * stats.t.sf(np.abs(found.non_additivity[0]) / found.standard_error[0], 1)
     np.testing.assert_allclose(found.fdr[0], stats.false_discovery_control(pvalue), rtol=0.02)
 
 
 def test_a_planted_interaction_is_found_and_no_other(observed):
-    table = tabulate_departures(observed, {"model": observed}, 0.05).set_index("perturbation")
+    table = tabulate_non_additivity(observed, {"model": observed}, 0.05).set_index("perturbation")
     assert table.loc["A+C", "n_departing"] == pytest.approx(5, abs=2)
     genes = table.loc["A+C", "departing_genes"].split(", ")
     assert {gene.split(" ")[0] for gene in genes} == {f"g{i}" for i in range(5)}
@@ -97,7 +97,7 @@ def test_models_are_asked_where_they_depart_from_sums(observed):
     sums = np.vstack(
         [single, single[0] + single[1], single[0] + single[2], single.sum(0), single[1]]
     )
-    table = tabulate_departures(
+    table = tabulate_non_additivity(
         observed, {"adds": predictions(observed, sums), "knows": observed}, 0.05
     ).set_index(["model", "perturbation"])
     assert (table.loc["adds", "predicted_departure_size"] == 0).all()
@@ -108,7 +108,7 @@ def test_models_are_asked_where_they_depart_from_sums(observed):
 def test_departures_and_their_errors_follow_from_cells(tiny_screen):
     labels = tiny_screen.obs["perturbation"].astype(str)
     parts = pd.Series(split_cells(labels, Split("random", 0)), index=tiny_screen.obs_names)
-    found = departures(observed_effects(tiny_screen, parts, "{}"))
+    found = non_additivity(observed_effects(tiny_screen, parts, "{}"))
     assert found.names
     logs = log_expression(tiny_screen).toarray()
     pair = found.names[0]
@@ -117,7 +117,7 @@ def test_departures_and_their_errors_follow_from_cells(tiny_screen):
         cells = logs[(labels == name).to_numpy()]
         means.append(cells.mean(axis=0))
         variances.append(cells.var(axis=0) / (len(cells) - 1))
-    np.testing.assert_allclose(found.departure[0], means[0] - means[1] - means[2] + means[3], atol=1e-5)  # fmt: skip
+    np.testing.assert_allclose(found.non_additivity[0], means[0] - means[1] - means[2] + means[3], atol=1e-5)  # fmt: skip
     np.testing.assert_allclose(
         found.standard_error[0], np.sqrt(sum(variances)), rtol=1e-3, atol=1e-4
     )
@@ -125,14 +125,14 @@ def test_departures_and_their_errors_follow_from_cells(tiny_screen):
 
 def test_a_screen_without_combinations_has_no_rows(observed):
     alone = observed[["A", "B"]].copy()
-    assert tabulate_departures(alone, {"model": alone}, 0.05).empty
+    assert tabulate_non_additivity(alone, {"model": alone}, 0.05).empty
 
 
 @pytest.mark.parametrize("scale", [0.6, 1.0])
 def test_noise_of_few_cells_does_not_make_pairs_look_less_than_sums(scale):
     """The plain slope is off by what noise adds to the squares of the sums."""
-    found = departures(simulated(5.0, scale))
+    found = non_additivity(simulated(5.0, scale))
     np.testing.assert_allclose(found.slope, scale, atol=0.12)
-    total = found.effect - found.departure
+    total = found.effect - found.non_additivity
     plain = np.sum(total * found.effect, axis=1) / np.sum(total**2, axis=1)
     assert (np.abs(plain - scale) > 0.05).any()

@@ -18,7 +18,7 @@ from samsvae.inference.trainer import Training, fit
 from samsvae.models.base import shift_of_cells, shift_of_conditions
 from samsvae.models.registry import build_model
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import build_screen, dosages, perturbations
+from samsvae.screen.canonical import build_screen, design_matrix, perturbations
 from samsvae.screen.labels import (
     canonical_labels,
     components,
@@ -43,7 +43,7 @@ def test_a_label_says_its_doses_to_the_last_bit(parts):
     assert {name: np.float32(dose) for name, dose in doses(label).items()} == parts
     assert label_of(doses(label)) == label
     assert components(label) == sorted(parts)
-    row = dosages([label, "control"], sorted(parts)).toarray()
+    row = design_matrix([label, "control"], sorted(parts)).toarray()
     assert row[0].tolist() == [np.float32(parts[name]) for name in sorted(parts)]
     assert not row[1].any()
 

@@ -141,14 +141,14 @@ def test_predicted_effects_agree_with_sampled_counts(trained):
     model = trained.model
     shifts = draw_effects(model, draws)
     basal = torch.randn(draws, 1, model.n_latent)
-    dosage = torch.from_numpy(trained.encoding.design(names))
+    design = torch.from_numpy(trained.encoding.design(names))
     size = torch.full((1,), 1e4)
 
     def sampled(latent):
         law = model.likelihood(latent, size)
         return torch.stack([torch.log2(1 + law.sample()) for _ in range(60)]).mean(0)
 
-    difference = (sampled(basal + dosage @ shifts) - sampled(basal)).mean(0)
+    difference = (sampled(basal + design @ shifts) - sampled(basal)).mean(0)
     assert np.abs(effects - difference.numpy()).max() < 0.12
     assert np.corrcoef(effects.ravel(), difference.numpy().ravel())[0, 1] > 0.9
 

@@ -16,7 +16,7 @@ from samsvae.biology.factors import (
     factor_groups,
     factor_usage,
     group_sharing,
-    masks_of,
+    inferred_masks,
     members_of,
     target_genes,
 )
@@ -152,7 +152,7 @@ def random_groups(rng, used, n_groups=5, size=6):
 @given(seed=st.integers(0, 1000))
 def test_masks_and_usage_are_read_back_from_the_table(seed):
     used = random_masks(np.random.default_rng(seed), 8, 4, 0.3)
-    assert (masks_of(latents_of(used)).to_numpy() == used.to_numpy()).all()
+    assert (inferred_masks(latents_of(used)).to_numpy() == used.to_numpy()).all()
     usage = factor_usage(latents_of(used)).set_index("dimension")
     assert usage["n_perturbations"].to_dict() == used.sum()[used.any()].to_dict()
 

@@ -62,12 +62,12 @@ def test_cells_keep_counts_exactly_in_a_small_type(tiny_screen, parts_of):
     cells = Cells.of(tiny_screen, np.ones(tiny_screen.n_obs, bool), encoding, CPU)
     assert cells.counts.dtype in (torch.uint8, torch.int16)
     assert (cells.counts.numpy() == tiny_screen.X.toarray()).all()
-    dosage = cells.design[cells.condition]
-    assert (dosage.numpy() == tiny_screen.obsm["dosage"].toarray()).all()
+    design = cells.design[cells.condition]
+    assert (design.numpy() == tiny_screen.obsm["dosage"].toarray()).all()
     logs = np.log1p(tiny_screen.X.toarray())
-    mean, deviation = cells.moments(torch.log1p)
+    mean, std = cells.moments(torch.log1p)
     np.testing.assert_allclose(mean, logs.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(deviation, logs.std(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(std, logs.std(0), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -278,8 +278,8 @@ def test_streamed_cells_are_the_cells(files):
     for name in ("counts", "library_size"):
         together = torch.cat([getattr(cells, name) for cells in blocks])
         assert torch.equal(together, getattr(whole, name).to(together.dtype))
-    dosage = torch.cat([cells.design[cells.condition] for cells in blocks])
-    assert torch.equal(dosage, whole.design[whole.condition])
+    design = torch.cat([cells.design[cells.condition] for cells in blocks])
+    assert torch.equal(design, whole.design[whole.condition])
 
 
 def test_streamed_bounds_are_those_of_the_cells(files):

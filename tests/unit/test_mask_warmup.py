@@ -176,7 +176,7 @@ def test_true_masks_are_recovered_as_the_plain_objective_does_not(seed):
     )  # fmt: skip
     made = simulate_additive(settings)
     design = torch.cat([torch.zeros(1, 40), torch.eye(40)])
-    condition = torch.from_numpy(made.dosage @ np.arange(1, 41)).long()
+    condition = torch.from_numpy(made.design @ np.arange(1, 41)).long()
 
     def cells_of(part):
         chosen = torch.from_numpy(made.part == part)

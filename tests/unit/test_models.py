@@ -212,8 +212,8 @@ def test_objective_equals_an_independent_computation(name, cells):
         log_p = mask * math.log(p) + (1 - mask) * math.log(1 - p)
         kl_global = kl_global + (log_q - log_p).sum() / particles
 
-    dosage = batch.design[batch.condition]
-    shift = torch.einsum("bt,ptk->pbk", dosage, mask * value["embedding"])
+    design = batch.design[batch.condition]
+    shift = torch.einsum("bt,ptk->pbk", design, mask * value["embedding"])
     given = [shift] if model.basal_encoder == "correlated" else []
     location, scale = model.encoder(model.standardise(batch.counts), *given)
     kl_basal = -torch.log(scale) + (scale**2 + location**2) / 2 - 0.5
@@ -276,10 +276,10 @@ def test_minibatch_estimates_average_to_the_full_batch(cells):
 
 def test_a_pair_is_the_sum_of_its_genes_and_control_is_unmoved(cells):
     effects = torch.randn(2, cells.design.shape[1], 4)
-    dosage = torch.zeros(3, cells.design.shape[1])
-    dosage[1, 2] = 1
-    dosage[2, [2, 5]] = 1
-    batch = Batch(cells.counts[:3].float(), cells.library_size[:3], dosage, torch.arange(3), 3)
+    design = torch.zeros(3, cells.design.shape[1])
+    design[1, 2] = 1
+    design[2, [2, 5]] = 1
+    batch = Batch(cells.counts[:3].float(), cells.library_size[:3], design, torch.arange(3), 3)
     shift = shift_of_cells(effects, batch)
     assert (shift[:, 0] == 0).all()
     torch.testing.assert_close(shift[:, 2], effects[:, 2] + effects[:, 5])

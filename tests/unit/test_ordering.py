@@ -15,7 +15,7 @@ from samsvae.evaluation.metrics import meaning
 from samsvae.evaluation.observed import observed_effects, split_half
 from samsvae.evaluation.predicted import predicted_effects
 from samsvae.evaluation.scores import effect_scores
-from samsvae.evaluation.summary import NOISE_CEILING, Contestants, summarise
+from samsvae.evaluation.summary import NOISE_CEILING, ComparedModels, summarise
 from samsvae.evaluation.truth import true_effects
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
@@ -111,7 +111,7 @@ def summary_and_differences(scores, kinds):
     rules = Rules(list(kinds), partial(meaning, n_top=10), "holm", LEVEL)
     differences = differences_of_runs(scores, rules)
     means = intervals(scores, rules.models)
-    return summarise(means, differences, Contestants.of(kinds), rules.meaning), differences
+    return summarise(means, differences, ComparedModels.of(kinds), rules.meaning), differences
 
 
 def values(summary, scope, metric):

@@ -202,7 +202,7 @@ def test_counterfactual_counts_have_the_mean_that_the_decoder_says(kind, likelih
 
 def test_counterfactual_cells_need_the_models_genes_and_perturbations():
     trained = untrained("sams_vae")
-    with pytest.raises(InputError, match="not those of the model"):
+    with pytest.raises(InputError, match=r"genes of the cells .*first unknown gene: \w+"):
         counterfactual_cells(trained, screen_of(["control", "A"], GENES + 1), "A", seed=0)
     for labels, asked in ((["control", "C"], "A"), (["control", "A"], "C")):
         with pytest.raises(InputError, match="no perturbation 'C'"):
@@ -210,7 +210,7 @@ def test_counterfactual_cells_need_the_models_genes_and_perturbations():
 
 
 def test_what_cannot_be_sampled_is_refused():
-    with pytest.raises(InputError, match="no perturbation 'C'; it knows A, B"):
+    with pytest.raises(InputError, match=r"no perturbation 'C'; .*\bA, B\b"):
         sample_cells(untrained("sams_vae"), ["A+C"], 1, 100, seed=0)
     with pytest.raises(InputError, match="'guide' is not allowed; allowed: posterior, prior"):
         sample_cells(untrained("sams_vae"), ["A"], 1, 100, seed=0, sample_from="guide")

@@ -11,7 +11,7 @@ from samsvae.config.experiments import Split, expanded
 from samsvae.evaluation.published import (
     MODELS,
     QUANTITIES,
-    departures,
+    differing_settings,
     is_published,
     models_like,
 )
@@ -216,7 +216,7 @@ def test_models_are_told_by_kind_and_hyperparameters_not_by_name():
             for name in names:
                 for quantity in QUANTITIES:
                     given = SETTINGS[name], CONFIG["training"], CONFIG["evaluation"]
-                    assert departures(*given, quantity) == []
+                    assert differing_settings(*given, quantity) == []
     control = {"control": {**FITTED[REFERENCE], "shuffle_labels": True}}
     other = {"other": {**FITTED[REFERENCE], "basal_encoder": "mean_field"}}
     assert models_like("sams_vae_correlated", False, {**control, **other}) == []

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import build_screen, content_digest, dosages, perturbations
+from samsvae.screen.canonical import build_screen, content_digest, design_matrix, perturbations
 from samsvae.screen.labels import (
     CONTROL_LIKE,
     NO_GUIDE_LIKE,
@@ -125,9 +125,9 @@ def test_order_of_cells_moves_rows_and_nothing_else(order):
     assert (moved[whole.obs_names].obsm["dosage"] != whole.obsm["dosage"]).nnz == 0
 
 
-def test_dosage_of_an_unknown_perturbation_is_refused():
+def test_design_matrix_of_an_unknown_perturbation_is_refused():
     with pytest.raises(KeyError):
-        dosages(["A+C"], ["A", "B"])
+        design_matrix(["A+C"], ["A", "B"])
 
 
 def read(labels, control="ctrl", delimiter="+", measured=()):

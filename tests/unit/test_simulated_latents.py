@@ -44,10 +44,10 @@ def test_every_perturbation_and_control_has_the_same_number_of_cells(name):
     made = simulate(settings)
     assert made.values.shape == (101 * 30, 100)
     for part, number in (("train", 20), ("val", 5), ("test", 5)):
-        dosage = made.dosage[made.part == part]
-        assert (dosage.sum(0) == number).all()
-        assert (dosage.sum(1) == 0).sum() == number
-        assert dosage.sum(1).max() == 1
+        design = made.design[made.part == part]
+        assert (design.sum(0) == number).all()
+        assert (design.sum(1) == 0).sum() == number
+        assert design.sum(1).max() == 1
 
 
 @pytest.mark.parametrize("name", SIMULATIONS)
@@ -119,11 +119,11 @@ def test_svae_plus_counts_are_poisson_given_the_state():
 def test_perturbed_cells_differ_from_control_and_unmoved_ones_do_not(name):
     simulate, settings = SIMULATIONS[name]
     made = simulate(dataclasses.replace(settings, n_train=200))
-    control = made.values[made.dosage.sum(1) == 0]
+    control = made.values[made.design.sum(1) == 0]
     error = made.values.std(0) / np.sqrt(len(control))
 
     def distance(perturbation):
-        cells = made.values[made.dosage[:, perturbation] == 1]
+        cells = made.values[made.design[:, perturbation] == 1]
         return np.abs((cells.mean(0) - control.mean(0)) / error).max()
 
     moved = made.mask.sum(1)
@@ -143,8 +143,8 @@ def test_a_screen_keeps_cells_and_truth_and_comes_back_from_its_file(name, tmp_p
     assert (truth["embedding"] == made.embedding).all()
     np.testing.assert_allclose(screen.obsm["true_basal"], made.basal, rtol=1e-6)
     assert list(truth["targets"]) == list(screen.uns["perturbations"])
-    assert (screen.obsm["dosage"].toarray() == made.dosage).all()
-    assert ((screen.obs["perturbation"] == CONTROL) == (made.dosage.sum(1) == 0)).all()
+    assert (screen.obsm["dosage"].toarray() == made.design).all()
+    assert ((screen.obs["perturbation"] == CONTROL) == (made.design.sum(1) == 0)).all()
     total = made.values.sum(1) if name == "svae_plus" else np.ones(len(made.values))
     assert (screen.obs["library_size"] == total).all()
     assert (split_screen(screen, Split("as_simulated", 0)) == made.part).all()

@@ -20,7 +20,7 @@ from samsvae.evaluation.agreement import (
     rmse,
 )
 from samsvae.evaluation.comparison import (
-    Repeats,
+    Replicates,
     Rules,
     differences_of_runs,
     holm,
@@ -28,10 +28,15 @@ from samsvae.evaluation.comparison import (
     mean_and_interval,
     p_value,
     paired_differences,
-    repeats_of_runs,
+    replicates_of_runs,
 )
 from samsvae.evaluation.metrics import METRICS, meaning
-from samsvae.evaluation.summary import NOISE_CEILING, Contestants, compare_models, relative_bounds
+from samsvae.evaluation.summary import (
+    NOISE_CEILING,
+    ComparedModels,
+    compare_models,
+    relative_bounds,
+)
 
 KINDS = {"a": "sams_vae", "b": "cpa_vae", "floor": "mean_effect", "half": "split_half"}
 MODELS = list(KINDS)
@@ -62,8 +67,8 @@ def test_the_paired_test_is_students_on_the_differences():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(6, 3))
     values[2, 1] = np.nan
-    repeats = Repeats("splits", ["a", "b", "c"], values, np.ones(3, dtype=bool))
-    table = paired_differences(repeats, "higher", "bh", 0.05).set_index(["first", "second"])
+    replicates = Replicates("splits", ["a", "b", "c"], values, np.ones(3, dtype=bool))
+    table = paired_differences(replicates, "higher", "bh", 0.05).set_index(["first", "second"])
     for first, second in [(0, 1), (0, 2), (1, 2)]:
         x, y = values[:, first], values[:, second]
         both = np.isfinite(x) & np.isfinite(y)
@@ -92,14 +97,14 @@ def test_holm_is_that_of_statsmodels(p):
     ),
     st.floats(-5, 5).map(lambda x: round(x, 2)),
 )
-def test_order_of_models_and_what_repeats_share_do_not_matter(rows, shared):
+def test_order_of_models_and_common_shifts_do_not_matter(rows, shared):
     values = np.array(rows)
     names, every = ["a", "b", "c"], np.ones(3, dtype=bool)
-    table = paired_differences(Repeats("seeds", names, values, every), "lower", "holm", 0.05)
+    table = paired_differences(Replicates("seeds", names, values, every), "lower", "holm", 0.05)
     harder = values + shared * np.arange(len(values))[:, None]  # a split may be harder for all
-    again = paired_differences(Repeats("seeds", names, harder, every), "lower", "holm", 0.05)
+    again = paired_differences(Replicates("seeds", names, harder, every), "lower", "holm", 0.05)
     np.testing.assert_allclose(again["difference"], table["difference"], atol=1e-9)
-    turned = Repeats("seeds", names[::-1], values[:, ::-1], every)
+    turned = Replicates("seeds", names[::-1], values[:, ::-1], every)
     back = paired_differences(turned, "lower", "holm", 0.05)
     forth = {frozenset((r["first"], r["second"])): r for _, r in table.iterrows()}
     for _, row in back.iterrows():
@@ -109,12 +114,12 @@ def test_order_of_models_and_what_repeats_share_do_not_matter(rows, shared):
 
 
 def test_what_cannot_be_tested_is_missing_and_no_difference_is_a_tie():
-    one = Repeats("seeds", ["a", "b"], np.array([[1.0, 2.0]]), np.ones(2, dtype=bool))
+    one = Replicates("seeds", ["a", "b"], np.array([[1.0, 2.0]]), np.ones(2, dtype=bool))
     [row] = paired_differences(one, "higher", "holm", 0.05).to_dict("records")
     assert row["difference"] == -1
     assert row["better"] is None
     assert np.isnan([row["low"], row["p_value"], row["p_adjusted"]]).all()
-    alike = Repeats("seeds", ["a", "b"], np.ones((3, 2)), np.ones(2, dtype=bool))
+    alike = Replicates("seeds", ["a", "b"], np.ones((3, 2)), np.ones(2, dtype=bool))
     [row] = paired_differences(alike, "higher", "holm", 0.05).to_dict("records")
     assert (row["p_value"], row["better"], row["share_better"]) == (1.0, "tie", 0.5)
     assert p_value(np.array([[2.0], [2.0]])) == [0.0]
@@ -130,15 +135,15 @@ def test_intervals_of_means_cover_the_truth_as_often_as_they_say():
 def test_seeds_on_a_split_are_averaged_and_baselines_stand_beside_every_seed():
     splits = ["s", "s", "t", "t"]
     table = runs("a", [1.0, 2.0, 4.0, 6.0], split=splits, seeds=[0, 1, 0, 1])
-    repeats = repeats_of_runs(table, ["a"])
-    assert repeats.over == "splits"
-    np.testing.assert_allclose(repeats.values, [[1.5], [5.0]])
+    replicates = replicates_of_runs(table, ["a"])
+    assert replicates.over == "splits"
+    np.testing.assert_allclose(replicates.values, [[1.5], [5.0]])
     single = pd.concat([runs("a", [1.0, 2.0, 3.0]), runs("floor", [0.5]), runs("half", [0.4])])
-    repeats = repeats_of_runs(single, MODELS)
-    assert repeats.over == "seeds"
-    assert list(repeats.repeated) == [True, False, False, False]
-    np.testing.assert_allclose(repeats.values[:, 2], 0.5)
-    assert np.isnan(repeats.values[:, 1]).all()
+    replicates = replicates_of_runs(single, MODELS)
+    assert replicates.over == "seeds"
+    assert list(replicates.replicated) == [True, False, False, False]
+    np.testing.assert_allclose(replicates.values[:, 2], 0.5)
+    assert np.isnan(replicates.values[:, 1]).all()
     pairs = differences_of_runs(single, RULES).set_index(["first", "second"])
     assert pairs.loc[("a", "floor"), "n"] == 3
     assert pairs.loc[("floor", "half"), "n"] == 1
@@ -253,7 +258,7 @@ def test_the_summary_marks_the_best_ties_and_ceilings(tmp_path):
     )
     path = write_perturbation_metrics(tmp_path / "p.parquet", {"a": 0.4, "b": 0.0})
     made = compare_models(
-        scores, {"s": path}, {}, {"s": Split("random", 0)}, RULES, Contestants.of(KINDS), 20
+        scores, {"s": path}, {}, {"s": Split("random", 0)}, RULES, ComparedModels.of(KINDS), 20
     )
     summary = made.summary.set_index(["metric", "model"])
     held_out = summary.loc["pearson_held_out"]
@@ -279,7 +284,7 @@ def test_the_summary_marks_the_best_ties_and_ceilings(tmp_path):
     assert "spread_pearson" not in set(made.differences["metric"])
 
 
-def test_cells_are_what_repeats_where_runs_are_single(tmp_path):
+def test_cells_are_replicates_of_single_runs(tmp_path):
     rng = np.random.default_rng(8)
     cells = rng.normal(-600, 50, size=400)
     paths = {}
@@ -294,7 +299,7 @@ def test_cells_are_what_repeats_where_runs_are_single(tmp_path):
         ).to_parquet(paths[model])
     scores = pd.concat([runs("a", [-599.0], "iwelbo"), runs("b", [-600.0], "iwelbo")])
     splits = {"s": Split("random", 0)}
-    made = compare_models(scores, {}, paths, splits, RULES, Contestants.of(KINDS), 20)
+    made = compare_models(scores, {}, paths, splits, RULES, ComparedModels.of(KINDS), 20)
     summary = made.summary.set_index("model")
     assert summary.loc["b", "verdict"] == "worse"
     assert summary.loc["b", "tested_over"] == "cells"

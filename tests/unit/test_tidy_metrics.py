@@ -63,7 +63,7 @@ def test_parts_of_any_size_become_one_table(tmp_path):
 
 def test_small_parts_are_written_together(tmp_path, monkeypatch):
     """As one table of few pieces, the last of what is left, names and missing ones as they were."""
-    monkeypatch.setattr("samsvae.runtime.files.ROWS_AT_ONCE", 25)
+    monkeypatch.setattr("samsvae.runtime.files.ROWS_PER_GROUP", 25)
     names = [f"P{i}" if i % 7 else None for i in range(93)]
     whole = pd.DataFrame({"name": names, "x": np.arange(93.0)})
     parts = [whole.iloc[first : first + 10] for first in range(0, 93, 10)]

@@ -95,7 +95,7 @@ def test_every_file_of_a_screen_is_watched_whatever_its_date(project):
     done = project.snakemake(split)
     assert done.returncode == 0, done.stdout[-3000:]
     # what the check warns of is shown once
-    assert done.stdout.count("What the check warns of in the screen own") == 1
+    assert done.stdout.count("of the screen own (") == 1
     assert "perturbations with few cells" not in done.stdout
     assert project.planned(split) == {}
     screen = anndata.read_h5ad(project.folder / "results/screens/own/screen.h5ad")

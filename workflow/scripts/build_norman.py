@@ -1,4 +1,4 @@
-"""Read the screen of Norman et al. 2019 into the canonical form, block by block."""
+"""Build the canonical screen of Norman et al. 2019, in bounded memory."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Read the screen of Replogle et al. 2022 into the canonical form, block by block."""
+"""Build the canonical screen of Replogle et al. 2022, in bounded memory."""
 
 from typing import Any
 

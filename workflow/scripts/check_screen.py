@@ -1,4 +1,4 @@
-"""Check a screen before anything is trained on it."""
+"""Check a screen before training."""
 
 from typing import Any
 

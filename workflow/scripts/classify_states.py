@@ -1,4 +1,4 @@
-"""Tell how well perturbations can be told apart by the latent states of held-out cells."""
+"""Classify the perturbation of held-out cells from their latent states."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Stack the tables of many jobs into one, and add columns that are over all of them."""
+"""Concatenate the tables of many jobs, and add columns over all of them."""
 
 import importlib
 from typing import Any

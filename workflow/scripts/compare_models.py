@@ -1,4 +1,4 @@
-"""Say which model is better, by how much and how surely."""
+"""Compare models: confidence intervals, paired tests and a summary."""
 
 from functools import partial
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from samsvae.config.experiments import Split
 from samsvae.evaluation.comparison import Rules
 from samsvae.evaluation.metrics import meaning
-from samsvae.evaluation.summary import Contestants, compare_models
+from samsvae.evaluation.summary import ComparedModels, compare_models
 from samsvae.runtime.files import read_table, write_tsv
 from samsvae.runtime.script import run_job
 
@@ -28,7 +28,7 @@ def main(snakemake: Any) -> None:
         dict(zip(params.cells, given.iwelbo, strict=False)),
         splits,
         rules,
-        Contestants.of(params.kinds),
+        ComparedModels.of(params.kinds),
         settings["top_genes"],
     )
     write_tsv(tables.intervals, output.intervals)

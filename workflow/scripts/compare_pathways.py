@@ -1,4 +1,4 @@
-"""Compare the gene sets that predicted effects move with those of observed effects."""
+"""Compare the gene sets enriched in predicted effects with those of observed effects."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Tell which perturbations resemble one another, in data, predictions and latent space."""
+"""Compute the similarity of perturbations in data, predictions and latent space."""
 
 from typing import Any
 

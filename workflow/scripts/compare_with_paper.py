@@ -1,4 +1,4 @@
-"""Set the results of an experiment beside those that the paper reports."""
+"""Compare the results of an experiment with the published ones."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Fetch a published file, and write down that it is whole."""
+"""Download a published file, and write its receipt."""
 
 from pathlib import Path
 from typing import Any

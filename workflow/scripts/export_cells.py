@@ -1,4 +1,4 @@
-"""Write held-out cells and predicted cells of a run as files that cell-eval reads."""
+"""Export held-out and predicted cells of a run for cell-eval."""
 
 from typing import Any
 
@@ -35,8 +35,8 @@ def main(snakemake: Any) -> None:
         predicted = cell_eval.cells_of_effects(effects, control, names, params.cells, seed)
     else:
         half, compared = cell_eval.halves(screen, parts, compared, seed)
-        predicted = cell_eval.real_cells(screen, half)
-    real = cell_eval.real_cells(screen, compared)
+        predicted = cell_eval.measured_cells(screen, half)
+    real = cell_eval.measured_cells(screen, compared)
     config = {"run": params.run, "exported_cells": params.cells}
     made_by = provenance(config, params.code, screen=digest_of_screen(screen))
     for cells, path in ((real, snakemake.output.real), (predicted, snakemake.output.predicted)):

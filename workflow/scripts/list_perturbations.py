@@ -1,4 +1,4 @@
-"""List every perturbation with its differentially expressed genes and the file of its figure."""
+"""List perturbations with their differentially expressed genes and figures."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Lay out the latent states of held-out cells on a plane."""
+"""Compute UMAPs of the latent states of held-out cells."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Compute the effects that the cells show, and the significance of each."""
+"""Compute observed effects and their significance."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Predict the effect of every perturbation with a baseline."""
+"""Predict the effect of every perturbation by a baseline."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Predict held-out cells by other held-out cells of the same perturbation."""
+"""Compute the split-half ceiling: held-out cells predicted by other held-out cells."""
 
 from typing import Any
 

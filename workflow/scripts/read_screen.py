@@ -1,4 +1,4 @@
-"""Read a user's h5ad file into the canonical form of a screen."""
+"""Convert a user's file to a canonical screen."""
 
 from typing import Any
 

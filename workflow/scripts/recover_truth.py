@@ -1,4 +1,4 @@
-"""Compare what the runs of an experiment inferred with the truth of its simulated screen."""
+"""Compare the inference of the runs of an experiment with the truth of its simulated screen."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Draw cells of every perturbation of a screen, and control cells, from a trained model."""
+"""Draw predictive samples of every perturbation and of control from a trained model."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Choose among the candidates of a model by the bounds of the validation cells of a split.
+"""Select a candidate of a grid by the bounds of the validation cells of a split.
 
 What the training of the chosen one left is copied under the name of the model.
 """

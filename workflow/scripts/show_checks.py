@@ -1,4 +1,4 @@
-"""Print what checks found, and fail if a screen cannot be used."""
+"""Print the findings of checks, and fail if a screen cannot be used."""
 
 from pathlib import Path
 from typing import Any

@@ -1,15 +1,15 @@
-"""Print what figures were made from, back to the data; keep it beside a single one."""
+"""Print the lineage of figures, and write that of a single one."""
 
 from typing import Any
 
 from samsvae.runtime.files import write_text
-from samsvae.runtime.provenance import describe_chain
+from samsvae.runtime.provenance import describe_lineage
 from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    text = "\n".join(describe_chain(figure) for figure in snakemake.input)
+    text = "\n".join(describe_lineage(figure) for figure in snakemake.input)
     print(text, flush=True)
     for path in snakemake.output:
         write_text(text, path)

@@ -1,9 +1,9 @@
-"""Print what the check warns of in a screen, once, before anything is trained on it."""
+"""Print the warnings of the check of a screen, once, before training."""
 
 import logging
 from typing import Any
 
-from samsvae.inspection.screen import warnings_in_words
+from samsvae.inspection.screen import format_warnings
 from samsvae.runtime.files import read_table, write_text
 from samsvae.runtime.script import run_job
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    said = warnings_in_words(read_table(snakemake.input.findings), snakemake.wildcards.screen)
+    said = format_warnings(read_table(snakemake.input.findings), snakemake.wildcards.screen)
     if said:
         logger.warning("%s", said)
     write_text(said, snakemake.output.shown)

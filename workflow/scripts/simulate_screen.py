@@ -1,4 +1,4 @@
-"""Simulate a screen with known truth, and write the gene sets that it brings."""
+"""Simulate a screen with known truth, and write its gene sets."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Divide a screen's cells into training, validation and test cells."""
+"""Split the cells of a screen into training, validation and test cells."""
 
 import logging
 from typing import Any

@@ -1,4 +1,4 @@
-"""Average the scores of differential expression over perturbations of like strength."""
+"""Stratify the scores of differential expression by effect strength."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Count cells: of each part of each split, left out by reason, and of each perturbation."""
+"""Count cells: by part of each split, left out by reason, and by perturbation."""
 
 from typing import Any
 

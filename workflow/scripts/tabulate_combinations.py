@@ -1,8 +1,8 @@
-"""Compare each combination with the sum of its parts, in the cells and in every model."""
+"""Tabulate the observed and predicted non-additivity of combinations."""
 
 from typing import Any
 
-from samsvae.evaluation.combinations import tabulate_departures
+from samsvae.evaluation.combinations import tabulate_non_additivity
 from samsvae.evaluation.effects import read_effects
 from samsvae.runtime.files import write_tsv
 from samsvae.runtime.script import run_job
@@ -14,7 +14,7 @@ def main(snakemake: Any) -> None:
     runs = zip(snakemake.params.runs, snakemake.input.predicted, strict=True)
     predicted = {run["model"]: read_effects(path) for run, path in runs}
     write_tsv(
-        tabulate_departures(observed, predicted, snakemake.params.fdr), snakemake.output.table
+        tabulate_non_additivity(observed, predicted, snakemake.params.fdr), snakemake.output.table
     )
 
 

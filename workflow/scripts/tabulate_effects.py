@@ -1,4 +1,4 @@
-"""Put observed and predicted effects of all models side by side in one tidy table."""
+"""Join observed and predicted effects of all models in a tidy table."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Lay out where trained models see each perturbation, and what their latent factors are."""
+"""Tabulate latent effects and latent factors of trained models."""
 
 from typing import Any
 

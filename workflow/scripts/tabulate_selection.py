@@ -1,4 +1,4 @@
-"""Tabulate what was tried and chosen on each split, and over all of them."""
+"""Tabulate the candidates and the selection of each split, and over splits."""
 
 from typing import Any
 

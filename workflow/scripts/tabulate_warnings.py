@@ -1,4 +1,4 @@
-"""List what the check found in the screen of an experiment."""
+"""Tabulate the findings of the check of an experiment's screen."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Write all metrics of an experiment into one tidy table."""
+"""Write all metrics of an experiment to a tidy table."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Compare the user's own copy of a published file with the published checksums."""
+"""Verify a user's copy of a published file by the published checksums."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Write the report: one HTML file with everything inside, an archive, and its findings as text."""
+"""Write the report: an HTML file, an archive, and its findings as text."""
 
 from typing import Any
 

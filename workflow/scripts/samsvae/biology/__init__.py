@@ -1,1 +1,1 @@
-"""Gene sets, enrichment and latent factors."""
+"""Gene sets, enrichment, latent factors and cell states."""

@@ -1,4 +1,4 @@
-"""Gene sets enriched in effects and latent factors; agreement of predicted with observed ones."""
+"""Gene set enrichment of effects and latent factors, and agreement of predicted with observed."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Enrichment:
-    """How gene sets are tested; see the configuration's schema for each field."""
+    """Settings of enrichment tests; the configuration's schema describes each field."""
 
     top_genes: int = 30
     min_size: int = 5
@@ -53,11 +53,11 @@ def enrich(
     effects
         Perturbations x genes; the genes are the background.
     perturbations
-        Which rows to test.
+        Rows to test.
     collections
         Gene sets restricted to the measured genes, by collection.
     settings
-        How to test.
+        Settings of the tests.
     seed
         Seed of the random gene sets.
 
@@ -65,9 +65,9 @@ def enrich(
     -------
     DataFrame
         One row per collection, method, perturbation and set. `score` is the odds ratio of
-        over-representation or the normalised enrichment score; `fdr` is Benjamini-Hochberg's
-        over all sets that a method tests of a perturbation, of whatever collection; `genes` are
-        those of the overlap or the leading edge. A perturbation without any effect has no rows.
+        over-representation or the normalised enrichment score; `fdr` is by Benjamini-Hochberg
+        over the sets of all collections that a method tests for a perturbation; `genes` are those
+        of the overlap or the leading edge. A perturbation with an effect of 0 has no rows.
     """
     parts = []
     for number, name in enumerate(perturbations, start=1):
@@ -98,35 +98,35 @@ def _tested(
 
 
 def strongest(observed: anndata.AnnData, n_perturbations: int) -> list[str]:
-    """Name the perturbations of largest observed effect (standard deviation over genes)."""
+    """List the perturbations of largest observed effect (standard deviation over genes)."""
     strength = pd.Series(np.asarray(observed.X).std(axis=1), index=observed.obs_names)
     return list(strength.sort_values(ascending=False, kind="stable").index[:n_perturbations])
 
 
 def over_representation(effect: pd.Series, sets: GeneSets, n_top: int) -> pd.DataFrame:
-    """Test whether a set is over-represented among the genes of largest absolute effect.
+    """Test sets for over-representation among the genes of largest absolute effect.
 
     Parameters
     ----------
     effect
-        Effect by gene; all genes are the background. Genes without any effect are never chosen.
+        Effect by gene; all genes are the background. Genes with an effect of 0 are not selected.
     sets
         Gene sets of measured genes.
     n_top
-        Genes chosen.
+        Number of selected genes.
 
     Returns
     -------
     DataFrame
         One row per set: hypergeometric p-value, odds ratio, FDR over all sets.
     """
-    moved = effect.abs()[effect != 0].sort_values(ascending=False, kind="stable")
-    chosen = list(moved.index[:n_top])
+    changed = effect.abs()[effect != 0].sort_values(ascending=False, kind="stable")
+    chosen = list(changed.index[:n_top])
     found = gseapy.enrich(
         gene_list=chosen, gene_sets=sets, background=list(effect.index), outdir=None
     ).results
     table = pd.DataFrame({"set": list(sets), "size": [len(sets[name]) for name in sets]})
-    # gseapy leaves out sets without a hit, which nevertheless were tested
+    # gseapy omits tested sets without any hit
     hits = pd.DataFrame(found, columns=["Term", "P-value", "Odds Ratio"]).set_index("Term")
     hits = hits.reindex(table["set"])
     overlaps = [[gene for gene in chosen if gene in members] for members in map(set, sets.values())]
@@ -139,7 +139,7 @@ def over_representation(effect: pd.Series, sets: GeneSets, n_top: int) -> pd.Dat
 
 
 def preranked(effect: pd.Series, sets: GeneSets, permutations: int, seed: int) -> pd.DataFrame:
-    """Test whether a set gathers at either end of the genes ranked by signed effect.
+    """Test sets for enrichment at either end of the genes ranked by signed effect.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def preranked(effect: pd.Series, sets: GeneSets, permutations: int, seed: int) -
     sets
         Gene sets of measured genes.
     permutations
-        Random gene sets behind the normalised score.
+        Number of random gene sets for the normalised score.
     seed
         Seed of the random gene sets.
 
@@ -189,12 +189,12 @@ def preranked(effect: pd.Series, sets: GeneSets, permutations: int, seed: int) -
 
 
 def _without_ties_at_zero(effect: pd.Series, seed: int) -> pd.Series:
-    """Rank genes without any effect at random among themselves.
+    """Replace effects of 0 by tiny random ones, so that these genes rank at random.
 
-    gseapy weighs a gene by its effect and cannot score a set whose genes all weigh nothing.
+    gseapy weights genes by their effect and cannot score a set whose weights are all 0.
     """
-    tie = np.random.default_rng(seed).uniform(-TINY, TINY, len(effect)) * effect.abs().max()
-    return effect.where(effect != 0, tie)
+    noise = np.random.default_rng(seed).uniform(-TINY, TINY, len(effect)) * effect.abs().max()
+    return effect.where(effect != 0, noise)
 
 
 CERTAIN = 3.0  # Monte-Carlo standard errors from 0
@@ -206,22 +206,22 @@ ENRICHMENT = [
 
 
 def factor_genes(found: "FactorEffects", genes: list[str]) -> pd.DataFrame:
-    """List what each factor does to each gene.
+    """Tabulate the effect of a latent traversal of each factor on each gene.
 
     Parameters
     ----------
     found
         Effects of factors.
     genes
-        Their columns.
+        Genes of their columns.
 
     Returns
     -------
     DataFrame
         One row per factor and gene, genes of the largest absolute effect first: effect and its
-        Monte-Carlo standard error, log2(CP10k + 1), how far the factor was pushed, in basal
-        standard deviations, and the gene's rank, from 1. An effect of less than three standard
-        errors is not told apart from none.
+        Monte-Carlo standard error, log2(CP10k + 1), ``push``, the size of the intervention in
+        basal standard deviations, and the gene's rank, from 1. An effect below three standard
+        errors does not differ from 0.
     """
     parts = []
     for row, dimension in enumerate(found.dimensions):
@@ -245,17 +245,17 @@ def factor_genes(found: "FactorEffects", genes: list[str]) -> pd.DataFrame:
 def factor_enrichment(
     genes: pd.DataFrame, collections: Mapping[str, GeneSets], n_top: int
 ) -> pd.DataFrame:
-    """Test gene sets for over-representation among the genes that each factor moves most.
+    """Test gene sets for over-representation among the genes of largest effect of each factor.
 
     Parameters
     ----------
     genes
-        What :func:`factor_genes` gave, of measured genes alone; these are the background.
+        A table of :func:`factor_genes`, for measured genes alone; these are the background.
     collections
         Gene sets of measured genes, by collection.
     n_top
-        Genes of a factor that are chosen, of largest absolute effect; fewer where fewer are told
-        apart from 0.
+        Largest number of selected genes of a factor, of largest absolute effect and different
+        from 0.
 
     Returns
     -------
@@ -350,12 +350,12 @@ def pathway_agreement(enrichment: pd.DataFrame, fdr: float) -> pd.DataFrame:
     DataFrame
         A row per run, collection, method and perturbation. correlation: Spearman's over sets, of
         normalised enrichment scores or of -log10 p of over-representation. n_observed,
-        n_predicted, n_shared: significant sets, shared if they move the same way too; overlap:
-        those shared among all (Jaccard), NaN if there are none. same_top: whether the set of
-        smallest p is the same; place_of_top: place of the observed one among the predicted, 1
-        for the same. NaN or empty where no observed set is significant. Of all rows of a model
-        and method: the medians of correlation and overlap, n_with_top (perturbations with a
-        significant observed set), and the number and fraction of these with the same top set.
+        n_predicted, n_shared: numbers of significant sets, observed, predicted and both with the
+        same sign; overlap: their Jaccard index, NaN without significant sets. same_top: whether
+        the set of smallest p is the same; place_of_top: rank of the observed top set among the
+        predicted, 1 for the same. NaN or empty without significant observed sets. By model and
+        method: medians of correlation and overlap, n_with_top (number of perturbations with a
+        significant observed set), and number and fraction of these with the same top set.
     """
     observed = enrichment[enrichment["model"] == OBSERVED]
     predicted = enrichment[enrichment["model"] != OBSERVED]
@@ -391,15 +391,15 @@ def _agreement(truth: pd.DataFrame, guess: pd.DataFrame, fdr: float) -> dict[str
     correlation = np.nan
     if defined.sum() >= FEWEST_SETS and differ:
         correlation = float(stats.spearmanr(values[0][defined], values[1][defined]).statistic)
-    moved, found = (table["fdr"].to_numpy() < fdr for table in (truth, guess))
-    same_way = np.sign(truth["score"]) == np.sign(guess["score"]) if signed else True
-    shared, either = int(np.sum(moved & found & same_way)), int(np.sum(moved | found))
+    observed, found = (table["fdr"].to_numpy() < fdr for table in (truth, guess))
+    same_sign = np.sign(truth["score"]) == np.sign(guess["score"]) if signed else True
+    shared, either = int(np.sum(observed & found & same_sign)), int(np.sum(observed | found))
     order, guessed = _ranked(truth), _ranked(guess)
-    known = bool(moved.any())
+    known = bool(observed.any())
     return {
         "n_sets": len(truth),
         "correlation": correlation,
-        "n_observed": int(moved.sum()),
+        "n_observed": int(observed.sum()),
         "n_predicted": int(found.sum()),
         "n_shared": shared,
         "overlap": shared / either if either else np.nan,
@@ -418,6 +418,6 @@ def _strength(table: pd.DataFrame, signed: bool) -> np.ndarray:
 
 
 def _ranked(table: pd.DataFrame) -> list[str]:
-    """Order sets by p-value, and the same p by the score."""
+    """Sort sets by p-value, then by score."""
     strength = table["score"].abs().fillna(0)
     return list(table.assign(strength=-strength).sort_values(["pvalue", "strength"]).index)

@@ -1,4 +1,4 @@
-"""Everything there is to say about the latent factors of one trained model, as tables."""
+"""Tables of the latent factors of a trained model."""
 
 import logging
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ from samsvae.biology.factors import (
     factor_groups,
     factor_usage,
     group_sharing,
+    inferred_masks,
     latent_effects,
-    masks_of,
+    masked_shifts,
     members_of,
     target_genes,
-    used_shifts,
 )
 from samsvae.biology.gene_sets import GeneSets, read_collections, read_gmt
 from samsvae.evaluation.effects import measured_genes, read_effects
@@ -38,18 +38,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is known beside the model.
+    """Known annotation of perturbations and genes.
 
     Attributes
     ----------
     perturbation_groups
         Genes, or perturbations, by known group; empty if there are none.
     target_genes
-        The gene that a perturbation targets, where its name is not the gene itself.
+        Target gene by perturbation, if its name is not the gene itself.
     gene_sets
         Sets of measured genes by collection; empty if there are none.
     measured
-        The genes of the model that a cell shows, the background of enrichment.
+        Genes of the model that are detected in a cell, the background of enrichment.
     """
 
     perturbation_groups: GeneSets
@@ -80,7 +80,7 @@ class FactorTables:
     enrichment: pd.DataFrame
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Every table by its name."""
+        """Return the tables by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
@@ -99,11 +99,11 @@ def factor_tables(
     trained
         A trained model.
     annotation
-        What is known of perturbations and genes.
+        Annotation of perturbations and genes.
     settings
-        How gene sets are tested.
+        Settings of enrichment tests.
     latent_draws, effect_draws
-        Draws behind latent effects, and behind a factor's effect on expression.
+        Numbers of draws for latent effects, and for effects of factors on expression.
     seed
         Seed of draws and permutations.
     """
@@ -123,8 +123,8 @@ def factor_tables(
     if not has_masks(trained.model):
         empty = [pd.DataFrame(columns=c) for c in (USAGE, GROUPS, SHARING, GENES, ENRICHMENT)]
         return FactorTables(latents, *empty)
-    used = masks_of(latents).loc[names]
-    shifts = used_shifts(latents).loc[names]
+    used = inferred_masks(latents).loc[names]
+    shifts = masked_shifts(latents).loc[names]
     effects = factor_effects(trained, shifts.to_numpy(), effect_draws, seed)
     genes = factor_genes(effects, trained.genes)
     measured = genes[genes["gene"].isin(annotation.measured)]
@@ -145,25 +145,25 @@ def read_annotation(
     gene_sets: Mapping[str, str | Path],
     settings: Enrichment,
 ) -> Annotation:
-    """Read what is known beside the models.
+    """Read the annotation of perturbations and genes.
 
     Parameters
     ----------
     screen
-        The canonical screen; its column ``gene`` of ``obs``, if any, is what guides target.
+        The canonical screen; its column ``gene`` of ``obs``, if any, has target genes.
     observed
-        Observed effects, which say how many cells show each gene; None where there are no counts.
+        Observed effects, with the number of cells in which a gene is detected; None without counts.
     perturbation_groups
-        GMT file of groups of perturbations, by their names or by the genes that they target.
+        GMT file of groups of perturbations, by name or by target gene.
     gene_sets
         GMT files by collection.
     settings
-        Sizes of sets that are tested.
+        Sizes of tested sets.
 
     Raises
     ------
     InputError
-        If a file is not a GMT file, or a collection shares no gene with the screen.
+        If a file is not a GMT file, or a collection has no gene in common with the screen.
     """
     measured = [] if observed is None else measured_genes(read_effects(observed))
     return Annotation(

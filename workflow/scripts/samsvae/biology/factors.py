@@ -1,6 +1,7 @@
-"""Latent factors: latent effects, perturbations that use a factor, known groups of these.
+"""Latent factors: latent effects, inferred masks, and known groups of perturbations.
 
-A perturbation uses a factor, a latent dimension, where its mask is more likely open than not.
+A factor is an active latent dimension. The inferred mask of a perturbation has the dimensions with
+a posterior mask probability above 1/2.
 """
 
 import math
@@ -26,12 +27,12 @@ from samsvae.screen.labels import CONTROL, components
 
 
 def target_genes(path: str | Path) -> dict[str, str]:
-    """Look up which gene each perturbation targets, in a screen that says so.
+    """Read the target gene of each perturbation of a screen.
 
     Parameters
     ----------
     path
-        A canonical screen's file, of which only ``obs`` is read.
+        File of a canonical screen; only ``obs`` is read.
 
     Returns
     -------
@@ -49,7 +50,7 @@ def target_genes(path: str | Path) -> dict[str, str]:
 def members_of(
     groups: GeneSets, perturbations: Sequence[str], genes: Mapping[str, str]
 ) -> pd.DataFrame:
-    """Say which perturbation belongs to which known group.
+    """Determine the members of known groups among perturbations.
 
     Parameters
     ----------
@@ -58,13 +59,13 @@ def members_of(
     perturbations
         Names of a model's perturbations.
     genes
-        The gene that a perturbation targets, where its name is not the gene itself.
+        Target gene by perturbation, if its name is not the gene itself.
 
     Returns
     -------
     DataFrame of bool
-        Perturbations x groups, without groups of none of them. A combination that is a
-        perturbation of its own belongs where all its genes do.
+        Perturbations x groups with members. A combination that is a perturbation of its own
+        belongs to a group if all its genes do.
     """
     inside = pd.DataFrame(
         {
@@ -85,14 +86,14 @@ COLUMNS = ["perturbation", "dimension", "shift", "shift_sd", "mask_probability"]
 
 @torch.no_grad()
 def latent_effects(trained: TrainedModel, draws: int, seed: int) -> pd.DataFrame:
-    """Average the latent effect of every perturbation over the guide.
+    """Compute posterior mean latent effects of perturbations.
 
     Parameters
     ----------
     trained
         A trained model.
     draws
-        Draws from the guide.
+        Number of draws from the guide.
     seed
         Seed of the draws.
 
@@ -100,8 +101,9 @@ def latent_effects(trained: TrainedModel, draws: int, seed: int) -> pd.DataFrame
     -------
     DataFrame
         One row per perturbation and latent dimension: shift (posterior mean of the effect at
-        dose 1, in basal standard deviations), its standard deviation, and mask_probability
-        (empty for a model without a mask). No row for a model without latent effects.
+        dose 1, in basal standard deviations), its posterior standard deviation, and
+        mask_probability (empty for a model without a mask). No rows for a model without latent
+        effects.
     """
     with seeded(seed, trained.device):
         effects = draw_effects(trained.model, draws)
@@ -132,30 +134,30 @@ SHARING = [
     "group", "group_size", "shared_factors", "expected_shared_factors", "pvalue", "fdr",
 ]  # fmt: skip
 PERMUTATIONS = 1000
-MOST_GROUPS = 20_000  # gone through one by one
+MOST_GROUPS = 20_000  # enumerated for an exact test
 RANDOM_GROUPS = 5_000
 
 
-def masks_of(latents: pd.DataFrame) -> pd.DataFrame:
-    """Lay out who uses what, perturbations x dimensions, boolean.
+def inferred_masks(latents: pd.DataFrame) -> pd.DataFrame:
+    """Compute inferred masks, perturbations x latent dimensions, boolean.
 
     Parameters
     ----------
     latents
-        What :func:`samsvae.biology.factors.latent_effects` gave for a model with a mask.
+        A table of :func:`latent_effects` for a model with a mask.
     """
     return _matrix(latents, "mask_probability") > MASK_THRESHOLD
 
 
-def used_shifts(latents: pd.DataFrame) -> pd.DataFrame:
-    """Lay out how far each perturbation is moved along what it uses, 0 elsewhere.
+def masked_shifts(latents: pd.DataFrame) -> pd.DataFrame:
+    """Compute masked latent effects, perturbations x latent dimensions, 0 outside the mask.
 
     Parameters
     ----------
     latents
-        As for :func:`masks_of`.
+        As for :func:`inferred_masks`.
     """
-    return _matrix(latents, "shift").where(masks_of(latents), 0.0)
+    return _matrix(latents, "shift").where(inferred_masks(latents), 0.0)
 
 
 def _matrix(latents: pd.DataFrame, value: str) -> pd.DataFrame:
@@ -172,7 +174,7 @@ ORDERS = [
 
 
 def with_orders(latents: pd.DataFrame) -> pd.DataFrame:
-    """Add the orders of perturbations and dimensions, and the numbers of users of factors.
+    """Add the orders of perturbations and dimensions, and numbers of perturbations by factor.
 
     Parameters
     ----------
@@ -186,12 +188,12 @@ def with_orders(latents: pd.DataFrame) -> pd.DataFrame:
         With the columns, orders from 0 and missing where there is none: perturbation_order,
         hierarchical clustering by the first model's shifts, of the 50 perturbations with its
         largest ones; dimension_order, of a model's dimensions by the sum of squared shifts of
-        these perturbations, largest first; used, whether the mask is more likely open than not;
-        n_using, the perturbations that use a dimension, and n_used, the dimensions that any
-        perturbation of the model uses; factor_order, of the used dimensions by n_using;
-        user_order, of the 80 perturbations with the largest shifts along used dimensions of the
-        first four models with masks: by known group, then by hierarchical clustering; missing
-        for all other models.
+        these perturbations, largest first; used, whether the mask probability is above 1/2;
+        n_using, the number of perturbations with a dimension in their mask, and n_used, that of
+        active dimensions of the model; factor_order, of the active dimensions by n_using;
+        user_order, of the 80 perturbations with the largest masked shifts in the first four models
+        with masks: by known group, then by hierarchical clustering; missing for all other
+        models.
     """
     if latents.empty:
         return latents.reindex(columns=[*latents, *ORDERS])
@@ -207,20 +209,20 @@ def with_orders(latents: pd.DataFrame) -> pd.DataFrame:
         power = (_matrix(rows, "shift").reindex(shown) ** 2).sum()
         dimensions = power.sort_values(ascending=False).index
         added = {
-            "perturbation_order": _places(rows["perturbation"], shown),
-            "dimension_order": _places(rows["dimension"], dimensions),
+            "perturbation_order": _positions(rows["perturbation"], shown),
+            "dimension_order": _positions(rows["dimension"], dimensions),
             "used": pd.Series(pd.NA, rows.index, dtype="boolean"),
             **dict.fromkeys(ORDERS[3:], pd.Series(pd.NA, rows.index, dtype="Int64")),
         }
         if model in masked:
-            n_using = masks_of(rows).sum()
+            n_using = inferred_masks(rows).sum()
             n_using = n_using[n_using > 0].sort_values(ascending=False, kind="stable")
             added |= {
                 "used": (rows["mask_probability"] > MASK_THRESHOLD).astype("boolean"),
                 "n_using": rows["dimension"].map(n_using).fillna(0).astype("Int64"),
                 "n_used": pd.Series(len(n_using), rows.index, dtype="Int64"),
-                "factor_order": _places(rows["dimension"], n_using.index),
-                "user_order": _places(
+                "factor_order": _positions(rows["dimension"], n_using.index),
+                "user_order": _positions(
                     rows["perturbation"], users if model in masked[:MASKED_MODELS] else []
                 ),
             }
@@ -228,19 +230,19 @@ def with_orders(latents: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def _places(names: pd.Series, order: Sequence[Any] | pd.Index) -> pd.Series:
-    """Look up the place of each name in an order; missing where it has none."""
-    place = {name: at for at, name in enumerate(order)}
-    return pd.Series([place.get(name) for name in names], names.index, dtype="Int64")
+def _positions(names: pd.Series, order: Sequence[Any] | pd.Index) -> pd.Series:
+    """Return the position of each name in an order; missing if it is not in it."""
+    position = {name: at for at, name in enumerate(order)}
+    return pd.Series([position.get(name) for name in names], names.index, dtype="Int64")
 
 
 def _users_in_order(masked: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Order perturbations by known group, then by clustering of their shifts in all models."""
-    matrices = {model: used_shifts(rows) for model, rows in masked.items()}
+    """Sort perturbations by known group, then by clustering of their shifts in all models."""
+    matrices = {model: masked_shifts(rows) for model, rows in masked.items()}
     shifts = {model: matrix.loc[:, (matrix != 0).any()] for model, matrix in matrices.items()}
     if not any(matrix.shape[1] for matrix in shifts.values()):
         return []
-    # where combinations are perturbations of their own, a model has more of them
+    # models with combinations as perturbations of their own have more perturbations
     together = pd.concat(shifts.values(), axis=1, keys=shifts).fillna(0.0).sort_index()
     strength = (together**2).sum(axis=1).sort_values(ascending=False, kind="stable")
     kept = together.loc[sorted(strength.index[:MOST_USING])]
@@ -251,22 +253,22 @@ def _users_in_order(masked: Mapping[str, pd.DataFrame]) -> list[str]:
 
 
 def factor_usage(latents: pd.DataFrame) -> pd.DataFrame:
-    """Describe every factor that a perturbation uses, the most used first.
+    """Summarise the active latent dimensions, by decreasing number of perturbations.
 
     Parameters
     ----------
     latents
-        As for :func:`masks_of`.
+        As for :func:`inferred_masks`.
 
     Returns
     -------
     DataFrame
-        One row per factor: the number and the share of perturbations that use it, and their
-        number as expected from the mask's probabilities; the mean absolute shift of those that
-        use it, in basal standard deviations, and the share that it moves up; their names, from
-        the largest shift on.
+        One row per factor: number and fraction (``share``) of perturbations with the factor in
+        their mask, and the number expected from the mask probabilities; their mean absolute shift,
+        in basal standard deviations, and the fraction with a positive shift; their names, by
+        decreasing shift.
     """
-    used = masks_of(latents)
+    used = inferred_masks(latents)
     probability, shift = _matrix(latents, "mask_probability"), _matrix(latents, "shift")
     rows = []
     for dimension in used.columns[used.any()]:
@@ -290,28 +292,28 @@ def factor_usage(latents: pd.DataFrame) -> pd.DataFrame:
 def factor_groups(
     used: pd.DataFrame, members: pd.DataFrame, seed: int, permutations: int = PERMUTATIONS
 ) -> pd.DataFrame:
-    """Test whether the perturbations that use a factor gather in a known group.
+    """Test known groups for enrichment among the perturbations of each factor.
 
     Parameters
     ----------
     used
-        Who uses what, perturbations x dimensions.
+        Inferred masks, perturbations x dimensions.
     members
-        Who belongs where, the same perturbations x groups.
+        Members of groups, the same perturbations x groups.
     seed
         Seed of the permutations.
     permutations
-        How often masks are given to other perturbations.
+        Number of permutations of masks among perturbations.
 
     Returns
     -------
     DataFrame
-        One row per factor in use and group: hypergeometric p-value among all perturbations of
-        the model, and its false discovery rate over all rows in two ways. `fdr` is Benjamini and
-        Hochberg's. `fdr_permuted` is the number of p-values as small when whole masks are dealt
-        out to perturbations at random, on average over permutations, by their number in truth:
-        factors that resemble one another, and groups that overlap, do so there, too. `fraction`
-        of the group uses the factor.
+        One row per active factor and group: hypergeometric p-value among all perturbations of
+        the model, and its false discovery rate over all rows in two ways. `fdr` is by Benjamini
+        and Hochberg. `fdr_permuted` is the mean number of p-values as small under permutations of
+        whole masks among perturbations, divided by the number observed; permutations preserve the
+        correlation of factors and the overlap of groups. `fraction` is the fraction of the group
+        with the factor in its masks.
     """
     used = used.loc[:, used.any()]
     hits = used.to_numpy(dtype=int).T @ members.to_numpy(dtype=int)
@@ -354,11 +356,11 @@ def factor_groups(
 
 
 def _permuted_fdr(pvalue: np.ndarray, null: np.ndarray, permutations: int) -> np.ndarray:
-    """Divide the expected number of null p-values as small by that of true ones; never falling."""
+    """Compute monotone false discovery rates from p-values under permutation."""
     order = np.argsort(pvalue, kind="stable")
-    tie = pvalue[order] * (1 + 1e-9)  # what is equal but for rounding is as small
-    expected = np.searchsorted(null, tie, side="right") / permutations
-    found = np.searchsorted(pvalue[order], tie, side="right")
+    limit = pvalue[order] * (1 + 1e-9)  # includes p-values that are equal up to rounding
+    expected = np.searchsorted(null, limit, side="right") / permutations
+    found = np.searchsorted(pvalue[order], limit, side="right")
     rate = np.minimum.accumulate((expected / found)[::-1])[::-1].clip(max=1)
     result = np.empty_like(rate)
     result[order] = rate
@@ -366,7 +368,7 @@ def _permuted_fdr(pvalue: np.ndarray, null: np.ndarray, permutations: int) -> np
 
 
 def group_sharing(used: pd.DataFrame, members: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Test whether the perturbations of a group share factors more than chance.
+    """Test whether perturbations of a group have more factors in common than by chance.
 
     Parameters
     ----------
@@ -376,10 +378,10 @@ def group_sharing(used: pd.DataFrame, members: pd.DataFrame, seed: int) -> pd.Da
     Returns
     -------
     DataFrame
-        One row per group of two perturbations at least: the mean number of factors that two of
-        its perturbations both use, the mean over other groups of that size, and the share of
-        these that reach it. All groups of that size are gone through where they are few, so that
-        the p-value is exact; otherwise random ones, the group itself counting as one of them.
+        One row per group of at least two perturbations: the mean number of common factors of two
+        of its perturbations, the mean over groups of that size, and the fraction of these that
+        reach it. If few, all groups of that size are enumerated, so that the p-value is exact;
+        otherwise they are random, and the group itself counts as one of them.
     """
     rng = np.random.default_rng(seed)
     rows = []
@@ -403,7 +405,7 @@ def group_sharing(used: pd.DataFrame, members: pd.DataFrame, seed: int) -> pd.Da
 
 
 def _groups_of_size(n: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
-    """All groups of that size, groups x perturbations, or random ones; and whether it is all."""
+    """Enumerate groups of a size, groups x perturbations, or draw them; return whether all."""
     if math.comb(n, size) > MOST_GROUPS:
         return rng.random((RANDOM_GROUPS, n)).argsort(axis=1) < size, False
     chosen = np.array(list(combinations(range(n), size)))
@@ -413,7 +415,7 @@ def _groups_of_size(n: int, size: int, rng: np.random.Generator) -> tuple[np.nda
 
 
 def _shared_by_two(groups: np.ndarray, used: pd.DataFrame) -> np.ndarray:
-    """Mean number of factors that two members of a group both use, by group."""
+    """Compute the mean number of common factors of two members, by group."""
     number = groups.astype(float) @ used.to_numpy(dtype=float)
     size = groups.sum(axis=1)
     return (number * (number - 1)).sum(axis=1) / (size * (size - 1))

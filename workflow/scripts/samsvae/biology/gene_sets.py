@@ -1,4 +1,4 @@
-"""Gene sets in GMT files, restricted to the genes that a screen measures."""
+"""Gene sets in GMT files, restricted to measured genes."""
 
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ MOST_BYTES = 2**27
 
 
 def read_gmt(path: str | Path) -> GeneSets:
-    """Read gene sets: one a line, name, description and gene symbols separated by tabs.
+    """Read a GMT file: one set a line, name, description and gene symbols separated by tabs.
 
     :func:`gseapy.parser.read_gmt` reads the same form, but skips a line that is none, keeps the
     last of two sets of one name, and takes seconds to import where jobs are planned.
@@ -66,7 +66,7 @@ def read_collections(
 
 
 def write_gmt(sets: Mapping[str, Iterable[str]], path: str | Path, description: str) -> None:
-    """Write gene sets with one description for all, whole or not at all."""
+    """Write a GMT file atomically, with one description for all sets."""
     lines = ["\t".join([name, description, *genes]) for name, genes in sets.items()]
     with whole_file(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -79,7 +79,7 @@ def measured_sets(
     min_size: int = 1,
     max_size: int | None = None,
 ) -> GeneSets:
-    """Restrict gene sets to measured genes, and to a range of sizes after that.
+    """Restrict gene sets to measured genes, then to a range of sizes.
 
     Parameters
     ----------
@@ -90,17 +90,17 @@ def measured_sets(
     where
         File, for messages.
     min_size, max_size
-        Smallest and largest number of measured genes of a set that is kept.
+        Smallest and largest number of measured genes of a retained set.
 
     Returns
     -------
     dict of list of str
-        Never empty.
+        At least one set.
 
     Raises
     ------
     InputError
-        If no set shares a gene with the screen, or none is of the right size.
+        If no set has a gene in common with the screen, or none is of the right size.
     """
     measured = set(genes)
     shared = {name: [g for g in members if g in measured] for name, members in sets.items()}

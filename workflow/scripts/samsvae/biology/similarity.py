@@ -1,4 +1,4 @@
-"""Which perturbations resemble one another: in data, in predictions, and in latent space."""
+"""Similarity of perturbations by observed, predicted and latent effects."""
 
 import numpy as np
 import pandas as pd
@@ -22,28 +22,28 @@ def clustered(matrix: np.ndarray) -> list[int]:
 
 
 def similarity_table(effects: pd.DataFrame, latents: pd.DataFrame) -> pd.DataFrame:
-    """Compare every two perturbations, by every kind of effect.
+    """Compute the similarity of every two perturbations, for each kind of effect.
 
     Parameters
     ----------
     effects
-        What :func:`samsvae.evaluation.effects.long_table` gave.
+        A table of :func:`samsvae.evaluation.effects.long_table`.
     latents
-        What :func:`samsvae.biology.factors.latent_effects` gave, with a column ``model``.
+        A table of :func:`samsvae.biology.factors.latent_effects`, with a column ``model``.
 
     Returns
     -------
     DataFrame
-        One row per kind, model and unordered pair of perturbations, itself included. Kinds are
-        ``observed`` (of the first model's rows) and ``predicted``, Pearson correlations over
-        genes, and ``latent``, the cosine of shifts along the factors in use: there, no shift is a
-        place of its own, and what two perturbations do not use makes them no more alike. A
-        perturbation without any effect is like none, 0. A model that predicts the same for all
-        has no rows of that kind. strength is the standard deviation of the observed effect of
-        ``first`` over genes. first_order and second_order, from 0, are places in a hierarchical
-        clustering by observed similarity of the 40 perturbations of largest strength, missing
-        for all others; correlation, between the similarities of a kind and model and the observed
-        ones, is over all pairs of two of these, NaN for the observed ones.
+        One row per kind, model and unordered pair of perturbations, equal ones included. Kinds
+        are ``observed`` (from the first model's rows) and ``predicted``, Pearson correlations over
+        genes, and ``latent``, the cosine similarity of masked latent effects, which are not
+        centred, since 0 has a meaning. A perturbation with an effect of 0 has a similarity of 0.
+        A model with the same prediction for all has no rows of that kind. strength is the
+        standard deviation of the observed effect of ``first`` over genes. first_order and
+        second_order, from 0, are indices in a hierarchical clustering by observed similarity of
+        the 40 perturbations of largest strength, missing for all others; correlation, between the
+        similarities of a kind and model and the observed ones, is over all pairs of two of these,
+        NaN for the observed ones.
     """
     models = list(pd.unique(effects["model"]))
     by_model = {model: effects[effects["model"] == model] for model in models}
@@ -106,7 +106,7 @@ def _matrix(rows: pd.DataFrame, value: str) -> pd.DataFrame:
 
 
 def _shifts(latents: pd.DataFrame, perturbations: list[str]) -> pd.DataFrame:
-    """Latent shifts of labels along the factors in use; a combination's parts are added up."""
+    """Compute masked latent shifts of labels; those of a combination are the sum of its parts."""
     used = (latents["mask_probability"].isna()) | (latents["mask_probability"] > MASK_THRESHOLD)
     shifts = latents.assign(shift=latents["shift"].where(used, 0.0)).pivot_table(
         index="perturbation", columns="dimension", values="shift"

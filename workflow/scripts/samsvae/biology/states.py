@@ -1,4 +1,4 @@
-"""Basal and total states of cells: tests of their independence of the perturbation, and maps."""
+"""Latent states of cells: classification of perturbations from basal states, and maps."""
 
 import warnings
 from collections.abc import Mapping
@@ -29,18 +29,17 @@ COLUMNS = [
 def classify_states(
     states: Mapping[str, np.ndarray], labels: np.ndarray, seed: int
 ) -> pd.DataFrame:
-    """Classify cells by their latent states, with their true labels and with shuffled ones.
+    """Classify the perturbation of cells from their latent states, with true and shuffled labels.
 
-    The classifier is a linear discriminant whose covariance is shrunk as Ledoit and Wolf (2004)
-    do, with the same prior for all classes, in five-fold cross-validation. Each perturbation is
-    told from as many control cells, drawn at random, of which chance gets one half right; and all
-    perturbations and control are told apart at once, with as many cells of each, without those
-    that have less than half the median number of cells.
+    The classifier is a linear discriminant with a shrunken covariance (Ledoit and Wolf 2004) and
+    equal priors of classes, in five-fold cross-validation. Each perturbation is classified against
+    as many random control cells, with an accuracy by chance of 1/2; in addition all perturbations
+    and control are classified together, with equal numbers of cells, without perturbations of less
+    than half the median number of cells.
 
-    Dimensions that no cell uses are left out: those whose posterior means have a variance of no
-    more than 0.01 over all cells (the active units of Burda et al. 2016), which is a hundredth of
-    the prior's. There the posterior is the prior, and its mean nearly the same in every cell; a
-    discriminant, which has no unit of length, would take differences of a thousandth for a state.
+    Inactive dimensions are left out: those whose posterior means have a variance of at most 0.01
+    over all cells, a hundredth of the prior's (active units of Burda et al. 2016). Their posterior
+    is close to the prior; a discriminant is invariant to scale and would amplify their noise.
 
     Parameters
     ----------
@@ -56,9 +55,9 @@ def classify_states(
     -------
     DataFrame
         One row per state, labels (``true`` or ``shuffled``) and perturbation: accuracy as a mean
-        over classes, its binomial standard error, chance, and the cells and dimensions that were
-        classified. The perturbation ``all`` is all of them at once. With no dimension in use, the
-        accuracy is chance. mean_accuracy is the mean over the single perturbations, or that of
+        over classes, its binomial standard error, chance, and the numbers of cells and active
+        dimensions. The perturbation ``all`` means all of them together. Without active dimensions
+        the accuracy is chance. mean_accuracy is the mean over single perturbations, or that of
         ``all``.
     """
     number = pd.Series(labels).value_counts()
@@ -100,11 +99,10 @@ def classify_states(
 def classify_basal_state(
     trained: TrainedModel, screen: anndata.AnnData, parts: pd.Series, seed: int
 ) -> pd.DataFrame:
-    """Classify the cells that a model was not trained on by what it makes of them.
+    """Classify the perturbation of held-out cells from posterior mean latent states.
 
-    What is classified are posterior means; see :func:`samsvae.inference.posterior.cell_states` for
-    why those of a basal state may be told apart by their spread, but not by their means, which is
-    what a linear discriminant sees.
+    See :func:`samsvae.inference.posterior.cell_states`: posterior mean basal states may differ in
+    their variance between perturbations, but not in their mean, which a linear discriminant uses.
 
     Parameters
     ----------
@@ -120,10 +118,9 @@ def classify_basal_state(
     Returns
     -------
     DataFrame
-        As of :func:`classify_states`, and whether the model claims that its basal state is free
-        of the perturbation (``claimed``): those that add effects to a basal state with an encoder
-        of its own. What is left of SVAE+'s state without the effect, and the conditional VAE's
-        state, are classified for comparison.
+        As of :func:`classify_states`, and whether the basal state is meant to be independent of
+        the perturbation (``claimed``): in models with an encoder of the basal state. The state of
+        SVAE+ minus the effect, and that of the conditional VAE, are classified for comparison.
     """
     keep = (parts != TRAIN).to_numpy()
     states = cell_states(trained, screen, keep, seed)
@@ -161,7 +158,7 @@ OTHER = "other perturbations"
 
 
 def map_and_cluster(states: np.ndarray, seed: int) -> pd.DataFrame:
-    """Lay out states by UMAP and cluster them by Leiden, on one graph of nearest neighbours.
+    """Compute UMAP and Leiden clusters of latent states from one graph of nearest neighbours.
 
     These are :func:`scanpy.pp.neighbors`, :func:`scanpy.tl.umap` (McInnes et al. 2018) and
     :func:`scanpy.tl.leiden` (Traag et al. 2019), with Euclidean distances between latent states
@@ -210,7 +207,7 @@ def map_and_cluster(states: np.ndarray, seed: int) -> pd.DataFrame:
 
 
 def shown_as(labels: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Name the few perturbations that move cells farthest, and call all others alike.
+    """Group cells for display: control, perturbations of largest latent effect, and others.
 
     Parameters
     ----------
@@ -234,7 +231,7 @@ def shown_as(labels: np.ndarray, total: np.ndarray) -> np.ndarray:
 def state_map(
     trained: TrainedModel, screen: anndata.AnnData, parts: pd.Series, most_cells: int, seed: int
 ) -> pd.DataFrame:
-    """Lay out and cluster basal and total states of cells that a model was not trained on.
+    """Compute UMAPs and clusters of basal and total states of held-out cells.
 
     Parameters
     ----------
@@ -245,7 +242,7 @@ def state_map(
     parts
         Split of each cell.
     most_cells
-        So many cells at most, drawn at random.
+        Largest number of cells, drawn at random.
     seed
         Seed of the cells, the layout and the clusters.
 

@@ -1,4 +1,4 @@
-"""Baselines: predictions of effects without a trained generative model."""
+"""Baselines of predicted effects, without a generative model."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -24,13 +24,13 @@ def bilinear(
     n_components: int = 10,
     ridge: float = 0.1,
 ) -> np.ndarray:
-    """Predict effects from the principal components of the targeted genes.
+    """Predict effects by a bilinear model of principal components of target genes.
 
-    G holds each gene's scores on the principal components of the mean training profiles, b the
-    mean effect, and an effect is b + G W p, where p is the sum of the rows of G of the targeted
-    genes, each times its dose (Ahlmann-Eltze et al. 2025, Nature Methods). A target that is not
-    among the measured genes has no row: it adds nothing to p, and a perturbation of none but
-    such is predicted to have the mean effect.
+    With G the scores of genes on the principal components of the mean training profiles and b the
+    mean effect, a predicted effect is b + G W p, where p is the sum of the rows of G of the target
+    genes, each times its dose (Ahlmann-Eltze et al. 2025, Nature Methods). A target gene that is
+    not measured has no row and adds nothing to p; a perturbation of such genes alone has the mean
+    effect as its prediction.
 
     Parameters
     ----------
@@ -41,9 +41,9 @@ def bilinear(
     names
         Perturbations to predict.
     n_components
-        Number of principal components; fewer where there are not as many profiles.
+        Number of principal components, at most the number of profiles.
     ridge
-        Penalty on W, on the side of the genes and on that of the perturbations.
+        Penalty on W, for genes and for perturbations.
 
     Returns
     -------
@@ -53,21 +53,21 @@ def bilinear(
     Raises
     ------
     InputError
-        If the targets of fewer than two training perturbations are measured.
+        If the target genes of fewer than two training perturbations are measured.
     """
     every = perturbations(screen[train])
     row = {gene: index for index, gene in enumerate(screen.var_names)}
     known = [name for name in every if all(part in row for part in doses(name))]
     if len(known) < FEWEST_PERTURBATIONS:
         raise InputError(
-            f"The model 'bilinear' knows a perturbation by the expression of its target, but the "
-            f"targets of only {len(known)} training perturbation(s) are among the "
-            f"{screen.n_vars} measured genes. Leave it out of the experiment's 'models'."
+            f"The model 'bilinear' represents a perturbation by the expression of its target gene, "
+            f"but the target genes of only {len(known)} training perturbation(s) are among the "
+            f"{screen.n_vars} measured genes. Remove it from the experiment's 'models'."
         )
     unknown = sorted({part for name in names for part in doses(name)} - set(row))
     if unknown:
         logger.info(
-            "%d target(s) are not among the measured genes and so add nothing: %s",
+            "%d target gene(s) are not measured and add nothing to predictions: %s",
             len(unknown),
             ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else ""),
         )
@@ -78,7 +78,7 @@ def bilinear(
         parts = [[(row[p], dose) for p, dose in doses(one).items() if p in row] for one in labels]
         return np.array([sum((d * genes[r] for r, d in one), 0 * genes[0]) for one in parts])
 
-    # control is a condition like any other, one without target and without effect
+    # control is a condition without target gene and without effect
     chosen = [every.index(name) for name in known]
     effects = np.vstack([means.effects()[0][chosen], np.zeros(screen.n_vars)])
     mean = effects.mean(axis=0)
@@ -87,7 +87,7 @@ def bilinear(
 
 
 def principal_components(matrix: np.ndarray, number: int) -> np.ndarray:
-    """Score rows on the first principal components, after centring each column."""
+    """Compute scores of rows on the first principal components, columns centred."""
     left, singular, _ = np.linalg.svd(matrix - matrix.mean(axis=0), full_matrices=False)
     return left[:, :number] * singular[:number]
 
@@ -95,7 +95,7 @@ def principal_components(matrix: np.ndarray, number: int) -> np.ndarray:
 def ridge_weights(
     genes: np.ndarray, representations: np.ndarray, effects: np.ndarray, ridge: float
 ) -> np.ndarray:
-    """Fit W in effects = (G W P')', with a ridge penalty on either side.
+    """Fit W in effects = (G W P')' with ridge penalties.
 
     Parameters
     ----------
@@ -120,23 +120,22 @@ def _penalised(matrix: np.ndarray, ridge: float) -> np.ndarray:
 
 
 def no_change(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Predict that every perturbation leaves cells as control cells are: 0."""
+    """Predict an effect of 0 for every perturbation."""
     return np.zeros((len(names), screen.n_vars))
 
 
 def mean_effect(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Predict for every perturbation the mean effect of those with training cells, each as one."""
+    """Predict the unweighted mean effect of training perturbations for every perturbation."""
     seen = perturbations(screen[train])
     means = group_means(expression_in_blocks(screen, train), seen, screen.n_vars)
     return np.tile(means.effects()[0].mean(axis=0), (len(names), 1))
 
 
 def additive(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Predict the effect of a gene among training cells; of a combination, the sum of its genes'.
+    """Predict a combination's effect as the sum of the training effects of its genes.
 
-    At a dose without training cells of the gene alone, the effect at the nearest dose that has
-    some is scaled in proportion. A gene that has none at any dose adds nothing, since nothing is
-    known of it.
+    For a dose without training cells of the single gene, the effect at the nearest dose with
+    training cells is scaled in proportion. A gene without any training cells adds 0.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
-"""Held-out and predicted cells, laid out as cell-eval reads them.
+"""Export of held-out and predicted cells for cell-eval.
 
 cell-eval (Arc Institute, https://github.com/ArcInstitute/cell-eval) compares two files of cells of
 the same perturbations and the same genes in the same order. It expects log(1 + CP10k) of at least
-0 and below 15, and a column of obs that names perturbations, control cells among them. What a file
-needs is checked by :mod:`cell_eval._types._anndata` and :mod:`cell_eval.utils` of version 0.8.
+0 and below 15, and a column of obs with perturbations, control cells included. The modules
+``cell_eval._types._anndata`` and ``cell_eval.utils`` of version 0.8 check these requirements.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from samsvae.runtime.errors import InputError
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import TEST, held_out_cells
 
-# what cell-eval takes the column and the control cells to be called, unless it is told
+# cell-eval's default names of the column and of control cells
 PERTURBATION_COLUMN, CONTROL_LABEL = "target_gene", "non-targeting"
 
 
 def compared_cells(screen: anndata.AnnData, parts: pd.Series) -> np.ndarray:
-    """Choose the real cells that predicted ones are compared with.
+    """Select the measured cells to compare predicted cells with.
 
     Parameters
     ----------
@@ -38,25 +38,25 @@ def compared_cells(screen: anndata.AnnData, parts: pd.Series) -> np.ndarray:
     Returns
     -------
     ndarray of bool
-        The held-out cells of tested perturbations, or of all where none is tested; and held-out
+        The held-out cells of tested perturbations, or of all if none is tested, and held-out
         control cells.
 
     Raises
     ------
     InputError
-        If the screen has no counts, or no control cell is held out.
+        If the screen has no counts, or no control cells are held out.
     """
     if not np.issubdtype(screen.X.dtype, np.integer):
         raise InputError(
-            "cell-eval compares log-normalised counts, and this screen has none. Ask for another "
-            "screen's files."
+            "cell-eval compares log-normalised counts, but X of this screen has no counts. Export "
+            "cells of a screen with counts."
         )
     labels = screen.obs["perturbation"].astype(str)
     held_out = held_out_cells(labels, parts)
     if not (held_out & (labels == CONTROL)).any():
         raise InputError(
-            f"cell-eval compares effects, differences from held-out cells of {CONTROL!r}, and the "
-            "split has none. More control cells are needed."
+            f"cell-eval compares effects with held-out cells of {CONTROL!r}, but the split has "
+            "none. Add control cells to the screen."
         )
     tested = set(labels[parts == TEST]) - {CONTROL}
     return held_out & labels.isin({*tested, CONTROL}).to_numpy() if tested else held_out
@@ -65,7 +65,7 @@ def compared_cells(screen: anndata.AnnData, parts: pd.Series) -> np.ndarray:
 def halves(
     screen: anndata.AnnData, parts: pd.Series, compared: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divide the cells for the ceiling, in which one half of them predicts the other.
+    """Divide cells into halves for the ceiling, where one half predicts the other.
 
     Parameters
     ----------
@@ -74,9 +74,9 @@ def halves(
     parts
         Split of each cell.
     compared
-        What :func:`compared_cells` gave.
+        Cells of :func:`compared_cells`.
     seed
-        Seed of the choice, as of :func:`samsvae.evaluation.observed.split_half`.
+        Seed of the division, as of :func:`samsvae.evaluation.observed.split_half`.
 
     Returns
     -------
@@ -99,9 +99,9 @@ def log_normalised(counts: sparse.csr_matrix) -> sparse.csr_matrix:
 def cells_of_model(
     trained: TrainedModel, names: Sequence[str], number: int, library_sizes: np.ndarray, seed: int
 ) -> anndata.AnnData:
-    """Draw cells of control and of each perturbation from a model.
+    """Draw predictive samples of control and of each perturbation.
 
-    Few cells are as noisy as few measured ones, and hide what the model predicts in the mean.
+    Means of few samples are noisy; use enough to resolve the predicted mean.
 
     Parameters
     ----------
@@ -110,19 +110,19 @@ def cells_of_model(
     names
         Perturbations, without control.
     number
-        Cells of each.
+        Number of cells of each.
     library_sizes
-        Counts per cell to resample from.
+        Library sizes to resample from.
     seed
         Seed of the draws.
 
     Returns
     -------
     AnnData
-        As of :func:`laid_out`.
+        As of :func:`to_cell_eval`.
     """
     cells = sample_cells(trained, [CONTROL, *names], number, library_sizes, seed)
-    return laid_out(log_normalised(cells.X), list(cells.obs["perturbation"]), trained.genes)
+    return to_cell_eval(log_normalised(cells.X), list(cells.obs["perturbation"]), trained.genes)
 
 
 def cells_of_effects(
@@ -132,12 +132,12 @@ def cells_of_effects(
     number: int,
     seed: int,
 ) -> anndata.AnnData:
-    """Make cells of a baseline, which predicts mean effects alone, from control cells.
+    """Build cells of a baseline, which predicts mean effects alone, from control cells.
 
-    Control cells are drawn with replacement. Then each gene is moved until its mean over them is
-    that of the drawn control cells plus the predicted effect: up by the same amount in every
-    cell, down in proportion, so that nothing falls below 0. Where the predicted mean is below 0
-    it becomes 0. The spread of such cells is no prediction.
+    Control cells are drawn with replacement. Then each gene is shifted until its mean is that of
+    the drawn control cells plus the predicted effect: up by the same amount in every cell, down in
+    proportion, so that no value falls below 0. A predicted mean below 0 becomes 0. The variance of
+    such cells is no prediction.
 
     Parameters
     ----------
@@ -148,14 +148,14 @@ def cells_of_effects(
     names
         Perturbations, without control.
     number
-        Cells of each.
+        Number of cells of each.
     seed
         Seed of the choice of control cells.
 
     Returns
     -------
     AnnData
-        As of :func:`laid_out`.
+        As of :func:`to_cell_eval`.
     """
     rng = np.random.default_rng(seed)
     expression = log_normalised(control)
@@ -164,27 +164,27 @@ def cells_of_effects(
         return expression[rng.integers(expression.shape[0], size=number)]
 
     blocks = [draw()]
-    unperturbed = _means(blocks[0])
+    control_mean = _means(blocks[0])
     for name in names:
         effect = np.log(2) * np.asarray(effects[name].X, dtype=np.float64).ravel()
-        blocks.append(_moved(draw(), unperturbed + effect))
+        blocks.append(_shifted(draw(), control_mean + effect))
     perturbation = [name for name in (CONTROL, *names) for _ in range(number)]
-    return laid_out(sparse.vstack(blocks, format="csr"), perturbation, list(effects.var_names))
+    return to_cell_eval(sparse.vstack(blocks, format="csr"), perturbation, list(effects.var_names))
 
 
-def real_cells(screen: anndata.AnnData, chosen: np.ndarray) -> anndata.AnnData:
-    """Lay out some cells of a screen."""
+def measured_cells(screen: anndata.AnnData, chosen: np.ndarray) -> anndata.AnnData:
+    """Convert some cells of a screen to the form of cell-eval."""
     cells = screen[chosen]
     perturbation = cells.obs["perturbation"].astype(str)
-    table = laid_out(log_normalised(cells.X), perturbation, list(screen.var_names))
+    table = to_cell_eval(log_normalised(cells.X), perturbation, list(screen.var_names))
     table.obs_names = cells.obs_names
     return table
 
 
-def laid_out(
+def to_cell_eval(
     expression: sparse.csr_matrix, perturbation: Sequence[str], genes: Sequence[str]
 ) -> anndata.AnnData:
-    """Put cells into the form of cell-eval.
+    """Convert cells to the form of cell-eval.
 
     Parameters
     ----------
@@ -198,8 +198,8 @@ def laid_out(
     Returns
     -------
     AnnData
-        ``X`` float32 CSR. ``obs`` has ``perturbation``, and the same as ``target_gene`` with
-        ``non-targeting`` for control cells, which are cell-eval's own names.
+        ``X`` float32 CSR. ``obs`` has ``perturbation``, and ``target_gene`` with ``non-targeting``
+        for control cells, cell-eval's default names.
 
     Raises
     ------
@@ -209,8 +209,8 @@ def laid_out(
     labels = pd.Series(np.asarray(perturbation, dtype=object))
     if CONTROL_LABEL in set(labels):
         raise InputError(
-            f"A perturbation is called {CONTROL_LABEL!r}, as cell-eval calls control cells. "
-            "Rename it, or set the screen's 'control' to it."
+            f"A perturbation has the name {CONTROL_LABEL!r}, which cell-eval uses for control "
+            "cells. Rename it, or set the screen's 'control' to it."
         )
     number = labels.groupby(labels).cumcount().astype(str)
     return anndata.AnnData(
@@ -229,8 +229,8 @@ def _means(expression: sparse.csr_matrix) -> np.ndarray:
     return np.asarray(expression.mean(axis=0, dtype=np.float64)).ravel()
 
 
-def _moved(expression: sparse.csr_matrix, mean: np.ndarray) -> sparse.csr_matrix:
-    """Move each gene's values until their mean is the one wanted, and none is below 0."""
+def _shifted(expression: sparse.csr_matrix, mean: np.ndarray) -> sparse.csr_matrix:
+    """Shift each gene's values to a given mean, without values below 0."""
     now, wanted = _means(expression), np.maximum(mean, 0)
     factor = np.divide(wanted, now, out=np.ones_like(now), where=wanted < now)
     return sparse.csr_matrix(expression.toarray() * factor + np.maximum(wanted - now, 0))

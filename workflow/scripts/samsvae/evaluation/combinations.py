@@ -1,4 +1,4 @@
-"""Whether a combination's effect is the sum of its parts', in the cells and in the models."""
+"""Non-additivity of combinations (genetic interactions), observed and predicted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from samsvae.screen.labels import doses, label_of
 Matrix = np.ndarray
 
 MOST_NAMED = 5
-ROUNDING = 1e-5  # of the largest effect, since effects are kept with 7 digits
-LEAST_SIGNAL = 0.2  # of the squares of a sum of effects
+ROUNDING = 1e-5  # relative to the largest effect, since effects are stored with 7 digits
+MIN_SIGNAL = 0.2  # fraction of the squared sum of effects that is not noise
 COLUMNS = [
     "model", "perturbation", "n_cells", "trained", "correlation_with_sum", "slope_on_sum",
     "effect_size", "departure_size", "noise_size", "n_departing", "departing_genes",
@@ -25,13 +25,13 @@ COLUMNS = [
 
 
 def parts_of(combination: str) -> list[str]:
-    """Name the perturbations by a single gene that a combination consists of, at their doses."""
+    """List the single perturbations of a combination, at their doses."""
     return [label_of({gene: dose}) for gene, dose in doses(combination).items()]
 
 
 @dataclass(frozen=True)
-class Departures:
-    """Combinations whose parts are observed alone, and what their effect is beyond the sum.
+class NonAdditivity:
+    """Non-additivity of combinations whose single perturbations are observed.
 
     Attributes
     ----------
@@ -40,82 +40,82 @@ class Departures:
     members
         Combinations x perturbations of the screen, 1 for each part.
     row
-        Place of each combination among the screen's perturbations.
-    effect, departure, standard_error
-        Combinations x genes, log2(CP10k + 1): the observed effect, what it is beyond the sum of
-        its parts' effects, and the standard error of that from the numbers of cells. With the
-        means of n parts, of the combination and of control cells it is
+        Index of each combination among the screen's perturbations.
+    effect, non_additivity, standard_error
+        Combinations x genes, log2(CP10k + 1): the observed effect, its difference from the sum of
+        the parts' effects, and the standard error of this difference. With the means of n parts,
+        of the combination and of control cells the difference is
         mean - (sum of parts' means) + (n - 1) mean of control cells.
     effect_standard_error
-        Of `effect`.
+        Standard error of `effect`.
     slope
-        Of `effect` on the sum, over genes, through 0: 1 for a sum, less where parts weaken each
-        other. Least squares, with what noise adds to either sum of products taken off; NaN where
-        less than a fifth is left.
+        Slope of `effect` on the sum, over genes, through 0: 1 for additive effects, below 1 for
+        effects that weaken each other. Least squares, corrected for noise in both sums of
+        products; NaN where less than a fifth of the sum of squares is signal.
     fdr
-        Of Welch's t-test of `departure` against 0, two-sided, Benjamini-Hochberg over the genes
-        of a combination; NaN for genes without a standard error.
+        False discovery rate of Welch's t-test of `non_additivity` against 0, two-sided,
+        Benjamini-Hochberg over the genes of a combination; NaN for genes without a standard error.
     """
 
     names: list[str]
     members: Matrix
     row: np.ndarray
     effect: Matrix
-    departure: Matrix
+    non_additivity: Matrix
     standard_error: Matrix
     effect_standard_error: Matrix
     slope: np.ndarray
     fdr: Matrix
 
 
-def departures(observed: anndata.AnnData) -> Departures:
-    """Compare each combination with the sum of its parts.
+def non_additivity(observed: anndata.AnnData) -> NonAdditivity:
+    """Compute the non-additivity of each combination.
 
     Parameters
     ----------
     observed
         Observed effects with the layers ``ate`` and ``standard_error``, all cells.
     """
-    place = {name: row for row, name in enumerate(observed.obs_names)}
+    index = {name: row for row, name in enumerate(observed.obs_names)}
     enough = observed.obs["n_cells"].to_numpy() > 1
     names = [
         name
         for name in observed.obs_names
         if len(parts := parts_of(name)) > 1
-        and all(part in place and enough[place[part]] for part in [name, *parts])
+        and all(part in index and enough[index[part]] for part in [name, *parts])
     ]
-    members = np.zeros((len(names), len(place)))
+    members = np.zeros((len(names), len(index)))
     for row, name in enumerate(names):
-        members[row, [place[part] for part in parts_of(name)]] = 1
-    own = np.array([place[name] for name in names], dtype=int)
+        members[row, [index[part] for part in parts_of(name)]] = 1
+    own = np.array([index[name] for name in names], dtype=int)
     ate = np.asarray(observed.layers["ate"], dtype=np.float64)
     of_effect = np.asarray(observed.layers["standard_error"], dtype=np.float64)
     of_control = observed.var["control_standard_error"].to_numpy(dtype=np.float64) ** 2
-    # an effect's error is its cells' and the control cells', which all effects share
+    # variance of an effect is that of its cells plus that of control cells, common to all effects
     of_cells = np.clip(np.nan_to_num(of_effect**2) - of_control, 0, None)
     n_parts = members.sum(axis=1)[:, None]
     shared = (n_parts - 1) ** 2 * of_control
     variance = of_cells[own] + members @ of_cells + shared
     freedom = _degrees_of_freedom(observed, of_cells, own, members, shared, variance)
     total = members @ np.nan_to_num(ate)
-    departure = ate[own] - total
-    # both share the control cells, once in the effect and n times in the sum
+    excess = ate[own] - total
+    # the control mean enters the effect once and the sum n times
     products = np.sum(total * ate[own] - n_parts * of_control, axis=1)
     squares = np.sum(total**2 - members @ of_cells - n_parts**2 * of_control, axis=1)
-    known = squares > LEAST_SIGNAL * np.sum(total**2, axis=1)
+    known = squares > MIN_SIGNAL * np.sum(total**2, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        pvalue = 2 * stats.t.sf(np.abs(departure) / np.sqrt(variance), freedom)
+        pvalue = 2 * stats.t.sf(np.abs(excess) / np.sqrt(variance), freedom)
     pvalue[variance == 0] = np.nan
-    return Departures(
-        names, members, own, ate[own], departure, np.sqrt(variance), of_effect[own],
+    return NonAdditivity(
+        names, members, own, ate[own], excess, np.sqrt(variance), of_effect[own],
         products / np.where(known, squares, np.nan), _false_discovery_rates(pvalue),
     )  # fmt: skip
 
 
-def tabulate_departures(
+def tabulate_non_additivity(
     observed: anndata.AnnData, predicted: Mapping[str, anndata.AnnData], fdr: float
 ) -> pd.DataFrame:
-    """Say of each combination how far it departs from the sum of its parts, and who foresees it.
+    """Tabulate the observed and predicted non-additivity of each combination.
 
     Parameters
     ----------
@@ -124,23 +124,22 @@ def tabulate_departures(
     predicted
         Predicted effects by model.
     fdr
-        False discovery rate below which a gene departs.
+        False discovery rate below which a gene's effect is non-additive.
 
     Returns
     -------
     DataFrame
-        A row per model and combination whose parts are observed. Of the data: n_cells,
-        correlation_with_sum (of its effect, over genes) and slope_on_sum (1 for a sum),
-        effect_size and departure_size (root mean square over genes, log2(CP10k + 1), the part
-        that is noise taken off), noise_size (what noise alone would make of departure_size),
-        n_departing (genes) and departing_genes, the strongest with their departure. Of the
-        model: whether it was trained on the combination,
-        predicted_departure_size, and departure_correlation with the observed departure, NaN for
-        a model that adds up effects.
+        A row per model and combination whose parts are observed. Observed: n_cells,
+        correlation_with_sum (of its effect, over genes), slope_on_sum (1 for additive effects),
+        effect_size and departure_size (root mean square over genes, log2(CP10k + 1), corrected for
+        noise), noise_size (expected departure_size under additivity), n_departing (number of
+        non-additive genes) and departing_genes, the strongest with their non-additivity. Predicted:
+        whether the model was trained on the combination, predicted_departure_size, and
+        departure_correlation with the observed non-additivity, NaN for additive predictions.
     """
-    found = departures(observed)
-    total = found.effect - found.departure
-    departing = found.fdr < fdr
+    found = non_additivity(observed)
+    total = found.effect - found.non_additivity
+    is_non_additive = found.fdr < fdr
     of_data = pd.DataFrame(
         {
             "perturbation": found.names,
@@ -149,12 +148,12 @@ def tabulate_departures(
             "correlation_with_sum": pearson(total, found.effect),
             "slope_on_sum": found.slope,
             "effect_size": _size_beyond_noise(found.effect, found.effect_standard_error),
-            "departure_size": _size_beyond_noise(found.departure, found.standard_error),
+            "departure_size": _size_beyond_noise(found.non_additivity, found.standard_error),
             "noise_size": np.sqrt(np.mean(np.nan_to_num(found.standard_error) ** 2, axis=1)),
-            "n_departing": departing.sum(axis=1),
+            "n_departing": is_non_additive.sum(axis=1),
             "departing_genes": [
-                strongest_genes(departure, chosen, observed.var_names, MOST_NAMED)
-                for departure, chosen in zip(found.departure, departing, strict=True)
+                strongest_genes(excess, chosen, observed.var_names, MOST_NAMED)
+                for excess, chosen in zip(found.non_additivity, is_non_additive, strict=True)
             ],
         }
     )
@@ -166,7 +165,7 @@ def tabulate_departures(
         of_model = {
             "model": model,
             "predicted_departure_size": np.sqrt(np.mean(beyond**2, axis=1)),
-            "departure_correlation": pearson(found.departure, beyond),
+            "departure_correlation": pearson(found.non_additivity, beyond),
         }
         parts.append(of_data.assign(**of_model))
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
@@ -189,7 +188,7 @@ def _degrees_of_freedom(
 
 
 def _size_beyond_noise(effect: Matrix, standard_error: Matrix) -> np.ndarray:
-    """Take the expected square of noise off the mean square; 0 where noise explains all."""
+    """Compute the root mean square over genes, corrected for noise and at least 0."""
     excess = np.mean(effect**2 - np.nan_to_num(standard_error) ** 2, axis=1)
     return np.sqrt(np.clip(excess, 0, None))
 

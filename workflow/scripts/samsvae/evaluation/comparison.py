@@ -1,11 +1,11 @@
-"""Compare models: scores by replicate, confidence intervals, paired differences.
+"""Statistical comparison of models: replicates, confidence intervals, paired differences.
 
-What repeats is the split if an experiment has several that differ by their seed alone, and
-otherwise the seed of training; seeds on the same split are averaged first, since they share its
-cells. Within runs, perturbations repeat, or cells.
+Replicates are splits if an experiment has several that differ by their seed alone, and training
+seeds otherwise; seeds on the same split are averaged first, since they have the same cells. Within
+runs, perturbations or cells are the replicates.
 
-A condition is what splits of an experiment have in common but their seed: the fraction of pairs
-that may be trained on, NaN for splits without one.
+Splits of a condition differ by their seed alone: a condition is the fraction of pairs that may be
+trained on, NaN for splits without one.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,30 +23,30 @@ RUNS = ("splits", "seeds")
 
 
 @dataclass(frozen=True)
-class Repeats:
-    """Scores of several models, repeated.
+class Replicates:
+    """Scores of several models by replicate.
 
     Attributes
     ----------
     over
-        What repeats: ``splits``, ``seeds``, ``perturbations`` or ``cells``.
+        Kind of replicate: ``splits``, ``seeds``, ``perturbations`` or ``cells``.
     models
         Names of the columns.
     values
-        Repeats x models; NaN where a model has no score.
-    repeated
-        Whether each model was run anew for every repeat. A baseline, having no randomness, is
-        run once on a split; its score stands beside every seed of the others.
+        Replicates x models; NaN where a model has no score.
+    replicated
+        Whether each model was run for every replicate. A deterministic baseline is run once on a
+        split, and its score is replicated for every seed of the others.
     """
 
     over: str
     models: list[str]
     values: np.ndarray
-    repeated: np.ndarray
+    replicated: np.ndarray
 
 
-def repeats_of_runs(scores: pd.DataFrame, models: list[str]) -> Repeats:
-    """Lay out the scores of runs by split, or by seed on a single split.
+def replicates_of_runs(scores: pd.DataFrame, models: list[str]) -> Replicates:
+    """Tabulate the scores of runs by split, or by seed on a single split.
 
     Parameters
     ----------
@@ -60,15 +60,17 @@ def repeats_of_runs(scores: pd.DataFrame, models: list[str]) -> Repeats:
     by = "seed" if on_one_split else "split"
     values = _table(scores, by, models)
     if not on_one_split:
-        return Repeats("splits", models, values, np.ones(len(models), dtype=bool))
-    repeated = np.isfinite(values).sum(axis=0) > 1
-    values[:, ~repeated] = np.nanmax(values[:, ~repeated], axis=0, initial=-np.inf, keepdims=True)
+        return Replicates("splits", models, values, np.ones(len(models), dtype=bool))
+    replicated = np.isfinite(values).sum(axis=0) > 1
+    values[:, ~replicated] = np.nanmax(
+        values[:, ~replicated], axis=0, initial=-np.inf, keepdims=True
+    )
     values[np.isinf(values)] = np.nan
-    return Repeats("seeds", models, values, repeated)
+    return Replicates("seeds", models, values, replicated)
 
 
-def repeats_within_runs(scores: pd.DataFrame, models: list[str], over: str) -> Repeats:
-    """Lay out scores by perturbation or cell, runs averaged first.
+def replicates_within_runs(scores: pd.DataFrame, models: list[str], over: str) -> Replicates:
+    """Tabulate scores by perturbation or cell, averaged over runs.
 
     Parameters
     ----------
@@ -77,9 +79,11 @@ def repeats_within_runs(scores: pd.DataFrame, models: list[str], over: str) -> R
     models
         The columns, in order.
     over
-        What a unit is, in the plural.
+        Kind of unit, in the plural.
     """
-    return Repeats(over, models, _table(scores, "unit", models), np.ones(len(models), dtype=bool))
+    return Replicates(
+        over, models, _table(scores, "unit", models), np.ones(len(models), dtype=bool)
+    )
 
 
 def _table(scores: pd.DataFrame, by: str, models: list[str]) -> np.ndarray:
@@ -88,21 +92,21 @@ def _table(scores: pd.DataFrame, by: str, models: list[str]) -> np.ndarray:
 
 
 CONFIDENCE = 0.95
-TIE = "tie"
+NOT_SIGNIFICANT = "tie"
 
 
 def mean_and_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Average repeats, with the 95 % interval of Student's t.
+    """Compute the mean over replicates, with the 95 % confidence interval of Student's t.
 
     Parameters
     ----------
     values
-        Repeats x anything; NaN where there is no value.
+        Replicates x anything; NaN for missing values.
 
     Returns
     -------
     mean, low, high : ndarray
-        NaN without a value; the limits are NaN for fewer than two.
+        NaN without any value; the limits are NaN for fewer than two.
     """
     n, mean, error = _moments(values)
     half = stats.t.ppf(0.5 + CONFIDENCE / 2, np.maximum(n - 1, 1)) * error
@@ -110,12 +114,12 @@ def mean_and_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def p_value(values: np.ndarray) -> np.ndarray:
-    """Two-sided p-value of Student's t test that the mean of repeats is 0.
+    """Compute the two-sided p-value of Student's t-test for a mean of 0 over replicates.
 
     Parameters
     ----------
     values
-        Repeats x anything; NaN where there is no value.
+        Replicates x anything; NaN for missing values.
 
     Returns
     -------
@@ -129,10 +133,10 @@ def p_value(values: np.ndarray) -> np.ndarray:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Correct p-values so that the chance of any false claim is bounded (Holm 1979).
+    """Correct p-values for the family-wise error rate (Holm 1979).
 
-    scipy has no function for this, and ``multipletests`` of statsmodels collects garbage at each of
-    the thousands of calls that an experiment takes (0.1 s and more). A test compares the two.
+    scipy has no such function, and statsmodels' ``multipletests`` runs Python's garbage collector
+    at each of the thousands of calls of an experiment (0.1 s and more). A test compares the two.
     """
     order = np.argsort(p)
     adjusted = np.empty(len(p))
@@ -141,57 +145,56 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def paired_differences(
-    repeats: Repeats,
+    replicates: Replicates,
     direction: Literal["higher", "lower"],
     correction: Literal["holm", "bh"],
     level: float,
 ) -> pd.DataFrame:
-    """Compare every two models repeat by repeat.
+    """Test the paired difference of every two models over replicates.
 
-    Splits and seeds make some runs easier than others, alike for all models, so that differences
-    within a repeat vary far less than scores do. Whether a difference would be there with other
-    seeds or splits is told by repeats over these; repeats over perturbations (or cells) tell
-    whether it holds for other perturbations of these very trained models, and nothing of
-    training them again.
+    Some splits and seeds are easier than others for all models, so that paired differences vary
+    far less than scores. Replicate splits or seeds test whether a difference holds for other
+    splits or seeds; perturbations or cells as replicates test whether it holds for other
+    perturbations or cells of the same trained models, not for models trained again.
 
     Parameters
     ----------
-    repeats
+    replicates
         Scores of the models.
     direction
-        Which scores are better.
+        Direction of better scores.
     correction
-        ``holm`` bounds the chance of any false claim among all pairs, ``bh`` the share of false
-        ones among the claims (Benjamini and Hochberg 1995).
+        ``holm`` controls the family-wise error rate over all pairs, ``bh`` the false discovery
+        rate (Benjamini and Hochberg 1995).
     level
-        Corrected p-value below which one of two models is called better.
+        Corrected p-value below which two models differ significantly.
 
     Returns
     -------
     DataFrame
-        One row per pair: over, first, second, n (repeats), difference (first minus second, in
-        the metric's unit) with ``low`` and ``high``, p_value, p_adjusted, better (a name,
-        ``tie``, or missing where there was no test) and share_better, the share of repeats in
-        which the first is better, ties half.
+        One row per pair: over, first, second, n (replicates), difference (first minus second, in
+        the metric's unit) with ``low`` and ``high``, p_value, p_adjusted, better (a name, ``tie``
+        if not significantly different, or missing without a test) and share_better, the fraction
+        of replicates in which the first is better, ties counted one half.
     """
-    pairs = list(combinations(range(len(repeats.models)), 2))
+    pairs = list(combinations(range(len(replicates.models)), 2))
     first, second = (np.array([pair[side] for pair in pairs], dtype=int) for side in (0, 1))
-    difference = repeats.values[:, first] - repeats.values[:, second]
-    # two baselines on one split have one difference, however often it is written down
-    difference[1:, ~(repeats.repeated[first] | repeats.repeated[second])] = np.nan
+    difference = replicates.values[:, first] - replicates.values[:, second]
+    # two baselines on one split have a single difference
+    difference[1:, ~(replicates.replicated[first] | replicates.replicated[second])] = np.nan
     mean, low, high = mean_and_interval(difference)
     p = p_value(difference)
     adjusted = _corrected(p, correction)
     sign = np.sign(mean) * (1 if direction == "higher" else -1)
-    names = np.array(repeats.models, dtype=object)
+    names = np.array(replicates.models, dtype=object)
     winner = np.where(sign > 0, names[first], names[second])
-    better = np.where(adjusted < level, winner, TIE)
+    better = np.where(adjusted < level, winner, NOT_SIGNIFICANT)
     better[np.isnan(p)] = None
     n = np.isfinite(difference).sum(axis=0)
     score = np.nansum((np.sign(difference) * (1 if direction == "higher" else -1) + 1) / 2, axis=0)
     return pd.DataFrame(
         {
-            "over": repeats.over,
+            "over": replicates.over,
             "first": names[first],
             "second": names[second],
             "n": n,
@@ -207,7 +210,7 @@ def paired_differences(
 
 
 def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count repeats and compute their mean and its standard error."""
+    """Count replicates and compute their mean and its standard error."""
     n = np.isfinite(values).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.nansum(values, axis=0) / n
@@ -216,7 +219,7 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _corrected(p: np.ndarray, correction: Literal["holm", "bh"]) -> np.ndarray:
-    """Correct the p-values that there are for their number."""
+    """Correct the p-values that are not NaN for multiple testing."""
     adjusted = np.full(len(p), np.nan)
     tested = np.isfinite(p)
     if tested.any():
@@ -225,23 +228,23 @@ def _corrected(p: np.ndarray, correction: Literal["holm", "bh"]) -> np.ndarray:
     return adjusted
 
 
-QUESTION = ["scope", "metric"]  # what a score is of, under one condition
+QUESTION = ["scope", "metric"]  # identify a score under one condition
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How models are compared.
+    """Settings of the comparison of models.
 
     Attributes
     ----------
     models
-        The experiment's, in order.
+        Models of the experiment, in order.
     meaning
-        Looks up what a metric says; metrics of which it knows nothing are not compared.
+        Looks up the description of a metric; metrics without one are not compared.
     correction
-        ``holm`` or ``bh``, over all pairs of models on one question.
+        ``holm`` or ``bh``, over all pairs of models for a scope and metric.
     level
-        Corrected p-value below which one of two models is called better.
+        Corrected p-value below which two models differ significantly.
     """
 
     models: Sequence[str]
@@ -251,7 +254,7 @@ class Rules:
 
 
 def intervals(scores: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
-    """Average the scores of runs under one condition.
+    """Compute mean scores of runs under one condition, with confidence intervals.
 
     Parameters
     ----------
@@ -263,29 +266,29 @@ def intervals(scores: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per question and model: scope, metric, model, value, low, high (95 %, Student's
-        t), n and over (what repeats).
+        One row per scope, metric and model: value, low, high (95 %, Student's t), n and over (the
+        kind of replicate).
     """
     rows = []
-    for question, repeats in _by_question(scores, models):
-        values = repeats.values.copy()
-        values[1:, ~repeats.repeated] = np.nan
+    for question, replicates in _by_question(scores, models):
+        values = replicates.values.copy()
+        values[1:, ~replicates.replicated] = np.nan
         mean, low, high = mean_and_interval(values)
         table = {"value": mean, "low": low, "high": high, "n": np.isfinite(values).sum(axis=0)}
-        rows.append(pd.DataFrame({**question, "model": repeats.models, **table}))
-        rows[-1]["over"] = repeats.over
+        rows.append(pd.DataFrame({**question, "model": replicates.models, **table}))
+        rows[-1]["over"] = replicates.over
     return pd.concat(rows, ignore_index=True).dropna(subset="value")
 
 
 def differences_of_runs(scores: pd.DataFrame, rules: Rules) -> pd.DataFrame:
-    """Compare every two models over the runs under one condition, question by question.
+    """Compare every two models over the runs under one condition, for each scope and metric.
 
     Parameters
     ----------
     scores
         Columns split, model, seed, scope, metric and value.
     rules
-        How.
+        Settings of the comparison.
 
     Returns
     -------
@@ -305,38 +308,38 @@ def differences_within_runs(
     scores
         Columns metric, unit, model and value.
     scope
-        What to call these units together.
+        Scope of these units.
     over
-        What a unit is, in the plural.
+        Kind of unit, in the plural.
     rules
-        How.
+        Settings of the comparison.
 
     Returns
     -------
     DataFrame
-        As of :func:`differences_of_runs`; of a metric that the table of runs averages over
-        perturbations, the difference of means.
+        As of :func:`differences_of_runs`; for a metric that is averaged over perturbations in the
+        table of runs, the difference of means.
     """
     questions = (
         (
             {"scope": scope, "metric": metric},
-            repeats_within_runs(group, list(rules.models), over),
+            replicates_within_runs(group, list(rules.models), over),
         )
         for metric, group in scores.groupby("metric", sort=False, observed=True)
     )
     return _differences(questions, rules)
 
 
-Question = tuple[dict[str, Any], Repeats]
+Question = tuple[dict[str, Any], Replicates]
 
 
 def _by_question(scores: pd.DataFrame, models: Sequence[str]) -> Iterable[Question]:
     for question, group in scores.dropna(subset="value").groupby(QUESTION, sort=False):
-        yield dict(zip(QUESTION, question, strict=True)), repeats_of_runs(group, list(models))
+        yield dict(zip(QUESTION, question, strict=True)), replicates_of_runs(group, list(models))
 
 
 def perturbation_scores(table: pd.DataFrame, rules: Rules) -> pd.DataFrame:
-    """Take from perturbation_metrics.parquet what can be compared over tested perturbations.
+    """Select the scores to compare over tested perturbations from perturbation_metrics.parquet.
 
     Parameters
     ----------
@@ -344,13 +347,13 @@ def perturbation_scores(table: pd.DataFrame, rules: Rules) -> pd.DataFrame:
         Columns perturbation, tested, metric, model, seed and value, of the splits under one
         condition.
     rules
-        How models are compared.
+        Settings of the comparison.
 
     Returns
     -------
     DataFrame
-        Columns unit, model, value and metric, the name that the metric has in metrics.tsv. Of
-        all perturbations, if none is tested.
+        Columns unit, model, value and metric, the metric's name in metrics.tsv; all perturbations
+        if none is tested.
     """
     if table["tested"].any():
         table = table[table["tested"]]
@@ -367,10 +370,10 @@ def perturbation_scores(table: pd.DataFrame, rules: Rules) -> pd.DataFrame:
 def _differences(questions: Iterable[Question], rules: Rules) -> pd.DataFrame:
     columns = [*QUESTION, "over", "first", "second"]
     found = [pd.DataFrame(columns=columns)]
-    for question, repeats in questions:
+    for question, replicates in questions:
         score = rules.meaning(question["metric"])
         if score is not None:
-            table = paired_differences(repeats, score.direction, rules.correction, rules.level)
+            table = paired_differences(replicates, score.direction, rules.correction, rules.level)
             found.append(table.assign(**question))
     table = pd.concat([one for one in found if len(one)] or found, ignore_index=True)
     return table[columns + [name for name in table if name not in columns]]

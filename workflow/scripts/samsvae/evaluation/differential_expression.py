@@ -1,13 +1,13 @@
-"""How well predicted effects find differentially expressed genes, by strength of perturbation.
+"""Metrics of differentially expressed genes, and scores stratified by effect strength.
 
-Every function takes significant and predicted effects, perturbations x genes, and gives one number
-for each perturbation, NaN where undefined. Significant effects are the observed ones of
-differentially expressed genes, and NaN for the other genes. A gene is predicted by the absolute
-value of its effect; ties share their places, so that a constant prediction scores as chance does.
+Metrics take significant and predicted effects, perturbations x genes, and return one value per
+perturbation, NaN where undefined. Significant effects are the observed effects of differentially
+expressed genes, and NaN for the other genes. Predictions rank genes by absolute effect; tied genes
+count in proportion, so that a constant prediction scores as by chance.
 
-A screen may have a few perturbations that change hundreds of genes and many that change one or
-two, or were seen in few cells. An average over all of them hides how good the predictions of
-the strong ones are, or how bad those of the weak ones.
+A screen may have a few perturbations with hundreds of differentially expressed genes and many with
+one or two, or with few cells. An average over all perturbations hides this difference; strata show
+it.
 """
 
 import anndata
@@ -22,7 +22,7 @@ FEWEST_RANKED = 3
 
 
 def significant_effects(effects: anndata.AnnData, fdr: float) -> Matrix:
-    """Keep the effects among held-out cells of differentially expressed genes.
+    """Select the effects among held-out cells of differentially expressed genes.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def significant_effects(effects: anndata.AnnData, fdr: float) -> Matrix:
 
 
 def auroc(significant: Matrix, predicted: Matrix) -> np.ndarray:
-    """Probability that a differentially expressed gene is predicted above another gene."""
+    """Compute the area under the ROC curve of differentially expressed genes."""
     is_de = ~np.isnan(significant)
     n_de, n_other = is_de.sum(axis=1), (~is_de).sum(axis=1)
     ranks = np.sum(rankdata(np.abs(predicted), axis=1), axis=1, where=is_de)
@@ -49,18 +49,18 @@ def auroc(significant: Matrix, predicted: Matrix) -> np.ndarray:
 
 
 def auprc(significant: Matrix, predicted: Matrix) -> np.ndarray:
-    """Average precision: the mean over differentially expressed genes of the precision there."""
+    """Compute the average precision of differentially expressed genes."""
     is_de, weakness = ~np.isnan(significant), -np.abs(predicted)
     among_all = rankdata(weakness, method="max", axis=1)
-    # genes that are not differentially expressed come last, beyond every other
+    # genes that are not differentially expressed rank last
     among_de = rankdata(np.where(is_de, weakness, np.inf), method="max", axis=1)
     return _ratio(np.sum(among_de / among_all, axis=1, where=is_de), is_de.sum(axis=1))
 
 
 def precision_at_k(significant: Matrix, predicted: Matrix) -> np.ndarray:
-    """Share of differentially expressed genes among as many top predictions.
+    """Compute the precision at k, the number of differentially expressed genes.
 
-    Precision and recall are the same there.
+    Precision and recall are equal at this k.
     """
     is_de = ~np.isnan(significant)
     n_de = is_de.sum(axis=1)
@@ -68,19 +68,19 @@ def precision_at_k(significant: Matrix, predicted: Matrix) -> np.ndarray:
 
 
 def precision_at(k: int, significant: Matrix, predicted: Matrix) -> np.ndarray:
-    """Share of differentially expressed genes among the k top predictions."""
+    """Compute the fraction of differentially expressed genes among the k top predictions."""
     return _found_at(k, significant, predicted) / min(k, predicted.shape[1])
 
 
 def recall_at(k: int, significant: Matrix, predicted: Matrix) -> np.ndarray:
-    """Share of differentially expressed genes that are among the k top predictions."""
+    """Compute the fraction of differentially expressed genes that the k top predictions contain."""
     return _ratio(_found_at(k, significant, predicted), np.sum(~np.isnan(significant), axis=1))
 
 
 def overlap_at(k: int, significant: Matrix, predicted: Matrix) -> np.ndarray:
-    """Share of the k differentially expressed genes of largest effect among as many predictions.
+    """Compute the overlap of the k strongest differentially expressed genes with k predictions.
 
-    Where fewer are differentially expressed, k is their number.
+    If fewer genes are differentially expressed, k is their number.
     """
     number = np.minimum(k, np.sum(~np.isnan(significant), axis=1))
     strength = np.nan_to_num(np.abs(significant), nan=-1.0)
@@ -89,9 +89,9 @@ def overlap_at(k: int, significant: Matrix, predicted: Matrix) -> np.ndarray:
 
 
 def sign_agreement(significant: Matrix, predicted: Matrix) -> np.ndarray:
-    """Share of differentially expressed genes whose predicted sign is right.
+    """Compute the fraction of differentially expressed genes with the right predicted sign.
 
-    No change predicted is never right.
+    A prediction of 0 is never right.
     """
     is_de = ~np.isnan(significant)
     right = np.sign(significant) == np.sign(predicted)
@@ -99,7 +99,7 @@ def sign_agreement(significant: Matrix, predicted: Matrix) -> np.ndarray:
 
 
 def spearman(significant: Matrix, predicted: Matrix) -> np.ndarray:
-    """Spearman correlation over differentially expressed genes, if there are three or more."""
+    """Compute the Spearman correlation over three or more differentially expressed genes."""
     found = np.full(len(significant), np.nan)
     for row in np.flatnonzero(np.sum(~np.isnan(significant), axis=1) >= FEWEST_RANKED):
         is_de = ~np.isnan(significant[row])
@@ -108,12 +108,10 @@ def spearman(significant: Matrix, predicted: Matrix) -> np.ndarray:
 
 
 def slope(significant: Matrix, predicted: Matrix) -> np.ndarray:
-    """Size of predicted effects by that of observed ones, over differentially expressed genes.
+    """Compute the regression slope of predicted on observed effects of significant genes.
 
-    The slope of the line through 0 that predicts the predicted effect from the observed one by
-    least squares: 1 where sizes are right, below 1 where predictions are shrunk. The observed
-    effects are those of held-out cells, whose noise pulls it below 1 as well, the more the fewer
-    cells there are.
+    Least squares through 0: 1 for the right size, below 1 for shrunken predictions. The observed
+    effects are those of held-out cells, whose noise also attenuates the slope, most with few cells.
     """
     is_de = ~np.isnan(significant)
     products = np.sum(significant * predicted, axis=1, where=is_de)
@@ -127,13 +125,13 @@ def _found_at(k: int, significant: Matrix, predicted: Matrix) -> np.ndarray:
 
 
 def _leading(strength: Matrix, number: np.ndarray) -> Matrix:
-    """Weigh each row's genes: 1 for the strongest, as many as told, and ties share what is left."""
+    """Compute 0-1 weights of each row's strongest genes, fractional for ties at the cut-off."""
     number = np.minimum(number, strength.shape[1])
     descending = -np.sort(-strength, axis=1)
-    cut = np.take_along_axis(descending, np.maximum(number, 1)[:, None] - 1, axis=1)
-    above, tied = strength > cut, strength == cut
-    left = number - above.sum(axis=1)
-    return above + tied * np.where(number > 0, left / tied.sum(axis=1), 0.0)[:, None]
+    cut_off = np.take_along_axis(descending, np.maximum(number, 1)[:, None] - 1, axis=1)
+    above, tied = strength > cut_off, strength == cut_off
+    remaining = number - above.sum(axis=1)
+    return above + tied * np.where(number > 0, remaining / tied.sum(axis=1), 0.0)[:, None]
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -180,7 +178,7 @@ AVERAGED = ["n_perturbations", "median", "lower_quartile", "upper_quartile"]  # 
 
 
 def scores_by_strength(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Average the scores of perturbations of like strength.
+    """Stratify scores by effect strength.
 
     Parameters
     ----------
@@ -191,11 +189,10 @@ def scores_by_strength(comparison: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        For each run, score and stratum the median and the quartiles over its perturbations with
-        at least one differentially expressed gene. Strata are of the number of such genes
-        (``n_de``), of the number of held-out cells (``n_held_out``), or all perturbations
-        (``all``); ``lower`` is the least number of a stratum. Columns ``mean_...`` are the means
-        of these numbers over the runs of a model.
+        For each run, score and stratum the median and the quartiles over perturbations with at
+        least one differentially expressed gene. Strata are by the number of such genes (``n_de``),
+        by the number of held-out cells (``n_held_out``), or all perturbations (``all``); ``lower``
+        is the lower limit of a stratum. Columns ``mean_...`` are means over the runs of a model.
     """
     table = comparison[comparison["n_de"] > 0]
     scores = [
@@ -222,7 +219,7 @@ def scores_by_strength(comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 def stratum_names(limits: tuple[int, ...]) -> list[str]:
-    """Name strata by their least and largest number, as in ``3–9`` and ``300+``."""
+    """Name strata by their limits, as in ``3–9`` and ``300+``."""
     ends = [limit - 1 for limit in limits[1:]]
     names = [f"{a}–{b}" if a < b else f"{a}" for a, b in zip(limits, ends, strict=False)]
     return [*names, f"{limits[-1]}+"]

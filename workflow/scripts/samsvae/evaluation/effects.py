@@ -38,23 +38,23 @@ def expression_in_blocks(
     cells: np.ndarray | None = None,
     scale: Callable[[sparse.csr_matrix, np.ndarray], sparse.csr_matrix] = log_cp10k,
 ) -> Iterator[tuple[sparse.csr_matrix, pd.Series]]:
-    """Go through cells in order.
+    """Iterate over expression and labels of cells, block by block.
 
     Parameters
     ----------
     screen
         Canonical screen, whose counts may be in a file.
     cells
-        Boolean, one per cell of the screen, those to go through; None for all.
+        Boolean, one per cell of the screen; None for all.
     scale
         :func:`log_cp10k` or :func:`cp10k`.
 
     Yields
     ------
     expression : csr_matrix
-        Some cells x genes.
+        Cells of a block x genes.
     labels : Series
-        Perturbation of each of them.
+        Perturbation of each of these cells.
     """
     library_size = screen.obs["library_size"].to_numpy()
     labels = screen.obs["perturbation"]
@@ -70,7 +70,7 @@ def log_expression(screen: anndata.AnnData, cells: np.ndarray | None = None) -> 
 
 
 def n_cells_with_gene(screen: anndata.AnnData, cells: np.ndarray) -> np.ndarray:
-    """Count the cells in which each gene was seen."""
+    """Count the cells in which each gene is detected."""
     seen = np.zeros(screen.n_vars, dtype=int)
     for _, counts in counts_in_blocks(screen, cells, LARGEST_BLOCK):
         seen += np.asarray((counts > 0).sum(axis=0)).ravel()
@@ -86,9 +86,9 @@ class GroupMeans:
     mean
         Perturbations (control last) x genes.
     standard_error
-        Of the mean, same shape; NaN for fewer than two cells.
+        Standard error of the mean, same shape; NaN for fewer than two cells.
     n_cells
-        Cells in each group.
+        Number of cells in each group.
     """
 
     mean: np.ndarray
@@ -96,7 +96,7 @@ class GroupMeans:
     n_cells: np.ndarray
 
     def effects(self) -> tuple[np.ndarray, np.ndarray]:
-        """Difference from control and its standard error, perturbations x genes."""
+        """Compute the difference from control and its standard error, perturbations x genes."""
         difference = self.mean[:-1] - self.mean[-1]
         return difference, np.sqrt(self.standard_error[:-1] ** 2 + self.standard_error[-1] ** 2)
 
@@ -146,7 +146,7 @@ def effects_table(
     provenance: str,
     obs: pd.DataFrame | None = None,
 ) -> anndata.AnnData:
-    """Lay out effects.
+    """Build the AnnData object of effects.
 
     Parameters
     ----------
@@ -155,11 +155,11 @@ def effects_table(
     perturbations, genes
         Names of rows and columns.
     layers
-        More matrices of that shape.
+        Further matrices of that shape.
     provenance
-        What made it, as JSON.
+        Provenance record, JSON.
     obs
-        What is known of each perturbation.
+        Annotations of perturbations.
 
     Returns
     -------
@@ -180,23 +180,23 @@ def effects_table(
 
 
 def write_effects(table: anndata.AnnData, path: str | Path) -> None:
-    """Write effects, whole or not at all."""
+    """Write effects atomically."""
     with whole_file(path) as temporary:
         table.write_h5ad(temporary, compression="lzf")
 
 
 def read_effects(path: str | Path) -> anndata.AnnData:
-    """Read what :func:`write_effects` wrote."""
+    """Read effects that :func:`write_effects` wrote."""
     return anndata.read_h5ad(path)
 
 
 def measured_genes(observed: anndata.AnnData) -> list[str]:
-    """Name the genes that a cell shows; one that no cell shows was not measured."""
+    """List the genes that are detected in at least one cell."""
     return list(observed.var_names[observed.var["n_cells"] > 0])
 
 
 def truth_of(observed: anndata.AnnData, predicted: anndata.AnnData) -> anndata.AnnData:
-    """Choose what predicted effects are compared with.
+    """Choose the observed effects to compare predictions with.
 
     Parameters
     ----------
@@ -208,8 +208,8 @@ def truth_of(observed: anndata.AnnData, predicted: anndata.AnnData) -> anndata.A
     Returns
     -------
     AnnData
-        `observed`; for predictions made of held-out cells, which bring the effects among the
-        other cells as layers, `predicted` itself.
+        `observed`; for predictions from held-out cells, which carry the effects among the other
+        cells as layers, `predicted` itself.
     """
     return predicted if "ate" in predicted.layers else observed
 
@@ -217,7 +217,7 @@ def truth_of(observed: anndata.AnnData, predicted: anndata.AnnData) -> anndata.A
 def long_table(
     observed: anndata.AnnData, predicted: Mapping[str, anndata.AnnData], fdr: float
 ) -> pd.DataFrame:
-    """Put observed and predicted effects side by side.
+    """Join observed and predicted effects in a long table.
 
     Parameters
     ----------
@@ -232,14 +232,14 @@ def long_table(
     -------
     DataFrame
         One row per model, perturbation and gene: observed and predicted effect in
-        log2(CP10k + 1), ``observed_held_out`` among held-out cells alone, its fdr, and whether
-        the perturbation has training cells (``trained``). Of the perturbation, n_de, its number of
+        log2(CP10k + 1), ``observed_held_out`` among held-out cells alone, its fdr, and whether the
+        perturbation has training cells (``trained``). By perturbation: n_de, its number of
         differentially expressed genes, and pearson_of_perturbation, the correlation of observed
-        and predicted effects over genes; of the model, pearson, over all perturbations and genes.
+        and predicted effects over genes; by model: pearson, over all perturbations and genes.
     """
     shape = observed.shape
     names = {
-        # codes from the start, since names of millions of rows would fill the memory
+        # from codes, since strings of millions of rows would fill the memory
         "perturbation": pd.Categorical.from_codes(
             np.repeat(np.arange(shape[0]), shape[1]), observed.obs_names
         ),
@@ -270,7 +270,7 @@ def long_table(
 
 
 def rows_of_perturbation(path: str | Path, name: str) -> pd.DataFrame:
-    """Read one perturbation's rows of a table that :func:`long_table` made.
+    """Read the rows of a perturbation from a table of :func:`long_table`.
 
     Raises
     ------
@@ -289,18 +289,18 @@ def rows_of_perturbation(path: str | Path, name: str) -> pd.DataFrame:
 
 
 def strongest_genes(effect: np.ndarray, chosen: np.ndarray, genes: pd.Index, most: int) -> str:
-    """Name the chosen genes of largest absolute effect, each with its effect.
+    """List the chosen genes of largest absolute effect, each with its effect.
 
     Parameters
     ----------
     effect
-        Of each gene, log2(CP10k + 1).
+        Effect on each gene, log2(CP10k + 1).
     chosen
-        Boolean, the genes that may be named.
+        Boolean, the genes to choose from.
     genes
-        Their symbols.
+        Gene symbols.
     most
-        How many at most.
+        Largest number of genes.
 
     Returns
     -------
@@ -320,7 +320,7 @@ MOST_NAMED = 6
 
 
 def list_perturbations(observed: anndata.AnnData, fdr: float) -> pd.DataFrame:
-    """List perturbations, from the one with most differentially expressed genes on.
+    """List perturbations by decreasing number of differentially expressed genes.
 
     Parameters
     ----------
@@ -332,9 +332,9 @@ def list_perturbations(observed: anndata.AnnData, fdr: float) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        perturbation, n_cells, n_held_out (cells that the test is of), n_de (differentially
-        expressed genes), raised and lowered (the strongest of these genes, with their effect
-        among held-out cells, log2(CP10k + 1)), figure (its file's name).
+        perturbation, n_cells, n_held_out (tested cells), n_de (differentially expressed genes),
+        raised and lowered (the strongest of these genes, with their effect among held-out cells,
+        log2(CP10k + 1)), figure (its file).
     """
     effects = np.asarray(observed.layers["ate_held_out"], dtype=np.float64)
     is_de = np.asarray(observed.layers["fdr"]) < fdr

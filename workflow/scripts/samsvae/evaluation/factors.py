@@ -1,4 +1,4 @@
-"""How well inferred latent dimensions agree with the true factors, up to their order and sign."""
+"""Agreement of inferred latent dimensions with true factors, up to permutation and sign."""
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ def match_factors(true_mask: np.ndarray, mask: np.ndarray) -> Matching:
     Returns
     -------
     factor, dimension : ndarray
-        Matched pairs; as many as the smaller of the two numbers.
+        Matched pairs, the smaller of the two numbers of them.
     """
     return linear_sum_assignment(-(true_mask.T @ mask))
 
@@ -48,7 +48,7 @@ def match_factors_by_effects(true_effects: np.ndarray, effects: np.ndarray) -> M
 
 
 def effect_correlations(true_effects: np.ndarray, effects: np.ndarray) -> np.ndarray:
-    """Correlate effects over targets, factors x latent dimensions; 0 where one is constant."""
+    """Correlate effects over targets, factors x latent dimensions; 0 for a constant effect."""
     return _standardised(true_effects).T @ _standardised(effects)
 
 
@@ -59,10 +59,9 @@ def _standardised(columns: np.ndarray) -> np.ndarray:
 
 
 def mask_scores(true_mask: np.ndarray, mask: np.ndarray, matching: Matching) -> dict[str, float]:
-    """Score an inferred mask.
+    """Compute precision, recall and F1 of an inferred mask.
 
-    Every entry of every latent dimension counts: a dimension that matches no factor adds false
-    positives.
+    All latent dimensions are included: one without a matched factor adds false positives.
 
     Parameters
     ----------
@@ -76,7 +75,7 @@ def mask_scores(true_mask: np.ndarray, mask: np.ndarray, matching: Matching) -> 
     Returns
     -------
     dict of float
-        precision (NaN of an empty mask), recall and f1.
+        precision (NaN for an empty mask), recall and f1.
     """
     factor, dimension = matching
     hits = float(np.sum(true_mask[:, factor] * mask[:, dimension]))
@@ -88,7 +87,7 @@ def mask_scores(true_mask: np.ndarray, mask: np.ndarray, matching: Matching) -> 
 
 
 def latent_effect_scores(true_effects: np.ndarray, effects: np.ndarray) -> dict[str, float]:
-    """Score latent effects, dimensions matched and turned by their correlation with the truth.
+    """Score latent effects after matching dimensions and signs by correlation with the truth.
 
     Parameters
     ----------
@@ -100,9 +99,9 @@ def latent_effect_scores(true_effects: np.ndarray, effects: np.ndarray) -> dict[
     Returns
     -------
     dict of float
-        mean_correlation, the mean absolute correlation over factors; a factor without a dimension
-        counts 0. effect_r_squared, over all entries; nothing is rescaled, since the standard
-        normal basal state fixes the scale.
+        mean_correlation, the mean absolute correlation over factors, 0 for a factor without a
+        dimension; effect_r_squared, over all entries, without rescaling, since the standard normal
+        basal state fixes the scale.
     """
     factor, dimension = match_factors_by_effects(true_effects, effects)
     correlation = effect_correlations(true_effects, effects)[factor, dimension]

@@ -1,8 +1,8 @@
-"""The metrics of predicted effects, each with what a reader needs to know of it.
+"""Registry of metrics: unit, direction, best value and value by chance of each.
 
-A metric is one function of two matrices, perturbations x genes in log2(CP10k + 1), observed and
-predicted, that gives one number for each perturbation; and one entry in :data:`METRICS`. Those
-of differentially expressed genes are entries of :func:`de_metrics`.
+A metric is a function of observed and predicted effects, perturbations x genes in log2(CP10k + 1),
+that returns one value per perturbation, and an entry in :data:`METRICS`. Metrics of differentially
+expressed genes are entries of :func:`de_metrics`.
 """
 
 from collections.abc import Callable
@@ -16,21 +16,21 @@ from samsvae.evaluation import agreement, differential_expression
 from samsvae.evaluation.agreement import correlation_with_noise_free, error_of_noise_free
 from samsvae.evaluation.effects import UNITS
 
-SHARE = "share"
+FRACTION = "share"
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a number in a table of metrics says.
+    """Description of a quantity in a table of metrics.
 
     Attributes
     ----------
     heading
         Its name on an axis or above a column, in a few words.
     description
-        What it says, in one line.
+        One line of text.
     unit
-        Of its values; empty for a number without unit.
+        Unit of its values; empty for a dimensionless quantity.
     """
 
     heading: str
@@ -40,16 +40,16 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Score(Quantity):
-    """A number by which models are compared.
+    """Description of a score by which models are compared.
 
     Attributes
     ----------
     direction
         Whether ``higher`` or ``lower`` values are better.
     best
-        Its best value; None if it has none.
+        Best possible value; None if unbounded.
     chance
-        Its mean for predictions unrelated to the truth; None if that depends on the data.
+        Expected value of predictions independent of the truth; None if it depends on the data.
     """
 
     direction: Literal["higher", "lower"]
@@ -59,24 +59,23 @@ class Score(Quantity):
 
 @dataclass(frozen=True)
 class Metric(Score):
-    """A metric of predicted effects.
+    """Metric of predicted effects.
 
     Attributes
     ----------
     function
-        Takes observed and predicted effects; gives one number for each perturbation, NaN where
-        undefined.
+        Maps observed and predicted effects to one value per perturbation, NaN where undefined.
     average
-        How perturbations are averaged, ``median`` or ``mean``.
+        Average over perturbations, ``median`` or ``mean``.
     flattened
-        Whether it is also taken over all entries at once.
+        Whether it is also computed over all entries together.
     top_genes
-        Whether it is also taken over each perturbation's genes of largest observed effect.
+        Whether it is also computed over each perturbation's genes of largest observed effect.
     scale_free
-        Whether it stays the same if the predictions are all too large, or too small, by a factor.
+        Whether it is invariant to a positive factor of the predictions.
     attainable
-        Takes the score of half of the held-out cells against the other half; gives the score
-        that noise-free effects would have against all of them. None where that is unknown.
+        Maps the score of half of the held-out cells against the other half to the score of
+        noise-free effects against all of them. None where that is unknown.
     """
 
     function: Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -122,7 +121,7 @@ METRICS: dict[str, Metric] = {
     "sign_accuracy": Metric(
         "sign accuracy",
         "share of genes whose effect has the right sign",
-        SHARE, "higher", 1.0, 0.5, agreement.sign_accuracy, top_genes=True,
+        FRACTION, "higher", 1.0, 0.5, agreement.sign_accuracy, top_genes=True,
         scale_free=True,
     ),
     "pearson_from_mean": Metric(
@@ -133,13 +132,13 @@ METRICS: dict[str, Metric] = {
     "rank_of_right": Metric(
         "perturbation retrieval rank",
         "share of other perturbations whose prediction is nearer to the observed effect (cosine)",
-        SHARE, "lower", 0.0, 0.5, agreement.rank_of_right, average="mean",
+        FRACTION, "lower", 0.0, 0.5, agreement.retrieval_rank, average="mean",
         scale_free=True,
     ),
     "discrimination_l1": Metric(
         "L1 discrimination",
         "share of other perturbations whose observed effect is farther from the prediction (L1)",
-        SHARE, "higher", 1.0, 0.5, agreement.discrimination_l1, average="mean",
+        FRACTION, "higher", 1.0, 0.5, agreement.discrimination_l1, average="mean",
     ),
 }  # fmt: skip
 
@@ -147,7 +146,7 @@ METRICS: dict[str, Metric] = {
 def de_metrics(n_top: int) -> dict[str, Metric]:
     """List the metrics of differentially expressed genes.
 
-    Their functions take as observed effects those that :func:`significant_effects` leaves.
+    Their functions take the observed effects of :func:`significant_effects`.
 
     Parameters
     ----------
@@ -169,30 +168,30 @@ def de_metrics(n_top: int) -> dict[str, Metric]:
         "precision_at_k": Metric(
             "precision at k of DE genes",
             f"share of {genes} among as many top predictions",
-            SHARE, "higher", 1.0, None, differential_expression.precision_at_k, scale_free=True,
+            FRACTION, "higher", 1.0, None, differential_expression.precision_at_k, scale_free=True,
         ),
         f"precision_at_{n_top}": Metric(
             f"precision at {n_top} of DE genes",
             f"share of {genes} among the {n_top} top predictions",
-            SHARE, "higher", 1.0, None, partial(differential_expression.precision_at, n_top),
+            FRACTION, "higher", 1.0, None, partial(differential_expression.precision_at, n_top),
             scale_free=True,
         ),
         f"recall_at_{n_top}": Metric(
             f"recall at {n_top} of DE genes",
             f"share of {genes} that are among the {n_top} top predictions",
-            SHARE, "higher", 1.0, None, partial(differential_expression.recall_at, n_top),
+            FRACTION, "higher", 1.0, None, partial(differential_expression.recall_at, n_top),
             scale_free=True,
         ),
         f"overlap_at_{n_top}": Metric(
             f"overlap at {n_top} of DE genes",
             f"share of the {n_top} {genes} of largest effect among as many top predictions",
-            SHARE, "higher", 1.0, None, partial(differential_expression.overlap_at, n_top),
+            FRACTION, "higher", 1.0, None, partial(differential_expression.overlap_at, n_top),
             scale_free=True,
         ),
         "sign_agreement": Metric(
             "sign agreement of DE genes",
             f"share of {genes} whose predicted sign is right",
-            SHARE, "higher", 1.0, 0.5, differential_expression.sign_agreement, scale_free=True,
+            FRACTION, "higher", 1.0, 0.5, differential_expression.sign_agreement, scale_free=True,
         ),
         "spearman": Metric(
             "Spearman r of DE genes",
@@ -202,7 +201,7 @@ def de_metrics(n_top: int) -> dict[str, Metric]:
     }  # fmt: skip
 
 
-# scores of a whole run that are not of effects by perturbation
+# scores of a run that are not computed by perturbation
 RUN_SCORES: dict[str, Score] = {
     "iwelbo": Score(
         "IWELBO",
@@ -227,11 +226,11 @@ RUN_SCORES: dict[str, Score] = {
     "mask_f1": Score("F1 of the mask", "F1 of the recovered mask", "", "higher", 1.0, None),
     "mask_precision": Score(
         "precision of the mask",
-        "share of inferred mask entries that are true", SHARE, "higher", 1.0, None
+        "share of inferred mask entries that are true", FRACTION, "higher", 1.0, None
     ),
     "mask_recall": Score(
         "recall of the mask",
-        "share of true mask entries that are inferred", SHARE, "higher", 1.0, None
+        "share of true mask entries that are inferred", FRACTION, "higher", 1.0, None
     ),
     "total_correlation": Score(
         "correlation with true factors",
@@ -268,10 +267,10 @@ RUN_SCORES: dict[str, Score] = {
 }  # fmt: skip
 
 
-# numbers that are neither better high nor low
+# quantities that are no score
 OTHER_NUMBERS: dict[str, Quantity] = {
     "mask_density": Quantity(
-        "density of the mask", "share of inferred mask entries above one half", SHARE
+        "density of the mask", "share of inferred mask entries above one half", FRACTION
     ),
 }
 
@@ -279,7 +278,7 @@ SPREAD = "spread_"  # begins the name of the distance between the quartiles of p
 
 
 def describe(name: str, n_top: int) -> Quantity | None:
-    """Look up what any number in a table of metrics says; None if it is unknown.
+    """Look up the description of a quantity in a table of metrics; None if it is unknown.
 
     Parameters
     ----------
@@ -329,12 +328,12 @@ def heading(name: str, n_top: int, unit: bool = False) -> str:
         parts.append("held-out cells")
     elif known in METRICS.values():
         parts.append("all cells")
-    shown = f" ({known.unit})" if unit and known.unit not in ("", SHARE) else ""
+    shown = f" ({known.unit})" if unit and known.unit not in ("", FRACTION) else ""
     return ", ".join(parts) + shown
 
 
 def meaning(name: str, n_top: int) -> Score | None:
-    """Look up what a metric in a table says, if models are compared by it.
+    """Look up the description of a score in a table of metrics.
 
     Parameters
     ----------
@@ -346,12 +345,12 @@ def meaning(name: str, n_top: int) -> Score | None:
     Returns
     -------
     Score
-        None for a number that is neither better high nor low, such as a ``spread_``.
+        None for a quantity by which models are not compared, such as a ``spread_``.
     """
     if name in RUN_SCORES:
         return RUN_SCORES[name]
     known = METRICS | {DE + base: metric for base, metric in de_metrics(n_top).items()}
     plain = name.removesuffix(HELD_OUT).removesuffix(f"_top{n_top}")
-    # one at a time, since the name of a metric may begin so itself
+    # in this order, since the name of a metric may itself begin with "median_" or "mean_"
     possible = (plain, plain.removeprefix("median_"), plain.removeprefix("mean_"))
     return next((known[base] for base in possible if base in known), None)

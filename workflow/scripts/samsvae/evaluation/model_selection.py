@@ -1,9 +1,8 @@
-"""Which candidate of a grid stands for its model, by the bounds of validation cells alone.
+"""Selection of hyperparameters from a grid by the bounds of validation cells.
 
-The choice is made anew on each split, from the validation cells of that split. It is no choice of
-one split's for the others: their validation cells are test cells elsewhere. So what varies over
-splits includes the choice, as it should, being a part of how the model is made. All training seeds
-of a split share the choice; seeds show how far training scatters, not which of it was lucky.
+Each split selects by its own validation cells, since these may be test cells of other splits. The
+variance over splits thus includes that of the selection. All training seeds of a split use the
+same selection, so that seeds show the variance of training, not its best outcome.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +19,7 @@ from samsvae.screen.splits import VAL
 
 
 def validation_bounds(path: str | Path) -> "pd.Series[float]":
-    """Read the bounds of validation cells, by cell; those of test cells stay unread.
+    """Read the bounds of validation cells, and no others, by cell.
 
     Parameters
     ----------
@@ -35,29 +34,29 @@ def select(
     runs: Iterable[tuple[str, int, "pd.Series[float]"]],
     hyperparameters: Mapping[str, Mapping[str, Any]],
 ) -> pd.DataFrame:
-    """Choose the candidate whose validation cells have the highest bound.
+    """Select the candidate with the highest mean bound of validation cells.
 
     Parameters
     ----------
     runs
         Candidate, seed of training, and the bounds (nats) of the same validation cells.
     hyperparameters
-        Of each candidate, in the grid's order. Of candidates with the same bound the first is
-        chosen.
+        Hyperparameters of each candidate, in the grid's order. Among candidates with the same
+        bound the first is selected.
 
     Returns
     -------
     DataFrame
         One row per candidate and seed: ``iwelbo`` (nats per cell) with ``low`` and ``high``
-        (95 %, over cells); ``mean_iwelbo`` over seeds, by which is chosen; how far that is
-        ``behind`` the chosen candidate's with ``behind_low`` and ``behind_high`` (95 %, paired by
-        cell), which is narrower, since cells differ more than models do; and whether it was
-        ``chosen``. A candidate without a finite bound never is.
+        (95 %, over cells); ``mean_iwelbo`` over seeds, the criterion; its difference from the
+        selected candidate, ``behind``, with ``behind_low`` and ``behind_high`` (95 %, paired by
+        cell and therefore narrower); and whether the candidate was ``chosen``. Candidates with
+        non-finite bounds are not selected.
 
     Raises
     ------
     InputError
-        If no candidate has a bound that is a number.
+        If no candidate has a finite bound.
     """
     bounds = pd.DataFrame({(candidate, seed): values for candidate, seed, values in runs})
     seeds = sorted(bounds.columns.unique(1))
@@ -67,9 +66,9 @@ def select(
     means = over_seeds.mean(axis=0)
     if not np.isfinite(means).any():
         raise InputError(
-            f"None of the candidates {', '.join(hyperparameters)} has a bound of the validation "
-            "cells that is a finite number, so that none can be chosen. Train them otherwise, for "
-            "instance at a smaller learning rate."
+            f"The validation bounds of all candidates ({', '.join(hyperparameters)}) are not "
+            "finite, so that none can be selected. Change the grid or lower "
+            "training.learning_rate."
         )
     best = int(np.argmax(np.where(np.isfinite(means), means, -np.inf)))
     of_run = mean_and_interval(values.reshape(len(values), -1))
@@ -78,7 +77,9 @@ def select(
     return pd.DataFrame(
         {
             "candidate": runs_in_order.get_level_values(0),
-            "hyperparameters": [in_words(hyperparameters[name]) for name, _ in runs_in_order],
+            "hyperparameters": [
+                format_hyperparameters(hyperparameters[name]) for name, _ in runs_in_order
+            ],
             "seed": runs_in_order.get_level_values(1),
             "n_cells": len(values),
             **dict(zip(["iwelbo", "low", "high"], of_run, strict=True)),
@@ -92,28 +93,28 @@ def select(
     )
 
 
-def in_words(hyperparameters: Mapping[str, Any]) -> str:
-    """Write hyperparameters as a person would, for instance ``mask_prior 0.1, n_latent 100``."""
+def format_hyperparameters(hyperparameters: Mapping[str, Any]) -> str:
+    """Format hyperparameters as text, for instance ``mask_prior 0.1, n_latent 100``."""
     return ", ".join(f"{name} {value}" for name, value in hyperparameters.items())
 
 
 def overview(selection: pd.DataFrame, splits: Mapping[str, Split]) -> pd.DataFrame:
-    """Average over the splits that differ by their seed alone what was tried on each.
+    """Average the selection over splits that differ by their seed alone.
 
     Parameters
     ----------
     selection
         The table selection.tsv.
     splits
-        The experiment's, by name.
+        Splits of the experiment, by name.
 
     Returns
     -------
     DataFrame
         One row per fraction, model and candidate: hyperparameters, ``validation_iwelbo`` (nats per
-        cell), how far that is ``behind`` the chosen candidate's with ``behind_low`` and
-        ``behind_high`` (95 %, over splits; of a single split, over its cells), ``n_splits``, and
-        ``n_chosen``, on how many of them it was chosen.
+        cell), its difference from the selected candidate, ``behind``, with ``behind_low`` and
+        ``behind_high`` (95 %, over splits; for a single split, over its cells), ``n_splits``, and
+        ``n_chosen``, the number of splits that selected it.
     """
     of_candidates = selection.drop_duplicates(["split", "model", "candidate"])
     rows = []

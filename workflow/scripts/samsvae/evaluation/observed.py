@@ -1,4 +1,4 @@
-"""Effects observed in cells: average treatment effects, differential expression, split halves."""
+"""Observed average treatment effects, differential expression, and split-half ceilings."""
 
 from typing import Any
 
@@ -37,15 +37,15 @@ def rank_sum_tests(
     expression
         Normalised expression, cells x genes.
     labels
-        Perturbation of each cell, control among them.
+        Perturbation of each cell, control cells included.
     names
         Perturbations to test.
 
     Returns
     -------
     pvalue, fdr : ndarray
-        Perturbations x genes; the false discovery rate is Benjamini-Hochberg's over the genes of
-        a perturbation. NaN for a perturbation with fewer than two cells.
+        Perturbations x genes; false discovery rates by Benjamini-Hochberg over the genes of a
+        perturbation. NaN for a perturbation with fewer than two cells.
     """
     n_cells = labels.value_counts()
     tested = [name for name in names if n_cells.get(name, 0) >= FEWEST_CELLS]
@@ -78,7 +78,7 @@ PSEUDOCOUNT = 1.0  # added to mean CP10k before the ratio, as Seurat does
 def observed_effects(
     screen: anndata.AnnData, parts: pd.Series, provenance: str, cells: np.ndarray | None = None
 ) -> anndata.AnnData:
-    """Compute what the cells of a screen show of each perturbation.
+    """Compute the observed effects of each perturbation.
 
     Parameters
     ----------
@@ -87,9 +87,9 @@ def observed_effects(
     parts
         Split of each cell, as in split.tsv.
     provenance
-        What made it, as JSON.
+        Provenance record, JSON.
     cells
-        Boolean, one per cell of the screen, those that count; None for all.
+        Boolean, one per cell of the screen; None for all.
 
     Returns
     -------
@@ -97,10 +97,10 @@ def observed_effects(
         Perturbations x genes. ``X`` and layer ``ate``: effect among all cells, as in the paper;
         ``ate_held_out``: among held-out cells alone; ``standard_error`` of `ate`; ``log2fc``:
         log2 ratio of mean CP10k + 1; ``pvalue`` and ``fdr``: rank-sum test of held-out cells
-        against control cells, corrected over genes. ``obs`` counts the cells of a perturbation,
-        ``var`` the cells in which a gene was seen, and has the ``control_standard_error`` of the
-        control cells' mean, which all of `standard_error` share; ``uns`` says how many control
-        cells there are.
+        against control cells, corrected over genes. ``obs`` has numbers of cells by perturbation,
+        ``var`` numbers of cells in which a gene is detected, and the ``control_standard_error`` of
+        the control cells' mean, which is part of every `standard_error`; ``uns`` has the number of
+        control cells.
     """
     cells = np.ones(screen.n_obs, dtype=bool) if cells is None else cells
     labels = screen.obs["perturbation"].astype(str)
@@ -144,7 +144,7 @@ def observed_effects(
 
 
 def half_of_held_out(labels: pd.Series, parts: pd.Series, seed: int) -> np.ndarray:
-    """Choose half of each perturbation's held-out cells, and of the held-out control cells.
+    """Select half of each perturbation's held-out cells, and of the held-out control cells.
 
     Parameters
     ----------
@@ -156,24 +156,24 @@ def half_of_held_out(labels: pd.Series, parts: pd.Series, seed: int) -> np.ndarr
     Returns
     -------
     ndarray of bool
-        The cells chosen; of an odd number the smaller half.
+        The selected cells; the smaller half of an odd number.
     """
     cells = np.random.default_rng(seed).permutation(np.flatnonzero(held_out_cells(labels, parts)))
     shuffled = labels.iloc[cells]
-    place = shuffled.groupby(shuffled, observed=True).cumcount()
+    position = shuffled.groupby(shuffled, observed=True).cumcount()
     number = shuffled.groupby(shuffled, observed=True).transform("size")
     chosen = np.zeros(len(labels), dtype=bool)
-    chosen[cells[(place < number // 2).to_numpy()]] = True
+    chosen[cells[(position < number // 2).to_numpy()]] = True
     return chosen
 
 
 def split_half(
     screen: anndata.AnnData, parts: pd.Series, seed: int, provenance: str
 ) -> anndata.AnnData:
-    """Predict the effects among half of the held-out cells, to be judged by the other cells.
+    """Compute the split-half ceiling: effects among half of the held-out cells as a prediction.
 
-    Its score is that of a prediction as good as measuring once more, with half as many cells as
-    are held out. A model that averages over noise can reach higher where these are few.
+    Its score is that of a second experiment with half as many cells as are held out. With few
+    cells, a model that averages over noise can exceed it.
 
     Parameters
     ----------
@@ -182,17 +182,16 @@ def split_half(
     parts
         Split of each cell, as in split.tsv.
     seed
-        Seed of the choice of cells.
+        Seed of the selection of cells.
     provenance
-        What made it, as JSON.
+        Provenance record, JSON.
 
     Returns
     -------
     AnnData
-        Perturbations x genes. ``X``: effect among the chosen half; the layers ``ate``,
-        ``ate_held_out`` and ``fdr`` are as of observed effects, of the cells that were not
-        chosen. A perturbation with fewer than two held-out cells has 0 in ``X`` and NaN in
-        the layers.
+        Perturbations x genes. ``X``: effect among the selected half; the layers ``ate``,
+        ``ate_held_out`` and ``fdr`` are observed effects among the other cells. A perturbation
+        with fewer than two held-out cells has 0 in ``X`` and NaN in the layers.
 
     Raises
     ------
@@ -205,8 +204,8 @@ def split_half(
     means = group_means(expression_in_blocks(screen, half), names, screen.n_vars)
     if not means.n_cells[-1]:
         raise InputError(
-            f"The ceiling 'split_half' needs two held-out cells of {CONTROL!r} at least, and the "
-            "split has fewer. Leave it out of the experiment's 'models'."
+            f"The ceiling 'split_half' needs at least two held-out cells of {CONTROL!r}; the split "
+            "has fewer. Remove it from the experiment's 'models'."
         )
     others = observed_effects(screen, parts, provenance, ~half)
     halved = means.n_cells[:-1] > 0

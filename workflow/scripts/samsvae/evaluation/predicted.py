@@ -1,4 +1,4 @@
-"""Effects that a trained model predicts, with Monte-Carlo errors, and its latent traversals."""
+"""Predicted effects of a trained model with Monte-Carlo errors, and latent traversals."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -29,28 +29,28 @@ from samsvae.models.likelihoods import (
 STEP = 0.5
 LOG_T = np.arange(3.5, -45.0, -STEP)
 WEIGHT, EXPOSURE = STEP * np.exp(-np.exp(LOG_T)), -np.expm1(-np.exp(LOG_T))
-NEGLIGIBLE = 1e-9  # exposure times the mean, or exposure itself, that changes no expectation
+NEGLIGIBLE = 1e-9  # exposure, or exposure times the mean, below which terms are left out
 GRID_SIZE = 64
 
 
 class ExpectedLogCounts:
-    """A table of E[log2(1 + x)] per gene over the mean of x.
+    """Interpolation table of E[log2(1 + x)] per gene over the mean of x.
 
     With L(t) = E[exp(-t x)] = (1 + mean (1 - exp(-t)) / c)^-c,
 
         E[log(1 + x)] = int_0^inf exp(-t) (1 - L(t)) / t dt,
 
     since log(1 + x) = int_0^inf (exp(-t) - exp(-t (1 + x))) / t dt. The table holds cubic
-    (Hermite) polynomials between the points of a grid over log(1 + mean / min(c, 1)), of which
-    the expectation is a linear function for small means and nearly one for large means. They are
-    accurate to within 2e-5 of the value, and 1e-6.
+    Hermite polynomials on a grid over log(1 + mean / min(c, 1)), in which the expectation is
+    linear for small means and almost linear for large means. Their relative error is below 2e-5,
+    and their absolute error near 0 below 1e-6.
 
     Parameters
     ----------
     inverse_dispersion
         c per gene, length G.
     largest_mean
-        The table is for means from 0 to here.
+        Upper end of the grid of means.
     """
 
     def __init__(self, inverse_dispersion: Tensor, largest_mean: float) -> None:
@@ -66,11 +66,11 @@ class ExpectedLogCounts:
         )
 
     def __call__(self, mean: Tensor) -> Tensor:
-        """Look up E[log2(1 + x)] for means [..., G]."""
+        """Interpolate E[log2(1 + x)] for means [..., G]."""
         position = (mean * self.per_unit).contiguous().log1p_().mul_(self.per_step)
         if is_compiled_for(position):
             match_numba_threads()
-            _look_up(position.view(-1, mean.shape[-1]).numpy(), self.coefficients.numpy())
+            _interpolate(position.view(-1, mean.shape[-1]).numpy(), self.coefficients.numpy())
             return position
         interval = position.long().clamp(0, GRID_SIZE - 2)
         gene = torch.arange(mean.shape[-1], device=mean.device)
@@ -98,7 +98,7 @@ def _tabulate(weight: Any, exposure: Any, c: Any, unit: Any, step: Any, coeffici
 
 @njit
 def _slope_at_zero(unit: float) -> float:
-    """Differentiate by log(1 + mean / unit) where the mean is 0 and x at most 1."""
+    """Compute the derivative by log(1 + mean / unit) at a mean of 0, where x is at most 1."""
     return unit * math.log(2.0)
 
 
@@ -117,13 +117,13 @@ def _quadrature(weight: Any, exposure: Any, c: float, mean: float) -> tuple[floa
 
 
 @njit(parallel=True, cache=True)
-def _look_up(position: Any, coefficients: Any) -> None:
-    """Put the polynomials' values in the place of positions on the grid, rows x genes."""
+def _interpolate(position: Any, coefficients: Any) -> None:
+    """Replace positions on the grid by the polynomials' values in place, rows x genes."""
     last = coefficients.shape[1] - 1
     for row in prange(len(position)):
         for gene in range(position.shape[1]):
             at = position[row, gene]
-            interval = max(0, min(np.int32(at), last))  # what is no number stays none
+            interval = max(0, min(np.int32(at), last))  # NaN stays NaN
             fraction = at - np.float32(interval)
             own = coefficients[gene, interval]
             high = own[2] + fraction * own[3]
@@ -132,8 +132,8 @@ def _look_up(position: Any, coefficients: Any) -> None:
 
 LIBRARY_SIZE = 10_000.0
 LARGEST_MEAN = LIBRARY_SIZE + SMALLEST_MEAN
-LARGEST_POISSON_MEAN = 1e6  # the rate of a Poisson likelihood knows no library size
-POISSON = 1e8  # inverse dispersion at which a negative binomial is as good as Poisson
+LARGEST_POISSON_MEAN = 1e6  # the rate of a Poisson likelihood does not depend on library size
+POISSON = 1e8  # inverse dispersion at which a negative binomial approximates a Poisson
 LARGEST_TENSOR = 2_000_000  # elements, of draws x conditions x genes
 
 
@@ -144,7 +144,7 @@ def predicted_effects(
     seed: int,
     estimator: str = "integrated",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Predict average treatment effects, all perturbations at once.
+    """Predict average treatment effects of perturbations.
 
     Parameters
     ----------
@@ -153,21 +153,20 @@ def predicted_effects(
     perturbations
         Canonical labels; any combination of the model's perturbations.
     draws
-        Draws of global variables and basal state, two at least.
+        Number of draws of global variables and basal state, at least two.
     seed
         Seed of the draws.
     estimator
-        A name in :data:`ESTIMATORS`. ``integrated``: treatment and control arms have common
+        A name in :data:`ESTIMATORS`. ``integrated``: treatment and control arms use common
         random numbers, the same draw of the global variables and of a basal state, and the counts
-        are integrated out, so that what differs between arms is the perturbation alone.
-        ``sampled``, the paper's: each arm has basal states of its own, and counts drawn from the
-        likelihood.
+        are integrated out. ``sampled``, the paper's: each treatment arm and the control arm have
+        independent basal states, and counts are sampled from the likelihood.
 
     Returns
     -------
     effects, standard_error : ndarray
         Perturbations x genes, log2(CP10k + 1); the error is that of the Monte-Carlo mean. For a
-        Normal likelihood, whose data are no counts, differences of the data themselves.
+        Normal likelihood, differences on the scale of the data.
     """
     with pyro.validation_enabled(False), seeded(seed, trained.device):
         return ESTIMATORS[estimator].estimate(trained, perturbations, draws)
@@ -177,15 +176,15 @@ def predicted_effects(
 def _integrated(
     trained: TrainedModel, perturbations: Sequence[str], draws: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    model, design = trained.model, _arms(trained, perturbations)
+    model, design = trained.model, _design(trained, perturbations)
     moments = Moments(len(perturbations), len(trained.genes))
     expression = expected_expression(model.likelihood)
     for number, shifts in _shifts(model, design, draws):
         basal = BasalCells.from_prior(model, shifts[:, :1], 1)
-        for own, arms in _blocks(number, len(perturbations), len(trained.genes)):
-            treated = expression(basal[own].decoder_input(shifts[own, 1:][:, arms]))
+        for own, rows in _blocks(number, len(perturbations), len(trained.genes)):
+            treated = expression(basal[own].decoder_input(shifts[own, 1:][:, rows]))
             control = expression(basal[own].decoder_input(shifts[own, :1]))
-            moments.add(arms, treated.sub_(control))
+            moments.add(rows, treated.sub_(control))
     return moments.mean(draws), np.sqrt(moments.variance_of_mean(draws))
 
 
@@ -193,32 +192,33 @@ def _integrated(
 def _sampled(
     trained: TrainedModel, perturbations: Sequence[str], draws: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    model, design = trained.model, _arms(trained, perturbations)
+    model, design = trained.model, _design(trained, perturbations)
     moments = Moments(len(design), len(trained.genes))
     size = torch.full((1,), LIBRARY_SIZE, device=trained.device)
     for number, shifts in _shifts(model, design, draws):
-        # that arms share masks and embeddings correlates no arm with control, which has none
-        for own, arms in _blocks(number, len(design), len(trained.genes)):
-            shift = shifts[own, arms]
+        # treatment arms use the same masks and embeddings; the control arm, without any, stays
+        # independent of them
+        for own, rows in _blocks(number, len(design), len(trained.genes)):
+            shift = shifts[own, rows]
             basal = BasalCells.from_prior(model, shift, shift.shape[1])
             counts = model.likelihood(basal.decoder_input(shift), size).sample()
             if not isinstance(model.likelihood, NormalLikelihood):
                 counts.add_(1).log2_()
-            moments.add(arms, counts)
+            moments.add(rows, counts)
     mean, variance = moments.mean(draws), moments.variance_of_mean(draws)
     return mean[1:] - mean[0], np.sqrt(variance[1:] + variance[0])
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """A way to predict effects.
+    """Estimator of average treatment effects.
 
     Attributes
     ----------
     estimate
-        Takes the model, perturbations and draws.
+        Function of the model, the perturbations and the number of draws.
     draws
-        How many it needs to be useful.
+        Default number of draws.
     """
 
     estimate: Callable[[TrainedModel, Sequence[str], int], tuple[np.ndarray, np.ndarray]]
@@ -231,58 +231,58 @@ ESTIMATORS = {
 }
 
 
-def _arms(trained: TrainedModel, perturbations: Sequence[str]) -> Tensor:
-    """Encode control and then the perturbations as rows of the design matrix."""
+def _design(trained: TrainedModel, perturbations: Sequence[str]) -> Tensor:
+    """Encode control, then the perturbations, as rows of the design matrix."""
     design = torch.from_numpy(trained.encoding.design(perturbations))
     return torch.cat([torch.zeros_like(design[:1]), design]).to(trained.device)
 
 
 def _shifts(model: PerturbationModel, design: Tensor, draws: int) -> Iterator[tuple[int, Tensor]]:
-    """Draw the shift of each arm: a number of draws, and draws x arms x size."""
+    """Draw the shifts of conditions: the number of draws, and draws x conditions x size."""
     for number, effects in draw_effects_in_parts(model, draws):
         shifts = shift_of_conditions(effects, design)
         yield number, shifts.expand(number, *shifts.shape[-2:])
 
 
-def _blocks(draws: int, arms: int, genes: int) -> Iterator[tuple[slice, slice]]:
-    """Go through draws and arms in blocks of bounded size."""
+def _blocks(draws: int, conditions: int, genes: int) -> Iterator[tuple[slice, slice]]:
+    """Iterate over draws and conditions in blocks of bounded size."""
     rows = max(1, LARGEST_TENSOR // genes)
-    together = max(1, rows // arms)
-    for first in range(0, draws, together):
-        for arm in range(0, arms, rows):
-            yield slice(first, first + together), slice(arm, arm + rows)
+    draws_per_block = max(1, rows // conditions)
+    for draw in range(0, draws, draws_per_block):
+        for row in range(0, conditions, rows):
+            yield slice(draw, draw + draws_per_block), slice(row, row + rows)
 
 
 class Moments:
-    """Sums over draws of the values of arms and genes, and of their squares.
+    """Accumulator of means over draws and their Monte-Carlo variances, conditions x genes.
 
     Parameters
     ----------
-    arms, genes
-        How many.
+    conditions, genes
+        Numbers of conditions and genes.
     """
 
-    def __init__(self, arms: int, genes: int) -> None:
-        self.total = torch.zeros(arms, genes, dtype=torch.float64)
+    def __init__(self, conditions: int, genes: int) -> None:
+        self.total = torch.zeros(conditions, genes, dtype=torch.float64)
         self.squares = torch.zeros_like(self.total)
 
-    def add(self, arms: slice, values: Tensor) -> None:
-        """Take in more draws, S x arms x G; overwrites them."""
-        self.total[arms] += values.sum(0).cpu()
-        self.squares[arms] += values.square_().sum(0).cpu()
+    def add(self, rows: slice, values: Tensor) -> None:
+        """Add draws, S x conditions x G, of some conditions; overwrites the values."""
+        self.total[rows] += values.sum(0).cpu()
+        self.squares[rows] += values.square_().sum(0).cpu()
 
     def mean(self, draws: int) -> np.ndarray:
-        """Average over draws."""
+        """Compute the mean over draws."""
         return (self.total / draws).numpy()
 
     def variance_of_mean(self, draws: int) -> np.ndarray:
-        """Estimate the variance of the average."""
+        """Estimate the variance of the mean."""
         variance = (self.squares / draws - (self.total / draws) ** 2).clamp(min=0)
         return (variance / (draws - 1)).numpy()
 
 
 def expected_expression(likelihood: Likelihood) -> Callable[[Tensor], Tensor]:
-    """Integrate the counts out.
+    """Build the function from decoder inputs to expected expression.
 
     Parameters
     ----------
@@ -292,8 +292,8 @@ def expected_expression(likelihood: Likelihood) -> Callable[[Tensor], Tensor]:
     Returns
     -------
     callable
-        Maps decoder inputs [..., size] to E[log2(1 + x)] [..., G] at a library size of 10,000;
-        for a Normal likelihood, whose data are no counts, to E[x].
+        Maps decoder inputs [..., size] to E[log2(1 + x)] [..., G] at a library size of 10,000; for
+        a Normal likelihood to E[x].
     """
     device = next(likelihood.parameters()).device
     library_size = torch.full((1,), LIBRARY_SIZE, device=device)
@@ -309,14 +309,14 @@ def expected_expression(likelihood: Likelihood) -> Callable[[Tensor], Tensor]:
 
 @dataclass(frozen=True)
 class FactorEffects:
-    """Effects of latent factors on expression.
+    """Effects of latent traversals on expression.
 
     Attributes
     ----------
     dimensions
-        The latent dimensions that are factors, F of them.
+        The F active latent dimensions.
     size
-        How far each is moved, signed, in basal standard deviations, length F.
+        Signed size of the intervention on each, in basal standard deviations, length F.
     effects, standard_error
         F x G, log2(CP10k + 1); the error is that of the Monte-Carlo mean.
     """
@@ -331,56 +331,56 @@ class FactorEffects:
 def factor_effects(
     trained: TrainedModel, shifts: np.ndarray, draws: int, seed: int
 ) -> FactorEffects:
-    """Intervene on one latent dimension at a time, and decode.
+    """Compute the effect on expression of an intervention on each active latent dimension.
 
-    A dimension is moved as far as the perturbations that shift it do on average, in the direction
-    of the larger sum of their shifts:
+    The size of the intervention on z_k is the mean shift by the perturbations with this dimension
+    in their mask, in the direction of the larger sum of their shifts:
 
-        a_k = sign(sum_t m_tk) 1/n_k sum_t sign(m_tk) s_tk,  t over the n_k users of k,
+        a_k = sign(sum_t m_tk) 1/n_k sum_t sign(m_tk) s_tk,  t over the n_k perturbations of k,
 
-    where s_t is the latent effect of perturbation t, drawn from the guide, and m_t its mean. Both
-    arms have common random numbers, the same draw of the effects and of the basal state, and the
-    counts are integrated out, as in :func:`samsvae.evaluation.predicted.predicted_effects`.
+    where s_t is the latent effect of perturbation t, drawn from the guide, and m_t its mean.
+    Treatment and control arms use common random numbers, and the counts are integrated out, as in
+    :func:`predicted_effects`.
 
     Parameters
     ----------
     trained
         A model whose latent state is a basal state plus the effects of perturbations.
     shifts
-        m, the mean latent effects along dimensions in use, and 0 elsewhere, T x K.
+        m, the mean latent effects along active dimensions, and 0 elsewhere, T x K.
     draws
-        Draws of effects and basal state, at least two.
+        Number of draws of effects and basal state, at least two.
     seed
         Seed of the draws.
 
     Returns
     -------
     FactorEffects
-        Of the dimensions that any perturbation uses.
+        Effects of the active latent dimensions.
     """
     model, device = trained.model, trained.device
     mean = torch.as_tensor(shifts, dtype=torch.float32, device=device)
     dimensions = torch.nonzero((mean != 0).any(0)).ravel()
     factor = torch.arange(len(dimensions), device=device)
-    # how much a perturbation's effect counts for a dimension, with its sign
+    # signed weight of a perturbation's effect in the size of the intervention
     weight = mean.sign() * mean.sum(0).sign() / (mean != 0).sum(0).clamp(min=1)
     moments = Moments(len(dimensions), len(trained.genes))
     expression = expected_expression(model.likelihood)
     size = torch.zeros(len(dimensions), device=device)
-    at_once = max(1, LARGEST_TENSOR // max(1, len(dimensions) * len(trained.genes)))
+    block = max(1, LARGEST_TENSOR // max(1, len(dimensions) * len(trained.genes)))
     with pyro.validation_enabled(False), seeded(seed, device):
         for number, effects in draw_effects_in_parts(model, draws):
             if effects is None:
                 raise TypeError(f"{type(model).__name__} has no latent effects")
-            steps = (effects * weight).sum(-2)[:, dimensions]
-            size += steps.sum(0)
-            moved = steps.new_zeros(number, len(dimensions), model.n_latent)
-            moved[:, factor, dimensions] = steps
-            none = moved.new_zeros(number, 1, model.n_latent)
+            sizes = (effects * weight).sum(-2)[:, dimensions]
+            size += sizes.sum(0)
+            intervention = sizes.new_zeros(number, len(dimensions), model.n_latent)
+            intervention[:, factor, dimensions] = sizes
+            none = intervention.new_zeros(number, 1, model.n_latent)
             basal = BasalCells.from_prior(model, none, 1)
-            for first in range(0, number, at_once):
-                own = slice(first, first + at_once)
-                treated = expression(basal[own].decoder_input(moved[own]))
+            for first in range(0, number, block):
+                own = slice(first, first + block)
+                treated = expression(basal[own].decoder_input(intervention[own]))
                 control = expression(basal[own].decoder_input(none[own]))
                 moments.add(slice(None), treated.sub_(control))
     return FactorEffects(

@@ -1,9 +1,9 @@
-"""What Bereket and Karaletsos (2023) ran on the screen of Norman et al. 2019, and how.
+"""Models and settings of Bereket and Karaletsos (2023) for the screen of Norman et al. 2019.
 
-The results themselves are in data/reference/published_norman.csv, mean and standard deviation over
-splits. Models are told by their kind and hyperparameters, whatever a configuration calls them.
+Their results are in data/reference/published_norman.csv, mean and standard deviation over splits.
+Models are identified by kind and hyperparameters, not by their name in a configuration.
 
-Imports neither torch nor scanpy, since the Snakefile calls it.
+The module does not import torch, since the Snakefile imports it.
 """
 
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ SOURCE = "norman"
 CELLS, GENES = 111_255, 5_000
 STEPS = 30_000
 
-# what the published table calls an experiment, by the kind of its splits
+# experiment of the published table, by the kind of its splits
 TASKS = {"unseen_combinations": "norman_ood", "data_efficiency": "norman_data_efficiency"}
 
-# scope and metric of the workflow, by what the published table calls them
+# scope and metric of the workflow, by quantity of the published table
 QUANTITIES = {
     "val_iwelbo": ("val", "iwelbo"),
     "test_iwelbo": ("test", "iwelbo"),
@@ -24,9 +24,9 @@ QUANTITIES = {
     "ate_pearson_test": ("test", "pearson"),
     "ate_pearson_top20_test": ("test", "pearson_top20"),
 }
-REFERENCE = "sams_vae_correlated"  # relative bounds are differences to it without any pair
+REFERENCE = "sams_vae_correlated"  # of relative bounds, trained without any pairs
 
-# what makes a model the published one; the table has those of one hidden layer
+# settings that identify the published models; the table has those with one hidden layer
 _COMMON = {"n_layers": 1, "shuffle_labels": False}
 MODELS: dict[str, dict[str, Any]] = {
     "sams_vae_correlated": {"kind": "sams_vae", "embedding": "correlated"},
@@ -37,7 +37,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 _BASAL_ENCODER = {"basal_encoder": "correlated"}
 
-# with what else it was run; what a model does not have says nothing
+# further published settings, for models that have them
 HYPERPARAMETERS = {
     "n_latent": 200,
     "n_hidden": 400,
@@ -69,17 +69,17 @@ Settings = Mapping[str, Any]
 
 
 def is_published(source: str, split: str) -> bool:
-    """Tell whether the paper has results for this source of a screen and kind of split."""
+    """Whether the paper has results for this source of a screen and kind of split."""
     return source == SOURCE and split in TASKS
 
 
 def models_like(model: str, unique: bool, models: Mapping[str, Settings]) -> list[str]:
-    """Find those of the workflow's models that are a published one.
+    """Find the models of a configuration that match a published model.
 
     Parameters
     ----------
     model
-        What the published table calls it.
+        Name in the published table.
     unique
         Whether combinations are perturbations of their own.
     models
@@ -100,17 +100,17 @@ def models_like(model: str, unique: bool, models: Mapping[str, Settings]) -> lis
     ]
 
 
-def departures(
+def differing_settings(
     model: Settings, training: Settings, evaluation: Settings, quantity: str
 ) -> list[str]:
-    """Say in words which settings are not the paper's.
+    """List the settings that differ from the paper's, as text.
 
     Parameters
     ----------
     model, training, evaluation
-        Settings of a model, of how it is trained, and of how it is evaluated.
+        Settings of a model, its training and its evaluation.
     quantity
-        What is evaluated, as the published table calls it.
+        Quantity of the published table.
     """
     wanted: dict[str, Any] = dict(HYPERPARAMETERS)
     if model.get("embedding") != "correlated":

@@ -1,11 +1,10 @@
-"""Published results beside those of the workflow, and whether they agree.
+"""Comparison of the workflow's results with the published ones.
 
-The paper gives mean and standard deviation over five splits. From these follow two intervals. That
-of the mean, mean +- t s / sqrt(5), holds the paper's own long-run mean 95 times in 100; a run that
-reproduces the paper perfectly falls outside of it often, since its own mean scatters, too. So the
-verdict takes the interval in which the mean of n new splits falls 95 times in 100 if nothing
-differs, mean +- t s sqrt(1/5 + 1/n). Both take t from 4 degrees of freedom. The splits here are
-taken for others than the paper's, whose cells are not published.
+The paper reports mean and standard deviation over five splits. The confidence interval of its mean
+is mean +- t s / sqrt(5). The verdict uses the prediction interval of the mean of n new splits,
+mean +- t s sqrt(1/5 + 1/n), since the mean of a new run varies, too. Both are at 95 %, with 4
+degrees of freedom. The splits are treated as independent of the paper's, whose cells are not
+published.
 """
 
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ INSIDE, OUTSIDE = "inside", "outside"
 NOT_FULL, OTHER_SETTINGS, NOT_RUN = "not at full scale", "other settings", "not run"
 BY_DEFINITION = "0 by definition"
 AS_PUBLISHED = "as in the paper"
-# columns that are empty where nothing was run
+# columns that are empty without a run
 OURS = (
     "our_model",
     "our_mean",
@@ -42,7 +41,7 @@ OURS = (
 
 @dataclass(frozen=True)
 class Experiment:
-    """What was run here.
+    """Results and settings of an experiment.
 
     Attributes
     ----------
@@ -51,11 +50,11 @@ class Experiment:
     history
         The table training.tsv.
     splits
-        The experiment's, by name.
+        Splits of the experiment, by name.
     models
         Settings of its trained models, by name.
     training, evaluation
-        How they were trained and evaluated.
+        Settings of training and evaluation.
     n_cells, n_genes
         Size of the screen.
     """
@@ -71,24 +70,24 @@ class Experiment:
 
     @property
     def has_the_papers_cells(self) -> bool:
-        """Whether numbers can be set against the paper's at all: cells and genes are as many."""
+        """Whether the numbers of cells and genes are the paper's, so that results compare."""
         return (self.n_cells, self.n_genes) == (paper.CELLS, paper.GENES)
 
 
 def reproduction(published: pd.DataFrame, ours: Experiment) -> pd.DataFrame:
-    """Set the published results of an experiment's task beside its own.
+    """Compare the results of an experiment with the published ones.
 
     Parameters
     ----------
     published
         The table published_norman.csv.
     ours
-        An experiment whose kind of split the paper has.
+        An experiment with a kind of split of the paper.
 
     Returns
     -------
     DataFrame
-        One row per published number, and more if several models of the experiment are the
+        One row per published value, and more if several models of the experiment match the
         published one:
 
         - ``task``, ``fraction``, ``model``, ``combinations`` and ``quantity`` (of the published
@@ -96,16 +95,16 @@ def reproduction(published: pd.DataFrame, ours: Experiment) -> pd.DataFrame:
         - ``paper_mean``, ``paper_sd``, ``paper_splits``, and ``paper_low`` and ``paper_high``, 95 %
           for the mean;
         - ``our_model`` (its name here), ``our_mean`` with ``our_low`` and ``our_high`` (95 %, over
-          splits), ``our_splits`` (how many); empty where nothing was run, but for the name where
-          other quantities were;
-        - ``difference`` (ours minus the paper's), ``expected_low`` and ``expected_high`` (95 % for
-          the mean of as many new splits), ``in_interval_of_mean`` and ``in_expected_interval``
-          (yes or no); empty where cells or genes are not those of the paper;
-        - ``verdict``: ``inside`` or ``outside`` of the expected interval where scale and settings
-          are the paper's, else ``not at full scale``, ``other settings``, ``not run``, or, of the
-          reference itself, ``0 by definition``;
-        - ``steps`` (that every run was trained for at least), and in words ``scale`` and
-          ``settings``, what is less than in the paper or other.
+          splits), ``our_splits`` (their number); empty without a run, but for the name if other
+          quantities were run;
+        - ``difference`` (ours minus the paper's), ``expected_low`` and ``expected_high`` (95 %
+          prediction interval of the mean of as many new splits), ``in_interval_of_mean`` and
+          ``in_expected_interval`` (yes or no); empty if cells or genes are not the paper's;
+        - ``verdict``: ``inside`` or ``outside`` of the prediction interval if scale and settings
+          are the paper's, else ``not at full scale``, ``other settings``, ``not run``, or
+          ``0 by definition`` for the reference itself;
+        - ``steps`` (the smallest number over runs), ``scale`` and ``settings``, the differences
+          from the paper as text.
 
         Bounds are in nats per cell, and relative ones are differences to SAMS-VAE with correlated
         embeddings at fraction 0 on the split of the same seed; correlations are of average
@@ -132,7 +131,7 @@ def reproduction(published: pd.DataFrame, ours: Experiment) -> pd.DataFrame:
 
 
 def _with_relative_bounds(ours: Experiment) -> pd.DataFrame:
-    """Add bounds relative to the paper's reference, where the experiment has it at fraction 0."""
+    """Add bounds relative to the paper's reference, if the experiment has it at fraction 0."""
     reference = paper.models_like(paper.REFERENCE, unique=False, models=ours.models)[:1]
     if not reference or all(split.fraction != 0 for split in ours.splits.values()):
         return ours.metrics
@@ -177,7 +176,9 @@ def _ours(
     )
     steps = _steps(ours.history, name, list(of_splits.index))
     less = _less(ours, len(of_splits), said["paper_splits"], steps)
-    other = paper.departures(ours.models[name], ours.training, ours.evaluation, said["quantity"])
+    other = paper.differing_settings(
+        ours.models[name], ours.training, ours.evaluation, said["quantity"]
+    )
     found = {
         **empty,
         "our_model": name,
@@ -211,13 +212,13 @@ def _ours(
 
 
 def _steps(history: pd.DataFrame, model: str, splits: list[str]) -> int:
-    """Count the steps that every run of a model on some splits was trained for."""
+    """Find the smallest number of training steps over the runs of a model on some splits."""
     own = history[(history["model"] == model) & history["split"].isin(splits)]
     return int(own.groupby(["split", "seed"])["step"].max().min())
 
 
 def _less(ours: Experiment, n_splits: int, n_published: int, steps: int) -> list[str]:
-    """Say in words what is less than in the paper, or other."""
+    """List differences in scale from the paper, as text."""
     counted = [
         ("cells", ours.n_cells, paper.CELLS, ours.n_cells != paper.CELLS),
         ("genes", ours.n_genes, paper.GENES, ours.n_genes != paper.GENES),
@@ -232,7 +233,7 @@ def _less(ours: Experiment, n_splits: int, n_published: int, steps: int) -> list
 
 
 def overview(table: pd.DataFrame) -> pd.DataFrame:
-    """Lay out the table of a reproduction for a reader: a row per published model and fraction.
+    """Format the table of a reproduction, one row per published model and fraction.
 
     Parameters
     ----------
@@ -242,9 +243,9 @@ def overview(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Text: the verdicts counted, of each quantity among test cells and perturbations the
-        paper's and our mean with half the 95 % interval over splits, and in words the scale and
-        settings of our runs.
+        Text: the numbers of verdicts; for each quantity of test cells and perturbations the
+        paper's and our mean with half the 95 % interval over splits; scale and settings of our
+        runs.
     """
     rows = []
     keys = ["fraction", "model", "combinations", "our_model"]

@@ -1,4 +1,4 @@
-"""Posterior and prior predictive samples: cells drawn from a trained model."""
+"""Posterior and prior predictive samples of cells."""
 
 from collections.abc import Sequence
 
@@ -33,12 +33,11 @@ def sample_cells(
     sample_from: str = "posterior",
     provenance: str = "{}",
 ) -> anndata.AnnData:
-    """Draw cells under perturbations, whether a cell ever received them or not.
+    """Draw predictive samples of cells under perturbations, observed or not.
 
-    A draw is one cell of each perturbation: all with the same draw of the global variables, each
-    with a basal state of its own from the prior. Draws are made one at a time, each with a seed
-    of its own: memory holds the counts of one draw beside the sparse result, and more cells begin
-    with the same ones.
+    A draw is one cell of each perturbation: all have the same draw of the global variables, each
+    has its own basal state from the prior. Every draw has its own seed, so that memory holds the
+    counts of one draw beside the sparse result, and a larger sample starts with the smaller one.
 
     Parameters
     ----------
@@ -50,25 +49,25 @@ def sample_cells(
     cells_per_perturbation
         Number of draws.
     library_sizes
-        Counts per cell that the decoder is given: one number, or several to resample from.
+        Library size that the decoder takes: one value, or several to resample from.
     seed
         Seed of the draws.
     sample_from
         ``posterior``: global variables from the guide; ``prior``: from the generative model.
     provenance
-        What made it, as JSON.
+        Provenance record, JSON.
 
     Returns
     -------
     AnnData
         Cells x genes, perturbation by perturbation. ``X`` is CSR: int32 counts, or float32 for
-        the Normal likelihood. ``obs`` has perturbation, library_size (the one given; that of the
+        the Normal likelihood. ``obs`` has perturbation, library_size (of the decoder; the sum of
         counts varies around it) and draw; ``obsm["latent"]`` the latent state, float32.
 
     Raises
     ------
     InputError
-        If the model does not know a perturbation, or `sample_from` is neither of the two.
+        If the model has no such perturbation, or `sample_from` is neither of the two.
     """
     if sample_from not in SOURCES:
         raise InputError(
@@ -113,10 +112,10 @@ def counterfactual_cells(
     seed: int,
     provenance: str = "{}",
 ) -> anndata.AnnData:
-    """Draw measured cells anew, as they would be had they received another perturbation.
+    """Draw counterfactual samples of measured cells under another perturbation.
 
     The global variables are drawn once from the guide, a cell's own variables from the guide
-    given its counts and what it did receive. Its counts are drawn at its own library size.
+    given its counts and its observed perturbation. Its counts are drawn at its own library size.
 
     Parameters
     ----------
@@ -125,29 +124,35 @@ def counterfactual_cells(
     screen
         Canonical cells, with the model's genes.
     perturbation
-        Canonical label, ``control`` for cells without a perturbation; None for what each cell
-        received, which reconstructs it.
+        Canonical label, ``control`` for cells without a perturbation; None for the perturbation
+        that each cell received, which reconstructs it.
     seed
         Seed of the draws.
     provenance
-        What made it, as JSON.
+        Provenance record, JSON.
 
     Returns
     -------
     AnnData
-        The same cells in the same order, otherwise as of :func:`sample_cells`; in place of the
-        draw, ``obs`` has what the cell received.
+        The same cells in the same order, otherwise as of :func:`sample_cells`; instead of the
+        draw, ``obs`` has the perturbation that the cell ``received``.
 
     Raises
     ------
     InputError
-        If the genes are not the model's, or the model does not know a perturbation.
+        If the genes are not the model's, or the model has no such perturbation.
     """
     if list(screen.var_names) != trained.genes:
-        raise InputError("The genes of the cells are not those of the model.")
+        genes = set(trained.genes)
+        unknown = [gene for gene in screen.var_names if gene not in genes]
+        raise InputError(
+            f"The {screen.n_vars} genes of the cells are not the {len(trained.genes)} genes of the "
+            f"model in the same order (first unknown gene: {next(iter(unknown), 'none')}). Select "
+            "the model's genes from the cells, in its order."
+        )
     model, device = trained.model, trained.device
     received = screen.obs["perturbation"].astype("category")
-    _design(trained, list(received.cat.categories))  # refuses what the model does not know
+    _design(trained, list(received.cat.categories))  # refuse unknown perturbations
     every = np.ones(screen.n_obs, dtype=bool)
     cells = Cells.of(screen, every, trained.encoding, device)
     parts = []
@@ -185,7 +190,7 @@ def _design(trained: TrainedModel, perturbations: Sequence[str]) -> Tensor:
     except KeyError as error:
         known = ", ".join(trained.encoding.names[:8])
         raise InputError(
-            f"The model knows no perturbation {error.args[0]!r}; it knows {known}, ..."
+            f"The model has no perturbation {error.args[0]!r}; it has {known}, ..."
         ) from None
     return torch.from_numpy(design).to(trained.device)
 
@@ -205,7 +210,7 @@ def _one_cell_each(
 def _counts_and_latent(
     model: PerturbationModel, decoder_input: Tensor, size: Tensor
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Draw counts of one particle of decoder inputs, beside the latent state."""
+    """Draw counts given one particle of decoder inputs; return them with the latent state."""
     kind = np.float32 if isinstance(model.likelihood, NormalLikelihood) else np.int32
     counts = model.likelihood(decoder_input, size).sample()[0].cpu().numpy()
     latent = decoder_input[0, :, : model.n_latent].cpu().numpy()

@@ -1,4 +1,4 @@
-"""Scores of predictions and bounds of runs, in tidy tables."""
+"""Tidy tables of the scores of predicted effects and of the bounds of runs."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from samsvae.evaluation.metrics import DE, HELD_OUT, METRICS, Metric, Score, de_
 
 Matrix = np.ndarray
 
-# what a metric's name ends in, by the layer of observed effects that is the truth
+# suffix of a metric's name, and the layer of observed effects that it uses
 TRUTHS = {"": "ate", HELD_OUT: "ate_held_out"}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Predictions beside one kind of truth, and the metrics that compare them.
+    """Predicted and observed effects, and the metrics to compare them by.
 
     Attributes
     ----------
     metrics
-        By the name they have here.
+        Metrics by name.
     observed, predicted
         Perturbations x genes.
     known
-        Boolean, the perturbations whose truth is known; the others have no value.
+        Boolean, the perturbations with observed effects; the others have NaN.
     """
 
     metrics: Mapping[str, Metric]
@@ -38,7 +38,7 @@ class Comparison:
     known: np.ndarray
 
     def by_perturbation(self) -> dict[str, np.ndarray]:
-        """Compute every metric of every perturbation, among all whose truth is known."""
+        """Compute every metric for each perturbation with observed effects."""
         values = {name: np.full(len(self.known), np.nan) for name in self.metrics}
         pair = self.observed[self.known], self.predicted[self.known]
         for name, metric in self.metrics.items():
@@ -47,7 +47,7 @@ class Comparison:
         return values
 
     def flattened(self, mask: np.ndarray) -> dict[str, float]:
-        """Compute the metrics that can be over all entries of some perturbations at once."""
+        """Compute the flattened metrics over all entries of some perturbations."""
         chosen = self.known & mask
         pair = (self.observed[chosen].reshape(1, -1), self.predicted[chosen].reshape(1, -1))
         return {
@@ -60,7 +60,7 @@ class Comparison:
 def comparisons(
     observed: anndata.AnnData, predicted: anndata.AnnData, n_top: int, fdr: float
 ) -> Iterator[Comparison]:
-    """Lay predictions beside every kind of truth.
+    """Pair predictions with each kind of observed effects.
 
     Parameters
     ----------
@@ -68,8 +68,7 @@ def comparisons(
         Observed effects.
     predicted
         Predicted effects of the same perturbations and genes, in the same order. A prediction
-        made of held-out cells brings the layers of observed effects among the other cells, which
-        are its truth.
+        from held-out cells carries the observed effects among the other cells as layers.
     n_top
         Genes per perturbation in the metrics that end in ``_top<n>``, and k in those that end in
         ``_at_<k>``.
@@ -79,9 +78,9 @@ def comparisons(
     Yields
     ------
     Comparison
-        With the effects among all cells, as in the paper, and among held-out cells
-        (``_held_out``), each over all genes and over the ``_top<n>`` of largest observed effect;
-        and with differentially expressed genes (``de_``).
+        Effects among all cells, as in the paper, and among held-out cells (``_held_out``), each
+        over all genes and over the ``_top<n>`` of largest observed effect; and differentially
+        expressed genes (``de_``).
     """
     guess = np.asarray(predicted.X, dtype=np.float64)
     effects = truth_of(observed, predicted)
@@ -97,19 +96,19 @@ def comparisons(
 
 
 def top_genes(observed: Matrix, predicted: Matrix, n_top: int) -> tuple[Matrix, Matrix]:
-    """Keep each perturbation's genes of largest absolute observed effect."""
+    """Select each perturbation's genes of largest absolute observed effect."""
     order = np.argsort(-np.abs(observed), axis=1, kind="stable")[:, :n_top]
     return np.take_along_axis(observed, order, 1), np.take_along_axis(predicted, order, 1)
 
 
 def scopes(observed: anndata.AnnData) -> dict[str, np.ndarray]:
-    """Divide perturbations by what the split made of their cells.
+    """Group perturbations by the parts of the split that have cells of them.
 
     Returns
     -------
     dict of ndarray of bool
-        ``all``; and ``train``, ``val``, ``test``: those with such cells. On a random split the
-        three are the same; among unseen combinations ``test`` are the pairs held out.
+        ``all``; and ``train``, ``val``, ``test``: perturbations with such cells. On a random split
+        the three are equal; with unseen combinations ``test`` are the held-out pairs.
     """
     masks = {part: observed.obs[f"n_{part}"].to_numpy() > 0 for part in ("train", "val", "test")}
     return {"all": np.ones(observed.n_obs, dtype=bool), **masks}
@@ -117,7 +116,7 @@ def scopes(observed: anndata.AnnData) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class EffectScores:
-    """How good predicted effects are.
+    """Scores of predicted effects.
 
     Attributes
     ----------
@@ -126,13 +125,13 @@ class EffectScores:
     tested
         Boolean, the perturbations with test cells.
     differential_expression
-        One row per perturbation: n_held_out (cells tested), n_de (differentially expressed genes)
+        One row per perturbation: n_held_out (tested cells), n_de (differentially expressed genes),
         the metrics of :func:`samsvae.evaluation.metrics.de_metrics`, and the slope of
         :func:`samsvae.evaluation.differential_expression.slope`, which is best near 1.
     summary
-        Columns scope, metric, value. A metric's plain name is over all entries at once; with
-        ``median_`` or ``mean_`` it averages perturbations, with ``spread_`` it is the distance
-        between their quartiles.
+        Columns scope, metric, value. A metric's plain name is over all entries together;
+        ``median_`` or ``mean_`` is its average over perturbations, ``spread_`` their
+        interquartile range.
     """
 
     by_perturbation: pd.DataFrame
@@ -141,7 +140,7 @@ class EffectScores:
     summary: pd.DataFrame
 
     def long_table(self) -> pd.DataFrame:
-        """Lay out the scores by perturbation as columns perturbation, tested, metric, value."""
+        """Melt the scores to the columns perturbation, tested, metric, value."""
         table = self.by_perturbation.assign(tested=self.tested).reset_index()
         return table.melt(["perturbation", "tested"], var_name="metric")
 
@@ -180,7 +179,7 @@ def effect_scores(
 
 
 def averages(name: str, metric: Metric, values: np.ndarray) -> dict[str, float]:
-    """Average a metric over perturbations; NaN if none has a value."""
+    """Compute average and interquartile range over perturbations; NaN without any value."""
     defined = values[~np.isnan(values)]
     names = (f"{metric.average}_{name}", f"spread_{name}")
     if not len(defined):
@@ -239,7 +238,7 @@ COLUMNS = [
 def tidy_metrics(
     metrics: pd.DataFrame, perturbations: Iterable[pd.DataFrame], n_top: int
 ) -> Iterator[pd.DataFrame]:
-    """Put metrics of runs and those of their perturbations into the same columns.
+    """Combine the metrics of runs and of their perturbations in one tidy table.
 
     Parameters
     ----------
@@ -253,10 +252,9 @@ def tidy_metrics(
     Yields
     ------
     DataFrame
-        Parts of the table. One row is a number: of a run over a scope, or, with the scope
-        ``perturbation``, of one perturbation, and whether that is ``tested``. Beside it stand
-        its unit, the direction in which it is better (none for a spread), its best value and its
-        value by chance where there are such, and what it says.
+        Parts of the table. A row is a value of a run over a scope or, with the scope
+        ``perturbation``, of one perturbation, which may be ``tested``. Further columns are its
+        unit, direction (none for a spread), best value, value by chance, and description.
     """
     yield _described(metrics.assign(perturbation=None, tested=None), n_top)
     for table in perturbations:
@@ -279,21 +277,20 @@ def _described(table: pd.DataFrame, n_top: int) -> pd.DataFrame:
 
 
 def summarise_iwelbo(runs: Iterable[tuple[Mapping[str, Any], pd.DataFrame]]) -> pd.DataFrame:
-    """Average the cells' bounds by run.
+    """Average the bounds of cells by run.
 
     Parameters
     ----------
     runs
         Each with split, model and seed, and its table of cells: cell, split and iwelbo (nats).
-        Taken one by one, so that thousands need not be in memory.
+        Read one by one, so that memory does not grow with their number.
 
     Returns
     -------
     DataFrame
         One row per run and scope (``val`` or ``test`` cells): n_cells, iwelbo with its standard
-        error over cells, and the difference to the first model of the same split and seed,
-        paired by cell, with its standard error. The error of a difference is far smaller than
-        that of a bound, since cells differ more than models do.
+        error over cells, and the difference to the first model of the same split and seed, paired
+        by cell, with its standard error, which is far smaller than that of a bound.
     """
     reference: dict[tuple[Any, Any], pd.Series] = {}
     rows = []
@@ -317,7 +314,7 @@ def summarise_iwelbo(runs: Iterable[tuple[Mapping[str, Any], pd.DataFrame]]) -> 
 def with_monte_carlo_errors(
     table: pd.DataFrame, runs: Iterable[tuple[Mapping[str, Any], pd.DataFrame]]
 ) -> pd.DataFrame:
-    """Put the Monte-Carlo errors of mean bounds beside them.
+    """Add the Monte-Carlo errors of mean bounds to their table.
 
     Parameters
     ----------
@@ -329,8 +326,8 @@ def with_monte_carlo_errors(
     Returns
     -------
     DataFrame
-        With the columns particles, the largest number of them, and iwelbo_monte_carlo_error,
-        nats per cell: how far the mean over these very cells would move with other draws.
+        With the columns particles, their largest number, and iwelbo_monte_carlo_error, nats per
+        cell, the standard error of the mean bound of these cells over draws.
     """
     errors = pd.concat(
         bounds.loc[bounds.groupby("scope")["particles"].idxmax()].assign(**run)

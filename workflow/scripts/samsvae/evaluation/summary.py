@@ -1,4 +1,4 @@
-"""Tables that compare the models of an experiment, condition by condition, and their summary."""
+"""Tables of the comparison of models by condition, and their summary."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +12,8 @@ import pandas as pd
 from samsvae.config.experiments import Split, conditions
 from samsvae.config.models import CEILINGS
 from samsvae.evaluation.comparison import (
+    NOT_SIGNIFICANT,
     RUNS,
-    TIE,
     Rules,
     differences_of_runs,
     differences_within_runs,
@@ -23,20 +23,20 @@ from samsvae.evaluation.comparison import (
 from samsvae.evaluation.metrics import HELD_OUT, Metric, Score, heading
 from samsvae.runtime.files import read_table
 
-BEST, TIED, WORSE, UNTESTED, CEILING = "best", "tied", "worse", "untested", "ceiling"
+BEST, NOT_DIFFERENT, WORSE, UNTESTED, CEILING = "best", "tied", "worse", "untested", "ceiling"
 NOISE_CEILING = "noise_ceiling"
 IWELBO = "iwelbo"
 
 
 def headlines(n_top: int, scope: str) -> dict[tuple[str, str], str]:
-    """List the questions of the summary, each a scope and a metric, with their headings.
+    """List the scopes and metrics of the summary, with their headings.
 
     Parameters
     ----------
     n_top
         Genes per perturbation in the top-gene metrics.
     scope
-        Of perturbations: ``test``, or ``all`` where none has test cells.
+        Scope of perturbations: ``test``, or ``all`` if none has test cells.
     """
     questions = [
         (scope, f"pearson{HELD_OUT}"),
@@ -59,7 +59,7 @@ def headlines(n_top: int, scope: str) -> dict[tuple[str, str], str]:
 
 
 def scope_of_summary(summary: pd.DataFrame) -> str:
-    """Tell which perturbations a summary is of: ``test``, or ``all`` where none has test cells."""
+    """Find the scope of perturbations of a summary: ``test``, or ``all`` without test cells."""
     effects = summary["metric"].str.contains("pearson") & (summary["scope"] != "truth")
     return "test" if (effects & (summary["scope"] == "test")).any() else "all"
 
@@ -73,32 +73,32 @@ def by_fraction(table: pd.DataFrame) -> list[tuple[float, pd.DataFrame]]:
 
 
 @dataclass(frozen=True)
-class Contestants:
-    """Which models are rivals, and between what their scores are normalised.
+class ComparedModels:
+    """Competing models, and floor and ceilings of their normalised scores.
 
     Attributes
     ----------
-    rivals
-        Models of which one is the best.
+    competing
+        Models and baselines that compete for the best score.
     ceilings
-        Models that are measurements or the truth themselves; never the best.
+        Ceilings, from measurements or the truth; never the best.
     floor
-        The baseline that scores 0 when normalised; None without any.
+        The baseline with a normalised score of 0; None without any.
     split_half
-        The ceiling made of half of the held-out cells; None without any.
+        The ceiling from half of the held-out cells; None without any.
     """
 
-    rivals: Sequence[str]
+    competing: Sequence[str]
     ceilings: Sequence[str]
     floor: str | None
     split_half: str | None
 
     @classmethod
-    def of(cls, kinds: Mapping[str, str]) -> "Contestants":
-        """Divide models, given by their kinds; the floor is the mean effect, or else no change."""
+    def of(cls, kinds: Mapping[str, str]) -> "ComparedModels":
+        """Classify models by kind; the floor is the mean effect, or else no change."""
         first = {kind: model for model, kind in reversed(list(kinds.items()))}
         return cls(
-            rivals=[model for model, kind in kinds.items() if kind not in CEILINGS],
+            competing=[model for model, kind in kinds.items() if kind not in CEILINGS],
             ceilings=[model for model, kind in kinds.items() if kind in CEILINGS],
             floor=first.get("mean_effect", first.get("no_change")),
             split_half=first.get("split_half"),
@@ -108,10 +108,10 @@ class Contestants:
 def summarise(
     intervals: pd.DataFrame,
     differences: pd.DataFrame,
-    contestants: Contestants,
+    models: ComparedModels,
     meaning: Callable[[str], Score | None],
 ) -> pd.DataFrame:
-    """Say of each question which model is best, and which are not told apart from it.
+    """Determine the best model by scope and metric, and the models that do not differ from it.
 
     Parameters
     ----------
@@ -119,20 +119,20 @@ def summarise(
         As of :func:`samsvae.evaluation.comparison.intervals`, under one condition.
     differences
         As of :func:`samsvae.evaluation.comparison.differences_of_runs`, and within runs.
-    contestants
+    models
         The models.
     meaning
-        Looks up what a metric says.
+        Looks up the description of a metric.
 
     Returns
     -------
     DataFrame
-        The rows of `intervals` whose metric has a meaning, in the order best first, with
-        ``normalised`` (0 at the floor, 1 at the noise ceiling, for metrics on held-out cells that
-        have one), ``verdict`` (``best``; ``tied``, if not told apart from the best; ``worse``;
-        ``untested``, if there is nothing to repeat; ``ceiling``), ``p_adjusted`` against the
-        best and ``tested_over``, what that test repeats over: runs if there are several. A noise
-        ceiling is a row of its own.
+        The rows of `intervals` with a known metric, best first, with ``normalised`` (0 at the
+        floor, 1 at the noise ceiling, for metrics of held-out cells that have one), ``verdict``
+        (``best``; ``tied``, not significantly different from the best; ``worse``; ``untested``,
+        without replicates; ``ceiling``), ``p_adjusted`` against the best, and ``tested_over``, the
+        kind of replicate of this test: runs if there are several. A noise ceiling is a row of its
+        own.
     """
     tests = {
         key: group.set_index("over") for key, group in differences.groupby(["scope", "metric"])
@@ -144,16 +144,16 @@ def summarise(
             continue
         table = group.set_index("model", drop=False)
         ascending = score.direction == "lower"
-        rivals = table[table["model"].isin(contestants.rivals)]
+        competing = table[table["model"].isin(models.competing)]
         table = table.sort_values("value", ascending=ascending, kind="stable")
-        ceiling = noise_ceiling(table, metric, score, contestants)
-        if len(rivals):
-            best = rivals["value"].idxmin() if ascending else rivals["value"].idxmax()
-            judged = _verdicts(table, best, tests.get((scope, metric)), contestants.rivals)
+        ceiling = noise_ceiling(table, metric, score, models)
+        if len(competing):
+            best = competing["value"].idxmin() if ascending else competing["value"].idxmax()
+            judged = _verdicts(table, best, tests.get((scope, metric)), models.competing)
             table = table.join(judged)
         else:
             table["verdict"] = CEILING
-        table["normalised"] = _normalised(table, score, ceiling, contestants.floor)
+        table["normalised"] = _normalised(table, score, ceiling, models.floor)
         rows.append(table)
         if not math.isnan(ceiling):
             own = {"scope": scope, "metric": metric, "model": NOISE_CEILING, "value": ceiling}
@@ -165,51 +165,49 @@ def summarise(
     return summary.reindex(columns=[*intervals.columns, *columns])
 
 
-def noise_ceiling(
-    table: pd.DataFrame, metric: str, score: Score, contestants: Contestants
-) -> float:
-    """Compute what noise-free effects would score against held-out cells, or NaN.
+def noise_ceiling(table: pd.DataFrame, metric: str, score: Score, models: ComparedModels) -> float:
+    """Estimate the score of noise-free effects against held-out cells; NaN if unknown.
 
     Parameters
     ----------
     table
-        Rows of one question by model, with ``value``.
+        Rows of a scope and metric by model, with ``value``.
     metric, score
-        The question.
-    contestants
+        Name and description of the metric.
+    models
         The models.
     """
-    half = contestants.split_half
+    half = models.split_half
     if half is None or half not in table.index or not isinstance(score, Metric):
         return math.nan
-    # genes chosen by their noisy effect are not measured alike by either half
+    # the halves differ in noise for genes that are chosen by their noisy effect
     if score.attainable is None or "_top" in metric or not metric.endswith(HELD_OUT):
         return math.nan
     return score.attainable(float(table.loc[half, "value"]))
 
 
 def _verdicts(
-    table: pd.DataFrame, best: str, tests: pd.DataFrame | None, rivals: Sequence[str]
+    table: pd.DataFrame, best: str, tests: pd.DataFrame | None, competing: Sequence[str]
 ) -> pd.DataFrame:
     rows = {}
     for model in table["model"]:
         test = None if tests is None else _test_between(tests, best, model)
         row: dict[str, Any] = {"p_adjusted": np.nan, "tested_over": None}
-        if model not in rivals:
+        if model not in competing:
             row["verdict"] = CEILING
         elif model == best:
             row["verdict"] = BEST
         elif test is None:
             row["verdict"] = UNTESTED
         else:
-            row["verdict"] = TIED if test["better"] == TIE else WORSE
+            row["verdict"] = NOT_DIFFERENT if test["better"] == NOT_SIGNIFICANT else WORSE
             row |= {"p_adjusted": test["p_adjusted"], "tested_over": test.name}
         rows[model] = row
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _test_between(tests: pd.DataFrame, one: str, other: str) -> "pd.Series[Any] | None":
-    """Find the test between two models over runs, or else within them; None without any."""
+    """Find the test between two models over runs, else within runs; None without any."""
     pair = tests["first"].isin([one, other]) & tests["second"].isin([one, other])
     made = tests[pair & tests["p_adjusted"].notna()]
     over_runs = made[made.index.isin(RUNS)]
@@ -229,19 +227,19 @@ def _normalised(
 
 @dataclass(frozen=True)
 class Tables:
-    """What is known of the models of an experiment.
+    """Tables of the comparison of an experiment's models.
+
+    The first column of each, ``fraction``, is the condition.
 
     Attributes
     ----------
     intervals
-        Each score with its interval, see :func:`samsvae.evaluation.comparison.intervals`.
+        Scores with confidence intervals, see :func:`samsvae.evaluation.comparison.intervals`.
     differences
-        Every two models, over runs and within them, see
+        Paired differences over runs and within runs, see
         :func:`samsvae.evaluation.comparison.paired_differences`.
     summary
-        The main scores with verdicts, see :func:`samsvae.evaluation.summary.summarise`.
-
-    Each has the condition in its first column, ``fraction``.
+        The main scores with verdicts, see :func:`summarise`.
     """
 
     intervals: pd.DataFrame
@@ -255,7 +253,7 @@ def compare_models(
     cells: Mapping[str, Path],
     splits: Mapping[str, Split],
     rules: Rules,
-    contestants: Contestants,
+    models: ComparedModels,
     n_top: int,
 ) -> Tables:
     """Compare the models of an experiment.
@@ -268,14 +266,14 @@ def compare_models(
         Files of metrics by perturbation, by split; none for a screen without counts. Read one
         condition at a time.
     cells
-        Files of the cells' bounds by model, where each has a single run and cells are all that
-        repeats.
+        Files of the cells' bounds by model, if each has a single run and cells are the only
+        replicates.
     splits
         The experiment's splits by name.
     rules
-        How models are compared.
-    contestants
-        Which models are rivals.
+        Settings of the comparison.
+    models
+        Competing models and ceilings.
     n_top
         Genes per perturbation in the top-gene metrics.
     """
@@ -298,7 +296,7 @@ def compare_models(
         ]
         pairs = pd.concat(differences, ignore_index=True)
         asked = _questions_in_order(means, list(headlines(n_top, scope)))
-        summary = summarise(asked, pairs, contestants, rules.meaning)
+        summary = summarise(asked, pairs, models, rules.meaning)
         made.append([_of(fraction, table) for table in (means, pairs, summary)])
     return Tables(*(pd.concat(parts, ignore_index=True) for parts in zip(*made, strict=True)))
 
@@ -306,7 +304,7 @@ def compare_models(
 def relative_bounds(
     metrics: pd.DataFrame, splits: Mapping[str, Split], models: Sequence[str]
 ) -> pd.DataFrame:
-    """Take bounds relative to the first model at the smallest fraction, as the paper's figures do.
+    """Compute bounds relative to the first model at the smallest fraction, as in the paper.
 
     Parameters
     ----------
@@ -321,8 +319,8 @@ def relative_bounds(
     -------
     DataFrame
         Rows of the metric ``iwelbo_relative``, nats per cell: the difference to the reference's
-        bound on the split with the same seed and from the same seed of training, none where that
-        is missing. Bounds vary with the split far more than these differences.
+        bound with the same split seed and training seed, without a row if that is missing. Bounds
+        vary far more between splits than these differences.
     """
     bounds = metrics[metrics["metric"] == IWELBO]
     bounds = bounds.assign(split_seed=[splits[name].seed for name in bounds["split"]])
@@ -350,12 +348,12 @@ def _bounds(cells: Mapping[str, Path]) -> pd.DataFrame:
 
 
 def _questions_in_order(table: pd.DataFrame, wanted: list[tuple[str, str]]) -> pd.DataFrame:
-    """Keep the rows of some questions, each a scope and a metric, in the order of these."""
-    place = pd.MultiIndex.from_tuples(wanted).get_indexer(
+    """Select the rows of some scopes and metrics, in their order."""
+    position = pd.MultiIndex.from_tuples(wanted).get_indexer(
         pd.MultiIndex.from_frame(table[["scope", "metric"]])
     )
-    order = np.argsort(place, kind="stable")
-    return table.iloc[order[place[order] >= 0]]
+    order = np.argsort(position, kind="stable")
+    return table.iloc[order[position[order] >= 0]]
 
 
 def _of(fraction: float, table: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""How well a model recovers the truth of a simulated screen: effects, masks, latent states."""
+"""Recovery of the truth of a simulated screen: effects, masks, latent states."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ def recovery(
 
 
 def true_effects(screen: anndata.AnnData, perturbations: Sequence[str], seed: int) -> np.ndarray:
-    """Compute the effects that the simulation would show in infinitely many cells.
+    """Compute the noise-free effects of a simulation.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def true_effects(screen: anndata.AnnData, perturbations: Sequence[str], seed: in
     perturbations
         Canonical labels.
     seed
-        Seed of the basal states that are averaged over, the same for both arms.
+        Seed of the basal states that are averaged over, common to treatment and control arms.
 
     Returns
     -------
@@ -134,22 +134,22 @@ def effect_recovery(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]
 def mask_recovery(
     screen: anndata.AnnData, probability: np.ndarray, perturbations: Sequence[str]
 ) -> dict[str, float]:
-    """Score a posterior mask, cut at one half, after the best matching.
+    """Score a posterior mask, thresholded at 1/2, after the best matching.
 
     Parameters
     ----------
     screen
         A simulated screen.
     probability
-        Posterior mask probabilities, model's perturbations x latent dimensions.
+        Posterior mask probabilities, perturbations of the model x latent dimensions.
     perturbations
-        Names of the model's perturbations.
+        Names of the perturbations of the model.
 
     Returns
     -------
     dict of float
         mask_precision, mask_recall, mask_f1 as of :func:`samsvae.evaluation.factors.mask_scores`,
-        and mask_density, the share of entries above one half.
+        and mask_density, the fraction of entries above 1/2.
     """
     true_mask = screen.uns["truth"]["mask"]
     mask = in_order_of_truth(screen, probability, perturbations) > MASK_THRESHOLD
@@ -163,7 +163,7 @@ def mask_recovery(
 def matched_masks(
     screen: anndata.AnnData, probability: np.ndarray, perturbations: Sequence[str]
 ) -> pd.DataFrame:
-    """Lay the true mask beside the inferred one, factor by factor.
+    """Tabulate the true and the inferred mask, factor by factor.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ def matched_masks(
     -------
     DataFrame
         Columns target, factor (the true one; empty for a dimension that matches none),
-        dimension, true_mask and probability. Dimensions that no target moves are left out.
+        dimension, true_mask and probability. Dimensions without any inferred target are left out.
     """
     truth = screen.uns["truth"]
     probability = in_order_of_truth(screen, probability, perturbations)
@@ -200,7 +200,7 @@ def matched_masks(
 def in_order_of_truth(
     screen: anndata.AnnData, probability: np.ndarray, perturbations: Sequence[str]
 ) -> np.ndarray:
-    """Sort the rows of a mask as the truth has its targets."""
+    """Sort the rows of a mask in the order of the true targets."""
     row = {name: index for index, name in enumerate(perturbations)}
     return probability[[row[target] for target in screen.uns["truth"]["targets"]]]
 
@@ -218,8 +218,8 @@ def mask_thresholds(
     Returns
     -------
     DataFrame
-        One row per threshold and measure, precision, recall or f1, after the best matching at
-        that threshold; density is the share of entries above it.
+        One row per threshold and measure (precision, recall, f1), after the best matching at that
+        threshold; density is the fraction of entries above it.
     """
     true_mask = screen.uns["truth"]["mask"]
     probability = in_order_of_truth(screen, probability, perturbations)
@@ -242,20 +242,20 @@ def state_recovery(screen: anndata.AnnData, keep: np.ndarray, states: CellStates
     keep
         Boolean, the cells whose states were inferred.
     states
-        These.
+        The inferred states.
 
     Returns
     -------
     DataFrame
         One row per state, measure and true factor: the absolute ``correlation`` over cells with
-        the dimension that matches best, one to one, and ``r_squared``, the share of the true
-        factor's variance that is linear in all dimensions together, along whatever axes.
+        the matched dimension, one to one, and ``r_squared``, the fraction of the true factor's
+        variance that a linear regression on all dimensions explains.
     """
     truth = screen.uns["truth"]
     basal = np.asarray(screen.obsm["true_basal"], dtype=float)[keep]
-    dosage = screen.obsm["dosage"][keep]
+    design = screen.obsm["dosage"][keep]
     shift = np.zeros_like(basal)
-    shift[:, : truth["mask"].shape[1]] = dosage @ (truth["mask"] * truth["embedding"])
+    shift[:, : truth["mask"].shape[1]] = design @ (truth["mask"] * truth["embedding"])
     n_nuisance = basal.shape[1] - len(truth["factors"])
     names = [*truth["factors"], *(f"NUISANCE_{n + 1}" for n in range(n_nuisance))]
     rows = []
@@ -284,14 +284,14 @@ def state_recovery(screen: anndata.AnnData, keep: np.ndarray, states: CellStates
 
 
 def _explained(true: np.ndarray, inferred: np.ndarray) -> float:
-    """Share of variance that is linear in the inferred dimensions."""
+    """Compute the fraction of variance that a regression on the inferred dimensions explains."""
     design = np.column_stack([np.ones(len(inferred)), inferred])
     fitted = design @ np.linalg.lstsq(design, true, rcond=None)[0]
     return float(r_squared(true, fitted))
 
 
 def state_scores(recovered: pd.DataFrame) -> dict[str, float]:
-    """Average over true factors, by state and measure, as metrics of a run."""
+    """Average scores over true factors, by state and measure, as metrics of a run."""
     of_states = recovered[recovered["state"].notna()]
     means = of_states.groupby(["state", "measure"], sort=False)["value"].mean()
     return {f"{state}_{measure}": float(value) for (state, measure), value in means.items()}

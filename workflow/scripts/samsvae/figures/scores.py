@@ -10,13 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from samsvae.evaluation.comparison import RUNS, TIE
-from samsvae.evaluation.metrics import HELD_OUT, SHARE, describe, heading
+from samsvae.evaluation.comparison import NOT_SIGNIFICANT, RUNS
+from samsvae.evaluation.metrics import FRACTION, HELD_OUT, describe, heading
 from samsvae.evaluation.summary import (
     BEST,
     CEILING,
     NOISE_CEILING,
-    TIED,
+    NOT_DIFFERENT,
     by_fraction,
     headlines,
     scope_of_summary,
@@ -74,7 +74,7 @@ def _score_rows(
                 score["value"], row + shift, color=colours[model],
                 xerr=error_bars(one.loc[[model]], "value", "low", "high"),
                 fmt="D" if score["verdict"] == CEILING else "o", markersize=4,
-                markerfacecolor=colours[model] if score["verdict"] in (BEST, TIED) else "white",
+                markerfacecolor=colours[model] if score["verdict"] in (BEST, NOT_DIFFERENT) else "white",
             )  # fmt: skip
         if NOISE_CEILING in one.index and len(parts) == 1:
             axis.axvline(one.loc[NOISE_CEILING, "value"], color="0.5", lw=0.8, ls="--", zorder=0)
@@ -89,7 +89,7 @@ def _score_rows(
 def _score_label(text: str, metric: str, n_top: int) -> str:
     wrapped = textwrap.fill(text, LABEL_WIDTH)
     known = describe(metric, n_top)
-    return f"{wrapped}\n({known.unit})" if known and known.unit not in ("", SHARE) else wrapped
+    return f"{wrapped}\n({known.unit})" if known and known.unit not in ("", FRACTION) else wrapped
 
 
 WITHIN = {"perturbations": "over perturbations", "cells": "over cells"}
@@ -130,7 +130,7 @@ def draw_paired_differences(
                 axis.plot([row["low"], row["high"]], [place] * 2, color=colour)
                 axis.plot(
                     row["difference"], place, "o", color=colour, markersize=4,
-                    markerfacecolor="white" if row["better"] == TIE else colour,
+                    markerfacecolor="white" if row["better"] == NOT_SIGNIFICANT else colour,
                 )  # fmt: skip
                 if n_fractions == 1:
                     axis.annotate(

@@ -14,7 +14,7 @@ from scipy import sparse
 from torch import Tensor
 
 from samsvae.models.base import Batch
-from samsvae.screen.canonical import counts_in_blocks, dosages
+from samsvae.screen.canonical import counts_in_blocks, design_matrix
 from samsvae.screen.labels import CONTROL, components, doses
 from samsvae.screen.splits import CellsOfSplit
 
@@ -65,7 +65,7 @@ class Encoding:
                     name, dose = _whole(label)
                     rows[row, column[name]] = dose
             return rows
-        return dosages(labels, self.names).toarray()
+        return design_matrix(labels, self.names).toarray()
 
 
 def _whole(label: str) -> tuple[str, float]:

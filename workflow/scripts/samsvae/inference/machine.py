@@ -119,7 +119,7 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def explain_out_of_memory(device: torch.device, *settings: str) -> Iterator[None]:
-    """Tell the user what to change when the device runs out of memory.
+    """Raise an error that names the settings to lower when the device runs out of memory.
 
     Parameters
     ----------

@@ -1,1 +1,1 @@
-"""What can be known of a screen before anything is trained on it."""
+"""Checks of a screen before training: counts, design, names."""

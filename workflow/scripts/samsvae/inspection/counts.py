@@ -1,4 +1,4 @@
-"""Whether counts are raw counts, of enough molecules, of different cells and genes."""
+"""Checks of counts: raw counts, sequencing depth, duplicated cells and genes."""
 
 import re
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ import pandas as pd
 from samsvae.inspection.evidence import ERROR, WARNING, CountSurvey, Evidence, Finding, some
 from samsvae.screen.labels import CONTROL
 
-LOW_COUNTS = 500  # median counts per cell below which single cells say little
+LOW_COUNTS = 500  # median counts per cell below which single cells are hardly informative
 SPARSE = 0.05
 CONSTANT_SPREAD = 0.02  # coefficient of variation; that of raw library sizes is far larger
 EXTREME = 5.0  # robust standard deviations of the log library size
 DOMINANT = 0.3
 DIFFERENT_DEPTH = 1.5
-ENOUGH_TO_COMPARE = 20  # cells or genes with a count, below which equality may be chance
+ENOUGH_TO_COMPARE = 20  # cells or genes with counts, below which equality may be chance
 SUBSET_RATIO = 2.0
 TOTALS = re.compile(
     r"(^|_)n?_?(umis?|counts?)$|^total_(counts|umis?)$|^ncount_rna$|^(rna|umi)_count$|^library_size$",
@@ -26,27 +26,27 @@ PARTIAL_LAYERS = re.compile(
     r".*(un)?spliced.*|ambiguous|.*intron.*|.*exon.*|mature|nascent", re.IGNORECASE
 )
 LARGEST_LOG = np.log1p(1e6)
-SAME = 1e-5  # relative difference of values that are the same but for rounding
+SAME = 1e-5  # relative difference of values that are equal up to rounding
 NEARLY, MOST_UNITS = 0.02, 100
 
 
 def count_findings(evidence: Evidence) -> Iterator[Finding]:
-    """Look at the values, cells and genes of the matrix.
+    """Check the values, cells and genes of the matrix.
 
     Parameters
     ----------
     evidence
-        Of the screen.
+        Evidence of the screen.
 
     Yields
     ------
     Finding
-        In order of weight.
+        Most severe first.
     """
     if evidence.survey is None:
         return
-    for look in (_values, _empty, _depth, _twins):
-        yield from look(evidence, evidence.survey)
+    for check in (_values, _empty, _depth, _duplicates):
+        yield from check(evidence, evidence.survey)
 
 
 def _values(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
@@ -98,7 +98,7 @@ def _kind_of_transformation(survey: CountSurvey) -> str:
 
 
 def _are_multiples(examples: list[np.ndarray]) -> bool:
-    """Whether the values of each cell are integers times a factor, as normalised counts are."""
+    """Whether the values of each cell are integer multiples of a factor, as normalised counts."""
     found = []
     for values in examples:
         levels = np.unique(values[values > 0].astype(np.float64))
@@ -155,12 +155,12 @@ def _depth(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
         )
     yield from _subset(evidence, survey)
     largest = int(np.argmax(survey.gene_total))
-    share = survey.gene_total[largest] / survey.gene_total.sum()
-    if share > DOMINANT and len(evidence.symbols) > ENOUGH_TO_COMPARE:
+    fraction = survey.gene_total[largest] / survey.gene_total.sum()
+    if fraction > DOMINANT and len(evidence.symbols) > ENOUGH_TO_COMPARE:
         yield Finding(
             WARNING,
             "dominant gene",
-            f"the gene {evidence.symbols[largest]} alone has {100 * share:.0f} % of all "
+            f"the gene {evidence.symbols[largest]} alone has {100 * fraction:.0f} % of all "
             "counts, so that a change in it seems to change every other gene.",
         )
     log_total = np.log(np.where(survey.total > 0, survey.total, np.nan))
@@ -219,7 +219,7 @@ def _subset(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
             return
 
 
-def _twins(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
+def _duplicates(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
     cells = pd.Series(survey.cell_sketch, index=evidence.cell_names[evidence.surveyed])
     cells = cells[survey.detected >= ENOUGH_TO_COMPARE]
     yield from _same(cells, "cells", "duplicated cells")
@@ -229,12 +229,12 @@ def _twins(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
 
 
 def _same(sketch: pd.Series, what: str, name: str) -> Iterator[Finding]:
-    twins = sketch[sketch.duplicated(keep=False)].sort_values(kind="stable")
-    if len(twins):
+    equal = sketch[sketch.duplicated(keep=False)].sort_values(kind="stable")
+    if len(equal):
         yield Finding(
             WARNING,
             name,
-            f"{len(twins):,} {what} have exactly the counts of another: "
-            f"{some(list(twins.index))}. Copies in training and test make a test easy; remove "
+            f"{len(equal):,} {what} have exactly the counts of another: "
+            f"{some(list(equal.index))}. Copies in training and test make a test easy; remove "
             "them.",
         )

@@ -1,4 +1,4 @@
-"""Whether there are cells enough, of every perturbation and in every batch."""
+"""Checks of the design: numbers of cells of perturbations, controls and batches."""
 
 import re
 from collections import defaultdict
@@ -15,24 +15,24 @@ FEW_CELLS = 20
 UNEQUAL = 10
 MANY_DOSES = 10
 MOST_BATCHES = 200
-BY_CHANCE = 1e-4  # probability below which an absence from a batch is no accident
+BY_CHANCE = 1e-4  # probability below which an absence from a batch is not by chance
 BATCH = re.compile(
     r"(^|_)(batch|rep|replicate|lane|sample|donor|plate|gem_?group|library|channel|pool|run)"
     r"s?(_?id)?($|_)",
     re.IGNORECASE,
 )
 LONGEST_SUFFIX = 3
-BY_CHANCE_ALONE = 0.1  # combinations per cell, beyond which nobody designed them
+BY_CHANCE_ALONE = 0.1  # combinations per cell, above which they are not designed
 LARGE_LOSS = 0.05  # fraction of the cells
 
 
 def design_findings(evidence: Evidence) -> Iterator[Finding]:
-    """Look at which cells had what, and in which batch.
+    """Check numbers of cells by perturbation and batch.
 
     Parameters
     ----------
     evidence
-        Of the screen; without labels there is nothing to find.
+        Evidence of the screen; without labels there are no findings.
 
     Yields
     ------
@@ -66,7 +66,7 @@ def design_findings(evidence: Evidence) -> Iterator[Finding]:
 def find_batches(
     obs: pd.DataFrame, cell_names: np.ndarray, covariates: Collection[str]
 ) -> dict[str, pd.Categorical]:
-    """Find what may be batches: covariates, columns named like one, suffixes of barcodes.
+    """Find possible batches: covariates, columns with names of batches, suffixes of barcodes.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def find_batches(
     Returns
     -------
     dict of Categorical
-        Batch of each cell, for whatever has 2 to 200 of them.
+        Batch of each cell, for columns with 2 to 200 batches.
     """
     found: dict[str, pd.Categorical] = {}
     for name in obs:
@@ -115,7 +115,7 @@ def _many_guides(evidence: Evidence) -> Iterator[Finding]:
     several = sizes[labels.codes] > 1
     perturbed = sizes[labels.codes] > 0
     n_combinations, n_several = int((sizes > 1).sum()), int(several.sum())
-    # pairs that were designed have many cells each, those of chance have few
+    # designed pairs have many cells each, pairs by chance have few
     if 2 * n_several > perturbed.sum() and n_combinations > BY_CHANCE_ALONE * n_several:
         yield Finding(
             WARNING,
@@ -191,20 +191,20 @@ def _unbalanced(what: str, batch: pd.Categorical, evidence: Evidence) -> Iterato
     shape = (len(labels.categories), len(batch.categories))
     numbers = np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape)
     table = pd.DataFrame(numbers, index=labels.categories, columns=batch.categories)
-    share = table.sum() / table.to_numpy().sum()
+    fraction = table.sum() / table.to_numpy().sum()
     if CONTROL in table.index:
         without = list(table.columns[table.loc[CONTROL] == 0])
         if without:
             yield Finding(
                 WARNING,
                 "batches without control cells",
-                f"by {what}, {len(without)} of {len(share)} batches have no "
-                f"control cell: {some(without)}. What sets the batch apart will be taken for an "
-                "effect.",
+                f"by {what}, {len(without)} of {len(fraction)} batches have no "
+                f"control cell: {some(without)}. Effects of the batch will be taken for effects "
+                "of perturbations.",
             )
     others = table.drop(CONTROL, errors="ignore")
-    absent = (others == 0).to_numpy() @ share.to_numpy()
-    # the chance that so many cells, drawn from all, would all fall into the other batches
+    absent = (others == 0).to_numpy() @ fraction.to_numpy()
+    # probability that as many random cells would all belong to the other batches
     confined = others[(1 - absent) ** others.sum(axis=1).to_numpy() < BY_CHANCE]
     if len(confined):
         shown = [
@@ -214,6 +214,6 @@ def _unbalanced(what: str, batch: pd.Categorical, evidence: Evidence) -> Iterato
             WARNING,
             "perturbations confined to batches",
             f"by {what}, {len(confined)} of {len(others)} perturbations are "
-            f"missing from batches where they should be by chance: {some(shown)}. Batch and "
-            "effect cannot be told apart.",
+            f"missing from batches where they should be by chance: {some(shown)}. Effects of batch "
+            "and perturbation are confounded.",
         )

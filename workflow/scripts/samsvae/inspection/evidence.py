@@ -1,6 +1,6 @@
-"""Evidence of the checks: one pass over a screen's counts, labels and names, and their findings.
+"""Input of the checks: statistics of one pass over a screen's counts, labels and names.
 
-A file of more than a quarter of a gibibyte is sampled: runs of neighbouring cells, evenly spread.
+A file with more than 256 MiB of counts is sampled by evenly spread runs of neighbouring cells.
 """
 
 from collections.abc import Collection, Mapping
@@ -21,17 +21,17 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong, or strange.
+    """Error or warning of a check.
 
     Attributes
     ----------
     severity
-        ``error``: the screen cannot be used as it is. ``warning``: it can, but should be looked
-        at.
+        ``error``: the screen cannot be used as it is. ``warning``: it can be used, but should be
+        reviewed.
     name
-        What it is, in a few words.
+        Name in a few words.
     message
-        Where it is, why it matters, and what to do about it.
+        Location, consequence and remedy.
     """
 
     severity: str
@@ -40,16 +40,16 @@ class Finding:
 
 
 def some(names: Collection[object]) -> str:
-    """Name the first few of many."""
+    """Format the first few names, and the number of the others."""
     shown = ", ".join(str(name) for name in list(names)[:SHOWN])
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN:,} more"
 
 
-MOST_BYTES = 2**28  # of counts that are all looked at
+MOST_BYTES = 2**28  # of counts that are read completely
 RUNS = 64  # of neighbouring cells in a sample
-MOST_EXAMPLES = 20  # cells whose values tell what was done to them
+MOST_EXAMPLES = 20  # cells whose values show a transformation
 
-# what may be wrong with a value, as far as the value alone tells
+# faults of single values
 FAULTS = {
     "not a finite number": lambda values: ~np.isfinite(values),
     "negative": lambda values: values < 0,
@@ -65,9 +65,9 @@ class Fault:
     Attributes
     ----------
     number
-        How many there are.
+        Number of such values.
     cell, gene
-        Position of the first, counting from 0.
+        Index of the first, counted from 0.
     value
         Its value.
     """
@@ -80,26 +80,26 @@ class Fault:
 
 @dataclass
 class CountSurvey:
-    """What one pass over the counts gives.
+    """Statistics of one pass over the counts.
 
     Attributes
     ----------
     cells, genes
-        Positions in the file of the cells and genes that were looked at.
+        Indices in the file of the surveyed cells and genes.
     rows
-        Positions of these cells among those that the screen keeps.
+        Indices of these cells among those that the screen keeps.
     total, detected
-        Counts of each cell, and its genes with a count.
+        Total counts and number of detected genes of each cell.
     gene_total, gene_detected
-        Counts of each gene, and its cells with a count.
+        Total counts and number of cells with counts of each gene.
     cell_sketch, gene_sketch
-        Random projections: the same for cells (genes) whose counts are the same.
+        Random projections, equal for cells (genes) with equal counts.
     is_sample
-        Whether they are a part of the cells that the screen keeps.
+        Whether the surveyed cells are a sample of the cells that the screen keeps.
     largest
         The largest value.
     faults
-        Values that are no counts, by what is wrong with them.
+        Values that are not counts, by fault.
     examples
         Values of a few cells that have such values.
     """
@@ -119,7 +119,7 @@ class CountSurvey:
     examples: list[np.ndarray] = field(default_factory=list)
 
     def with_counts(self) -> "CountSurvey":
-        """Leave out the cells without a count."""
+        """Select the cells with counts."""
         kept = self.total != 0
         per_cell = {
             name: getattr(self, name)[kept]
@@ -137,22 +137,22 @@ class CountSurvey:
 def sample_of_cells(
     counts: CountMatrix, cells: np.ndarray, most_bytes: int = MOST_BYTES
 ) -> np.ndarray:
-    """Choose cells whose counts are few enough to be looked at within seconds.
+    """Sample cells so that their counts are read within seconds.
 
     Parameters
     ----------
     counts
         Cells x genes.
     cells
-        Positions of the cells that may be chosen, ascending.
+        Indices of the cells to sample from, ascending.
     most_bytes
-        About how much may be read.
+        Approximate number of bytes to read.
 
     Returns
     -------
     ndarray of int
-        All of them where they are few, and where the file is stored gene by gene, so that a part
-        of the cells is no faster to read.
+        All cells of a small file, and of a file that is stored gene by gene, from which some cells
+        are not faster to read than all.
     """
     fraction = counts.n_bytes / max(counts.shape[0], 1) * len(cells) / most_bytes
     if fraction <= 1 or counts.layout == "csc":
@@ -166,16 +166,16 @@ def sample_of_cells(
 def survey_counts(
     counts: CountMatrix, cells: np.ndarray, genes: np.ndarray, sampled: np.ndarray | None = None
 ) -> CountSurvey:
-    """Read the counts once, block by block.
+    """Compute statistics of the counts in one pass.
 
     Parameters
     ----------
     counts
         Cells x genes.
     cells, genes
-        Positions of those that the screen keeps, ascending.
+        Indices of the cells and genes that the screen keeps, ascending.
     sampled
-        Positions of the cells to look at; None for all.
+        Indices of the cells to survey; None for all.
     """
     chosen = cells if sampled is None else sampled
     rng = np.random.default_rng(0)
@@ -227,29 +227,29 @@ def _note_faults(survey: CountSurvey, block: sparse.csr_matrix, positions: np.nd
 
 @dataclass(frozen=True)
 class Evidence:
-    """What could be read of a screen; what could not is None.
+    """Input of the checks of a screen; elements that cannot be read are None.
 
     Attributes
     ----------
     matrix
-        Where the counts are, ``X``, ``raw/X`` or a layer.
+        Matrix of the counts, ``X``, ``raw/X`` or a layer.
     integer_layers
-        Values of 'counts_layer' that may lead to raw counts, if `matrix` does not hold them.
+        Values of 'counts_layer' with integers, if `matrix` does not have raw counts.
     survey
-        What one pass over the counts of the cells and genes that the screen keeps gave, or of a
-        sample of these cells.
+        Statistics of the counts of the cells and genes that the screen keeps, or of a sample of
+        these cells.
     labels
         Canonical label of each cell that the screen keeps.
     written
-        Distinct labels, or names of columns, as the file has them.
+        Distinct labels, or names of columns, as in the file.
     delimiter
-        What joins the genes of a combination in `written`.
+        Delimiter of the genes of a combination in `written`.
     from_matrix
         Whether `written` are names of columns.
     control, excluded
         The labels of control cells, and of cells that are left out, in `written`.
     controls
-        Parts of `written` that were taken for controls, for instance by a table of guides.
+        Parts of `written` that are controls, for instance by a table of guides.
     cell_names, symbols
         Names of the cells and genes that the screen keeps.
     measured
@@ -257,19 +257,19 @@ class Evidence:
     obs
         Columns of obs that may be batches, covariates or totals, of these cells.
     batches
-        What may be batches among them, see :func:`samsvae.inspection.design.find_batches`.
+        Possible batches, see :func:`samsvae.inspection.design.find_batches`.
     covariates
-        Which of these columns the screen keeps.
+        Columns that the screen keeps.
     n_in_file
-        Cells and genes of the file, before any was left out.
+        Numbers of cells and genes of the file.
     lost
-        Cells that are left out: ``reason`` and ``cells``.
+        Numbers of cells that are left out: ``reason`` and ``cells``.
     notes
-        What reading the file changed or decided on evidence, in words, by a name for it.
+        Messages of the reader on changes and ambiguous labels, by name.
     n_guides
-        Guides of each cell of the file, where they come from a matrix.
+        Number of guides of each cell of the file, if they are from a matrix.
     guides
-        Guides, their targets and kinds; None if the file does not tell them.
+        Guides, their targets and kinds; None if unknown.
     library_size_column
         The column of library sizes, if one is set.
     """
@@ -299,6 +299,6 @@ class Evidence:
 
     @property
     def surveyed(self) -> np.ndarray:
-        """Positions among the kept cells of those in the survey."""
+        """Indices of the surveyed cells among those that the screen keeps."""
         assert self.survey is not None
         return self.survey.rows

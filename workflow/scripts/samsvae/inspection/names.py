@@ -1,4 +1,4 @@
-"""Whether labels and gene names mean what they seem to."""
+"""Checks of labels and gene names: dates, spellings, delimiters, controls, identifiers."""
 
 import re
 from collections import defaultdict
@@ -24,12 +24,12 @@ ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}(\.\d+)?")
 
 
 def name_findings(evidence: Evidence) -> Iterator[Finding]:
-    """Look at the labels of perturbations, and at the names of cells and genes.
+    """Check the labels of perturbations, and the names of cells and genes.
 
     Parameters
     ----------
     evidence
-        Of the screen.
+        Evidence of the screen.
 
     Yields
     ------
@@ -64,7 +64,7 @@ def _parts(written: Iterable[str], delimiter: str | None) -> list[str]:
 
 
 def _other_delimiter(evidence: Evidence) -> Iterator[Finding]:
-    """Look for combinations where labels are said to be none."""
+    """Find labels that look like combinations although no delimiter is set."""
     if evidence.delimiter is not None or evidence.from_matrix:
         return
     found = likely_delimiter(evidence.written, evidence.measured)
@@ -143,7 +143,7 @@ def _no_perturbations(targets: list[str], evidence: Evidence) -> Iterator[Findin
 
 
 def _listed(names: Collection[str]) -> str:
-    """Write the first labels of many as a list in YAML."""
+    """Format the first labels as a list in YAML."""
     shown = [
         name
         if re.fullmatch(r"[A-Za-z][\w-]*", name) and not WORDS_OF_YAML.fullmatch(name)

@@ -1,4 +1,4 @@
-"""Inspects a screen: finds everything that is wrong or strange in it, not just the first."""
+"""Inspection of a screen: all errors and warnings, as text and as a table."""
 
 import logging
 import textwrap
@@ -35,20 +35,20 @@ from samsvae.sources.h5ad_source import (
 
 Read = TypeVar("Read")
 UNREADABLE = "cannot be used"
-LOOKED_AT = 200  # cells of a layer, which are enough to tell counts from logarithms
-MOST_GUIDES = 5  # of a cell, beyond which cells are counted together
+N_TESTED_CELLS = 200  # of a layer, enough to distinguish counts from logarithms
+MOST_GUIDES = 5  # cells with more guides are counted together
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Inspection:
-    """What was found in a screen.
+    """Facts and findings of a screen.
 
     Attributes
     ----------
     facts
-        What the screen consists of: name and value, in words.
+        Summary of the screen: name and value, as text.
     tables
         Numbers of cells by name, by the title of the table.
     findings
@@ -61,7 +61,7 @@ class Inspection:
 
     @property
     def errors(self) -> list[Finding]:
-        """Findings for which the screen cannot be used."""
+        """Findings of severity ``error``."""
         return [finding for finding in self.findings if finding.severity == ERROR]
 
 
@@ -71,16 +71,16 @@ def inspect_screen(
     min_size: int = 1,
     max_size: int | None = None,
 ) -> Inspection:
-    """Inspect a file as the screen that its settings make of it.
+    """Inspect the screen of a file and its settings.
 
     Parameters
     ----------
     settings
-        Fields of an :class:`H5adSource`: the file, and where it has what.
+        Fields of an :class:`H5adSource`.
     gene_sets
-        GMT files by name that will be tested on the screen.
+        GMT files, by name, to be tested on the screen.
     min_size, max_size
-        Smallest and largest number of measured genes of a set that is tested.
+        Smallest and largest number of measured genes of a tested set.
 
     Returns
     -------
@@ -111,8 +111,8 @@ def _inspect(
     source = H5adSource(**settings)
     with open_source(source) as file:
         evidence = _read(file, source, found)
-    for look in (count_findings, name_findings, design_findings):
-        found.findings += look(evidence)
+    for check in (count_findings, name_findings, design_findings):
+        found.findings += check(evidence)
     for path in gene_sets.values():
         sets = _attempt(found, partial(read_gmt, path))
         if sets:
@@ -129,7 +129,7 @@ def _note(found: Inspection, error: InputError) -> None:
 
 
 def _attempt(found: Inspection, read: Callable[[], Read]) -> Read | None:
-    """Read, or note why that cannot be done and go on."""
+    """Read; on an error record a finding and return None."""
     try:
         return read()
     except InputError as error:
@@ -143,7 +143,7 @@ def _read(file: AnnDataFile, source: H5adSource, found: Inspection) -> Evidence:
     counts = _attempt(found, lambda: counts_matrix(file, source))
     measured = measured_names(features)
     assigned: Assignment | None = None
-    # guides among the features lie in the matrix of counts, so its fault is theirs
+    # guides among the features need the matrix of counts
     if counts is not None or source.guide_features is None:
         assigned = _attempt(found, lambda: read_assignment(file, source, measured))
     n_cells = n_rows(file, "obs")
@@ -208,7 +208,7 @@ def _check_texts(
     genes: Iterable[str],
     assigned: Assignment | None,
 ) -> None:
-    """Refuse the names that the canonical screen would refuse."""
+    """Check names as the canonical screen does."""
     where = source.counts_place
     _attempt(found, partial(check_text, cell_names, "cell name", where))
     _attempt(found, partial(check_text, genes, "gene name", where))
@@ -219,21 +219,21 @@ def _check_texts(
 
 
 def _integer_layers(file: AnnDataFile, source: H5adSource) -> tuple[str, ...]:
-    """Find where raw counts may be, by the first cells of each matrix."""
+    """Find matrices with integers, by the first cells of each."""
     found = []
     layers = [name for name in file.get("layers", {}) if not PARTIAL_LAYERS.fullmatch(name)]
-    places: dict[str, Callable[[], CountMatrix]]
-    places = {name: partial(counts_of, file, name) for name in sorted(layers)}
-    if not file.raw and RAW not in places:
-        places[RAW] = lambda: counts_of(file.of_raw())
-    for name, counts in places.items():
+    matrices: dict[str, Callable[[], CountMatrix]]
+    matrices = {name: partial(counts_of, file, name) for name in sorted(layers)}
+    if not file.raw and RAW not in matrices:
+        matrices[RAW] = lambda: counts_of(file.of_raw())
+    for name, counts in matrices.items():
         if name == source.counts_layer:
             continue
         try:
             first = counts()
         except InputError:
             continue
-        few = np.arange(min(LOOKED_AT, first.shape[0]))
+        few = np.arange(min(N_TESTED_CELLS, first.shape[0]))
         values = np.concatenate([block.data for _, block in first.blocks(few, None)])
         if len(values) and (values >= 0).all() and (values == np.floor(values)).all():
             found.append(str(name))
@@ -329,16 +329,16 @@ WIDTH = 100
 
 
 def to_text(inspection: Inspection, name: str, path: str) -> str:
-    """Write as text.
+    """Format an inspection as text.
 
     Parameters
     ----------
     inspection
-        What was found.
+        Facts and findings.
     name
-        Of the screen.
+        Name of the screen.
     path
-        Its file.
+        File of the screen.
     """
     lines = [f"Screen {name} ({path})"]
     width = max(map(len, inspection.facts), default=0)
@@ -369,30 +369,30 @@ def _wrapped(number: int, finding: Finding) -> list[str]:
     )
 
 
-def warnings_in_words(findings: pd.DataFrame, name: str) -> str:
-    """Write the warnings of a table as text; empty if there are none.
+def format_warnings(findings: pd.DataFrame, name: str) -> str:
+    """Format the warnings of a table as text; empty if there are none.
 
-    Errors are left to the job that reads the screen, which ends with the first of them.
+    Errors are not included: the job that reads the screen ends with the first of them.
 
     Parameters
     ----------
     findings
-        What :func:`to_table` gave.
+        A table of :func:`to_table`.
     name
-        Of the screen.
+        Name of the screen.
     """
     found = findings[findings["severity"] != ERROR]
     if not len(found):
         return ""
     listed = [Finding(*map(str, row)) for row in found.itertuples(index=False)]
-    lines = [f"What the check warns of in the screen {name} (make check tells more):"]
+    lines = [f"Warnings of the check of the screen {name} (details: make check):"]
     for number, finding in enumerate(listed, start=1):
         lines += _wrapped(number, finding)
     return "\n".join(lines) + "\n"
 
 
 def to_table(inspection: Inspection) -> pd.DataFrame:
-    """List the findings: severity, name, message."""
+    """Tabulate the findings: severity, name, message."""
     columns = ["severity", "name", "message"]
     rows = [[getattr(finding, column) for column in columns] for finding in inspection.findings]
     return pd.DataFrame(rows, columns=columns)

@@ -18,7 +18,7 @@ from samsvae.evaluation.reproduction import INSIDE, OUTSIDE
 from samsvae.evaluation.summary import (
     BEST,
     NOISE_CEILING,
-    TIED,
+    NOT_DIFFERENT,
     UNTESTED,
     WORSE,
     by_fraction,
@@ -270,7 +270,7 @@ def _verdict(found: pd.DataFrame, metric: str, subject: str, n_top: int) -> str:
         sentence += f", where noise-free effects would reach about {_number(ceiling, metric)}"
     clauses = [sentence + "."]
     tied, worse, untested = (
-        found[found["verdict"] == verdict] for verdict in (TIED, WORSE, UNTESTED)
+        found[found["verdict"] == verdict] for verdict in (NOT_DIFFERENT, WORSE, UNTESTED)
     )
     if len(tied):
         clauses.append(f"No significant difference to: {_listed(tied, metric)}.")

@@ -1,1 +1,1 @@
-"""What carries a job: code digests, the layout of results, scripts run by hand."""
+"""Runtime of jobs: code digests, layout of results, files, provenance, scripts."""

@@ -1,4 +1,4 @@
-"""Digests of the code behind a script, so that an edit reruns what it changes and nothing else."""
+"""Digests of the code of scripts, so that an edit reruns only the jobs that it changes."""
 
 import ast
 import functools
@@ -12,7 +12,7 @@ from pathlib import Path
 
 LIBRARY = Path(__file__).resolve().parents[1]
 
-# The runtime computes no result. What the configuration says reaches scripts as parameters, which
+# The runtime computes no results, and the configuration reaches scripts as parameters, which
 # Snakemake watches. An edit of either reruns nothing.
 RUNTIME = "samsvae.runtime"
 LEFT_OUT = (RUNTIME, "samsvae.config.configuration", "samsvae.config.models")
@@ -23,20 +23,19 @@ COMPUTES = (ast.Call, ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
 
 
 def code_digest(script: str | Path, *modules: str) -> str:
-    """Digest a script and the library modules that it imports, directly or through one another.
+    """Digest a script and the library modules that it imports, directly or indirectly.
 
-    Snakemake watches a script but not what it imports. With this digest among a rule's
-    parameters, an edited module reruns the rules that use it and no others. Comments, docstrings,
-    layout, the text of log messages and, unless named, the modules in :data:`LEFT_OUT` do not
-    count.
+    Snakemake watches a script but not its imports. With this digest among a rule's parameters, an
+    edited module reruns the rules that use it and no others. The digest ignores comments,
+    docstrings, layout, texts of log messages and, unless named, the modules in :data:`LEFT_OUT`.
 
     Parameters
     ----------
     script
         A Python file.
     *modules
-        Dotted names of library modules that it imports by name, while it runs, each with a colon
-        and the class that it takes from there, if any.
+        Dotted names of library modules that it imports at run time, each optionally with a colon
+        and a class.
 
     Returns
     -------
@@ -64,7 +63,7 @@ def _imported_modules(path: Path) -> list[Path]:
 
 
 def _files_of(module: str) -> list[Path]:
-    """Find the files of a module of the library; none for modules of others."""
+    """Find the files of a library module; none for other modules."""
     first, *rest = module.split(".")
     if first != LIBRARY.name or not rest:
         return []
@@ -78,16 +77,16 @@ def _is_left_out(module: str) -> bool:
 
 
 def _statements(path: Path) -> tuple[str, list[str]]:
-    """Digest the statements of a file, and name the modules that they import."""
+    """Digest the statements of a file, and list the modules that they import."""
     return _reduced(path, path.read_bytes())
 
 
-@functools.cache  # most modules are behind many scripts
+@functools.cache  # many scripts import the same modules
 def _reduced(path: Path, source: bytes) -> tuple[str, list[str]]:
-    """Reduce source code to its statements, or look up what was found before.
+    """Reduce source code to its statements, or read the cached result.
 
-    Parsing the library takes a second of every planning, so results lie beside the bytecode, as
-    Python's own do, and are valid for this source, reduction and version of Python.
+    Parsing the library takes a second of every planning, so results are cached beside the
+    bytecode, valid for this source, reduction and version of Python.
     """
     valid_for = hashlib.sha256(_own_source() + source).hexdigest()
     file = path.parent / "__pycache__" / f"{path.stem}.{sys.implementation.cache_tag}.digest"
@@ -97,7 +96,7 @@ def _reduced(path: Path, source: bytes) -> tuple[str, list[str]]:
             return digest, imported
     tree = _Reduction().visit(ast.parse(source))
     found = hashlib.sha256(ast.unparse(tree).encode()).hexdigest(), sorted(_imported_names(tree))
-    with suppress(OSError):  # of an installed library, perhaps
+    with suppress(OSError):  # the folder of an installed library may be read-only
         file.parent.mkdir(exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps([valid_for, *found]))
@@ -120,7 +119,7 @@ def _imported_names(tree: ast.AST) -> Iterator[str]:
 
 
 class _Reduction(ast.NodeTransformer):
-    """Leave out of a syntax tree what cannot change a result."""
+    """Transformer that removes the parts of a syntax tree which cannot change results."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | list[ast.AST] | None:
         if isinstance(node.value, ast.Constant):
@@ -148,7 +147,7 @@ def _is_log_call(call: ast.Call) -> bool:
 
 
 def _computes(argument: ast.expr) -> bool:
-    """Tell whether an argument of a log call may do more than be shown."""
+    """Whether an argument of a log call may have side effects."""
     return any(isinstance(node, COMPUTES) for node in ast.walk(argument))
 
 

@@ -1,25 +1,25 @@
-"""What ends a job in plain words rather than with a traceback."""
+"""Exceptions that end a job with a message instead of a traceback."""
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong; the message says what, where and how to mend it."""
+    """Invalid input; the message says what is wrong, where, and what to change."""
 
 
 class DivergenceError(InputError, FloatingPointError):
-    """A training has left the range of numbers; the message says where, why and what to change."""
+    """Diverged training (non-finite loss); the message names step, cause and remedy."""
 
 
 class StorageError(InputError, OSError):
-    """A file cannot be written; the message says which, why and what to do."""
+    """File that cannot be written; the message names the file, cause and remedy."""
 
 
 class Interrupted(BaseException):
-    """The job was asked to end, and does so in good order; no error, so nothing should catch it.
+    """Interruption of a job by a signal; not an error, so that no handler of errors catches it.
 
     Attributes
     ----------
     signal
-        Number of the signal that asked.
+        Number of the signal.
     """
 
     def __init__(self, message: str, signal: int) -> None:

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and tables in them."""
+"""Atomic writing of files, and reading and writing of tables."""
 
 import contextlib
 import errno
@@ -16,7 +16,7 @@ import pyarrow.parquet
 
 from samsvae.runtime.errors import InputError, StorageError
 
-# why a file cannot be written, and what to do about it
+# advice by the error of writing a file
 REMEDIES = {
     errno.ENOSPC: "Free some space there",
     errno.EDQUOT: "Free some of your quota there",
@@ -24,35 +24,34 @@ REMEDIES = {
     errno.EACCES: "Ask for permission to write there",
     errno.EPERM: "Ask for permission to write there",
 }
-TOLD_IN_WORDS = (errno.ENOSPC, errno.EDQUOT)  # by libraries that write files on their own
-# how pandas reads text as it was written: "NA" and "null" may be names
+ERRORS_IN_TEXT = (errno.ENOSPC, errno.EDQUOT)  # found in the messages of libraries
+# arguments of pandas to read text unchanged: "NA" and "null" may be names
 AS_WRITTEN: dict[str, Any] = {"sep": "\t", "keep_default_na": False, "na_values": [""]}
-PIECES, PIECE_BYTES = 16, 2**16  # of a large file that are digested
-ROWS_AT_ONCE = 2**12  # of a file.parquet that is written in parts
+PIECES, PIECE_BYTES = 16, 2**16  # of a large file, for its fingerprint
+ROWS_PER_GROUP = 2**12  # at least, of a parquet file that is written in parts
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM)
 
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it to `path` only when all went well.
+    """Write a file atomically: yield a temporary path, and rename it to `path` on success.
 
-    One process at a time writes a file, so temporary files that an earlier one left when it was
-    killed are removed.
+    One process at a time writes a file, so that temporary files of a killed process are removed.
 
     Parameters
     ----------
     path
-        The final name. Its folder is made if need be.
+        The final name. Its folder is created if necessary.
 
     Yields
     ------
     Path
-        A name in the same folder with the same suffix, to write to.
+        A path in the same folder with the same suffix, to write to.
 
     Raises
     ------
     StorageError
-        If the disk is full, read-only or otherwise refuses; `path` is then as it was before.
+        If the disk is full, read-only or fails; `path` is then unchanged.
     """
     final = Path(path)
     try:
@@ -91,7 +90,7 @@ def _remove_leftovers(final: Path) -> None:
 
 
 def _change_mode(temporary: Path) -> None:
-    """Let others read it as the user's mask says; some file systems know no modes."""
+    """Set the mode by the user's umask; some file systems have no modes."""
     try:
         temporary.chmod(0o666 & ~_umask())
     except OSError as error:
@@ -100,7 +99,7 @@ def _change_mode(temporary: Path) -> None:
 
 
 def _flush(temporary: Path) -> None:
-    """Wait until the content is on the disk, which may find only then that it is full."""
+    """Flush the content to the disk, which may report only now that it is full."""
     handle = os.open(temporary, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -112,13 +111,13 @@ def _flush(temporary: Path) -> None:
 
 
 def _explained(error: Exception, final: Path) -> Exception:
-    """Say in plain words why a file cannot be written, if it is the disk that refused."""
+    """Build the error that explains why a file cannot be written, if the disk is the cause."""
     if isinstance(error, InputError):
         return error
-    number = next((n for n in TOLD_IN_WORDS if os.strerror(n) in str(error)), None)
+    number = next((n for n in ERRORS_IN_TEXT if os.strerror(n) in str(error)), None)
     if isinstance(error, OSError):
-        place = error.filename and Path(os.fsdecode(error.filename))
-        if place and place != final.parent and place.parent != final.parent:
+        path = error.filename and Path(os.fsdecode(error.filename))
+        if path and path != final.parent and path.parent != final.parent:
             return error
         number = error.errno if number is None else number
     if number not in REMEDIES:
@@ -136,7 +135,7 @@ def _umask() -> int:
 
 
 def write_tsv(table: pd.DataFrame, path: str | Path, first: Sequence[str] = ()) -> None:
-    """Write a table as tab-separated text, whole or not at all.
+    """Write a table as tab-separated text, atomically.
 
     Parameters
     ----------
@@ -145,7 +144,7 @@ def write_tsv(table: pd.DataFrame, path: str | Path, first: Sequence[str] = ()) 
     path
         The file.
     first
-        Columns to put first, as far as the table has them.
+        Columns to put first, if the table has them.
     """
     leading = [name for name in first if name in table.columns]
     ordered = table[leading + [name for name in table.columns if name not in leading]]
@@ -154,16 +153,16 @@ def write_tsv(table: pd.DataFrame, path: str | Path, first: Sequence[str] = ()) 
 
 
 def read_lines(path: str | Path, what: str, most_bytes: int = 2**27) -> list[str]:
-    """Read the lines of a text file that a user wrote, by whatever program.
+    """Read the lines of a user's text file.
 
     Parameters
     ----------
     path
         UTF-8, with or without a byte-order mark, or UTF-16 with one; lines end as on any system.
     what
-        What the file is, and which key names it, for messages.
+        Description of the file with its configuration key, for messages.
     most_bytes
-        A larger file is not read.
+        Largest number of bytes of a file that is read.
 
     Returns
     -------
@@ -202,35 +201,34 @@ def read_lines(path: str | Path, what: str, most_bytes: int = 2**27) -> list[str
 
 
 def fingerprint(path: str | Path) -> str:
-    """Digest the size of a file and parts of its content, in milliseconds whatever its size.
+    """Digest the size of a file and parts of its content, in milliseconds for any size.
 
-    A file that was replaced by one with an older date, which no comparison of dates finds, has
-    another fingerprint.
+    The fingerprint also detects a file that was replaced by one with an older date.
 
     Parameters
     ----------
     path
-        A file, read whole up to a mebibyte, and else in pieces that are evenly spread; or a
-        folder, such as a zarr store; names and sizes of all its files count.
+        A file, read completely up to 1 MiB, else in evenly spread pieces; or a folder, such as a
+        zarr store, by names and sizes of its files.
 
     Returns
     -------
     str
-        Hexadecimal digits; ``absent`` if there is nothing.
+        Hexadecimal digits; ``absent`` if it does not exist.
     """
-    place = Path(path)
+    root = Path(path)
     digest = hashlib.sha256()
-    if place.is_dir():
-        for part in sorted(one for one in place.rglob("*") if one.is_file()):
-            digest.update(f"{part.relative_to(place)}\t{part.stat().st_size}\n".encode())
+    if root.is_dir():
+        for part in sorted(one for one in root.rglob("*") if one.is_file()):
+            digest.update(f"{part.relative_to(root)}\t{part.stat().st_size}\n".encode())
             if part.suffix == ".json" or part.name.startswith(".z"):
                 digest.update(part.read_bytes())
         return digest.hexdigest()[:16]
-    if not place.is_file():
+    if not root.is_file():
         return "absent"
-    size = place.stat().st_size
+    size = root.stat().st_size
     digest.update(str(size).encode())
-    with place.open("rb") as file:
+    with root.open("rb") as file:
         for piece in range(PIECES if size > PIECES * PIECE_BYTES else 1):
             file.seek(piece * max(size - PIECE_BYTES, 0) // (PIECES - 1))
             digest.update(file.read(PIECE_BYTES if size > PIECES * PIECE_BYTES else size))
@@ -238,13 +236,13 @@ def fingerprint(path: str | Path) -> str:
 
 
 def write_text(text: str, path: str | Path) -> None:
-    """Write text, whole or not at all."""
+    """Write text atomically."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_parquet(table: pd.DataFrame, provenance: str, path: str | Path) -> None:
-    """Write a table as parquet with its provenance in the metadata, whole or not at all."""
+    """Write a table as parquet, with its provenance in the metadata, atomically."""
     content = pyarrow.Table.from_pandas(table, preserve_index=False)
     metadata = {**(content.schema.metadata or {}), b"provenance": provenance.encode()}
     with whole_file(path) as temporary:
@@ -254,18 +252,18 @@ def write_parquet(table: pd.DataFrame, provenance: str, path: str | Path) -> Non
 def write_parquet_parts(
     parts: Iterable[pd.DataFrame], names: Sequence[str], provenance: str, path: str | Path
 ) -> None:
-    """Write parts of a table one after another, so that all need not be in memory.
+    """Write a table as parquet part by part, in bounded memory, atomically.
 
     Parameters
     ----------
     parts
-        With the same columns.
+        Tables with the same columns.
     names
-        The columns that hold names, which are read back as categories.
+        Columns of names, which are read as categories.
     provenance
-        What made it, as JSON, kept in the metadata.
+        Provenance record, JSON, stored in the metadata.
     path
-        The file, whole or absent.
+        The file.
     """
     with whole_file(path) as temporary, contextlib.ExitStack() as open_files:
         writer = None
@@ -286,11 +284,11 @@ def _as_arrow(part: pd.DataFrame, names: Sequence[str], provenance: str) -> pyar
 
 
 def _gathered(parts: Iterable[pyarrow.Table]) -> Iterator[pyarrow.Table]:
-    """Put small parts together, since a file describes each that is written, and reads it apart."""
+    """Join small parts, since each written part is a row group with metadata of its own."""
     waiting: list[pyarrow.Table] = []
     for part in parts:
         waiting.append(part)
-        if sum(len(one) for one in waiting) >= ROWS_AT_ONCE:
+        if sum(len(one) for one in waiting) >= ROWS_PER_GROUP:
             yield pyarrow.concat_tables(waiting).unify_dictionaries()
             waiting = []
     if waiting:
@@ -298,7 +296,7 @@ def _gathered(parts: Iterable[pyarrow.Table]) -> Iterator[pyarrow.Table]:
 
 
 def _dictionary(column: "pd.Series[Any]") -> pyarrow.DictionaryArray:
-    """Encode names, however many there are, by 32-bit integers, so that all parts are alike."""
+    """Encode names by 32-bit integers, so that all parts have the same schema."""
     names = column.astype("category").cat
     codes = names.codes.to_numpy(dtype="int32")
     return pyarrow.DictionaryArray.from_arrays(
@@ -314,7 +312,7 @@ def read_table(path: str | Path, text: Sequence[str] = ()) -> pd.DataFrame:
     path
         The file.
     text
-        Columns of a file.tsv that hold text even where all of it looks like numbers.
+        Columns of a TSV file to read as text, even if they look like numbers.
     """
     if Path(path).suffix == ".parquet":
         return pd.read_parquet(path)
@@ -322,10 +320,8 @@ def read_table(path: str | Path, text: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def read_table_in_parts(
-    path: str | Path, at_once: int, text: Sequence[str] = ()
+    path: str | Path, n_rows: int, text: Sequence[str] = ()
 ) -> Iterator[pd.DataFrame]:
-    """Read a table that :func:`write_tsv` wrote, so many rows at a time."""
-    with pd.read_csv(
-        path, dtype=dict.fromkeys(text, str), chunksize=at_once, **AS_WRITTEN
-    ) as parts:
+    """Read a table that :func:`write_tsv` wrote in parts of `n_rows` rows."""
+    with pd.read_csv(path, dtype=dict.fromkeys(text, str), chunksize=n_rows, **AS_WRITTEN) as parts:
         yield from parts

@@ -1,6 +1,6 @@
-"""Layout of results: the runs of a configuration, their files, and what each target consists of.
+"""Layout of results: runs of a configuration, their files, and the files of each target.
 
-Imports neither torch nor scanpy, since the Snakefile calls it.
+The module does not import torch, since the Snakefile imports it.
 """
 
 import functools
@@ -66,7 +66,7 @@ RUN = f"{SPLIT}/{{model}}/seed{{seed}}"
 TABLES = TABLES_FOLDER
 FIGURES = "results/{experiment}/figures"
 
-# where a canonical screen has its labels, so that it is read like any other file
+# labels of a canonical screen, to check it like a user's file
 CANONICAL = {"perturbation_matrix": {"obsm": "dosage", "names": "perturbations"}}
 
 
@@ -81,23 +81,21 @@ class Layout:
     config
         A validated configuration.
     check_files
-        Whether files of the user's are checked as soon as a job is planned that needs them.
+        Whether to check the user's files when a job that needs them is planned.
 
     Attributes
     ----------
     models
-        Settings of every model by name, candidates of grids among them.
+        Settings of every model by name, candidates of grids included.
     candidates
-        By the name of a model with a grid, its candidates, one of which stands for it on each
-        split.
+        Candidates by the name of a model with a grid; one of them is selected on each split.
     trained, fitted, fitted_together
-        Names of the models that are trained; of those among them that a training of their own
-        gives, which a model with a grid has not; and of those among these whose seeds are trained
-        as one program.
+        Names of the trained models; of those without a grid, which have a training of their own;
+        and of those among them whose seeds are trained together.
     ceilings, baselines
-        Names of the others.
+        Names of the other models.
     training
-        The settings of training that a result depends on.
+        Settings of training that results depend on.
     """
 
     def __init__(self, config: Mapping[str, Any], check_files: bool = False) -> None:
@@ -126,24 +124,24 @@ class Layout:
     # What experiments and their models are.
 
     def source(self, experiment: str) -> str:
-        """Name the source of an experiment's screen."""
+        """Return the source of an experiment's screen."""
         return str(self.screens[self.experiments[experiment]["screen"]]["source"])
 
     def has_counts(self, experiment: str) -> bool:
-        """Tell whether an experiment's screen has counts, and so effects on expression."""
+        """Whether an experiment's screen has counts, and so effects on expression."""
         return self.source(experiment) not in GAUSSIAN
 
     def has_published_results(self, experiment: str) -> bool:
-        """Tell whether the paper reports results of such an experiment."""
+        """Whether the paper reports results of such an experiment."""
         split = self.experiments[experiment]["split"]["kind"]
         return is_published(self.source(experiment), split)
 
     def is_simulated(self, experiment: str) -> bool:
-        """Tell whether the truth of an experiment's screen is known."""
+        """Whether the truth of an experiment's screen is known."""
         return self.source(experiment) in SIMULATORS
 
     def properties(self, experiment: str) -> list[str]:
-        """List what an experiment has for figures and tables, see samsvae/report/sections.py."""
+        """List the features of an experiment that figures and tables need."""
         entry = self.experiments[experiment]
         trained = any(model in self.trained for model in entry["models"])
         has = {
@@ -161,23 +159,23 @@ class Layout:
         return sorted(name for name, present in has.items() if present)
 
     def counts_of(self, wildcards: Wildcards) -> bool:
-        """Tell whether a job's experiment has counts."""
+        """Whether a job's experiment has counts."""
         return self.has_counts(wildcards["experiment"])
 
     def true_effects_of(self, wildcards: Wildcards) -> bool:
-        """Tell whether the true effects of a job's screen are known."""
+        """Whether the true effects of a job's screen are known."""
         return self.source(wildcards["experiment"]) in WITH_PROGRAMMES
 
     def tests_gene_sets_of(self, wildcards: Wildcards) -> bool:
-        """Tell whether gene sets are tested among the genes of a job's experiment."""
+        """Whether gene sets are tested among the genes of a job's experiment."""
         return self.counts_of(wildcards) and bool(self.gene_sets_of(wildcards))
 
     def trained_of(self, wildcards: Wildcards) -> bool:
-        """Tell whether a job's model is trained."""
+        """Whether a job's model is trained."""
         return wildcards["model"] in self.trained
 
     def baseline_of(self, wildcards: Wildcards) -> bool:
-        """Tell whether a job's model is a baseline."""
+        """Whether a job's model is a baseline."""
         return wildcards["model"] in self.baselines
 
     # Screens, and the files that they are made of.
@@ -187,38 +185,38 @@ class Layout:
         return [name for name, entry in self.screens.items() if entry["source"] in sources]
 
     def settings_of_screen(self, wildcards: Wildcards) -> dict[str, Any]:
-        """Give the entry of a screen in the configuration."""
+        """Return the entry of a screen in the configuration."""
         return self.screens[wildcards["screen"]]
 
     def content_of_download(self, name: str) -> dict[str, Any]:
-        """Give what would make another file of a download: all but its addresses."""
+        """Return the entry of a download without its URLs, which do not change the file."""
         return {k: v for k, v in self.config["downloads"][name].items() if k != "urls"}
 
     def content_of_screen(self, wildcards: Wildcards) -> dict[str, Any]:
-        """Give the same of the download that a screen is made of."""
+        """Return the entry of a screen's download without its URLs."""
         return self.content_of_download(str(download_of(self.screens[wildcards["screen"]])))
 
     def users_file_of(self, wildcards: Wildcards) -> str:
-        """Give the path of a user's own file, once it passes its checks."""
+        """Return the path of a user's file, after its checks."""
         return self.users_files_of(wildcards)["path"]
 
     def users_files_of(self, wildcards: Wildcards) -> dict[str, str]:
-        """Name the user's own files that a screen is made of, once they pass their checks."""
+        """Return the user's files of a screen, after their checks."""
         self._check(check_screen_file, wildcards["screen"])
         return files_of(self.screens[wildcards["screen"]])
 
     def fingerprints_of(self, wildcards: Wildcards) -> dict[str, str]:
-        """Digest these files in milliseconds, so that one replaced by an older one is noticed."""
+        """Compute fingerprints of the user's files, which detect replaced files of any date."""
         return fingerprints_of(self.screens[wildcards["screen"]])
 
     def warnings_of(self, wildcards: Wildcards) -> list[str]:
-        """Say where it stands that the warnings of an experiment's screen were shown, if any."""
+        """Return the marker file of shown warnings of an experiment's screen, if there is one."""
         screen = self.experiments[wildcards["experiment"]]["screen"]
         shown = f"{CHECK}.warnings.txt".format(screen=screen)
         return [shown] if screen in self.checked_screens() else []
 
     def receipt_of(self, wildcards: Wildcards) -> str:
-        """Give the path of the receipt that says that a screen's published file is whole."""
+        """Return the path of the receipt of a screen's published file."""
         name = wildcards["screen"]
         self._check(check_screen_file, name)
         if self.screens[name]["path"] is not None:
@@ -226,15 +224,15 @@ class Layout:
         return f"results/downloads/{download_of(self.screens[name])}.json"
 
     def screen_of(self, wildcards: Wildcards) -> str:
-        """Give the path of an experiment's screen, once all files of the experiment pass."""
+        """Return the path of an experiment's screen, after checks of the experiment's files."""
         self._check(check_experiment, wildcards["experiment"])
         return SCREEN.format(screen=self.experiments[wildcards["experiment"]]["screen"])
 
     @functools.cache  # noqa: B019 - one layout lives as long as its workflow
     def _check(self, check: Callable[[Mapping[str, Any], str], object], name: str) -> None:
-        """Check files while jobs are planned; what is wrong ends Snakemake in one message.
+        """Check files while jobs are planned, and end Snakemake with a message on an error.
 
-        By SystemExit: to whatever else an input function raises, Snakemake adds a traceback.
+        SystemExit, since Snakemake adds a traceback to any other exception of an input function.
         """
         if self.check_files:
             try:
@@ -248,7 +246,7 @@ class Layout:
         return [self._gmt(name, experiment) for name in gene_set_names(self.config, experiment)]
 
     def gene_sets_on(self, screen: str) -> dict[str, str]:
-        """Give the GMT files that experiments test on a screen, by name."""
+        """Return the GMT files that experiments test on a screen, by name."""
         return {
             name: self._gmt(name, experiment)
             for experiment, entry in self.experiments.items()
@@ -273,14 +271,14 @@ class Layout:
         return list(dict.fromkeys(self.experiments[name]["screen"] for name in checked))
 
     def checked_settings_of(self, wildcards: Wildcards) -> dict[str, Any]:
-        """Say where a screen's file has what: the user's own file, or else the canonical screen."""
+        """Return the source settings of a check: the user's file, else the canonical screen."""
         entry = self.screens[wildcards["screen"]]
         if entry["source"] == "h5ad":
             return own_settings(entry)
         return {"path": SCREEN.format(**wildcards), **CANONICAL}
 
     def checked_files_of(self, wildcards: Wildcards) -> list[str]:
-        """List the files that a check reads; one that is missing is for the check to tell."""
+        """List the existing files of a check; the check reports missing ones."""
         settings = self.checked_settings_of(wildcards)
         made = [SCREEN.format(**wildcards), PROGRAMMES.format(**wildcards)]
         named = [settings.get(key) for key in ("path", "genes", "guide_table")]
@@ -299,7 +297,7 @@ class Layout:
         return sorted({name for experiment in self.experiments for name in self.splits(experiment)})
 
     def settings_of_splits(self, wildcards: Wildcards) -> dict[str, dict[str, Any]]:
-        """Say what the splits of an experiment are, by name."""
+        """Return the settings of an experiment's splits, by name."""
         return {name: vars(split) for name, split in self.splits(wildcards["experiment"]).items()}
 
     def runs(
@@ -339,7 +337,7 @@ class Layout:
         return [vars(run) for run in runs(self.experiments[experiment], self.models)]
 
     def runs_of(self, **chosen: Any) -> Callable[[Wildcards], list[RunOf]]:
-        """Make a parameter function: the runs of a job's experiment, or of its split."""
+        """Build a parameter function of the runs of a job's experiment, or of its split."""
         return lambda wildcards: self.runs(
             wildcards["experiment"], split=_value(wildcards, "split"), **chosen
         )
@@ -358,7 +356,7 @@ class Layout:
         return [model for model in entry["models"] if model in self.trained]
 
     def seeds_to_choose_by(self, wildcards: Wildcards) -> list[int]:
-        """List the seeds by which a candidate is chosen: the experiment's, and the job's own."""
+        """List the seeds to select a candidate by: the experiment's, and the job's own."""
         seeds: list[int] = self.experiments[wildcards["experiment"]]["seeds"]
         own = int(wildcards["seed"])
         return seeds if own in seeds else [*seeds, own]
@@ -374,7 +372,7 @@ class Layout:
         return groups
 
     def split_to_train_on(self, wildcards: Wildcards) -> str:
-        """Give the path of the split that one seed of a model is trained on.
+        """Return the path of the split that one seed of a model is trained on.
 
         Raises
         ------
@@ -394,14 +392,14 @@ class Layout:
     # Files of many runs.
 
     def for_runs(self, pattern: str, **chosen: Any) -> InputFunction:
-        """Fill a pattern for each run that :meth:`runs_of` chooses."""
+        """Fill a pattern for each run of :meth:`runs_of`."""
         runs = self.runs_of(**chosen)
         return lambda wildcards: [
             pattern.format(experiment=wildcards["experiment"], **run) for run in runs(wildcards)
         ]
 
     def for_shown_runs(self, pattern: str) -> InputFunction:
-        """Fill a pattern for each run that :meth:`shown_runs_of` lists."""
+        """Fill a pattern for each run of :meth:`shown_runs_of`."""
         return lambda wildcards: [
             pattern.format(experiment=wildcards["experiment"], **run)
             for run in self.shown_runs_of(wildcards)
@@ -414,7 +412,7 @@ class Layout:
         )
 
     def for_single_runs(self, pattern: str) -> InputFunction:
-        """Fill a pattern for each trained run where an experiment has one run of each model."""
+        """Fill a pattern for each trained run, if an experiment has one run per model."""
         return lambda wildcards: self.for_runs(pattern, models=self.single_models_of(wildcards))(
             wildcards
         )
@@ -437,11 +435,11 @@ class Layout:
         """Fill a pattern for each candidate of a job's model, from the job's seed or from all."""
 
         def filled(wildcards: Wildcards) -> list[str]:
-            place = {"experiment": wildcards["experiment"], "split": wildcards["split"]}
+            fixed = {"experiment": wildcards["experiment"], "split": wildcards["split"]}
             own: list[int | str] = [wildcards["seed"]]
             seeds = [*self.seeds_to_choose_by(wildcards)] if all_seeds else own
             return [
-                pattern.format(**place, model=candidate, seed=seed)
+                pattern.format(**fixed, model=candidate, seed=seed)
                 for candidate in self.candidates[wildcards["model"]]
                 for seed in seeds
             ]
@@ -449,7 +447,7 @@ class Layout:
         return filled
 
     def for_choices(self, pattern: str) -> InputFunction:
-        """Fill a pattern for each split and model with a grid, by the first seed; all are alike."""
+        """Fill a pattern for each split and model with a grid, by the first seed."""
 
         def filled(wildcards: Wildcards) -> list[str]:
             entry = self.experiments[wildcards["experiment"]]
@@ -468,7 +466,7 @@ class Layout:
         return filled
 
     def for_metrics(self, of_split: str, of_bounds: str, of_truth: str) -> InputFunction:
-        """Fill the patterns of all tables of metrics that an experiment has."""
+        """Fill the patterns of all tables of metrics of an experiment."""
 
         def filled(wildcards: Wildcards) -> list[str]:
             experiment = wildcards["experiment"]
@@ -482,7 +480,7 @@ class Layout:
     # Targets.
 
     def all_runs(self) -> list[str]:
-        """List what every run of every experiment leaves behind for others to read."""
+        """List the final outputs of every run of every experiment."""
         trained = ["model.safetensors", "history.tsv", "iwelbo.parquet"]
         return [
             file
@@ -495,7 +493,7 @@ class Layout:
         ]
 
     def all_tables(self) -> list[str]:
-        """List every table that an experiment shows or draws, once, and all of its metrics."""
+        """List all tables of experiments, each once, and their metrics."""
         return sorted(
             {
                 self.for_first_split(path)({"experiment": experiment})
@@ -516,11 +514,11 @@ class Layout:
         ]
 
     def table_of_figure(self, wildcards: Wildcards) -> str:
-        """Give the path of the table behind a figure."""
+        """Return the path of the table of a figure."""
         return self.for_first_split(SHOWN_FIGURES[wildcards["figure"]].path)(wildcards)
 
     def options_of_figure(self, wildcards: Wildcards) -> dict[str, Any]:
-        """Give what a figure needs to know beside its table."""
+        """Return the options of a figure."""
         evaluation = self.config["evaluation"]
         return {
             "models": self.experiments[wildcards["experiment"]]["models"],
@@ -529,7 +527,7 @@ class Layout:
 
 
 def _value(wildcards: Wildcards, name: str) -> str | None:
-    """Read a wildcard that not every job has; `in` looks among the values of Snakemake's."""
+    """Return a wildcard, None if the job does not have it; `in` would search values."""
     return wildcards[name] if name in wildcards.keys() else None  # noqa: SIM118
 
 
@@ -548,7 +546,7 @@ def figures_listed(table: str | Path) -> list[str]:
 
 
 def run_of(wildcards: Wildcards) -> RunOf:
-    """Give the run that a job belongs to."""
+    """Return the run of a job."""
     return {
         "split": wildcards["split"],
         "model": wildcards["model"],
@@ -557,19 +555,19 @@ def run_of(wildcards: Wildcards) -> RunOf:
 
 
 def one_of(names: Iterable[str]) -> str:
-    """Write a regular expression for any of some names; it matches nothing if there are none."""
+    """Build a regular expression that matches any of some names; nothing without names."""
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def report_suffix(name: str | None, configfiles: Sequence[str | Path], default: str | Path) -> str:
-    """Tell the reports of configurations apart, so that they lie side by side.
+    """Return the suffix of a configuration's report, so that several reports can coexist.
 
     Parameters
     ----------
     name
-        What the configuration calls itself, if anything.
+        Name of the report in the configuration, if any.
     configfiles
-        The files that it was read from.
+        Files of the configuration.
     default
         The file of the default configuration.
 
@@ -587,7 +585,7 @@ def report_suffix(name: str | None, configfiles: Sequence[str | Path], default: 
 
 
 def closing_words(report: str, findings: str, started: float) -> str:
-    """Say what came out, if the report was written since `started`, and where to look.
+    """Return the message at the end of a run: new findings, and the path of the report.
 
     Parameters
     ----------
@@ -599,7 +597,7 @@ def closing_words(report: str, findings: str, started: float) -> str:
     Returns
     -------
     str
-        Empty where there is no report.
+        Empty without a report.
     """
     if not Path(report).is_file():
         return ""

@@ -1,6 +1,6 @@
-"""Checks that take a moment, done while jobs are planned.
+"""Fast checks of files while Snakemake plans jobs.
 
-Imports neither torch nor scanpy, since the Snakefile calls it.
+The module does not import torch, since the Snakefile imports it.
 """
 
 from collections.abc import Mapping
@@ -16,22 +16,21 @@ from samsvae.sources.verification import PublishedFile, check_file_size
 
 
 def check_experiment(config: Mapping[str, Any], name: str) -> None:
-    """Check the files that an experiment needs: its screen by header or size, gene sets, groups.
+    """Check the files of an experiment: its screen by header or size, gene sets, groups.
 
-    A published file that is not there yet is no fault, and none is read through.
+    A published file may be missing, since a rule downloads it; no file is read completely.
 
     Parameters
     ----------
     config
         A validated configuration.
     name
-        Of the experiment.
+        Name of the experiment.
 
     Raises
     ------
     InputError
-        If a file is missing, cannot be what it should be, or a gene-set file shares no gene with
-        the screen it would be tested on.
+        If a file is missing or invalid, or a gene set file has no gene in common with the screen.
     """
     experiment = config["experiments"][name]
     genes = check_screen_file(config, experiment["screen"])
@@ -48,14 +47,14 @@ def check_experiment(config: Mapping[str, Any], name: str) -> None:
 
 
 def check_screen_file(config: Mapping[str, Any], name: str) -> list[str] | None:
-    """Check the files that a screen is made of, as far as they are there.
+    """Check the existing files of a screen.
 
     Parameters
     ----------
     config
         A validated configuration.
     name
-        Of the screen.
+        Name of the screen.
 
     Returns
     -------
@@ -65,11 +64,11 @@ def check_screen_file(config: Mapping[str, Any], name: str) -> list[str] | None:
     Raises
     ------
     InputError
-        If a file is missing or cannot be what it should be.
+        If a file is missing or invalid.
     """
     screen = config["screens"][name]
     if screen["source"] == "h5ad":
-        # anndata takes as long to import as a small configuration to plan
+        # importing anndata takes as long as planning a small configuration
         from samsvae.sources.h5ad import check_header
         from samsvae.sources.h5ad_source import H5adSource
 

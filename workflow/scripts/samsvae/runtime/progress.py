@@ -1,4 +1,4 @@
-"""Log how fast long work goes, and how long it will still take."""
+"""Progress of long work in the log: speed and remaining time."""
 
 import io
 import logging
@@ -13,26 +13,26 @@ LINE = "{desc}{n_fmt}/{total_fmt} ({percentage:.0f} %)  {rate_noinv_fmt}  {remai
 
 
 class Progress(tqdm):
-    """Log a line now and then: how far work is, how fast, and how long the rest takes.
+    """Progress bar of tqdm that writes lines to the log.
 
-    A tqdm whose lines go to the log, which is in the terminal and in the file of the job. It draws
-    no bar: jobs that run side by side share a terminal, where one bar would overwrite another.
+    The log is in the terminal and in the file of the job. It draws no bar: jobs that run side by
+    side share a terminal, where one bar would overwrite another.
 
     Parameters
     ----------
     what
-        Of what there is so much to do, such as ``cell``; begins each line.
+        Description at the start of each line, such as ``cell``.
     total
-        How much there is to do.
+        Total amount of work.
     unit
-        What a speed is written with, such as ``' cells'``.
+        Unit of the speed, such as ``' cells'``.
     done
-        How much was done before.
+        Amount of work that was done before.
     every
-        Seconds between lines at least; by default :data:`SECONDS_BETWEEN_LINES`. With 0, each
-        update logs a line.
+        Smallest number of seconds between lines; by default :data:`SECONDS_BETWEEN_LINES`. With 0,
+        each update logs a line.
     **options
-        Of :class:`tqdm.tqdm`.
+        Options of :class:`tqdm.tqdm`.
     """
 
     monitor_interval = 0  # no thread beside the work
@@ -64,12 +64,12 @@ class Progress(tqdm):
         )
 
     def update(self, n: float | None = 1) -> bool | None:
-        """Count more work; a line is logged when one is due."""
+        """Add work, and log a line when one is due."""
         self.total = max(self.total, self.n + (n or 0))  # a file may be longer than published
         return super().update(n)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Log a line; what tqdm writes to clear a bar is no message."""
+        """Log a line; the messages by which tqdm clears a bar are ignored."""
         if msg is None:
             logger.info("%s", str(self))
 

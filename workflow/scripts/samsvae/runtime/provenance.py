@@ -1,8 +1,8 @@
-"""Provenance of results: what made a file, and the lineage of records behind it.
+"""Provenance of results: records of jobs, and the lineage of a file.
 
-Each job leaves a record of every file that it made: the digests of the file and of those it was
-made from, the configuration, code, versions, seed and machine. From record to record, a figure
-leads back to the data of its screen.
+Each job writes a record of every output: the digests of the file and of its inputs, the
+configuration, code, versions, seed and machine. The records give the lineage of a figure, back to
+the data of its screen.
 """
 
 import hashlib
@@ -24,28 +24,28 @@ PACKAGES = ("anndata", "gseapy", "illico", "numpy", "pandas", "pyro-ppl", "scipy
 
 
 def digest_of(value: Any) -> str:
-    """Digest a JSON-like value, whatever the order of its keys."""
+    """Digest a JSON-like value, independent of the order of its keys."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def provenance(config: Mapping[str, Any], code: str, **inputs: str) -> str:
-    """Describe what made a file, as JSON text to keep in its metadata.
+    """Build the provenance record of a file, as JSON for its metadata.
 
     Parameters
     ----------
     config
         The part of the configuration that the file depends on.
     code
-        What :func:`samsvae.runtime.digest.code_digest` gave.
+        A digest of :func:`samsvae.runtime.digest.code_digest`.
     **inputs
-        Digests of the data it was made from, by name.
+        Digests of the input data, by name.
 
     Returns
     -------
     str
-        JSON with the configuration and its digest, the code's and the data's digests, versions
-        of Python and packages, and the kind of machine.
+        JSON with the configuration and its digest, the digests of code and data, versions of
+        Python and packages, and the kind of machine.
     """
     return json.dumps(
         {
@@ -62,7 +62,7 @@ def provenance(config: Mapping[str, Any], code: str, **inputs: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of this library, Python and the packages that results depend on."""
+    """Return the versions of this library, Python and the packages that results depend on."""
     return {
         "samsvae": samsvae.__version__,
         "python": platform.python_version(),
@@ -71,17 +71,17 @@ def versions() -> dict[str, str]:
 
 
 RECORDS = Path("results/provenance")
-SHOWN = 6  # files of a stage
+SHOWN = 6  # files of a rule
 
 
 def record_path(path: str | Path) -> Path:
-    """Where the record of a result is, a file below ``results``."""
+    """Return the path of the record of a result below ``results``."""
     *folders, name = Path(path).relative_to("results").parts
     return RECORDS.joinpath(*folders, f"{name}.json")
 
 
-def keep_records(snakemake: Any) -> None:
-    """Write down what a finished job was given and what it made.
+def write_records(snakemake: Any) -> None:
+    """Write the records of the outputs of a finished job.
 
     Parameters
     ----------
@@ -110,16 +110,16 @@ def keep_records(snakemake: Any) -> None:
 
 
 def seed_of(config: Mapping[str, Any], wildcards: Mapping[str, str]) -> int | None:
-    """Read the seed off a job's settings or name; None if it has no randomness of its own."""
-    places = (config, config.get("split"), config.get("settings"))
-    given = [place["seed"] for place in places if isinstance(place, Mapping) and "seed" in place]
+    """Find the seed of a job in its settings or wildcards; None if the job is deterministic."""
+    sections = (config, config.get("split"), config.get("settings"))
+    given = [part["seed"] for part in sections if isinstance(part, Mapping) and "seed" in part]
     if given:
         return int(given[0])
     return int(wildcards["seed"]) if "seed" in wildcards else None
 
 
 def machine() -> dict[str, str]:
-    """Name the machine, its kind, and its GPU if the job has used one."""
+    """Describe the machine: name, kind, and the GPU if the job has used one."""
     found = {"name": platform.node(), "kind": f"{platform.system()} {platform.machine()}"}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
@@ -138,23 +138,23 @@ def file_digest(path: str | Path) -> str:
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:
-    """Read what is recorded of a file; None if nothing is, as of what is no result."""
+    """Read the record of a file; None if there is none, as for files that are not results."""
     try:
         return json.loads(record_path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # of which relative_to raises one, too
+    except (OSError, ValueError):  # relative_to also raises ValueError
         return None
 
 
 def known_digest(path: str | Path) -> str:
-    """Digest a file, or take the digest from its record if it is as it was then."""
+    """Return the digest of a file, from its record if the file has not changed since."""
     record, status = read_record(path), os.stat(path)
     if record and (record["size"], record["modified"]) == (status.st_size, status.st_mtime_ns):
         return str(record["sha256"])
     return file_digest(path)
 
 
-def chain(path: str | Path) -> list[dict[str, Any]]:
-    """List the records of a file and of all that it was made from, the file's own first."""
+def lineage(path: str | Path) -> list[dict[str, Any]]:
+    """List the records of a file and of all its direct and indirect inputs, its own first."""
     seen: dict[str, dict[str, Any]] = {}
     waiting = [str(path)]
     while waiting:
@@ -167,27 +167,27 @@ def chain(path: str | Path) -> list[dict[str, Any]]:
     return list(seen.values())
 
 
-def describe_chain(path: str | Path) -> str:
-    """Tell what a file was made from, by which code and configuration, stage after stage.
+def describe_lineage(path: str | Path) -> str:
+    """Format the lineage of a file: inputs, code and configuration, rule by rule.
 
     Parameters
     ----------
     path
-        A file below ``results``, seen from the working directory.
+        A file below ``results``, relative to the working directory.
 
     Returns
     -------
     str
-        One paragraph for each rule, back to the data; files that have changed since are marked.
+        One paragraph per rule, back to the data, and the files that have changed since.
     """
-    records = chain(path)
+    records = lineage(path)
     made = [record for record in records if record["rule"]]
-    stages: dict[str, list[dict[str, Any]]] = {}
+    by_rule: dict[str, list[dict[str, Any]]] = {}
     for record in made:
-        stages.setdefault(record["rule"], []).append(record)
+        by_rule.setdefault(record["rule"], []).append(record)
     lines = [str(path)]
-    for rule, of_rule in stages.items():
-        lines += ["", *_describe_stage(rule, of_rule)]
+    for rule, of_rule in by_rule.items():
+        lines += ["", *_describe_rule(rule, of_rule)]
     given = [record["file"] for record in records if not record["rule"]]
     if given:
         lines += ["", "given"]
@@ -195,11 +195,11 @@ def describe_chain(path: str | Path) -> str:
         lines += [f"  {file}  sha256 {digests.get(file, 'unknown')}" for file in sorted(given)]
     for what, values in _environment(made):
         lines += ["", what, *(f"  {value}  ({number} files)" for value, number in values.items())]
-    lines += ["", *(list(changes(records)) or ["Every file is as it was when the next was made."])]
+    lines += ["", *(list(changes(records)) or ["No file has changed since."])]
     return "\n".join(lines) + "\n"
 
 
-def _describe_stage(rule: str, records: list[dict[str, Any]]) -> Iterator[str]:
+def _describe_rule(rule: str, records: list[dict[str, Any]]) -> Iterator[str]:
     yield f"{rule}: {len(records)} file(s)"
     for record in records[:SHOWN]:
         seed = "" if record["seed"] is None else f"  seed {record['seed']}"
@@ -220,7 +220,7 @@ def _environment(records: list[dict[str, Any]]) -> Iterator[tuple[str, Counter[s
 
 
 def changes(records: list[dict[str, Any]]) -> Iterator[str]:
-    """Name files that are no longer what they were when another was made from them."""
+    """List the files that have changed since others were made from them."""
     for record in records:
         for file, digest in record["inputs"].items():
             if not Path(file).exists():

@@ -1,7 +1,7 @@
-"""Run the script of a rule: as a job of Snakemake, or by hand for a debugger.
+"""Runner of the scripts of rules: as a job of Snakemake, or by hand for a debugger.
 
-For a debugger: ``python -m pdb workflow/scripts/train_model.py RESULT`` runs the script on what
-Snakemake would run it on to make RESULT. Nothing catches errors, and no record is kept.
+``python -m pdb workflow/scripts/train_model.py RESULT`` runs a script with the inputs and
+parameters of the job that makes RESULT. Errors are not caught, and no record is written.
 """
 
 import argparse
@@ -15,29 +15,29 @@ from pathlib import Path
 from typing import Any
 
 from samsvae.runtime.errors import InputError, Interrupted
-from samsvae.runtime.provenance import keep_records
+from samsvae.runtime.provenance import write_records
 
 SNAKEFILE = Path(__file__).resolve().parents[4] / "Snakefile"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a script reads of the object that Snakemake gives it.
+    """Substitute of the job object that Snakemake passes to a script.
 
     Attributes
     ----------
     rule
         Name of the rule.
     input, output, params, log
-        Of the job, by name and position.
+        Items of the job, by name and position.
     wildcards
-        Of the job, by name.
+        Wildcards of the job, by name.
     config
         The validated configuration.
     threads
         Number of threads.
     resources
-        Empty: they are what a cluster would be asked for.
+        Empty: resources are for clusters.
     """
 
     rule: str
@@ -57,12 +57,12 @@ def run_by_hand(main: Callable[[Any], None], arguments: Sequence[str]) -> None:
     Parameters
     ----------
     main
-        Takes Snakemake's job object.
+        Function of Snakemake's job object.
     arguments
-        Of the command line: the result, and options.
+        Command line: the result, and options.
     """
     parser = argparse.ArgumentParser(
-        description="Run a script on what Snakemake would run it on, and write its results."
+        description="Run a script on the job that makes a result, and write its outputs."
     )
     parser.add_argument("result", help="path of a result of the script, in the working directory")
     parser.add_argument("--configfile", nargs="+", default=[], help="as for snakemake")
@@ -85,7 +85,7 @@ def job_of(
     result
         Path of an output, in the working directory.
     configfiles
-        Configurations beside the default.
+        Configuration files in addition to the default.
     threads
         Number of threads that the script may use.
     snakefile
@@ -94,7 +94,7 @@ def job_of(
     Returns
     -------
     Job
-        Stands in for Snakemake's object. The folders of its outputs exist.
+        Substitute of Snakemake's object. The folders of its outputs exist.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def job_of(
         opened.dag()
         workflow = opened._workflow
         rules = [rule for rule in workflow.rules if rule.is_producer(result)]
-        # as Snakemake chooses between the training of a seed and that of all seeds
+        # as ruleorder: prefer training all seeds together to training a seed
         rules.sort(key=lambda rule: rule.name == "train")
         if not rules:
             raise InputError(
@@ -124,7 +124,7 @@ def job_of(
                 "configuration that it belongs to by --configfile."
             )
         planned = SnakemakeJob(rules[0], DAG(workflow, rules=rules), rules[0].get_wildcards(result))
-        # an ancient input only asks for an order of jobs
+        # an ancient input only defines the order of jobs
         needed = [str(path) for path in planned.input if not is_flagged(path, "ancient")]
         missing = [path for path in needed if not Path(path).exists()]
         if missing:
@@ -151,23 +151,23 @@ IN_LOG_ALONE = {"to_terminal": False}
 
 
 def run_job(main: Callable[[Any], None], snakemake: Any | None) -> None:
-    """Run a front door's `main` with its log open, and keep a record of what it made.
+    """Run the `main` of a script with its log, and write records of its outputs.
 
     Progress goes to the terminal and to the rule's log file; warnings of libraries and tracebacks
-    go to the log file alone. Whatever stops a job is told in a sentence. (Numerical libraries get
-    the rule's threads from Snakemake, by OMP_NUM_THREADS and its like.)
+    go to the log file alone. An error ends the job with a one-line message. (Snakemake sets the
+    threads of numerical libraries by OMP_NUM_THREADS and similar variables.)
 
     Parameters
     ----------
     main
-        Takes Snakemake's job object.
+        Function of Snakemake's job object.
     snakemake
-        The job object that Snakemake gives to a script; None where it is run by hand.
+        The job object that Snakemake passes to a script; None if run by hand.
     """
     if snakemake is None:
         run_by_hand(main, sys.argv[1:])
         return
-    logging.raiseExceptions = False  # where the disk is full, a log is the least of what is lost
+    logging.raiseExceptions = False  # a full disk must not fail a job by its log
     log_path = Path(snakemake.log[0])
     log_path.parent.mkdir(parents=True, exist_ok=True)
     before = signal.signal(signal.SIGTERM, _end)
@@ -180,10 +180,10 @@ def run_job(main: Callable[[Any], None], snakemake: Any | None) -> None:
 
 
 def _status(main: Callable[[Any], None], snakemake: Any, log_path: Path) -> int:
-    """Do the work, and give the status that the process ends with."""
+    """Run `main`, and return the exit status."""
     try:
         main(snakemake)
-        keep_records(snakemake)
+        write_records(snakemake)
     except InputError as error:
         logger.error("%s", error)
         return 1
@@ -195,7 +195,7 @@ def _status(main: Callable[[Any], None], snakemake: Any, log_path: Path) -> int:
         return 128 + signal.SIGINT
     except Exception as error:
         logger.error(
-            "stopped by an unexpected error, %s: %s. The whole of it is in %s",
+            "unexpected error, %s: %s. The traceback is in %s",
             type(error).__name__, error, log_path,
         )  # fmt: skip
         logger.debug("the error:", exc_info=True, extra=IN_LOG_ALONE)
@@ -204,8 +204,8 @@ def _status(main: Callable[[Any], None], snakemake: Any, log_path: Path) -> int:
 
 
 def _end(number: int, _: Any) -> None:
-    """Leave by the usual way, so that half-written files are removed."""
-    raise Interrupted(f"asked to end by {signal.Signals(number).name}", number)
+    """Raise an exception, so that temporary files are removed."""
+    raise Interrupted(f"interrupted by {signal.Signals(number).name}", number)
 
 
 def _send_to(log_file: Any, rule: str, wildcards: dict[str, str]) -> None:

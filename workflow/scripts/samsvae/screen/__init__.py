@@ -1,1 +1,1 @@
-"""The canonical screen: counts, design, labels, validation and splits."""
+"""The canonical screen: counts, design matrix, labels, validation and splits."""

@@ -1,4 +1,4 @@
-"""The canonical screen: the one form of data that every later stage relies on.
+"""The canonical screen, the data format of every later stage.
 
 An AnnData object with
 
@@ -8,15 +8,16 @@ An AnnData object with
 - ``obs["library_size"]``: counts of the cell over the retained genes, never 0; or its counts over
   all genes, from a column of the source;
 - ``obsm["dosage"]``: doses, CSR, cells x single perturbations, named by ``uns["perturbations"]``;
-- ``uns["provenance"]``: JSON text, where it came from; ``uns["content_digest"]``: a digest of
-  counts, names and labels, and of what follows where a source has it:
+- ``uns["provenance"]``: provenance record, JSON; ``uns["content_digest"]``: a digest of counts,
+  names and labels, and of the following, if the source has it:
 - ``obs["batch"]``, ``obs["context"]``: categorical, where ``uns["batch_column"]`` and
   ``uns["context_column"]`` name the columns that they come from (``uns["library_size_column"]`` the
   one of library sizes); all further columns of obs are covariates;
 - ``obs["guide"]``: all guides of the cell, joined by ``|``; ``obsm["guides"]``: the same as CSR,
   cells x guides, in the order of the table ``uns["guides"]``: ``guide``, ``target`` (``control``
-  where it targets no gene) and ``kind`` (targeting, non-targeting or safe-targeting);
-- ``uns["lost_cells"]``: cells of the source that were left out, ``reason`` and ``cells``.
+  if it targets no gene) and ``kind`` (targeting, non-targeting or safe-targeting);
+- ``uns["lost_cells"]``: numbers of cells of the source that were left out, ``reason`` and
+  ``cells``.
 """
 
 import hashlib
@@ -38,7 +39,7 @@ from samsvae.screen.labels import CONTROL, components, doses
 from samsvae.screen.validation import check_counts, check_labels, check_names, refuse_empty_cells
 
 BATCH, CONTEXT, GUIDE = "batch", "context", "guide"  # columns of obs
-# by the key of uns that declares it, and names where it is from, a column of obs
+# column of obs, by the key of uns that declares it and names its source
 DECLARED = {
     "batch_column": BATCH,
     "context_column": CONTEXT,
@@ -46,7 +47,7 @@ DECLARED = {
     "guides": GUIDE,
 }
 LOST_CELLS = "lost_cells"  # in uns
-NO_COUNT = "no count"  # the reason of a cell without a count in the genes kept
+NO_COUNT = "no count"  # reason of a cell without counts of the retained genes
 JOINED_GUIDES = "|"  # joins the guides of a cell in obs
 
 
@@ -68,7 +69,7 @@ def build_screen(
     cell_names, gene_names
         Unique names.
     where
-        Where the data come from, for messages.
+        Source of the data, for messages.
 
     Returns
     -------
@@ -78,7 +79,7 @@ def build_screen(
     Raises
     ------
     InputError
-        If counts, names or labels break the contract.
+        If counts, names or labels are not valid.
     """
     matrix = sparse.csr_matrix(counts)
     matrix.sum_duplicates()
@@ -109,7 +110,7 @@ def describe_cells(
     guides: "Guides | None" = None,
     declared: Mapping[str, str] | None = None,
 ) -> anndata.AnnData:
-    """Assemble all of a canonical screen but its counts.
+    """Assemble a canonical screen without its counts.
 
     Parameters
     ----------
@@ -120,11 +121,11 @@ def describe_cells(
     cell_names, gene_names
         Unique names.
     covariates
-        More columns of ``obs``, in the order of the cells.
+        Further columns of ``obs``, in the order of the cells.
     guides
-        Guides of the cells; None if they are not known.
+        Guides of the cells; None if unknown.
     declared
-        By keys of :data:`DECLARED`, columns of the source from which columns of ``obs`` come.
+        Source columns of columns of ``obs``, by keys of :data:`DECLARED`.
 
     Returns
     -------
@@ -141,7 +142,7 @@ def describe_cells(
     screen = anndata.AnnData(
         obs=obs, var=pd.DataFrame(index=pd.Index(gene_names, name="gene").astype(str))
     )
-    screen.obsm["dosage"] = dosages(labels, singles)
+    screen.obsm["dosage"] = design_matrix(labels, singles)
     screen.uns["perturbations"] = np.array(singles, dtype=object)
     screen.uns.update(declared or {})
     if guides is not None:
@@ -159,7 +160,7 @@ def lost_cells(numbers: Mapping[str, int], before: pd.DataFrame | None = None) -
     numbers
         Cells by reason.
     before
-        A table to add them to.
+        Table to add them to.
 
     Returns
     -------
@@ -172,8 +173,8 @@ def lost_cells(numbers: Mapping[str, int], before: pd.DataFrame | None = None) -
     return table.astype({"reason": object, "cells": np.int64})
 
 
-def dosages(perturbation: Sequence[str] | pd.Categorical, singles: Sequence[str]) -> Any:
-    """Encode labels as the sum of their single perturbations, each at its dose.
+def design_matrix(perturbation: Sequence[str] | pd.Categorical, singles: Sequence[str]) -> Any:
+    """Encode labels as rows of the design matrix, each single perturbation at its dose.
 
     Parameters
     ----------
@@ -185,7 +186,7 @@ def dosages(perturbation: Sequence[str] | pd.Categorical, singles: Sequence[str]
     Returns
     -------
     scipy.sparse.csr_matrix
-        N x T, float32; the dose of each single perturbation, 0 where the label has it not.
+        N x T, float32; the dose of each single perturbation, 0 if the label does not have it.
     """
     column = {name: index for index, name in enumerate(singles)}
     labels = pd.Categorical(perturbation)
@@ -197,16 +198,16 @@ def dosages(perturbation: Sequence[str] | pd.Categorical, singles: Sequence[str]
 
 
 class ContentDigest:
-    """Digest of what a screen says, whatever the file looks like: counts, genes, labels.
+    """Digest of counts, names and labels of a screen, independent of its file format.
 
-    The counts may be given in blocks of cells, of any sizes.
+    Counts may be added in blocks of cells of any sizes.
     """
 
     def __init__(self) -> None:
         self._counts, self._genes, self._cells = (hashlib.sha256() for _ in range(3))
 
     def add(self, counts: sparse.csr_matrix) -> None:
-        """Take in the next cells."""
+        """Add the next cells."""
         for digest, array in (
             (self._counts, counts.data),
             (self._genes, counts.indices.astype(np.int32, copy=False)),
@@ -221,7 +222,7 @@ class ContentDigest:
             digest.update(part.digest())
         for names in (screen.obs_names, screen.var_names, screen.obs["perturbation"]):
             digest.update("\n".join(names).encode())
-        # only what a screen declares, so that other screens keep the digest that they have had
+        # declared columns only, so that digests of screens without them stay the same
         for key, column in DECLARED.items():
             if key in screen.uns:
                 digest.update(f"{key}\n".encode())
@@ -242,14 +243,14 @@ def perturbations(screen: anndata.AnnData) -> list[str]:
 
 
 def write_source_screen(screen: anndata.AnnData, provenance: str, path: str | Path) -> None:
-    """Write a screen that a source has made, whole or not at all.
+    """Write a screen of a source atomically.
 
     Parameters
     ----------
     screen
         Canonical screen.
     provenance
-        What made it, as JSON; the digest of the content is kept beside it.
+        Provenance record, JSON; the digest of the content is stored with it.
     path
         The file.
     """
@@ -266,12 +267,12 @@ def read_screen(path: str | Path) -> anndata.AnnData:
 
 @contextmanager
 def open_screen(path: str | Path) -> Iterator[anndata.AnnData]:
-    """Read all of a screen but its counts, which stay in the file until their rows are asked for.
+    """Open a screen in backed mode: counts stay in the file until their rows are accessed.
 
     Yields
     ------
     AnnData
-        Of use until the context is left.
+        Valid within the context.
     """
     screen = anndata.read_h5ad(path, backed="r")
     try:
@@ -283,49 +284,49 @@ def open_screen(path: str | Path) -> Iterator[anndata.AnnData]:
 def counts_in_blocks(
     screen: anndata.AnnData, cells: np.ndarray | None, largest_block: int
 ) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
-    """Go through the counts of cells in order.
+    """Iterate over the counts of cells in order, block by block.
 
     Parameters
     ----------
     screen
         Canonical screen, whose counts may be in a file.
     cells
-        Boolean, one per cell of the screen, those to go through; None for all.
+        Boolean, one per cell of the screen; None for all.
     largest_block
-        Most elements of a block, cells x genes, zeros among them.
+        Largest number of elements of a block, cells x genes, zeros included.
 
     Yields
     ------
     positions : ndarray
-        Of some cells in the screen.
+        Indices of the block's cells in the screen.
     counts : csr_matrix
         The same cells x genes.
     """
-    counts, at_once = screen.X, max(1, largest_block // screen.n_vars)
-    for first in range(0, screen.n_obs, at_once):
-        positions = np.arange(first, min(first + at_once, screen.n_obs))
+    counts, block_size = screen.X, max(1, largest_block // screen.n_vars)
+    for first in range(0, screen.n_obs, block_size):
+        positions = np.arange(first, min(first + block_size, screen.n_obs))
         if cells is not None:
             positions = positions[cells[positions]]
         if len(positions):
-            block = sparse.csr_matrix(counts[first : first + at_once])
+            block = sparse.csr_matrix(counts[first : first + block_size])
             whole = len(positions) == block.shape[0]
             yield positions, block if whole else block[positions - first]
 
 
 def digest_of_screen(screen: anndata.AnnData) -> str:
-    """Get the digest of a screen's content, taken when it was written."""
+    """Return the digest of a screen's content, computed when it was written."""
     return str(screen.uns["content_digest"])
 
 
 def read_digest(path: str | Path) -> str:
-    """Read the digest of a screen's content, and nothing else."""
+    """Read the digest of a screen's content without its data."""
     with h5py.File(path, "r") as file:
         return str(file["uns/content_digest"].asstr()[()])
 
 
 @dataclass(frozen=True)
 class Guides:
-    """Guides beside the genes that they target.
+    """Guides of cells, and the genes that they target.
 
     Attributes
     ----------
@@ -339,14 +340,14 @@ class Guides:
     present: sparse.csr_matrix
 
     def of(self, cells: np.ndarray) -> "Guides":
-        """Keep some cells, and the guides that they have."""
+        """Select some cells and their guides."""
         present = self.present[cells]
         held = np.flatnonzero(np.asarray(present.sum(axis=0)).ravel() > 0)
         table = self.table.iloc[held].reset_index(drop=True)
         return Guides(table, sparse.csr_matrix(present[:, held]))
 
     def names(self) -> pd.Categorical:
-        """Join the names of each cell's guides; an empty text where it has none."""
+        """Join the names of each cell's guides; an empty string for a cell without guides."""
         guides = self.table["guide"].to_numpy(dtype=object)
         codes, rows = group_rows(self.present)
         joined = [
@@ -359,7 +360,7 @@ class Guides:
 
 
 def span_of_row(matrix: sparse.csr_matrix, row: int) -> slice:
-    """Tell which entries of a sparse matrix are those of a row."""
+    """Return the slice of the entries of a row of a sparse matrix."""
     return slice(matrix.indptr[row], matrix.indptr[row + 1])
 
 
@@ -374,11 +375,11 @@ def group_rows(matrix: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
     Returns
     -------
     codes : ndarray of int
-        For each row the number of its distinct row.
+        Index of each row's distinct row.
     rows : ndarray of int
-        Where each distinct row first occurs.
+        First occurrence of each distinct row.
     """
-    # two sums of random numbers, modulo 2**64, tell rows apart but for a chance of 2**-128 a pair
+    # two random projections modulo 2**64: collisions have a probability of 2**-128 a pair
     rng = np.random.default_rng(0)
     weights = rng.integers(0, 2**63, (2, matrix.shape[1] + 1), dtype=np.uint64) * 2 + 1
     bits = matrix.data.astype(np.float32).view(np.uint32).astype(np.uint64) + 1
@@ -396,9 +397,11 @@ def group_rows(matrix: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
 
 
 def categories_of(codes: np.ndarray, labels: Sequence[str | None]) -> pd.Categorical:
-    """Make a categorical of codes into labels, which may repeat; None is missing."""
+    """Build a categorical from codes of labels, which may repeat; None is missing."""
     known = sorted({label for label in labels if label is not None})
-    place = {label: at for at, label in enumerate(known)}
-    moved = np.array([place.get(label, -1) if label is not None else -1 for label in labels] + [-1])
-    found = pd.Categorical.from_codes(moved[np.asarray(codes, dtype=np.int64)], known)
+    index = {label: at for at, label in enumerate(known)}
+    mapped = np.array(
+        [index.get(label, -1) if label is not None else -1 for label in labels] + [-1]
+    )
+    found = pd.Categorical.from_codes(mapped[np.asarray(codes, dtype=np.int64)], known)
     return found.remove_unused_categories()

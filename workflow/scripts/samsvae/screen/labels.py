@@ -1,9 +1,7 @@
-"""Canonical labels of perturbations, their doses, and how labels of a source become canonical.
+"""Canonical labels of perturbations with their doses, and the parser of labels of sources.
 
-A part of a canonical label is a perturbation, ``GENE`` at dose 1 and ``GENE@0.5`` at another.
-
-``"control"``, a gene, or genes in alphabetical order joined by ``+``, each with its dose unless
-that is 1: ``A@0.5+B``.
+A canonical label is ``"control"``, a gene, or genes in alphabetical order joined by ``+``, each
+with its dose unless that is 1: ``A@0.5+B``.
 """
 
 import re
@@ -22,8 +20,8 @@ DOSED = re.compile(rf"(.+){MARK}([0-9]+(?:\.[0-9]+)?)", re.DOTALL)
 
 
 def with_dose(name: str, dose: float) -> str:
-    """Name a perturbation at a dose, to the precision of float32; dose 1 goes without saying."""
-    # positional, since the exponent of 1e+20 holds the sign that joins combinations
+    """Format a perturbation at a dose, to the precision of float32; dose 1 is omitted."""
+    # positional, since the exponent of 1e+20 contains the delimiter of combinations
     text = np.format_float_positional(np.float32(dose), trim="-")
     return name if text == "1" else f"{name}{MARK}{text}"
 
@@ -34,13 +32,13 @@ def split_dose(part: str) -> tuple[str, float]:
     return (dosed[1], float(dosed[2])) if dosed else (part, 1.0)
 
 
-def check_undosed(label: str, part: str, where: str) -> None:
-    """Refuse a part of a source's label that would read as a dose.
+def refuse_dose_in_label(label: str, part: str, where: str) -> None:
+    """Refuse a part of a source's label that looks like a dose.
 
     Raises
     ------
     InputError
-        Naming the label; other uses of ``@``, as in ``HOXA@``, pass.
+        Naming the label. Other uses of ``@``, as in ``HOXA@``, are allowed.
     """
     if DOSED.fullmatch(part):
         raise InputError(
@@ -53,31 +51,31 @@ def check_undosed(label: str, part: str, where: str) -> None:
 def read_doses(
     value: Any, label: str, targets: Sequence[str | None], delimiter: str | None, where: str
 ) -> dict[str, float]:
-    """Read a cell's doses.
+    """Parse the doses of a cell.
 
     Parameters
     ----------
     value
-        As in the column: a number, or numbers joined by `delimiter`; not used for a control.
+        Value of the column: a number, or numbers joined by `delimiter`; not used for a control.
     label
         The cell's label in the source, for messages.
     targets
-        Gene of each part of the label, in its order; None for a control.
+        Target gene of each part of the label, in its order; None for a control.
     delimiter
-        What joins the genes of a combination; None if nothing does.
+        Delimiter of the genes of a combination; None without combinations.
     where
         File and column, for messages.
 
     Returns
     -------
     dict of float
-        Dose by perturbation; none for a control cell.
+        Dose by perturbation; empty for a control cell.
 
     Raises
     ------
     InputError
-        If there is no dose, there are too few or too many, one is no positive finite number (in
-        float32), or a gene has two.
+        If doses are missing, too few or too many, not positive and finite in float32, or if a gene
+        has two.
     """
     if not any(targets):
         return {}
@@ -122,12 +120,12 @@ def _dose(text: str, what: str, remedy: str) -> float:
 CONTROL = "control"
 JOIN = "+"
 
-# no gene symbol contains these, so a label that does was meant as a combination
+# no gene symbol contains these: a label with one is a combination
 FOREIGN_DELIMITERS = "+|,;&"
-# gene symbols may contain these: suspect if all parts are labels or measured genes themselves
+# gene symbols may contain these: likely delimiters if all parts are labels or measured genes
 POSSIBLE_DELIMITERS = "_/:-. "
 
-# names under which screens keep control cells
+# common labels of control cells
 CONTROL_LIKE = re.compile(
     r"(sg|g)?(ctrl|controls?|ntc?|nt[-_ ]?guide|non[-_ ]?target(s|ing)?|no[-_ ]?target(s|ing)?)"
     r"([-_ .]?(sg|g|guide|sgrna|grna|control|ctrl)?[-_ .]?\d+)?([-_ .].*)?"
@@ -137,9 +135,9 @@ CONTROL_LIKE = re.compile(
     r"|neg([-_ ]?\d+)?",
     re.IGNORECASE,
 )
-# the same for genomic loci that are cut without an effect
+# common labels of safe-targeting guides, which cut without an effect
 SAFE_LIKE = re.compile(r".*(safe[-_ ]?(target|harbou?r|cut)|aavs1|rosa26|ccr5).*", re.IGNORECASE)
-# names under which they keep cells without a guide, or with several that cannot be distinguished
+# common labels of cells without a guide, or with several
 NO_GUIDE_LIKE = re.compile(
     r"|[-–—.?*]+|nan|none|null|n/?a|unknown|un-?assigned|un-?mapped|un-?detected|undetermined"
     r"|multi(plet|ple|[-_ ].*)?s?|doublets?|ambiguous|negative|blank|empty[-_ ]?droplet"
@@ -150,46 +148,46 @@ NO_GUIDE_LIKE = re.compile(
 
 
 def doses(perturbation: str) -> dict[str, float]:
-    """Read the doses of a canonical label's single perturbations (none for control)."""
+    """Parse the doses of a canonical label's single perturbations (none for control)."""
     return {} if perturbation == CONTROL else dict(map(split_dose, perturbation.split(JOIN)))
 
 
 def components(perturbation: str) -> list[str]:
-    """Name a canonical label's single perturbations, without doses (none for control)."""
+    """List a canonical label's single perturbations, without doses (none for control)."""
     return list(doses(perturbation))
 
 
 def label_of(parts: Mapping[str, float]) -> str:
-    """Write the canonical label of single perturbations at their doses."""
+    """Format the canonical label of single perturbations at their doses."""
     return JOIN.join(with_dose(name, parts[name]) for name in sorted(parts)) or CONTROL
 
 
 def file_name(perturbation: str) -> str:
-    """Write a perturbation's name so that it can be the name of a file.
+    """Encode the name of a perturbation as a file name.
 
-    What has a meaning in paths, such as a slash, is written as in web addresses (``%2F``).
+    Characters with a meaning in paths, such as a slash, are percent-encoded (``%2F``).
     """
     quoted = quote(perturbation, safe=JOIN + "@")
     return f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted
 
 
 def perturbation_of(file_name: str) -> str:
-    """Read the name of a perturbation that :func:`file_name` wrote."""
+    """Decode the name of a perturbation that :func:`file_name` encoded."""
     return unquote(file_name)
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Labels that mean one thing, such as control: named one by one, or matched by a pattern.
+    """Set of labels, such as those of control cells, listed or matched by a pattern.
 
     Attributes
     ----------
     names
         The labels, without white space at their ends.
     pattern
-        A regular expression that is searched for in a label; None if all are named.
+        A regular expression to search for in a label; None if labels are listed.
     missing
-        Whether a cell without a label is meant as well.
+        Whether missing labels belong to the set.
     """
 
     names: frozenset[str] = frozenset()
@@ -198,14 +196,14 @@ class LabelSet:
 
     @classmethod
     def of(cls, given: Any, key: str) -> "LabelSet":
-        """Read a value of the configuration: a label, a list of labels, or ``{pattern: ...}``.
+        """Parse a value of the configuration: a label, a list of labels, or ``{pattern: ...}``.
 
         Parameters
         ----------
         given
-            The value. None, NaN and the text ``nan`` stand for a missing label as well.
+            The value. None, NaN and the string ``nan`` also mean a missing label.
         key
-            The configuration's, for the message.
+            Configuration key, for the message.
 
         Raises
         ------
@@ -224,7 +222,7 @@ class LabelSet:
         return cls(names, missing="nan" in {name.casefold() for name in names})
 
     def __contains__(self, label: str) -> bool:
-        """Whether a label, or a part of one, is meant."""
+        """Whether a label, or a part of one, belongs to the set."""
         if self.pattern is not None:
             return bool(self.pattern.search(label))
         return label.strip() in self.names
@@ -237,16 +235,16 @@ class LabelSet:
 
 @dataclass(frozen=True)
 class ReadLabel:
-    """A label of a source, understood.
+    """Parsed label of a source.
 
     Attributes
     ----------
     label
-        Its canonical form, without doses.
+        Canonical form, without doses.
     parts
-        Genes or guides of which it consists, as written.
+        Its genes or guides, as written.
     targets
-        Gene of each part; None for a control.
+        Target gene of each part; None for a control.
     """
 
     label: str
@@ -256,20 +254,20 @@ class ReadLabel:
 
 @dataclass
 class LabelGrammar:
-    """How a source writes the labels of perturbations.
+    """Parser of the labels of a source.
 
     Attributes
     ----------
     control
         Labels of control cells, and of control guides within combinations.
     delimiter
-        What joins the genes of a combination; None if nothing does.
+        Delimiter of the genes of a combination; None without combinations.
     where
         File and column, for messages.
     measured
-        Measured genes: evidence of what a label is made of.
+        Measured genes, which help to split labels.
     target_of
-        Gives the gene of a part, None if it does not know it; None if parts are genes.
+        Maps a part to its target gene, or to None if unknown; None if parts are genes.
     """
 
     control: LabelSet
@@ -280,7 +278,7 @@ class LabelGrammar:
     _singles: set[str] = field(default_factory=set)
 
     def read(self, labels: Iterable[str]) -> list[ReadLabel]:
-        """Read distinct labels.
+        """Parse distinct labels.
 
         Returns
         -------
@@ -291,8 +289,8 @@ class LabelGrammar:
         Raises
         ------
         InputError
-            If a label has an empty part or one that reads as a dose, looks like a combination that
-            is written with another delimiter, or is called control without being one.
+            If a label has an empty part or one that looks like a dose, seems to be a combination
+            with another delimiter, or has the name of control cells without being a control.
         """
         written = [label.strip() for label in labels]
         self._singles.update(
@@ -311,8 +309,8 @@ class LabelGrammar:
     def split(self, label: str) -> list[str]:
         """Split a label into its parts; genes whose symbols contain the delimiter stay whole.
 
-        Where the parts are not known as genes or guides, but neighbours joined again are, as
-        ``HLA`` and ``A`` are where the delimiter is ``-``, they are taken together.
+        If parts are no known genes or guides, but neighbours joined again are, as ``HLA`` and
+        ``A`` with the delimiter ``-``, they are joined.
         """
         if self.delimiter is None or label in self.control:
             return [label]
@@ -329,7 +327,7 @@ class LabelGrammar:
         return parts
 
     def _joined_again(self, parts: Sequence[str]) -> list[str] | None:
-        """Find the most neighbours joined again that are all known; None if there are none."""
+        """Join neighbouring parts to the largest number of known names; None if impossible."""
         assert self.delimiter is not None
         best: list[list[str] | None] = [[]]
         for end in range(1, len(parts) + 1):
@@ -377,7 +375,7 @@ class LabelGrammar:
                 f"{self.where}: the label {label!r} cannot be kept as it is, since {JOIN!r} joins "
                 f"combinations. Rename it in the file, or set 'delimiter'."
             )
-        check_undosed(label, target, self.where)
+        refuse_dose_in_label(label, target, self.where)
 
     def _check_delimiter(self, read: Sequence[ReadLabel]) -> None:
         genes = {(t, one) for one in read for t in one.targets if t is not None}
@@ -391,7 +389,7 @@ class LabelGrammar:
             joined = {t: label for t, label in suspects if character in t and t != character}
             torn = [t for t in joined if self._is_combination(t, character)]
             by_label = [t for t in torn if self._singles.issuperset(_split(t, character))]
-            # one such label may be the name of a gene, most of them are not
+            # a single such label may be the name of a gene, a majority is not
             if by_label or (torn and 2 * len(torn) > len(joined)):
                 raise self._another_delimiter(joined[(by_label or torn)[0]], character)
 
@@ -420,7 +418,7 @@ def _split(label: str, character: str) -> list[str]:
 
 
 def likely_delimiter(labels: Iterable[str], measured: Collection[str]) -> str | None:
-    """Find a sign that joins measured genes in labels that are no measured genes themselves."""
+    """Find a delimiter that joins measured genes in labels which are not measured genes."""
     written = list(labels)
     for character in FOREIGN_DELIMITERS + POSSIBLE_DELIMITERS:
         having = [label for label in written if character in label.strip()]
@@ -436,7 +434,7 @@ def likely_delimiter(labels: Iterable[str], measured: Collection[str]) -> str | 
 
 
 def refuse_no_control(labels: Iterable[str], control: LabelSet, where: str) -> InputError:
-    """Say that no cell has a control label, and which labels look like one."""
+    """Build the error of missing control cells, with the labels that look like controls."""
     known = sorted({str(label).strip() for label in labels})
     alike = [label for label in known if CONTROL_LIKE.fullmatch(label)]
     shown = ", ".join(map(repr, alike[:5])) if alike else ""
@@ -450,7 +448,7 @@ def refuse_no_control(labels: Iterable[str], control: LabelSet, where: str) -> I
 def canonical_labels(
     labels: Sequence[str], control: str | LabelSet, delimiter: str | None, where: str
 ) -> list[str]:
-    """Bring perturbation labels into canonical form.
+    """Convert labels of perturbations to canonical form.
 
     Parameters
     ----------
@@ -459,7 +457,7 @@ def canonical_labels(
     control
         The source's label, or labels, of control cells.
     delimiter
-        What joins the genes of a combination in the source; None if nothing does.
+        Delimiter of the genes of a combination in the source; None without combinations.
     where
         File and column, for messages.
 
@@ -472,7 +470,7 @@ def canonical_labels(
     Raises
     ------
     InputError
-        If no label is control, or one cannot be read; see :meth:`LabelGrammar.read`.
+        If no label is control, or one cannot be parsed; see :meth:`LabelGrammar.read`.
     """
     known = control if isinstance(control, LabelSet) else LabelSet.of(control, "control")
     read = LabelGrammar(known, delimiter, where).read(labels)

@@ -1,7 +1,7 @@
-"""Divide cells into training, validation and test cells, the same for every model and baseline.
+"""Splits of cells into training, validation and test cells, common to all models and baselines.
 
-The divisions of Bereket & Karaletsos 2023 (their section 4): ``random``,
-``unseen_combinations`` and ``data_efficiency``.
+Kinds of splits of Bereket & Karaletsos 2023, section 4: ``random``, ``unseen_combinations`` and
+``data_efficiency``.
 """
 
 from collections import Counter
@@ -23,28 +23,28 @@ from samsvae.screen.labels import CONTROL, components
 
 TRAIN, VAL, TEST, UNUSED = "train", "val", "test", "unused"
 TEST_FRACTION = 0.2
-VAL_FRACTION = 0.2  # of what is left after the test cells, so 16 % of all
+VAL_FRACTION = 0.2  # of the cells that are not test cells, 16 % of all
 TEST_PAIRS_FRACTION = 0.25
 FEWEST_CELLS = 10
 TEXT = ("cell", "perturbation", "split")  # columns of the table of a split
 
 
 def split_screen(screen: anndata.AnnData, split: Split) -> np.ndarray:
-    """Divide the cells of a screen, as :func:`split_cells`, or as its simulator made them."""
+    """Split the cells of a screen by :func:`split_cells`, or by the parts of its simulator."""
     if split.kind == "as_simulated":
         return screen.obs["part"].to_numpy(dtype=object)
     return split_cells(screen.obs["perturbation"].astype(str), split)
 
 
 def split_cells(perturbation: Sequence[str], split: Split) -> np.ndarray:
-    """Divide cells.
+    """Split cells into training, validation and test cells.
 
     Parameters
     ----------
     perturbation
         Canonical label of each cell.
     split
-        The kind of division, its fraction and its seed.
+        The kind of split, its fraction and its seed.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def split_cells(perturbation: Sequence[str], split: Split) -> np.ndarray:
     Raises
     ------
     InputError
-        If there are too few cells, or no combinations where the kind needs them.
+        If there are too few cells, or no combinations although the kind needs them.
     """
     labels = np.asarray(perturbation, dtype=object)
     if len(labels) < FEWEST_CELLS:
@@ -75,7 +75,7 @@ def split_cells(perturbation: Sequence[str], split: Split) -> np.ndarray:
             f"The split {split.kind!r} needs cells with combinations, and the screen has none. "
             "Use the split 'random', or set the screen's 'delimiter'."
         )
-    # drawn alike for both kinds, which so agree where every pair may be trained on
+    # the same draw for both kinds, which therefore agree if every pair may be trained on
     of_pairs = _train_val_test(np.flatnonzero(is_pair), rng)
     others = rng.permutation(np.flatnonzero(~is_pair))
     n_val = round(VAL_FRACTION * len(others))
@@ -89,7 +89,7 @@ def split_cells(perturbation: Sequence[str], split: Split) -> np.ndarray:
 
 
 def _train_val_test(cells: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Divide cells: test first, then validation of what is left; each in the order drawn."""
+    """Draw test cells, then validation cells of the others; each in the order drawn."""
     order = rng.permutation(cells)
     n_test = round(TEST_FRACTION * len(cells))
     n_val = round(VAL_FRACTION * (len(cells) - n_test))
@@ -103,7 +103,7 @@ def _train_val_test(cells: np.ndarray, rng: np.random.Generator) -> dict[str, np
 def _of_chosen_pairs(
     of_pairs: dict[str, np.ndarray], labels: np.ndarray, fraction: float, seed: int
 ) -> dict[str, np.ndarray]:
-    """Keep test cells of the last quarter of pairs, others of the first fraction of pairs."""
+    """Select test cells of the last quarter of pairs, others of the first fraction of pairs."""
     pairs = sorted({labels[cell] for cells in of_pairs.values() for cell in cells})
     trained, tested = chosen_pairs(pairs, fraction, seed)
     kept = {TEST: tested, VAL: trained, TRAIN: trained}
@@ -114,22 +114,22 @@ def _of_chosen_pairs(
 
 
 def chosen_pairs(pairs: Sequence[str], fraction: float, seed: int) -> tuple[set[str], set[str]]:
-    """Choose the pairs that may be trained on, and those that are tested.
+    """Choose training pairs and test pairs.
 
     Parameters
     ----------
     pairs
         Distinct labels.
     fraction
-        Share of all pairs that may be trained on. Up to 0.75 none of them is tested; with 1 the
-        tested ones are trained on, too, by cells of their own.
+        Fraction of all pairs that may be trained on. Up to 0.75 they are disjoint from the test
+        pairs; with 1 test pairs are also trained on, by other cells.
     seed
-        Seed of the order; as the fraction grows, pairs are added.
+        Seed of the order; a larger fraction adds pairs.
 
     Returns
     -------
     trained, tested : set of str
-        The first of them, and the last quarter, at least one.
+        The first pairs in this order, and the last quarter, at least one.
     """
     order = np.array(sorted(pairs), dtype=object)
     np.random.default_rng(seed).shuffle(order)
@@ -143,14 +143,14 @@ def chosen_pairs(pairs: Sequence[str], fraction: float, seed: int) -> tuple[set[
 def check_trained(
     perturbation: Sequence[str], parts: np.ndarray, untrained_perturbations: str
 ) -> list[str]:
-    """Find the single perturbations that no training cell received.
+    """Find the single perturbations without training cells.
 
     Parameters
     ----------
     perturbation
         Canonical label of each cell.
     parts
-        What :func:`split_cells` gave.
+        Split of :func:`split_cells`.
     untrained_perturbations
         ``refuse`` or ``keep_prior``, as in the configuration.
 
@@ -162,30 +162,30 @@ def check_trained(
     Raises
     ------
     InputError
-        If there are any and they are to be refused, or if no control cell trains.
+        If there are any and they are to be refused, or if there are no training control cells.
     """
     labels = np.asarray(perturbation, dtype=object)
     cells: Counter[str] = Counter(part for label in labels for part in components(label))
     trained = {part for label in set(labels[parts == TRAIN]) for part in components(label)}
     if CONTROL not in set(labels[parts == TRAIN]):
         raise InputError(
-            f"None of the {int((labels == CONTROL).sum())} control cell(s) is a training cell. "
-            "More control cells are needed."
+            f"None of the {int((labels == CONTROL).sum())} control cell(s) is a training cell. Add "
+            f"cells labelled {CONTROL!r} to the screen, or use another seed of the split."
         )
     untrained = sorted(set(cells) - trained)
     if untrained and untrained_perturbations == "refuse":
         some = ", ".join(f"{name} ({cells[name]} cells)" for name in untrained[:5])
         raise InputError(
             f"{len(untrained)} perturbation(s) have no training cell in this split: {some}. "
-            "Leave perturbations with few cells out by the screen's 'min_cells' (for instance "
-            "min_cells: 10), or set the split's 'untrained_perturbations' to 'keep_prior': models "
-            "then know nothing of them but their prior."
+            "Exclude perturbations with few cells by the screen's 'min_cells' (for instance "
+            "min_cells: 10), or set the split's 'untrained_perturbations' to 'keep_prior': the "
+            "effects of these perturbations then keep their prior."
         )
     return untrained
 
 
 def held_out_cells(labels: pd.Series, parts: pd.Series) -> np.ndarray:
-    """Choose for each perturbation the cells that no model has seen.
+    """Select the held-out cells of each perturbation.
 
     Parameters
     ----------
@@ -195,8 +195,8 @@ def held_out_cells(labels: pd.Series, parts: pd.Series) -> np.ndarray:
     Returns
     -------
     ndarray of bool
-        Test and unused cells; for a perturbation that has none, its validation cells, which
-        chose the best step of training but were not trained on.
+        Test and unused cells; for a perturbation without any, its validation cells, which
+        selected the best checkpoint but were not trained on.
     """
     unseen = parts.isin([TEST, UNUSED])
     has_unseen = unseen.groupby(labels, observed=True).transform("any")
@@ -204,7 +204,7 @@ def held_out_cells(labels: pd.Series, parts: pd.Series) -> np.ndarray:
 
 
 def split_table(screen: anndata.AnnData, parts: Sequence[str] | pd.Series) -> pd.DataFrame:
-    """Lay out a split as the table kept in split.tsv.
+    """Tabulate a split as in split.tsv.
 
     Returns
     -------
@@ -222,7 +222,7 @@ def split_table(screen: anndata.AnnData, parts: Sequence[str] | pd.Series) -> pd
 
 
 def cell_table(screen: anndata.AnnData, parts: Mapping[str, pd.Series]) -> pd.DataFrame:
-    """Count the cells of each part of each split, and those that were left out before, by reason.
+    """Count the cells of each part of each split, and those left out before, by reason.
 
     Parameters
     ----------
@@ -234,8 +234,8 @@ def cell_table(screen: anndata.AnnData, parts: Mapping[str, pd.Series]) -> pd.Da
     Returns
     -------
     DataFrame
-        ``split`` (empty for cells that are in no split), ``part`` (left out, or of the split),
-        ``reason`` why a cell is left out, ``cells``, and ``fraction`` of all cells of the source.
+        ``split`` (empty for cells in no split), ``part`` (left out, or of the split), ``reason`` of
+        cells that are left out, ``cells``, and ``fraction`` of all cells of the source.
     """
     lost = screen.uns.get(LOST_CELLS, lost_cells({}))
     n_all = screen.n_obs + int(lost["cells"].sum())
@@ -271,7 +271,7 @@ def read_split(path: str | Path, screen: anndata.AnnData) -> pd.Series:
 
 @dataclass(frozen=True)
 class CellsOfSplit:
-    """The rows of a split's table, so many at a time, compared with the screen as they are read.
+    """Iterable over the rows of a split's table in blocks, validated against the screen.
 
     Attributes
     ----------
@@ -279,16 +279,16 @@ class CellsOfSplit:
         File of the split.
     screen
         File of the screen.
-    at_once
-        Cells in a block.
+    block_size
+        Number of cells in a block.
     """
 
     path: Path
     screen: Path
-    at_once: int
+    block_size: int
 
     def __iter__(self) -> Iterator[pd.DataFrame]:
-        """Go through all cells in order.
+        """Iterate over all cells in order.
 
         Raises
         ------
@@ -298,7 +298,7 @@ class CellsOfSplit:
         done = 0
         with h5py.File(self.screen, "r") as file:
             names = file["obs"][file["obs"].attrs["_index"]].asstr()
-            for block in read_table_in_parts(self.path, self.at_once, TEXT):
+            for block in read_table_in_parts(self.path, self.block_size, TEXT):
                 if list(block["cell"]) != list(names[done : done + len(block)]):
                     raise _of_another_screen(self.path)
                 done += len(block)
@@ -308,15 +308,16 @@ class CellsOfSplit:
 
 
 def _of_another_screen(path: str | Path) -> InputError:
-    return InputError(f"{path}: its cells are not those of the screen. Remove the file.")
+    return InputError(
+        f"{path}: its cells are not those of the screen. Remove the file, so that it is made again."
+    )
 
 
 def shuffled_labels(labels: pd.Series, parts: pd.Series, seed: int) -> pd.Series:
     """Permute labels among the training cells, and among the validation cells.
 
-    What a model then learns of a perturbation is chance, while cells, labels and their numbers
-    are what they were. So it shows what a score is worth that a model reaches without any link
-    between cells and labels.
+    Cells, labels and their numbers stay the same, but labels are independent of cells: the score
+    of a model trained on them is that of a negative control.
 
     Parameters
     ----------
@@ -330,7 +331,7 @@ def shuffled_labels(labels: pd.Series, parts: pd.Series, seed: int) -> pd.Series
     Returns
     -------
     Series
-        Labels of the same cells; those of cells that neither train nor validate stay.
+        Labels of the same cells; those of test and unused cells stay.
     """
     rng = np.random.default_rng(seed)
     source = np.arange(len(labels))

@@ -1,4 +1,4 @@
-"""Validate a canonical screen: names, labels, counts; errors say what to change."""
+"""Validation of a canonical screen: names, labels, counts."""
 
 import itertools
 import unicodedata
@@ -12,17 +12,16 @@ from samsvae.runtime.errors import InputError
 from samsvae.screen.labels import CONTROL, components
 
 MOST_CHARACTERS = 200
-AT_ONCE = 10_000  # names of cells; there may be millions
+BATCH_SIZE = 10_000  # names of cells; there may be millions
 
-# control characters (line breaks, tabs, ...), halves of characters, separators of lines and
-# paragraphs, and marks that show nothing or turn the direction of what follows
+# Unicode categories: control, surrogate, line and paragraph separators, format
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp", "Cf")
 
 
 def check_text(texts: Iterable[str], what: str, where: str) -> None:
-    """Refuse what cannot stand in a table or figure: nothing, control characters, endless text.
+    """Refuse text that is empty, too long or has control characters.
 
-    Any other character will do, as tables and figures escape what they must.
+    Any other character is allowed, since tables and figures escape special characters.
 
     Raises
     ------
@@ -30,7 +29,7 @@ def check_text(texts: Iterable[str], what: str, where: str) -> None:
         Quoting the first such text.
     """
     waiting = iter(texts)
-    while some := list(itertools.islice(waiting, AT_ONCE)):
+    while some := list(itertools.islice(waiting, BATCH_SIZE)):
         if _is_plain(some):
             continue
         for text in some:
@@ -43,7 +42,7 @@ def check_text(texts: Iterable[str], what: str, where: str) -> None:
 
 
 def _is_plain(texts: Sequence[str]) -> bool:
-    """Whether nothing can be wrong with any of them: printable ASCII without blanks, not long."""
+    """Whether all texts are printable ASCII without blanks and not too long."""
     joined = "".join(texts)
     sizes = [len(text) for text in texts]
     return (
@@ -56,7 +55,7 @@ def _is_plain(texts: Sequence[str]) -> bool:
 
 
 def text_fault(text: str) -> str | None:
-    """Say what is wrong with a name, if anything is."""
+    """Describe what is wrong with a name; None if it is valid."""
     if not text.strip():
         return "is empty"
     if len(text) > MOST_CHARACTERS:
@@ -72,7 +71,7 @@ MOST_COUNTS = np.iinfo(np.int32).max
 
 
 def check_names(names: Iterable[str], what: str, where: str) -> None:
-    """Refuse duplicate names, and those that are no names: empty, endless, or of several lines.
+    """Refuse names that are duplicate, empty, too long or of several lines.
 
     Raises
     ------
@@ -96,7 +95,7 @@ def check_counts(
     cells: np.ndarray | None = None,
     genes: np.ndarray | None = None,
 ) -> sparse.csr_matrix:
-    """Refuse anything but non-negative integers that int32 can hold.
+    """Refuse values other than non-negative integers within int32.
 
     Parameters
     ----------
@@ -105,7 +104,7 @@ def check_counts(
     where
         File and layer, for messages.
     cells, genes
-        Positions of the rows and columns in the file, for messages; None if they are the file's.
+        Indices of the rows and columns in the file, for messages; None if they are the file's.
 
     Returns
     -------
@@ -127,7 +126,7 @@ def check_counts(
 def _refuse_values(
     matrix: sparse.csr_matrix, where: str, cells: np.ndarray | None, genes: np.ndarray | None
 ) -> None:
-    values = matrix.data.astype(np.float64)  # float32 cannot tell 2**31 from the largest count
+    values = matrix.data.astype(np.float64)  # float32 rounds the largest count to 2**31
     faults = {
         "is not a finite number": ~np.isfinite(values),
         "is negative": values < 0,
@@ -147,7 +146,7 @@ def _refuse_values(
 
 
 def refuse_empty_cells(empty: Sequence[int] | np.ndarray, where: str) -> None:
-    """Refuse cells without a count.
+    """Refuse cells without counts.
 
     Parameters
     ----------
@@ -169,21 +168,21 @@ def refuse_empty_cells(empty: Sequence[int] | np.ndarray, where: str) -> None:
 
 
 def check_library_sizes(library_size: np.ndarray, total: np.ndarray, where: str) -> None:
-    """Refuse library sizes smaller than the sum of the counts that are kept.
+    """Refuse library sizes below the sum of the retained counts.
 
     Parameters
     ----------
     library_size
-        Of each cell, from a column.
+        Library size of each cell, from a column.
     total
-        Sum of its counts in the genes kept.
+        Sum of its counts of the retained genes.
     where
         File and layer, for messages.
 
     Raises
     ------
     InputError
-        Giving both numbers of the first such cell.
+        Naming both values of the first such cell.
     """
     below = library_size < total
     if below.any():
@@ -196,19 +195,19 @@ def check_library_sizes(library_size: np.ndarray, total: np.ndarray, where: str)
 
 
 def check_labels(perturbation: pd.Categorical, where: str) -> None:
-    """Refuse a screen without control cells, or with nothing else.
+    """Refuse a screen without control cells, or without perturbed cells.
 
     Parameters
     ----------
     perturbation
         Canonical label of each cell; every category has a cell.
     where
-        Where the data come from, for messages.
+        Source of the data, for messages.
 
     Raises
     ------
     InputError
-        Saying which is missing, or which label cannot be used.
+        Naming what is missing, or the invalid label.
     """
     present = list(perturbation.categories)
     check_text(sorted({part for label in present for part in components(label)}), "label", where)

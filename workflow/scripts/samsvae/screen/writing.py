@@ -1,4 +1,4 @@
-"""Write a canonical screen whose counts come in blocks, for screens that exceed memory."""
+"""Streaming writer of canonical screens, for screens that exceed memory."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,7 +52,7 @@ def write_screen_in_blocks(
     lost: pd.DataFrame | None = None,
     drop_empty: bool = False,
 ) -> tuple[int, int]:
-    """Write a canonical screen, whole or not at all, from counts that come in blocks.
+    """Write a canonical screen atomically from blocks of counts.
 
     The file has the contents and the digest of one by
     :func:`samsvae.screen.canonical.write_source_screen`. Memory holds one
@@ -61,49 +61,49 @@ def write_screen_in_blocks(
     Parameters
     ----------
     blocks
-        Cells in order: their positions in the source, for messages, and their counts, canonical
+        Cells in order: their indices in the source, for messages, and their counts, canonical
         CSR, cells x genes.
     perturbation
         Canonical label of each cell.
     cell_names, gene_names
         Unique names.
     provenance
-        What made it, as JSON.
+        Provenance record, JSON.
     path
         The file.
     where
-        Where the counts come from, for messages.
+        Source of the counts, for messages.
     genes
-        Positions of the genes in the source, for messages; None if all are kept.
+        Indices of the genes in the source, for messages; None if all are retained.
     covariates
-        More columns of ``obs``, in the order of the cells.
+        Further columns of ``obs``, in the order of the cells.
     known_sizes
         Library size of each cell; None if it is the sum of its counts.
     guides
-        Guides of each cell; None if they are not known.
+        Guides of each cell; None if unknown.
     declared
         As of :func:`samsvae.screen.canonical.describe_cells`.
     lost
-        Cells that were left out before: ``reason`` and ``cells``; None if it is not known.
+        Numbers of cells that were left out before: ``reason`` and ``cells``; None if unknown.
     drop_empty
-        Leave out cells without a count, and log how many, instead of refusing them: a cell whose
-        genes were filtered may have lost all its counts through no fault of the file.
+        Whether to leave out cells without counts, with a line in the log, instead of refusing
+        them: a filter of genes may remove all counts of a cell.
 
     Returns
     -------
     tuple of int
-        Cells and genes written.
+        Numbers of cells and genes written.
 
     Raises
     ------
     InputError
-        If counts, names or labels break the contract.
+        If counts, names or labels are not valid.
     """
     check_names(cell_names, "cell", where)
     check_names(gene_names, "gene", where)
     labels = pd.Categorical(perturbation).remove_unused_categories()
     check_labels(labels, where)
-    # without a cache of chunks, since only whole ones are written
+    # no chunk cache, since only complete chunks are written
     with whole_file(path) as temporary, h5py.File(temporary, "w", rdcc_nbytes=0) as file:
         counts = _Counts(file, len(gene_names))
         for positions, values in blocks:
@@ -117,7 +117,7 @@ def write_screen_in_blocks(
         elif len(kept) < len(labels):
             n_lost = len(labels) - len(kept)
             logger.warning(
-                "%s: %d of %d cells have no count in the %d genes kept, and are left out",
+                "%s: left out %d of %d cells, which have no counts of the %d retained genes",
                 where, n_lost, len(labels), len(gene_names),
             )  # fmt: skip
             labels = labels[kept].remove_unused_categories()
@@ -143,7 +143,7 @@ def write_screen_in_blocks(
 
 
 class _Counts:
-    """The element X of a file, which grows at its end.
+    """Appendable CSR element X of a file.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ class _Counts:
         self.library_sizes: list[np.ndarray] = []
         self.empty: list[np.ndarray] = []
         self.sizes: list[np.ndarray] = []
-        # counts are small, so their bytes compress best side by side
+        # small counts compress best with shuffled bytes
         self.columns = [
             _Column(
                 self.group.create_dataset(
@@ -172,7 +172,7 @@ class _Counts:
         ]  # fmt: skip
 
     def append(self, counts: sparse.csr_matrix, positions: np.ndarray) -> None:
-        """Write the next cells, but for empty ones, whose positions are kept."""
+        """Append cells but for empty ones, whose indices are recorded."""
         self.library_sizes.append(library_sizes(counts))
         empty = self.library_sizes[-1] == 0
         if empty.any():
@@ -184,7 +184,7 @@ class _Counts:
             column.append(values)
 
     def finish(self) -> None:
-        """Write where cells begin, and what makes it an element of AnnData."""
+        """Write the index pointers and the attributes of an AnnData element."""
         for column in self.columns:
             column.write(0)
         indptr = np.concatenate([[0], *self.sizes]).cumsum()
@@ -196,7 +196,7 @@ class _Counts:
 
 
 class _Column:
-    """A data set that grows by whole chunks, since each write to a chunk compresses it anew."""
+    """Data set that is appended by complete chunks, since each write to a chunk recompresses it."""
 
     def __init__(self, dataset: h5py.Dataset) -> None:
         self.dataset = dataset
@@ -204,14 +204,14 @@ class _Column:
         self.n_waiting = 0
 
     def append(self, values: np.ndarray) -> None:
-        """Take the next values, and write them once there are enough."""
+        """Buffer values, and write them once there are enough."""
         self.waiting.append(values)
         self.n_waiting += len(values)
         if self.n_waiting >= CHUNKS_AT_ONCE * CHUNK:
             self.write(self.n_waiting % CHUNK)
 
     def write(self, n_left: int) -> None:
-        """Write what is waiting, but for the last few values."""
+        """Write the buffered values but for the last `n_left`."""
         values = np.concatenate([np.empty(0, np.int32), *self.waiting])
         whole, rest = np.split(values, [len(values) - n_left])
         start = len(self.dataset)

@@ -1,1 +1,1 @@
-"""Sources of screens: each module turns something into the canonical form."""
+"""Sources of screens: readers of files, downloads and simulators."""

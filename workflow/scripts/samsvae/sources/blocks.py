@@ -1,4 +1,4 @@
-"""Read a matrix of a file in blocks of cells as CSR: few calls, bounded memory, ahead of use."""
+"""Blocks of count matrices: read planning, selection, transposition, prefetching."""
 
 import logging
 import tempfile
@@ -11,23 +11,23 @@ from scipy import sparse
 
 from samsvae.runtime.progress import Progress
 
-# positions of cells in the file, and their counts, cells x genes; of genes and genes x cells on the
-# way from a file that is stored gene by gene
+# indices of cells in the file, and their counts, cells x genes; genes and genes x cells while a
+# CSC element is read
 Block = tuple[np.ndarray, sparse.csr_matrix]
 
-# values, indices, and where each row begins among these
+# values, column indices and index pointers
 Stored = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def places(chosen: np.ndarray, n: int) -> np.ndarray:
-    """Tell for each of n positions its place among those chosen, -1 if it is not."""
-    place = np.full(n, -1, dtype=np.int32)
-    place[chosen] = np.arange(len(chosen), dtype=np.int32)
-    return place
+def inverse_index(chosen: np.ndarray, n: int) -> np.ndarray:
+    """Map each of n indices to its position among the selected ones, -1 if not selected."""
+    position = np.full(n, -1, dtype=np.int32)
+    position[chosen] = np.arange(len(chosen), dtype=np.int32)
+    return position
 
 
 def chosen_rows(stored: Stored, rows: np.ndarray) -> Stored:
-    """Keep some of the rows."""
+    """Select rows."""
     values, indices, starts = stored
     sizes = starts[rows + 1] - starts[rows]
     edges = np.concatenate([[0], np.cumsum(sizes)])
@@ -35,34 +35,34 @@ def chosen_rows(stored: Stored, rows: np.ndarray) -> Stored:
     return values[taken], indices[taken], edges
 
 
-def chosen_columns(stored: Stored, place: np.ndarray, n: int) -> sparse.csr_matrix:
-    """Make a matrix of the chosen columns; it shares no memory with what it is made of.
+def chosen_columns(stored: Stored, position: np.ndarray, n: int) -> sparse.csr_matrix:
+    """Select columns, as a copy.
 
     Parameters
     ----------
     stored
         All columns of the rows.
-    place
-        What :func:`places` gave for the columns.
+    position
+        Inverse index of the columns, see :func:`inverse_index`.
     n
-        How many are chosen.
+        Number of selected columns.
     """
     values, indices, edges = stored
-    moved = place[indices]
-    kept = np.flatnonzero(moved >= 0)
+    columns = position[indices]
+    kept = np.flatnonzero(columns >= 0)
     indptr = np.searchsorted(kept, edges)
-    return sparse.csr_matrix((values[kept], moved[kept], indptr), shape=(len(edges) - 1, n))
+    return sparse.csr_matrix((values[kept], columns[kept], indptr), shape=(len(edges) - 1, n))
 
 
 def canonical(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Let indices ascend, sum duplicates and leave out zeros, in place."""
+    """Sort indices, sum duplicates and remove explicit zeros, in place."""
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     return matrix
 
 
 def compressed(dense: np.ndarray) -> sparse.csr_matrix:
-    """Make CSR of a dense block, in half the time that scipy takes."""
+    """Convert a dense block to CSR, in half the time of scipy."""
     stored = dense != 0
     sizes = np.count_nonzero(stored, axis=1)
     flat = np.flatnonzero(stored)
@@ -72,10 +72,10 @@ def compressed(dense: np.ndarray) -> sparse.csr_matrix:
     return sparse.csr_matrix((dense.ravel()[flat], indices, indptr), shape=dense.shape)
 
 
-SKIPPED_BYTES = 2**18  # a shorter gap costs less to read than to skip
-SCATTERED = 0.25  # where fewer of the cells are wanted, rows are best read one by one
+SKIPPED_BYTES = 2**18  # shorter gaps are read, since a separate read takes longer
+SCATTERED = 0.25  # fraction of selected cells below which rows are read one by one
 
-# a slice of positions, or scattered positions
+# a slice of indices, or scattered indices
 Rows = slice | np.ndarray
 
 
@@ -87,40 +87,40 @@ def dense_reads(
     Parameters
     ----------
     chosen
-        Positions of rows, ascending.
+        Indices of rows, ascending.
     n_rows
-        Rows of the matrix.
+        Number of rows of the matrix.
     row_bytes
-        Bytes of each.
+        Number of bytes of a row.
     chunk
-        Rows that the file keeps together; None where rows follow one another freely.
+        Number of rows of a chunk; None for contiguous storage.
     block_bytes
-        About how much is read at once.
+        Approximate number of bytes of a block.
     """
-    at_once = max(block_bytes // max(row_bytes, 1), 1)
+    block_rows = max(block_bytes // max(row_bytes, 1), 1)
     if chunk is None and len(chosen) < SCATTERED * n_rows:
-        return [chosen[first : first + at_once] for first in range(0, len(chosen), at_once)]
+        return [chosen[first : first + block_rows] for first in range(0, len(chosen), block_rows)]
     apart = np.diff(chosen) > max(chunk or 1, SKIPPED_BYTES // max(row_bytes, 1))
-    return list(_slices(chosen, chosen // _grid(at_once, chunk or 1), apart))
+    return list(_slices(chosen, chosen // _grid(block_rows, chunk or 1), apart))
 
 
 def sparse_reads(
     chosen: np.ndarray, starts: np.ndarray, entry_bytes: int, chunk: int | None, block_bytes: int
 ) -> list[slice]:
-    """Plan the reads of a matrix of which the entries are stored row by row.
+    """Plan the reads of a sparse matrix that is stored row by row.
 
     Parameters
     ----------
     chosen
-        Positions of rows, ascending.
+        Indices of rows, ascending.
     starts
-        Where the entries of each row begin, and where the last ends.
+        Index pointers.
     entry_bytes
-        Bytes of an entry.
+        Number of bytes of an entry.
     chunk
-        Entries that the file keeps together; None where they follow one another freely.
+        Number of entries of a chunk; None for contiguous storage.
     block_bytes
-        About how much is read at once.
+        Approximate number of bytes of a block.
     """
     gap = starts[chosen[1:]] - starts[chosen[:-1] + 1]
     apart = gap > max(chunk or 1, SKIPPED_BYTES // entry_bytes)
@@ -133,7 +133,7 @@ def length(rows: Rows) -> int:
 
 
 def within(chosen: np.ndarray, rows: Rows) -> np.ndarray:
-    """Keep the chosen positions that a read contains."""
+    """Select the indices that a read contains."""
     if not isinstance(rows, slice):
         return rows
     first, last = np.searchsorted(chosen, [rows.start, rows.stop])
@@ -141,12 +141,12 @@ def within(chosen: np.ndarray, rows: Rows) -> np.ndarray:
 
 
 def _grid(size: int, chunk: int) -> int:
-    """Fill a size with whole chunks, so that few are read twice."""
+    """Round a size down to a multiple of chunks, so that few are read twice."""
     return size // chunk * chunk or max(size, 1)
 
 
 def _slices(chosen: np.ndarray, cell_of_grid: np.ndarray, apart: np.ndarray) -> list[slice]:
-    """Cut positions where the grid says so, and where neighbours lie far apart."""
+    """Cut indices into slices at the lines of a grid and at large gaps."""
     if not len(chosen):
         return []
     cuts = np.flatnonzero((np.diff(cell_of_grid) != 0) | apart) + 1
@@ -160,24 +160,24 @@ def transposed(
     shape: tuple[int, int],
     block_bytes: int,
 ) -> Iterator[Block]:
-    """Turn blocks of genes into blocks of cells.
+    """Transpose blocks of genes to blocks of cells.
 
-    The first pass counts the entries of each cell, and so finds cells that together fill a block.
-    The second sorts the entries by block into a temporary file, from which the blocks are read.
+    The first pass counts the entries of each cell to divide cells into blocks. The second sorts
+    the entries by block into a temporary file, from which the blocks are read.
 
     Parameters
     ----------
     by_gene
-        Called for each pass; gives positions of genes, and their values, genes x all cells.
+        Called for each pass; yields indices of genes, and their values, genes x all cells.
     shape
         Numbers of cells and genes of the result.
     block_bytes
-        About the size of a block.
+        Approximate number of bytes of a block.
 
     Yields
     ------
     cells : ndarray
-        Positions of the block's cells.
+        Indices of the block's cells.
     values : scipy.sparse.csr_matrix
         Block x genes.
     """
@@ -188,7 +188,7 @@ def transposed(
         record = _record(values.dtype)
     ends = np.cumsum(sizes)
     block_of = (ends - sizes) // max(block_bytes // record.itemsize, 1)
-    # blocks that no cell begins in are left out of the numbering
+    # number the blocks in which a cell starts
     block_of = np.unique(block_of, return_inverse=True)[1]
     n_blocks = int(block_of.max(initial=-1)) + 1
     firsts = np.searchsorted(block_of, np.arange(n_blocks + 1))
@@ -216,7 +216,7 @@ def _sort_by_block(
     record: np.dtype,
     file: Any,
 ) -> list[np.ndarray]:
-    """Write entries to the file; tell for each piece where each block's entries begin in it."""
+    """Write entries to the file by block; return the offsets of blocks in each piece."""
     pieces, written = [], 0
     n_blocks = int(block_of.max(initial=-1)) + 1
     for positions, values in genes:
@@ -243,19 +243,19 @@ def _read_pieces(file: Any, pieces: list[np.ndarray], block: int, record: np.dty
 
 
 def read_ahead(blocks: Iterable[Block]) -> Iterator[Block]:
-    """Take blocks in a thread of their own, one ahead.
+    """Prefetch one block in a separate thread.
 
     h5py releases the interpreter's lock while it reads and decompresses.
 
     Parameters
     ----------
     blocks
-        Positions and counts of cells, read as they are asked for.
+        Indices and counts of cells, read lazily.
 
     Yields
     ------
     tuple
-        The blocks, in order. What their reading raises is raised here.
+        The blocks, in order. Errors of their reading are raised here.
     """
     source = iter(blocks)
     with ThreadPoolExecutor(max_workers=1) as reader:
@@ -269,14 +269,14 @@ logger = logging.getLogger(__name__)
 
 
 def with_progress(blocks: Iterable[Block], n_cells: int) -> Iterator[Block]:
-    """Pass blocks on, and log a line now and then: how far, how fast, how long still.
+    """Pass blocks on, and log their progress.
 
     Parameters
     ----------
     blocks
-        Positions and counts of cells.
+        Indices and counts of cells.
     n_cells
-        Cells of all blocks together.
+        Total number of cells.
 
     Yields
     ------

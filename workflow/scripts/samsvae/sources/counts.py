@@ -1,8 +1,8 @@
-"""Counts in an open file, read in blocks of cells, so that the file may exceed memory.
+"""Streaming reader of count matrices in blocks of cells, for files that exceed memory.
 
 The element is a dense data set, or a group of AnnData's sparse format: CSR (cell by cell) or CSC
-(gene by gene). A block holds the chosen cells and genes alone. Beyond a block, memory holds 8
-bytes for each cell of a CSR element (where its entries begin) and about 32 for each cell of a CSC
+(gene by gene). A block has the selected cells and genes alone. Besides a block, memory holds 8
+bytes for each cell of a CSR element (its index pointer) and about 32 for each cell of a CSC
 element.
 """
 
@@ -21,8 +21,8 @@ from samsvae.sources.blocks import (
     chosen_rows,
     compressed,
     dense_reads,
+    inverse_index,
     length,
-    places,
     sparse_reads,
     transposed,
     within,
@@ -35,16 +35,16 @@ SPARSE_FORMATS = {"csr_matrix": "csr", "csr": "csr", "csc_matrix": "csc", "csc":
 
 
 class CountMatrix:
-    """A matrix of counts in an open file, cells x genes.
+    """Count matrix in an open file, cells x genes.
 
     Parameters
     ----------
     element
-        Data set or group, as AnnData writes it now or did formerly.
+        Data set or group, as written by current or former versions of AnnData.
     where
         File and layer, for messages.
     block_bytes
-        About how much of the file is read at once. A cell that is larger is read as a whole.
+        Approximate number of bytes of a block. A larger cell is read completely.
 
     Attributes
     ----------
@@ -90,25 +90,25 @@ class CountMatrix:
     def blocks(
         self, cells: np.ndarray | None = None, genes: np.ndarray | None = None
     ) -> Iterator[Block]:
-        """Read cells in the order of the file, a block at a time.
+        """Read cells in the order of the file, block by block.
 
-        Stretches of the file without a chosen cell are not read. A CSC element is read twice, and
-        its chosen entries pass through a temporary file, 12 or 16 bytes each.
+        Parts of the file without selected cells are not read. A CSC element is read twice, and its
+        selected entries pass through a temporary file, 12 or 16 bytes each.
 
         Parameters
         ----------
         cells
-            Positions of the cells, ascending; None for all.
+            Indices of the cells, ascending; None for all.
         genes
-            Positions of the genes, in the order wanted; None for all.
+            Indices of the genes, in the desired order; None for all.
 
         Yields
         ------
         positions : ndarray
-            Positions of the block's cells in the file.
+            Indices of the block's cells in the file.
         values : scipy.sparse.csr_matrix
-            Block x genes, with the file's values: indices ascend, duplicates are summed, zeros
-            left out.
+            Block x genes, with the file's values in canonical form: ascending indices, no
+            duplicates, no explicit zeros.
 
         Raises
         ------
@@ -125,17 +125,17 @@ class CountMatrix:
         return self._csc_blocks(chosen, genes)
 
     def reads(self, chosen: np.ndarray) -> list[Rows]:
-        """Plan what is read at once.
+        """Plan the reads of the file.
 
         Parameters
         ----------
         chosen
-            Positions of cells, or for CSC of genes, ascending.
+            Indices of cells, or for CSC of genes, ascending.
 
         Returns
         -------
         list
-            Each a slice of positions, or scattered positions.
+            Each a slice of indices, or scattered indices.
         """
         if self.layout != "dense":
             return list(self._sparse_reads(chosen))
@@ -145,7 +145,7 @@ class CountMatrix:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the values and indices that are stored, without compression."""
+        """Number of uncompressed bytes of the stored values and indices."""
         if self.layout == "dense":
             return int(np.prod(self.shape)) * int(self.element.dtype.itemsize)
         parts = [self.element[name] for name in ("data", "indices")]
@@ -173,14 +173,14 @@ class CountMatrix:
     def _csr_blocks(self, cells: np.ndarray, genes: np.ndarray | None) -> Iterator[Block]:
         if genes is None:
             genes = np.arange(self.shape[1])
-        column = places(genes, self.shape[1])
+        column = inverse_index(genes, self.shape[1])
         for positions, stored in self._stored_rows(cells):
             yield positions, canonical(chosen_columns(stored, column, len(genes)))
 
     def _csc_blocks(self, cells: np.ndarray, genes: np.ndarray | None) -> Iterator[Block]:
         wanted = np.arange(self.shape[1]) if genes is None else np.asarray(genes, dtype=np.int64)
-        row = places(cells, self.shape[0])
-        column = places(wanted, self.shape[1])
+        row = inverse_index(cells, self.shape[0])
+        column = inverse_index(wanted, self.shape[1])
 
         def by_gene() -> Iterator[Block]:
             for positions, stored in self._stored_rows(np.sort(wanted)):
@@ -191,10 +191,10 @@ class CountMatrix:
             yield cells[local], canonical(values)
 
     def _stored_rows(self, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, Stored]]:
-        """Read chosen cells of a CSR element, or chosen genes of a CSC one.
+        """Read selected cells of a CSR element, or selected genes of a CSC one.
 
-        Gives positions, values, indices, and where each row begins among these, all of which the
-        next block overwrites.
+        Yields indices of rows, and their values, column indices and index pointers; the next block
+        overwrites them.
         """
         starts = self._starts
         n_columns = self.shape[0] if self.layout == "csc" else self.shape[1]
@@ -212,7 +212,7 @@ class CountMatrix:
             stored = values, indices, edges
             if len(positions) < len(edges) - 1:
                 stored = chosen_rows(stored, positions - rows.start)
-            # as unsigned numbers, negative ones are large
+            # as unsigned integers, negative indices are large
             if stored[1].size and stored[1].view(f"u{indices.itemsize}").max() >= n_columns:
                 raise self._damage("an index is out of bounds")
             yield positions, stored
@@ -228,11 +228,11 @@ class CountMatrix:
             raise self._damage("'indptr' does not fit the matrix")
         return starts
 
-    def _read(self, dataset: Array, place: Rows | tuple[Rows, Rows], into: np.ndarray) -> None:
+    def _read(self, dataset: Array, selection: Rows | tuple[Rows, Rows], into: np.ndarray) -> None:
         if not into.size:
             return
         try:
-            read_into(dataset, place, into)
+            read_into(dataset, selection, into)
         except (OSError, RuntimeError, ValueError) as error:
             raise self._damage(str(error)) from error
 

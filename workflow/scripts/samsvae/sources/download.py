@@ -1,7 +1,7 @@
-"""Fetches published files: whole, verified, and from where an earlier try broke off.
+"""Resumable download of published files, with verification.
 
-Bytes arrive in ``<name>.part`` beside the final name. The final name appears only when size and
-checksums are the published ones.
+Bytes are collected in ``<name>.part`` beside the final name. The final name appears only when size
+and checksums are the published ones.
 """
 
 import email.utils
@@ -28,22 +28,21 @@ from samsvae.sources.verification import (
 
 logger = logging.getLogger(__name__)
 
-BLOCK_BYTES = 1 << 16  # what a cut may lose at most
-# answers after which the same address may serve the file a little later
-PASSING_TROUBLE = {408, 425, 429, 500, 502, 503, 504}
+BLOCK_BYTES = 1 << 16  # lost at most if a connection breaks
+RETRYABLE_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to try.
+    """Policy of retries.
 
     Attributes
     ----------
     tries
-        Tries of one address in a row that bring the file no further.
+        Largest number of successive tries of a URL without new bytes.
     first_wait, longest_wait
-        Seconds before the second try, doubled for each further one, and their limit. A server
-        that asks for a longer wait is left for the next address.
+        Seconds before the second try, doubled for each further one, and their limit. If a server
+        asks for a longer wait, the next URL is tried.
     stall
         Seconds without a byte after which a connection counts as broken.
     """
@@ -54,36 +53,36 @@ class Patience:
     stall: float = 60.0
 
 
-class _BrokenOffError(Exception):
-    """The transfer broke off; another try may bring the rest."""
+class _RetryableError(Exception):
+    """Interrupted transfer, which may be retried."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
         self.wait = wait
 
 
-class _UnusableAddressError(Exception):
-    """Another try of this address would not help."""
+class _UnusableUrlError(Exception):
+    """URL that a retry does not help."""
 
 
 def download(published: PublishedFile, path: str | Path, patience: Patience | None = None) -> None:
-    """Fetch a published file, unless it is there already.
+    """Download a published file, unless it exists already.
 
     Parameters
     ----------
     published
-        Addresses in order of preference, size and checksums.
+        URLs in order of preference, size and checksums.
     path
-        Where to; bytes are collected in a file of this name with ``.part`` at its end, from which
-        a later call goes on.
+        The file; bytes are collected in a file of this name with the suffix ``.part``, from which
+        a later call resumes.
     patience
-        How long to try.
+        Policy of retries.
 
     Raises
     ------
     InputError
-        If no address gives the file, the disk is full, or another file has its name; the message
-        says what each address answered.
+        If no URL provides the file, with the answer of each; if the disk is full, or another file
+        has its name.
     """
     final = Path(path)
     if final.exists():
@@ -96,7 +95,7 @@ def download(published: PublishedFile, path: str | Path, patience: Patience | No
     for url in published.urls:
         try:
             transfer.fetch(url)
-        except _UnusableAddressError as fault:
+        except _UnusableUrlError as fault:
             logger.warning("%s: %s", url, fault)
             faults.append(f"- {url}: {fault}")
         else:
@@ -116,7 +115,7 @@ def download(published: PublishedFile, path: str | Path, patience: Patience | No
 
 
 class _Transfer:
-    """One file on its way from one or more addresses to its ``.part``."""
+    """Transfer of a file from one or several URLs to its ``.part``."""
 
     def __init__(self, published: PublishedFile, final: Path, patience: Patience) -> None:
         self.published = published
@@ -124,10 +123,10 @@ class _Transfer:
         self.patience = patience
         self.checksums = RunningChecksums(published)
         self.entity_tag: str | None = None
-        self.url: str | None = None  # where the first byte of the part comes from, if known
+        self.url: str | None = None  # source of the first byte of the part, if known
 
     def fetch(self, url: str) -> None:
-        """Complete and verify the part from one address."""
+        """Complete and verify the part from a URL."""
         if self.part.exists() and self.part.stat().st_size > self.published.size:
             logger.warning("%s is longer than the file; starting over", self.part)
             self._discard()
@@ -140,35 +139,37 @@ class _Transfer:
             difference = self.checksums.difference()
         if difference:
             self._discard()
-            raise _UnusableAddressError(f"what it sends is not the file: {difference}")
+            raise _UnusableUrlError(f"what it sends is not the file: {difference}")
 
     def _complete(self, url: str) -> None:
-        """Ask again and again until the part has all its bytes."""
-        self._take_in_what_is_there()
+        """Retry until the part is complete."""
+        self._update_checksums()
         waits, furthest = 0, self._size()
         while self._size() < self.published.size:
             try:
                 self._transfer(url)
-            except _BrokenOffError as fault:
+            except _RetryableError as fault:
                 waits = 1 if self._size() > furthest else waits + 1
                 furthest = max(furthest, self._size())
                 if waits >= self.patience.tries:
-                    raise _UnusableAddressError(f"given up after {waits} tries: {fault}") from None
+                    raise _UnusableUrlError(f"given up after {waits} tries: {fault}") from None
                 seconds = self._wait(waits) if fault.wait is None else fault.wait
                 if seconds > self.patience.longest_wait:
-                    raise _UnusableAddressError(f"{fault}, for {seconds:.0f} s") from None
+                    raise _UnusableUrlError(f"{fault}, for {seconds:.0f} s") from None
                 logger.warning("%s: %s; next try in %.0f s", url, fault, seconds)
                 time.sleep(seconds)
 
     def _wait(self, waits: int) -> float:
         longest = min(self.patience.first_wait * 2 ** (waits - 1), self.patience.longest_wait)
-        return random.uniform(longest / 2, longest)  # so that clients do not all come back at once
+        return random.uniform(
+            longest / 2, longest
+        )  # jitter, so that clients retry at different times
 
     def _transfer(self, url: str) -> None:
-        """Ask once for the rest."""
-        self._take_in_what_is_there()
+        """Request the missing bytes once."""
+        self._update_checksums()
         have = self._size()
-        headers = {"Accept-Encoding": "identity"}  # ranges count the file's own bytes
+        headers = {"Accept-Encoding": "identity"}  # ranges refer to uncompressed bytes
         if have:
             headers["Range"] = f"bytes={have}-"
             if self.url == url and self.entity_tag:
@@ -180,35 +181,35 @@ class _Transfer:
                 self._check_answer(response, url, have)
                 self._write(response, url)
         except requests.exceptions.InvalidURL as fault:
-            raise _UnusableAddressError(str(fault)) from None
+            raise _UnusableUrlError(str(fault)) from None
         except requests.exceptions.RequestException as fault:
-            raise _BrokenOffError(_in_short(fault)) from None
+            raise _RetryableError(_describe_fault(fault)) from None
         if self._size() < self.published.size:
-            raise _BrokenOffError("the connection was closed early")
+            raise _RetryableError("the connection was closed early")
 
     def _check_answer(self, response: requests.Response, url: str, have: int) -> None:
-        """See that the answer is the file, or the asked range of it."""
+        """Check that the response is the file, or the requested range of it."""
         status = response.status_code
         said = f"the server answers {status} {response.reason or ''}".rstrip()
-        if status in PASSING_TROUBLE:
-            raise _BrokenOffError(said, _retry_after(response))
+        if status in RETRYABLE_STATUS:
+            raise _RetryableError(said, _retry_after(response))
         if status == 416 or (status == 206 and self._is_another_version(response, url)):
             self._discard()
-            raise _BrokenOffError(f"{said}, and cannot go on from byte {have:,}")
+            raise _RetryableError(f"{said}, and cannot go on from byte {have:,}")
         if status == 200:
             total = response.headers.get("Content-Length")
         elif status == 206:
             header = response.headers.get("Content-Range", "")
             match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", header)
             if match is None or int(match[1]) != have:
-                raise _UnusableAddressError(f"{said} with the range {header!r}")
+                raise _UnusableUrlError(f"{said} with the range {header!r}")
             total = None if match[2] == "*" else match[2]
         else:
-            raise _UnusableAddressError(said)
+            raise _UnusableUrlError(said)
         if response.headers.get("Content-Type", "").startswith("text/html"):
-            raise _UnusableAddressError(f"{said} with a web page in place of the file")
+            raise _UnusableUrlError(f"{said} with a web page in place of the file")
         if total is not None and int(total) != self.published.size:
-            raise _UnusableAddressError(
+            raise _UnusableUrlError(
                 f"the file there has {int(total):,} bytes, not the published "
                 f"{self.published.size:,}"
             )
@@ -218,7 +219,7 @@ class _Transfer:
         return self.url == url and None not in (self.entity_tag, tag) and tag != self.entity_tag
 
     def _write(self, response: requests.Response, url: str) -> None:
-        """Write what comes, from the start or at the end."""
+        """Write the content of a response, from the start or at the end."""
         if response.status_code == 200:
             if self._size():
                 logger.warning("%s sends the whole file again; starting over", url)
@@ -233,7 +234,7 @@ class _Transfer:
             with self.part.open("ab") as file:
                 for block in response.iter_content(BLOCK_BYTES):
                     if self.checksums.size + len(block) > self.published.size:
-                        raise _UnusableAddressError("it sends more bytes than the file has")
+                        raise _UnusableUrlError("it sends more bytes than the file has")
                     file.write(block)
                     self.checksums.update(block)
                     progress.update(len(block))
@@ -256,8 +257,8 @@ class _Transfer:
             "again; what has arrived is kept."
         )
 
-    def _take_in_what_is_there(self) -> None:
-        """Have the checksums of exactly the bytes in the part."""
+    def _update_checksums(self) -> None:
+        """Recompute the checksums if they are not those of the part."""
         if self.checksums.size != self._size():
             self.checksums = checksums_of(self.part, self.published)
 
@@ -270,8 +271,8 @@ class _Transfer:
         self.url = self.entity_tag = None
 
 
-def _in_short(fault: requests.exceptions.RequestException) -> str:
-    """Say what happened in the words of a person, not of a stack of libraries."""
+def _describe_fault(fault: requests.exceptions.RequestException) -> str:
+    """Describe a failed request briefly."""
     if isinstance(fault, requests.exceptions.Timeout) or "timed out" in str(fault):
         return "the server has gone silent"
     if isinstance(fault, requests.exceptions.ChunkedEncodingError):
@@ -282,7 +283,7 @@ def _in_short(fault: requests.exceptions.RequestException) -> str:
 
 
 def _retry_after(response: requests.Response) -> float | None:
-    """Read for how long the server asks to be left alone, in seconds."""
+    """Parse the Retry-After header, in seconds."""
     said = response.headers.get("Retry-After", "")
     if said.isdigit():
         return float(said)

@@ -1,4 +1,4 @@
-"""Genes of a file: names and identifiers, unique names, and which genes a screen keeps."""
+"""Genes of a file: symbols, identifiers, unique names, and selection of genes."""
 
 import logging
 import re
@@ -68,7 +68,7 @@ def _text(file: AnnDataFile, column: str) -> np.ndarray:
 
 
 def unique_names(genes: pd.DataFrame) -> list[str]:
-    """Name genes by symbol, and those that share one by symbol and identifier.
+    """Make symbols of genes unique by appending identifiers to duplicates.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def unique_names(genes: pd.DataFrame) -> list[str]:
 
 @dataclass(frozen=True)
 class Features:
-    """The features of a file, and which of them are genes.
+    """Features of a file, and the genes among them.
 
     Attributes
     ----------
@@ -109,7 +109,7 @@ class Features:
 
 
 def read_features(file: AnnDataFile, symbol_column: str | None) -> Features:
-    """Read the names of a file's features, and tell genes from what else was measured.
+    """Read the names of a file's features, and find the genes among them.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ FEWEST_POINTS = 20  # of the regression, which breaks down when given a handful
 
 
 def highly_variable_genes(counts: CountMatrix, n_genes: int) -> np.ndarray:
-    """Choose the genes whose counts vary most for their mean, over all cells; reads them twice.
+    """Select highly variable genes over all cells by the method of Seurat v3, in two passes.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ def highly_variable_genes(counts: CountMatrix, n_genes: int) -> np.ndarray:
     Raises
     ------
     InputError
-        If there are not so many genes, the values are no counts, or the regression fails.
+        If there are fewer genes, the values are not counts, or the regression fails.
     """
     n_cells, n_all = counts.shape
     if n_genes > n_all:
@@ -257,19 +257,19 @@ def highly_variable_genes(counts: CountMatrix, n_genes: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and variance (by n - 1) of each gene's counts over so many cells."""
+    """Mean and sample variance of each gene's counts over a number of cells."""
 
     mean: np.ndarray
     variance: np.ndarray
     n_cells: int
 
     def of(self, genes: np.ndarray) -> "Moments":
-        """Keep some of the genes."""
+        """Select some of the genes."""
         return Moments(self.mean[genes], self.variance[genes], self.n_cells)
 
 
 def gene_moments(counts: CountMatrix, cells: np.ndarray, genes: np.ndarray) -> Moments:
-    """Take the moments of genes in one pass.
+    """Compute mean and variance of genes in one pass.
 
     Parameters
     ----------
@@ -287,7 +287,7 @@ def gene_moments(counts: CountMatrix, cells: np.ndarray, genes: np.ndarray) -> M
 def standardised_variance(
     counts: CountMatrix, cells: np.ndarray, genes: np.ndarray, moments: Moments
 ) -> np.ndarray:
-    """Take the variance of genes relative to that expected of their mean, in one pass.
+    """Compute the variance of genes relative to that expected from their mean, in one pass.
 
     The method of Seurat v3 (Stuart et al. 2019, scanpy's ``seurat_v3``): the expected standard
     deviation comes from a local regression of log10 variance on log10 mean over the genes, and a
@@ -359,7 +359,7 @@ logger = logging.getLogger(__name__)
 
 
 def listed_genes(features: Features, path: str | None, where: str) -> np.ndarray:
-    """Choose the genes of a list.
+    """Select the genes of a list.
 
     Parameters
     ----------
@@ -379,7 +379,7 @@ def listed_genes(features: Features, path: str | None, where: str) -> np.ndarray
     Raises
     ------
     InputError
-        If the list is missing, or shares no gene with the file.
+        If the list is missing, or has no gene in common with the file.
     """
     if path is None:
         return features.genes
@@ -409,7 +409,7 @@ def listed_genes(features: Features, path: str | None, where: str) -> np.ndarray
 def select_genes(
     counts: CountMatrix, cells: np.ndarray, features: Features, source: H5adSource
 ) -> np.ndarray:
-    """Choose the genes of a screen: of the list, of these with the mean, of these variable.
+    """Select the genes of a screen by list, then by mean, then by variability.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
-"""Guides: the gene that each targets, and which guides a cell has by UMI counts.
+"""Guides: target genes, and guide calling from UMI counts.
 
-Most guides of a cell's counts are ambient: a few molecules of every common guide are in most
-droplets. Each guide is called present in the cells that have at least so many of its UMIs. The
-number is given, or it is where a mixture of two components, background and carriers, says that a
-cell is more probably a carrier:
+Most guides with counts in a cell are ambient: a few molecules of every common guide are in most
+droplets. A guide is called in cells with at least a threshold of its UMIs. The threshold is given,
+or it is the smallest count that a mixture of two components, background and carriers, assigns to
+the carriers with a probability above 1/2:
 
 - ``poisson_gaussian``: a Poisson and a Gaussian component on log2 of the counts above 0
   (Replogle et al. 2020, Nature Biotechnology 38:954);
@@ -28,7 +28,7 @@ from samsvae.sources.h5ad_source import H5adSource
 
 TARGETING, NON_TARGETING, SAFE_TARGETING = "targeting", "non-targeting", "safe-targeting"
 
-# names that tables of guides give to these columns, the first that is there being taken
+# common names of these columns in tables of guides, in order of preference
 GUIDE_COLUMNS = (
     "guide", "guide_id", "sgrna", "sgrna_id", "grna", "grna_id", "guide_name", "sgid", "id", "name",
 )  # fmt: skip
@@ -43,7 +43,7 @@ TargetOf = Callable[[str], str | None]
 def target_finder(
     source: H5adSource, named: Mapping[str, str] | None = None
 ) -> tuple[TargetOf | None, bool]:
-    """Find out how guides of a source name their genes.
+    """Build the function from guides of a source to their target genes.
 
     Parameters
     ----------
@@ -51,14 +51,14 @@ def target_finder(
         Its `guide_table`, a text file with a guide and its gene on each line; or its
         `guide_pattern`, a regular expression whose one group is the gene.
     named
-        Gene by guide, if the file itself says so.
+        Target gene by guide, if the file has it.
 
     Returns
     -------
     target_of : callable or None
-        Gives the gene of a guide, None if it has none; None if labels are taken as they are.
+        Maps a guide to its target gene, or to None without one; None if labels are genes.
     only_controls : bool
-        Whether a table names control guides alone, so that other labels are taken as they are.
+        Whether the table has control guides alone, so that other labels are genes.
 
     Raises
     ------
@@ -100,9 +100,9 @@ def _pattern_finder(pattern: str) -> TargetOf:
 def refuse_unknown_guides(
     guides: Iterable[str], target_of: TargetOf | None, source: H5adSource, where: str
 ) -> None:
-    """Refuse guides of which neither table nor pattern knows the gene.
+    """Refuse guides without a target gene in the table or by the pattern.
 
-    Labels of control cells, and those that are left out, need none.
+    Labels of control cells and excluded labels need none.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def read_guide_table(path: str) -> dict[str, str]:
         fields = _fields(line, separator)
         guide, gene = (fields[place] if place < len(fields) else "" for place in places)
         if named and guide and not gene:
-            continue  # it targets nothing
+            continue  # a non-targeting guide
         if not (guide and gene) or (not named and len(fields) != 2):
             raise InputError(
                 f"{path}: line {number} is not a guide and its gene, separated by a tab: {line!r}."
@@ -186,7 +186,7 @@ def _fields(line: str, separator: str) -> list[str]:
 
 
 def _columns(first: Sequence[str], path: str) -> tuple[tuple[int, int], bool]:
-    """Find the columns of guide and gene, and whether the first line names them."""
+    """Find the columns of guide and gene, and whether the first line is a header."""
     names = [name.casefold().replace(" ", "_") for name in first]
     guide = next((names.index(name) for name in GUIDE_COLUMNS if name in names), None)
     gene = next((names.index(name) for name in GENE_COLUMNS if name in names), None)
@@ -201,7 +201,7 @@ def _columns(first: Sequence[str], path: str) -> tuple[tuple[int, int], bool]:
 
 
 def kind_of_guide(guide: str, target: str | None, controls: LabelSet) -> str:
-    """Tell whether a guide targets a gene, nothing, or a locus where a cut has no effect."""
+    """Classify a guide as targeting, non-targeting or safe-targeting."""
     if target is not None and target not in controls and target != CONTROL:
         return TARGETING
     named = f"{guide} {target or ''}"
@@ -209,19 +209,19 @@ def kind_of_guide(guide: str, target: str | None, controls: LabelSet) -> str:
 
 
 def guide_frame(targets: Mapping[str, str | None], controls: LabelSet) -> pd.DataFrame:
-    """List guides with what they target.
+    """Tabulate guides with their targets.
 
     Parameters
     ----------
     targets
-        Gene of each guide; None, or a control, for those that target none.
+        Target gene of each guide; None, or a control label, for those without one.
     controls
-        What stands for control.
+        Labels of control.
 
     Returns
     -------
     DataFrame
-        ``guide``, ``target`` (``control`` where it targets no gene) and ``kind``.
+        ``guide``, ``target`` (``control`` without a target gene) and ``kind``.
     """
     rows = []
     for guide, target in targets.items():
@@ -230,7 +230,7 @@ def guide_frame(targets: Mapping[str, str | None], controls: LabelSet) -> pd.Dat
     return pd.DataFrame(rows, columns=["guide", "target", "kind"])
 
 
-FEWEST_CELLS = 10  # with a count of a guide, below which no mixture is fitted to it
+FEWEST_CELLS = 10  # with counts of a guide, for a mixture to be fitted
 STEPS = 500
 TOLERANCE = 1e-8
 SMALLEST = 1e-6
@@ -240,14 +240,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Calls:
-    """Which cell has which guide.
+    """Called guides of cells.
 
     Attributes
     ----------
     present
-        Cells x guides, 1 where the guide is called.
+        Cells x guides, 1 for a called guide.
     thresholds
-        UMIs from which on each guide is called; NaN for one that is never called.
+        Smallest UMI count of each called guide; NaN for a guide that is never called.
     """
 
     present: sparse.csr_matrix
@@ -264,21 +264,21 @@ def call_guides(
     counts
         UMI counts, cells x guides.
     threshold
-        UMIs from which on a guide is called.
+        Smallest UMI count of a called guide.
     mixture
-        Without a threshold, the mixture that chooses one for each guide.
+        Without a threshold, the mixture that determines one for each guide.
     where
-        File and place, for messages.
+        File and element, for messages.
 
     Returns
     -------
     Calls
-        Fewer entries than the counts have.
+        The called guides.
 
     Raises
     ------
     InputError
-        If the values are no counts, or no guide has cells enough for a mixture.
+        If the values are not counts, or no guide has enough cells for a mixture.
     """
     values = counts.data
     if not np.isfinite(values).all() or (values < 0).any() or (values != np.floor(values)).any():
@@ -291,7 +291,7 @@ def call_guides(
     else:
         thresholds = mixture_thresholds(counts.tocsc(), str(mixture), where)
     entries = counts.tocoo()
-    kept = entries.data >= thresholds[entries.col]  # NaN compares false
+    kept = entries.data >= thresholds[entries.col]  # False for NaN
     present = sparse.csr_matrix(
         (np.ones(int(kept.sum()), np.float32), (entries.row[kept], entries.col[kept])),
         shape=counts.shape,
@@ -300,7 +300,7 @@ def call_guides(
 
 
 def mixture_thresholds(counts: sparse.csc_matrix, mixture: str, where: str) -> np.ndarray:
-    """Choose the threshold of each guide by a mixture.
+    """Determine the threshold of each guide by a mixture.
 
     A guide with few cells gets the median threshold of the others.
 
@@ -311,12 +311,12 @@ def mixture_thresholds(counts: sparse.csc_matrix, mixture: str, where: str) -> n
     mixture
         ``poisson_gaussian`` or ``poisson``.
     where
-        File and place, for messages.
+        File and element, for messages.
 
     Raises
     ------
     InputError
-        If no guide has cells enough.
+        If no guide has enough cells.
     """
     fit = {"poisson_gaussian": poisson_gaussian_threshold, "poisson": poisson_threshold}[mixture]
     thresholds = np.full(counts.shape[1], np.nan)
@@ -352,40 +352,40 @@ def poisson_threshold(positive: np.ndarray, n_cells: int) -> float | None:
     positive
         Counts above 0 of a guide.
     n_cells
-        Cells, those without a count among them.
+        Number of cells, including those without counts.
 
     Returns
     -------
     float or None
-        The smallest count at which a cell is more probably of the component with the larger mean;
-        None if there is one component alone.
+        The smallest count with a posterior probability above 1/2 of the component with the larger
+        mean; None if there is a single component.
     """
     values, cells = np.unique(positive, return_counts=True)
     if values[0] > 0:
         values = np.concatenate([[0.0], values])
         cells = np.concatenate([[n_cells - len(positive)], cells])
     mean = float(values @ cells / cells.sum())
-    low, high, share = SMALLEST + mean / 10, float(values[-1]), 0.05
+    low, high, fraction = SMALLEST + mean / 10, float(values[-1]), 0.05
     for _ in range(STEPS):
-        of_high = special.expit(_poisson_odds(values, low, high, share))
+        of_high = special.expit(_poisson_odds(values, low, high, fraction))
         weight, rest = cells * of_high, cells * (1 - of_high)
         if weight.sum() < SMALLEST or rest.sum() < SMALLEST:
             return None
         new_high = float(weight @ values / weight.sum())
         new_low = max(float(rest @ values / rest.sum()), SMALLEST)
         moved = abs(new_high - high) + abs(new_low - low)
-        low, high, share = new_low, new_high, float(weight.sum() / cells.sum())
+        low, high, fraction = new_low, new_high, float(weight.sum() / cells.sum())
         if moved < TOLERANCE * high:
             break
-    if high < 2 * low or not 0 < share < 1:
+    if high < 2 * low or not 0 < fraction < 1:
         return None
-    # the odds rise with the count, and are even where they are 0
-    even = (np.log1p(-share) - np.log(share) + high - low) / np.log(high / low)
+    # the log odds increase with the count, and are 0 at a probability of 1/2
+    even = (np.log1p(-fraction) - np.log(fraction) + high - low) / np.log(high / low)
     return float(max(np.floor(even) + 1, 1))
 
 
-def _poisson_odds(values: np.ndarray, low: float, high: float, share: float) -> np.ndarray:
-    return np.log(share) - np.log1p(-share) + values * np.log(high / low) - (high - low)
+def _poisson_odds(values: np.ndarray, low: float, high: float, fraction: float) -> np.ndarray:
+    return np.log(fraction) - np.log1p(-fraction) + values * np.log(high / low) - (high - low)
 
 
 def poisson_gaussian_threshold(positive: np.ndarray, n_cells: int) -> float | None:
@@ -401,8 +401,8 @@ def poisson_gaussian_threshold(positive: np.ndarray, n_cells: int) -> float | No
     Returns
     -------
     float or None
-        The smallest count above the background's mean from which on a cell is more probably of the
-        Gaussian component; None if there is one component alone.
+        The smallest count above the background's mean from which on the Gaussian component has a
+        posterior probability above 1/2; None if there is a single component.
     """
     counts, cells = np.unique(positive, return_counts=True)
     if len(counts) < 3:
@@ -412,27 +412,27 @@ def poisson_gaussian_threshold(positive: np.ndarray, n_cells: int) -> float | No
     middle = values[-1] / 2
     rate = max(float(np.average(values, weights=cells * (values <= middle) + SMALLEST)), SMALLEST)
     mean = float(np.average(values, weights=cells * (values > middle) + SMALLEST))
-    spread, share = 1.0, 0.5
+    std, fraction = 1.0, 0.5
     for _ in range(STEPS):
-        odds = _gaussian_odds(values, rate, mean, spread, share)
+        odds = _gaussian_odds(values, rate, mean, std, fraction)
         of_high = special.expit(odds)
         weight, rest = cells * of_high, cells * (1 - of_high)
         if weight.sum() < 1 or rest.sum() < SMALLEST:
             return None
-        before = (rate, mean, spread, share)
+        before = (rate, mean, std, fraction)
         mean = float(weight @ values / weight.sum())
-        spread = max(float(np.sqrt(weight @ (values - mean) ** 2 / weight.sum())), 0.1)
+        std = max(float(np.sqrt(weight @ (values - mean) ** 2 / weight.sum())), 0.1)
         rate = max(float(rest @ values / rest.sum()), SMALLEST)
-        share = float(weight.sum() / n)
-        if max(abs(a - b) for a, b in zip(before, (rate, mean, spread, share), strict=True)) < (
+        fraction = float(weight.sum() / n)
+        if max(abs(a - b) for a, b in zip(before, (rate, mean, std, fraction), strict=True)) < (
             TOLERANCE
         ):
             break
     if mean <= rate:
         return None
-    # a wide Gaussian reaches below the background as well: the threshold is where it takes over
+    # a wide Gaussian is also above the Poisson below the background: use the upper crossing
     every = np.arange(1.0, counts[-1] + 1) if counts[-1] < 1e6 else counts
-    is_high = _gaussian_odds(np.log2(every), rate, mean, spread, share) > 0
+    is_high = _gaussian_odds(np.log2(every), rate, mean, std, fraction) > 0
     is_high &= np.log2(every) > rate
     is_high[np.log2(every) >= mean] = True
     background = np.flatnonzero(~is_high)
@@ -440,10 +440,10 @@ def poisson_gaussian_threshold(positive: np.ndarray, n_cells: int) -> float | No
 
 
 def _gaussian_odds(
-    values: np.ndarray, rate: float, mean: float, spread: float, share: float
+    values: np.ndarray, rate: float, mean: float, std: float, fraction: float
 ) -> np.ndarray:
-    gaussian = -0.5 * ((values - mean) / spread) ** 2 - np.log(spread * np.sqrt(2 * np.pi))
+    gaussian = -0.5 * ((values - mean) / std) ** 2 - np.log(std * np.sqrt(2 * np.pi))
     poisson = values * np.log(rate) - rate - special.gammaln(values + 1)
-    log_share = np.log(min(max(share, SMALLEST), 1 - SMALLEST))
-    log_rest = np.log1p(-min(max(share, SMALLEST), 1 - SMALLEST))
-    return np.asarray(log_share - log_rest + gaussian - poisson)
+    log_fraction = np.log(min(max(fraction, SMALLEST), 1 - SMALLEST))
+    log_rest = np.log1p(-min(max(fraction, SMALLEST), 1 - SMALLEST))
+    return np.asarray(log_fraction - log_rest + gaussian - poisson)

@@ -1,4 +1,4 @@
-"""Anyone's own screen: an AnnData file of raw counts, of any size."""
+"""Reader of a user's own screen: an AnnData file of raw counts, of any size."""
 
 import logging
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 
 from samsvae.sources.genes import Features, listed_genes, read_features, select_genes
 from samsvae.sources.guides import target_finder
-from samsvae.sources.h5ad_dosage import check_guide_matrix
 from samsvae.sources.h5ad_file import AnnDataFile, read_names
+from samsvae.sources.h5ad_guides import check_guide_matrix
 from samsvae.sources.h5ad_labels import read_assignment
 from samsvae.sources.h5ad_source import (
     H5adSource,
@@ -19,29 +19,29 @@ from samsvae.sources.h5ad_source import (
 )
 from samsvae.sources.selection import Selection, write_selection
 
-COUNTED_FORMS = ("guide_features", "guide_modality")  # whose labels take a pass over counts
+COUNTED_FORMS = ("guide_features", "guide_modality")  # forms whose labels need counts
 
 logger = logging.getLogger(__name__)
 
 
 def check_header(source: H5adSource) -> list[str]:
-    """Check what can be known without reading a count, in about a second.
+    """Check a file without reading counts, in about a second.
 
     Parameters
     ----------
     source
-        The file and where it has what.
+        Settings of the source.
 
     Returns
     -------
     list of str
-        Names of the genes that may stand in the screen.
+        Names of the genes that the screen may have.
 
     Raises
     ------
     InputError
-        If the file is missing, is no AnnData file, lacks a column, layer or the control label, or a
-        label or dose cannot be used.
+        If the file is missing, is no AnnData file, lacks a column, layer or the control label, or
+        has an invalid label or dose.
     """
     with open_source(source) as file:
         counts_matrix(file, source)
@@ -58,28 +58,28 @@ def check_header(source: H5adSource) -> list[str]:
 
 
 def measured_names(features: Features) -> set[str]:
-    """Collect the names and symbols under which genes are known."""
+    """Collect the names and symbols of genes."""
     genes = features.table.iloc[features.genes]
     return {*genes["name"], *genes["symbol"]}
 
 
 def write_h5ad_screen(source: H5adSource, provenance: str, output: str | Path) -> None:
-    """Bring a user's file into the canonical form; memory does not grow with its counts.
+    """Convert a user's file to a canonical screen, in memory independent of its counts.
 
     Parameters
     ----------
     source
-        The file and where it has what.
+        Settings of the source.
     provenance
-        What made the screen, as JSON.
+        Provenance record, JSON.
     output
-        The canonical screen. Genes without any count are kept, unless a filter leaves them out.
-        Where genes are left out, cells without a count in the others are left out as well.
+        The canonical screen. Genes without counts are kept unless a filter removes them. If genes
+        are removed, cells without counts of the others are removed, too.
 
     Raises
     ------
     InputError
-        If the file or what it holds cannot be used; the message says what to change.
+        If the file or its content is not valid, with what to change.
     """
     with open_source(source) as file:
         features = read_features(file, source.gene_symbol_column)
@@ -113,21 +113,21 @@ def write_h5ad_screen(source: H5adSource, provenance: str, output: str | Path) -
 
 
 def unique_cell_names(file: AnnDataFile, cells: np.ndarray) -> tuple[list[str], str]:
-    """Read the names of cells, and number those that occur more than once, as anndata does.
+    """Read the names of cells, and make duplicates unique by numbers, as anndata does.
 
     Parameters
     ----------
     file
         An open file.
     cells
-        Positions of the cells, ascending.
+        Indices of the cells, ascending.
 
     Returns
     -------
     names : list of str
-        Unique, as long as no name is empty.
+        Unique names, unless a name is empty.
     note : str
-        What was changed; empty if nothing was.
+        Description of the changes; empty without changes.
     """
     names = read_names(file, "obs", cells)
     twice = names.duplicated()

@@ -1,7 +1,7 @@
-"""An AnnData file that is read in parts: single columns of obs and var, and counts in blocks.
+"""Partial reading of AnnData files: single columns of obs and var, and counts in blocks.
 
-It is an h5ad file, a zarr store, or one modality of an h5mu file or store; its genes are those of
-X, or those of raw.
+A file is an h5ad file, a zarr store, or one modality of an h5mu file or store; its genes are those
+of X or of raw.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from samsvae.sources.storage import (
     Array,
     Group,
     check_length,
-    damage_told,
+    explain_damage,
     is_array,
     is_group,
     open_storage,
@@ -27,21 +27,21 @@ from samsvae.sources.storage import (
 
 NAMES_AT_ONCE = 2**16
 RAW = "raw"
-# modalities that hold the counts of genes, by the names that muon, pertpy and IGVF give them
+# names of the modality of gene counts in muon, pertpy and IGVF
 RNA_MODALITIES = ("rna", "gex", "gene", "genes", "RNA", "GEX", "Gene Expression")
 
 
 class AnnDataFile:
-    """An AnnData object in an open file or store, whose parts are read when they are asked for.
+    """Lazily read AnnData object in an open file or store.
 
     Parameters
     ----------
     root
-        The group that holds ``obs``, ``var`` and the rest.
+        The group of ``obs``, ``var`` and the other elements.
     filename
-        The file, and of several modalities the name of this one, for messages.
+        The file, with the name of the modality if there are several, for messages.
     whole
-        Of a file of several modalities its root, whose ``obs`` may have more columns.
+        Root of a file of several modalities, whose ``obs`` may have more columns.
     raw
         Whether ``X`` and ``var`` are those of ``raw``.
     """
@@ -55,24 +55,24 @@ class AnnDataFile:
         self.raw = raw
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Get a part of the file, ``default`` if there is none of that name."""
+        """Return an element of the file; `default` if it does not exist."""
         of_raw = self.raw and name.split("/")[0] in ("X", "var")
-        place = f"{RAW}/{name}" if of_raw else name
-        return self.root.get(place, default)
+        path = f"{RAW}/{name}" if of_raw else name
+        return self.root.get(path, default)
 
     def __getitem__(self, name: str) -> Any:
-        """Get a part of the file."""
+        """Return an element of the file."""
         found = self.get(name)
         if found is None:
             raise KeyError(name)
         return found
 
     def __contains__(self, name: str) -> bool:
-        """Whether the file has a part of that name."""
+        """Whether the file has an element of that name."""
         return self.get(name) is not None
 
     def of_raw(self) -> "AnnDataFile":
-        """Get the same file with the genes and counts of ``raw``.
+        """Return the same file with the genes and counts of ``raw``.
 
         Raises
         ------
@@ -87,12 +87,12 @@ class AnnDataFile:
         return AnnDataFile(self.root, self.filename, self.whole, raw=True)
 
     def modality(self, name: str, key: str) -> "AnnDataFile":
-        """Get another modality of the same file.
+        """Return another modality of the same file.
 
         Raises
         ------
         InputError
-            If there is none of that name; the message names those that there are.
+            If there is no such modality, with the names of the others.
         """
         known = _modalities(self.whole)
         if name not in known:
@@ -123,9 +123,9 @@ def open_h5ad(
     path
         An h5ad or h5mu file, or a zarr store of either.
     modality
-        Of an h5mu file, the one with the counts of genes; None for the one that is called so.
+        Modality of gene counts of an h5mu file; None to find it by its name.
     guide_modality
-        One that is another, if known.
+        Modality of guides, if known.
 
     Yields
     ------
@@ -135,9 +135,9 @@ def open_h5ad(
     Raises
     ------
     InputError
-        If there is no such file, it is no AnnData file, was cut short or is damaged.
+        If the file does not exist, is no AnnData file, is truncated or damaged.
     """
-    with damage_told(path), open_storage(path) as root:
+    with explain_damage(path), open_storage(path) as root:
         if "mod" not in root:
             if modality is not None:
                 raise InputError(
@@ -161,7 +161,7 @@ def open_h5ad(
 
 
 def _checked(file: AnnDataFile) -> AnnDataFile:
-    """Refuse what has no cells or genes with names, and say what it is instead."""
+    """Refuse a file without named cells and genes, and name its actual format."""
     for name in ("obs", "var"):
         table: Any = file.root.get(name) if is_group(file.root) else None
         if not is_group(table):
@@ -191,25 +191,25 @@ def _kind_of_content(root: Group, missing: str) -> str:
 
 
 def is_missing(element: Any) -> bool:
-    """Whether a matrix is not there, or stands for None."""
+    """Whether a matrix does not exist or is None."""
     return element is None or (
         is_array(element) and (element.shape == () or element.attrs.get("encoding-type") == "null")
     )
 
 
 def places_of_counts(file: AnnDataFile) -> str:
-    """Say which matrices of a file there are beside X."""
+    """List the matrices of a file besides X, as advice for a message."""
     layers = sorted(file.get("layers", {}))
-    places = [repr(name) for name in layers]
+    matrices = [repr(name) for name in layers]
     if is_group(file.root.get(RAW)) and not is_missing(file.root[RAW].get("X")):
-        places.append(repr(RAW))
-    if not places:
+        matrices.append(repr(RAW))
+    if not matrices:
         return "It has no layers and no raw."
-    return f"Set 'counts_layer' to the one with raw counts: {', '.join(places)}."
+    return f"Set 'counts_layer' to the one with raw counts: {', '.join(matrices)}."
 
 
 def counts_of(file: AnnDataFile, layer: str | None = None) -> CountMatrix:
-    """Get the matrix of counts.
+    """Return the matrix of counts.
 
     Parameters
     ----------
@@ -221,12 +221,12 @@ def counts_of(file: AnnDataFile, layer: str | None = None) -> CountMatrix:
     Returns
     -------
     CountMatrix
-        Nothing but its shape has been read.
+        Only its shape is read.
 
     Raises
     ------
     InputError
-        If there is no such layer, or it is no matrix.
+        If the layer does not exist or is no matrix.
     """
     if layer is None:
         found, where = file.get("X"), "raw/X" if file.raw else "X"
@@ -249,7 +249,7 @@ def counts_of(file: AnnDataFile, layer: str | None = None) -> CountMatrix:
 
 
 def n_rows(file: AnnDataFile, table: str) -> int:
-    """Count the cells (``obs``) or genes (``var``) that have a name."""
+    """Count the cells (``obs``) or genes (``var``) by their names."""
     names = file[table][_index(file[table])]
     # categories, and strings that may be missing, are groups
     for part in ("codes", "values"):
@@ -259,12 +259,12 @@ def n_rows(file: AnnDataFile, table: str) -> int:
 
 
 def columns(file: AnnDataFile, table: str) -> list[str]:
-    """Name the columns of ``obs`` or ``var``, without its index."""
+    """List the columns of ``obs`` or ``var`` without its index."""
     return sorted(set(file[table]) - {"__categories", _index(file[table])})
 
 
 def first_column(file: AnnDataFile, table: str, names: tuple[str, ...], what: str) -> str:
-    """Choose the first of some columns that the file has.
+    """Find the first of some columns that the file has.
 
     Parameters
     ----------
@@ -273,9 +273,9 @@ def first_column(file: AnnDataFile, table: str, names: tuple[str, ...], what: st
     table
         ``obs`` or ``var``.
     names
-        The columns that would do.
+        Possible columns.
     what
-        What they hold, for the message.
+        Their content, for the message.
 
     Returns
     -------
@@ -285,7 +285,7 @@ def first_column(file: AnnDataFile, table: str, names: tuple[str, ...], what: st
     Raises
     ------
     InputError
-        If there is none, listing the columns that there are.
+        If there is none, with the existing columns.
     """
     known = columns(file, table)
     for name in names:
@@ -298,12 +298,12 @@ def first_column(file: AnnDataFile, table: str, names: tuple[str, ...], what: st
 
 
 def read_column(file: AnnDataFile, table: str, name: str) -> pd.Series:
-    """Read one column of ``obs`` or ``var``; a categorical one stays so.
+    """Read a column of ``obs`` or ``var``; a categorical column stays categorical.
 
     Raises
     ------
     InputError
-        If there is no such column, listing those that there are, or it is damaged.
+        If there is no such column, with the existing ones, or it is damaged.
     """
     first_column(file, table, (name,), "what is needed here")
     where = f"{file.filename}: {table}[{name!r}]"
@@ -315,7 +315,7 @@ def read_column(file: AnnDataFile, table: str, name: str) -> pd.Series:
 def _read_element(root: Group, element: Array | Group, where: str) -> pd.Series:
     try:
         values = anndata.io.read_elem(element)
-        # before anndata 0.8 the categories lay apart from their codes
+        # before anndata 0.8 categories were stored apart from their codes
         if is_array(element) and "categories" in element.attrs:
             categories = anndata.io.read_elem(root[element.attrs["categories"]])
             values = pd.Categorical.from_codes(values, categories)
@@ -327,7 +327,7 @@ def _read_element(root: Group, element: Array | Group, where: str) -> pd.Series:
 
 
 def shared_columns(file: AnnDataFile) -> list[str]:
-    """Name the columns of obs that belong to all modalities of a file; none if it has but one."""
+    """List the columns of obs that are common to all modalities; none for a single modality."""
     table: Any = None if file.whole is None else file.whole.get("obs")
     if not is_group(table) or _index(table) not in table:
         return []
@@ -335,7 +335,7 @@ def shared_columns(file: AnnDataFile) -> list[str]:
 
 
 def read_shared_column(file: AnnDataFile, name: str) -> pd.Series:
-    """Read a column of obs that belongs to all modalities, in the order of this one's cells."""
+    """Read a column of obs that is common to all modalities, in the order of this one's cells."""
     assert file.whole is not None
     path = file.filename.split(": modality ")[0]
     where = f"{path}: obs[{name!r}]"
@@ -346,21 +346,21 @@ def read_shared_column(file: AnnDataFile, name: str) -> pd.Series:
 
 
 def cells_of(other: AnnDataFile, file: AnnDataFile, some_missing: bool = False) -> np.ndarray:
-    """Look up the cells of a file in another modality of it.
+    """Find the indices of a modality's cells in another modality.
 
     Parameters
     ----------
     other
-        Where to look.
+        The modality to search in.
     file
-        Whose cells are wanted.
+        The modality of the cells.
     some_missing
-        Whether cells that are not there get the position -1, in place of an error.
+        Whether missing cells get the index -1 instead of an error.
 
     Raises
     ------
     InputError
-        If a cell is not there, or names occur more than once.
+        If a cell is missing, or names occur more than once.
     """
     here, there = read_names(file, "obs"), read_names(other, "obs")
     if here.equals(there):
@@ -389,7 +389,7 @@ def read_names(file: AnnDataFile, table: str, chosen: np.ndarray | None = None) 
     table
         ``obs`` for cells, ``var`` for genes.
     chosen
-        Positions, ascending; None for all. No others are kept in memory.
+        Indices, ascending; None for all. No others are kept in memory.
 
     Returns
     -------

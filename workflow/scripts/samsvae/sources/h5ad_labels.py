@@ -1,6 +1,6 @@
-"""Which cell had which perturbation, by which guides, in any of the forms that files have.
+"""Assignment of cells to perturbations and guides, for all supported forms of files.
 
-Whatever the form, every cell ends with a canonical label, or with the reason why it is left out.
+Every cell gets a canonical label, or the reason why it is left out.
 """
 
 import logging
@@ -23,11 +23,11 @@ from samsvae.screen.labels import (
     refuse_no_control,
 )
 from samsvae.sources.guides import guide_frame, refuse_unknown_guides, target_finder
-from samsvae.sources.h5ad_dosage import GuideMatrix, read_guide_matrix
 from samsvae.sources.h5ad_file import AnnDataFile
+from samsvae.sources.h5ad_guides import GuideMatrix, read_guide_matrix
 from samsvae.sources.h5ad_source import H5adSource, column
 
-# why a cell is left out, in the order in which it is asked
+# reasons to leave out a cell, in order of priority
 NO_LABEL, EXCLUDED, NO_GUIDE, SEVERAL, FEW_CELLS = range(1, 6)
 REASONS = {
     NO_LABEL: "no label",
@@ -43,24 +43,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a file says of its cells.
+    """Perturbations and guides of the cells of a file.
 
     Attributes
     ----------
     labels
-        Canonical label of each cell; missing where it is left out.
+        Canonical label of each cell; missing for cells that are left out.
     reasons
-        Of each cell 0, or why it is left out, see :data:`REASONS`.
+        0, or the reason to leave out each cell, see :data:`REASONS`.
     written
-        Distinct labels, or names of columns, as the file has them.
+        Distinct labels, or names of columns, as in the file.
     guides
-        Guides of each cell; None if the file does not tell them.
+        Guides of each cell; None if unknown.
     notes
-        What was decided on evidence, in words, by a name for it.
+        Messages on ambiguous labels, by name.
     n_guides
-        Guides of each cell, where they were read or called from a matrix.
+        Number of guides of each cell, if they are from a matrix.
     controls
-        Labels, parts of labels or columns that were taken for controls.
+        Labels, parts of labels or columns that are controls.
     """
 
     labels: pd.Categorical
@@ -73,7 +73,7 @@ class Assignment:
 
     @property
     def kept(self) -> np.ndarray:
-        """Whether each cell stays."""
+        """Whether each cell is kept."""
         return np.asarray(self.reasons == 0)
 
     def lost(self) -> pd.DataFrame:
@@ -82,7 +82,7 @@ class Assignment:
         Returns
         -------
         DataFrame
-            ``reason`` and ``cells``, without reasons that no cell has.
+            ``reason`` and ``cells``, for reasons with cells.
         """
         numbers = np.bincount(self.reasons, minlength=len(REASONS) + 1)
         return lost_cells({name: int(numbers[at]) for at, name in REASONS.items() if numbers[at]})
@@ -91,27 +91,27 @@ class Assignment:
 def read_assignment(
     file: AnnDataFile, source: H5adSource, measured: Collection[str] = frozenset()
 ) -> Assignment:
-    """Read which cell had which perturbation.
+    """Read the perturbations and guides of cells.
 
     Parameters
     ----------
     file
         An open AnnData file.
     source
-        Where its labels or guides are, and how they are written.
+        Settings of its labels or guides.
     measured
-        Symbols of the measured genes, evidence of what a label is made of.
+        Symbols of the measured genes, which help to split labels.
 
     Returns
     -------
     Assignment
-        Of all cells of the file; what `source` leaves out has a reason.
+        All cells of the file, with a reason for those that are left out.
 
     Raises
     ------
     InputError
-        If a column is missing, a label, guide or dose cannot be used, no cell is a control cell, or
-        no perturbation is left.
+        If a column is missing, a label, guide or dose is not valid, or no control cells or no
+        perturbations remain.
     """
     if source.form == "perturbation_column":
         read = _from_labels(file, source, frozenset(measured))
@@ -191,7 +191,7 @@ def _read_label_column(file: AnnDataFile, source: H5adSource, where: str) -> pd.
     if not all(isinstance(label, str) for label in labels.categories):
         as_text = [str(label) for label in labels.categories]
         labels = pd.Categorical.from_codes(labels.codes, as_text)
-    # what pandas writes for a missing label where text is wanted
+    # strings that pandas writes for missing labels
     named = [label for label in labels.categories if label.strip().casefold() not in MISSING]
     labels = labels.set_categories(named).remove_unused_categories()
     missing = int((labels.codes < 0).sum())
@@ -204,7 +204,7 @@ def _read_label_column(file: AnnDataFile, source: H5adSource, where: str) -> pd.
 
 
 def _leaves_out(parts: list[str], target_of: object, source: H5adSource) -> bool:
-    """Whether a part of a label, or the gene of a guide, is one of those left out."""
+    """Whether a part of a label, or the target gene of a guide, is excluded."""
     for part in parts:
         target = target_of(part) if callable(target_of) else None
         if part in source.excluded or (target is not None and target in source.excluded):
@@ -260,7 +260,7 @@ def _with_doses(
 def _guides_of_labels(
     codes: np.ndarray, read: Mapping[int, ReadLabel], target_of: object, source: H5adSource
 ) -> Guides:
-    """Take the parts of labels for guides."""
+    """Build guides from the parts of labels."""
     assert callable(target_of)
     parts = {at: list(dict.fromkeys(one.parts)) for at, one in read.items()}
     known = sorted({part for of_label in parts.values() for part in of_label})
@@ -271,18 +271,18 @@ def _guides_of_labels(
 def _membership(
     codes: np.ndarray, members: Mapping[int, list[str]], known: list[str]
 ) -> sparse.csr_matrix:
-    """Write which cell has which name, from the names of each distinct label."""
-    place = {name: at for at, name in enumerate(known)}
+    """Build the matrix cells x names from the names of each distinct label."""
+    index = {name: at for at, name in enumerate(known)}
     n_labels = max([int(codes.max(initial=-1)), *members], default=-1) + 1
     rows = sparse.lil_matrix((n_labels + 1, len(known)), dtype=np.float32)  # the last for no label
     for at, names in members.items():
         for name in names:
-            rows[at, place[name]] = 1
+            rows[at, index[name]] = 1
     return sparse.csr_matrix(rows.tocsr()[np.where(codes < 0, n_labels, codes)])
 
 
 def _guides_beside(file: AnnDataFile, source: H5adSource, cells: pd.Categorical) -> Guides:
-    """Read guides from a column beside that of genes; what they target, the genes tell."""
+    """Read guides from a column; their targets are the genes of the cells' labels."""
     name = str(source.guide_column)
     where = f"{source.path}: obs[{name!r}]"
     written = pd.Categorical(column(file, "obs", name, "guide_column"))
@@ -294,7 +294,7 @@ def _guides_beside(file: AnnDataFile, source: H5adSource, cells: pd.Categorical)
     for guide, label in pairs.itertuples(index=False):
         genes = components(str(cells.categories[label]))
         split = texts[guide].split(source.delimiter) if source.delimiter else [texts[guide]]
-        # one guide for each gene, in the order of the label; or else a construct of its own
+        # one guide per gene, in the order of the label, or else a single construct
         named = [part.strip() for part in split]
         of_each = len(named) == len(genes) > 1 and all(
             g in n for g, n in zip(genes, named, strict=True)
@@ -327,7 +327,7 @@ def _from_matrix(matrix: GuideMatrix, source: H5adSource) -> Assignment:
     excluded = np.array(
         [name in source.excluded or _leaves_out([name], target_of, source) for name in matrix.names]
     )
-    # each name is one guide or perturbation, whatever signs are in it
+    # each name is a single guide or perturbation, even if it contains a delimiter
     grammar = LabelGrammar(source.controls, None, where, frozenset(), target_of)
     used = [name for name, out in zip(matrix.names, excluded, strict=True) if not out]
     read = dict(zip(used, grammar.read(used), strict=True))
@@ -414,7 +414,7 @@ def _with_several(read: Assignment, source: H5adSource) -> Assignment:
 def _with_few(read: Assignment, source: H5adSource) -> Assignment:
     """Leave out perturbations with few cells.
 
-    A combination is judged by its own cells, whether or not its single genes stay.
+    Only a combination's own cells count, whether or not its single genes are kept.
     """
     cells = read.labels.value_counts().drop(CONTROL, errors="ignore")
     few = cells[cells < source.min_cells].sort_index()

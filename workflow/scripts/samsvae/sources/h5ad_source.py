@@ -1,4 +1,4 @@
-"""Where in an AnnData file to find what, and how its parts are reached without reading the rest."""
+"""Settings of an AnnData source, and access to the elements that they name."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,10 +38,10 @@ JOINED_BATCHES = "|"  # joins the values of several columns of batches
 
 
 class Values(TypedDict, total=False):
-    """What the values of a matrix of guides or perturbations are.
+    """Kind of the values of a matrix of guides or perturbations.
 
-    UMI counts, of which `threshold` or a `mixture` call a guide present; or `doses`; or, without
-    any of the three, 0 and 1.
+    UMI counts, from which `threshold` or a `mixture` call guides; `doses`; or, without any of the
+    three, 0 and 1.
     """
 
     threshold: int | None
@@ -49,7 +49,7 @@ class Values(TypedDict, total=False):
     doses: bool
 
 
-# "except" is a word of Python's own, hence not the usual form of a class
+# "except" is a keyword of Python, so that a class cannot have it as a field
 OneHotColumns = TypedDict(
     "OneHotColumns",
     {
@@ -61,21 +61,21 @@ OneHotColumns = TypedDict(
 
 
 class PerturbationMatrix(Values, total=False):
-    """A matrix in obsm: its key, and the key in uns of the names of its columns."""
+    """Matrix in obsm: its key, and the key in uns of the names of its columns."""
 
     obsm: str
     names: str | None
 
 
 class GuideFeatures(Values, total=False):
-    """Features of the matrix of counts that are guides: their type in ``var["feature_types"]``."""
+    """Guides among the features of the count matrix, by their ``var["feature_types"]``."""
 
     feature_type: str
     gene_column: str | None
 
 
 class GuideModality(Values, total=False):
-    """The modality of an h5mu file whose features are guides."""
+    """Modality of an h5mu file whose features are guides."""
 
     name: str
     layer: str | None
@@ -84,12 +84,12 @@ class GuideModality(Values, total=False):
 
 @dataclass(frozen=True)
 class H5adSource:
-    """Where in a file to find what; see the configuration's schema for each field.
+    """Settings of an AnnData source; the configuration's schema describes each field.
 
     Raises
     ------
     InputError
-        If settings contradict one another.
+        If settings contradict each other.
     """
 
     path: str
@@ -161,7 +161,7 @@ class H5adSource:
         own[GUIDE] = [self.guide_column] if self.knows_guides else None
         reserved = dict.fromkeys(RESERVED) | {k: v for k, v in own.items() if v}
         for name in self.covariates:
-            # a column that is kept under its own name anyway
+            # a column that the screen keeps under its own name
             if name in reserved and reserved[name] != [name]:
                 raise InputError(
                     f"{self.path}: the covariate {name!r} has a name that the canonical screen "
@@ -173,12 +173,12 @@ class H5adSource:
 
     @property
     def form(self) -> str:
-        """The key that says which cell had which perturbation."""
+        """Key of the perturbations of cells, one of :data:`FORMS`."""
         return next(form for form in FORMS if getattr(self, form) is not None)
 
     @cached_property
     def controls(self) -> LabelSet:
-        """Labels of control cells, names of non-targeting guides, or what their targets are."""
+        """Labels of control cells, names of non-targeting guides, or the targets of these."""
         return LabelSet.of(self.control, "control")
 
     @cached_property
@@ -188,14 +188,14 @@ class H5adSource:
 
     @property
     def batch_columns(self) -> list[str]:
-        """Columns of obs that make a batch together."""
+        """Columns of obs that define the batch."""
         if self.batch_column is None:
             return []
         return [self.batch_column] if isinstance(self.batch_column, str) else [*self.batch_column]
 
     @property
     def knows_guides(self) -> bool:
-        """Whether the screen has guides beside the genes that they target."""
+        """Whether the screen has guides and their target genes."""
         values: Any = getattr(self, self.form)
         return bool(
             self.guide_table
@@ -206,7 +206,7 @@ class H5adSource:
 
     @property
     def declared(self) -> dict[str, str]:
-        """Columns from which columns of the canonical screen come, by their keys here."""
+        """Source columns of columns of the canonical screen, by configuration key."""
         given = {
             "batch_column": JOINED_BATCHES.join(self.batch_columns),
             "context_column": self.context_column,
@@ -216,7 +216,7 @@ class H5adSource:
 
     @property
     def matrix(self) -> str:
-        """Where the counts are, ``X``, ``raw/X`` or a layer."""
+        """Matrix of the counts, ``X``, ``raw/X`` or a layer."""
         if self.counts_layer == RAW:
             return "raw/X"
         return "X" if self.counts_layer is None else f"layers[{self.counts_layer!r}]"
@@ -229,22 +229,22 @@ class H5adSource:
 
 @contextmanager
 def open_source(source: H5adSource) -> Iterator[AnnDataFile]:
-    """Open the file of a source, at the modality and genes that have the counts.
+    """Open the file of a source, at the modality and genes of the counts.
 
     Raises
     ------
     InputError
-        If it cannot be read, or lacks them.
+        If the file cannot be read, or has no such modality.
     """
     guides = None if source.guide_modality is None else source.guide_modality["name"]
     with open_h5ad(source.path, source.modality, guides) as file:
-        # a layer that is called raw goes before AnnData's own
+        # a layer with the name "raw" has priority over AnnData's raw
         of_raw = source.counts_layer == RAW and RAW not in file.get("layers", {})
         yield file.of_raw() if of_raw else file
 
 
 def member(file: AnnDataFile, group: str, name: str, key: str) -> Any:
-    """Get a part of an open file that the configuration names.
+    """Return an element of an open file that the configuration names.
 
     Parameters
     ----------
@@ -253,14 +253,14 @@ def member(file: AnnDataFile, group: str, name: str, key: str) -> Any:
     group
         ``layers``, ``obsm`` or ``uns``.
     name
-        Of the part.
+        Name of the element.
     key
-        The configuration's, for the message.
+        Configuration key, for the message.
 
     Raises
     ------
     InputError
-        Naming what there is instead.
+        If it does not exist, with the existing names.
     """
     held = file.get(group, {})
     check_member(file, group, name, list(held), key)
@@ -268,9 +268,9 @@ def member(file: AnnDataFile, group: str, name: str, key: str) -> Any:
 
 
 def column(file: AnnDataFile, table: str, name: str, key: str) -> pd.Series:
-    """Read a column of obs or var that the configuration names, like :func:`member`.
+    """Read a column of obs or var that the configuration names; see :func:`member`.
 
-    A column of obs may be one that all modalities of the file share.
+    A column of obs may be common to all modalities of the file.
     """
     known = columns(file, table)
     shared = shared_columns(file) if table == "obs" and name not in known else []
@@ -281,7 +281,7 @@ def column(file: AnnDataFile, table: str, name: str, key: str) -> pd.Series:
 
 
 def check_member(file: AnnDataFile, group: str, name: str, known: Sequence[str], key: str) -> None:
-    """Refuse a name in the configuration that is none of those known, and list these."""
+    """Refuse a name in the configuration that does not exist, and list the existing names."""
     if name not in known:
         raise InputError(
             f"{file.filename}: {group} has no {name!r} (it has: "
@@ -290,7 +290,7 @@ def check_member(file: AnnDataFile, group: str, name: str, known: Sequence[str],
 
 
 def counts_matrix(file: AnnDataFile, source: H5adSource) -> CountMatrix:
-    """Get the matrix of counts; nothing but its shape is read."""
+    """Return the matrix of counts; only its shape is read."""
     if file.raw or source.counts_layer is None:
         return counts_of(file)
     layers = file.get("layers", {})
@@ -343,12 +343,12 @@ def read_library_sizes(file: AnnDataFile, source: H5adSource) -> np.ndarray | No
     Returns
     -------
     ndarray of int64 or None
-        Counts over all genes, also those that the file does not have.
+        Counts over all genes, including genes that are not in the file.
 
     Raises
     ------
     InputError
-        If the column is missing, or a value is no positive integer.
+        If the column is missing, or a value is not a positive integer.
     """
     name = source.library_size_column
     if name is None:

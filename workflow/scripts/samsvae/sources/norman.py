@@ -1,4 +1,4 @@
-"""Norman et al. 2019: CRISPRa of single genes and pairs in K562 cells, from either published file.
+"""Reader of Norman et al. 2019: CRISPRa of single genes and pairs in K562, two published files.
 
 The authors' processed file (copy ``original``) has raw counts in ``layers["counts"]``, the most
 variable genes marked in ``var["highly_variable"]``, and for each targeted gene a column
@@ -6,9 +6,9 @@ variable genes marked in ``var["highly_variable"]``, and for each targeted gene 
 the scPerturb copy this module assumes what that collection documents: raw counts of all genes in
 X, and in ``obs["perturbation"]`` a gene, two genes joined by ``_``, or ``control``.
 
-Both give the same cells, labels and counts where they share cells and genes. The scPerturb copy
-does not say which genes the authors kept: name them in `genes`, or the most variable ones are
-chosen anew, by the same method but over the copy's cells, so that some of them differ.
+Both have the same labels and counts for common cells and genes. The scPerturb copy does not mark
+the genes that the authors kept: list them in `genes`, or the most variable genes are selected
+again, by the same method but over the copy's cells, so that some of them differ.
 """
 
 import logging
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NormanSource:
-    """A file of the screen, and what it is expected to hold.
+    """File of the screen, and its expected size.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class NormanSource:
         For ``scperturb``, the genes to keep: a text file with a symbol on each line, or the
         original h5ad file; None for the most variable.
     n_genes
-        For ``scperturb`` without `genes`, how many to choose.
+        For ``scperturb`` without `genes`, the number of genes to select.
     expected_cells, expected_genes, expected_target_genes
         Cells, genes and targeted genes: a number, ``"published"``, or None if any will do.
     """
@@ -83,14 +83,14 @@ class NormanSource:
 def write_norman_screen(source: NormanSource, provenance: str, output: str | Path) -> None:
     """Write the canonical screen of a published file, in bounded memory.
 
-    Cells without a count in the genes kept are left out, with a line in the log.
+    Cells without counts of the retained genes are left out, with a line in the log.
 
     Parameters
     ----------
     source
         The file.
     provenance
-        What made the screen, as JSON.
+        Provenance record, JSON.
     output
         The screen.
 
@@ -192,7 +192,7 @@ def _chosen_genes(counts: CountMatrix, table: pd.DataFrame, source: NormanSource
 
 
 def _listed_genes(path: str, table: pd.DataFrame) -> Sequence[str]:
-    """Read which genes to keep; by identifier, if both files know it."""
+    """Read the genes to keep, by identifier if both files have it, else by symbol."""
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file. Set 'genes' to a list of genes, or to null.")
     if not h5py.is_hdf5(path):

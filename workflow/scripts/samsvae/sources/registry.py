@@ -1,7 +1,7 @@
-"""Sources of screens by the name that the configuration calls them.
+"""Registry of the sources of screens.
 
-Imports no source, so that the Snakefile need not wait for any of them, and a rule's digest of code
-holds its own source alone.
+It imports no source, so that the Snakefile starts fast and a rule's code digest includes its own
+source alone.
 """
 
 import importlib
@@ -29,12 +29,12 @@ DOWNLOADS_FOLDER = "data/downloads"
 
 
 def own_settings(screen: Mapping[str, Any], *others: str) -> dict[str, Any]:
-    """Leave out of a screen's entry what is not the source's own: its name, and `others`."""
+    """Select the source's own settings of a screen's entry: all but its name and `others`."""
     return {key: value for key, value in screen.items() if key not in ("source", *others)}
 
 
 def simulated_screen(screen: Mapping[str, Any]) -> tuple["AnnData", dict[str, list[str]]]:
-    """Simulate what an entry of the configuration's screens asks for.
+    """Simulate the screen of an entry of the configuration.
 
     Parameters
     ----------
@@ -54,10 +54,10 @@ def simulated_screen(screen: Mapping[str, Any]) -> tuple["AnnData", dict[str, li
 
 
 def files_of(screen: Mapping[str, Any]) -> dict[str, str]:
-    """Name the user's own files that a screen's entry is made of, by the keys that name them."""
+    """Return the user's files of a screen's entry, by configuration key."""
     return {key: screen[key] for key in ("path", "guide_table", "genes") if screen.get(key)}
 
 
 def fingerprints_of(screen: Mapping[str, Any]) -> dict[str, str]:
-    """Digest these files in milliseconds, so that one replaced by an older one is noticed."""
+    """Compute fingerprints of the user's files, which detect replaced files of any date."""
     return {key: fingerprint(path) for key, path in files_of(screen).items()}

@@ -1,4 +1,4 @@
-"""Replogle et al. 2022: genome-wide CRISPRi in K562 cells, from either published file.
+"""Reader of Replogle et al. 2022: genome-wide CRISPRi in K562 cells, two published files.
 
 The authors' file (copy ``original``) is a dense float32 X of 1,989,578 cells x 8,248 genes, with
 ``obs["gene"]``, ``obs["sgID_AB"]`` (the pair of guides that a cell carries) and
@@ -7,9 +7,9 @@ the pair of guides is in ``obs["guide_id"]`` or ``obs["sgID_AB"]``, the gene in 
 ``obs["perturbation"]`` (where ``control`` stands for ``non-targeting``), and the symbols in
 ``var["gene_name"]`` or the index.
 
-Kept are the cells of the genes in the table of perturbations and a seeded choice of control
+The screen has the cells of the genes in the table of perturbations, a seeded subsample of control
 cells, and the genes in the table of response genes. A perturbation is a pair of guides. Its name
-holds ``+`` and ``|``, which canonical labels reserve: ``plus`` and ``_and_`` stand for them, so
+contains ``+`` and ``|``, which canonical labels reserve; they become ``plus`` and ``_and_``:
 ``AAAS_+_53715438.23-P1P2|AAAS_-_53715355.23-P1P2`` becomes
 ``AAAS_plus_53715438.23-P1P2_and_AAAS_-_53715355.23-P1P2``. ``obs["guide"]`` keeps the name as
 published and ``obs["gene"]`` the target.
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ReplogleSource:
-    """A file of the screen, what to keep of it, and what that is expected to be.
+    """File of the screen, selected cells and genes, and the expected size.
 
     Attributes
     ----------
@@ -61,12 +61,12 @@ class ReplogleSource:
     copy
         ``original`` or ``scperturb``.
     seed, n_controls
-        Seed and number of the control cells that are kept. They are drawn from their sorted
-        names, so both copies give the same.
+        Seed and number of the subsampled control cells. They are drawn from sorted names, so that
+        both copies have the same.
     perturbations, response_genes
         Tables with a column ``gene``: the target genes and the measured genes to keep.
     expected_cells, expected_genes, expected_guide_pairs
-        Sizes of the screen: a number, ``"published"``, or None if any will do.
+        Sizes of the screen: a number, ``"published"``, or None for any size.
     """
 
     path: str
@@ -87,14 +87,14 @@ class ReplogleSource:
 def write_replogle_screen(source: ReplogleSource, provenance: str, output: str | Path) -> None:
     """Write the canonical screen of a published file, in bounded memory.
 
-    Cells without a count in the genes kept are left out, with a line in the log.
+    Cells without counts of the retained genes are left out, with a line in the log.
 
     Parameters
     ----------
     source
         The file.
     provenance
-        What made the screen, as JSON.
+        Provenance record, JSON.
     output
         The screen.
 
@@ -109,14 +109,14 @@ def write_replogle_screen(source: ReplogleSource, provenance: str, output: str |
 
 
 def select(file: AnnDataFile, source: ReplogleSource) -> Selection:
-    """Choose cells and genes, and label the cells, before any count is read.
+    """Select cells and genes, and label the cells, without reading counts.
 
     Parameters
     ----------
     file
-        The file, open.
+        The open file.
     source
-        What to keep.
+        Settings of the source.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def select(file: AnnDataFile, source: ReplogleSource) -> Selection:
     control = gene.isin([NON_TARGETING, CONTROL])
     possible = np.flatnonzero(control | gene.isin(_genes_of(source.perturbations)))
     names_of_possible = read_names(file, "obs", possible)
-    kept = _without_most_controls(names_of_possible, control[possible], source)
+    kept = _subsample_controls(names_of_possible, control[possible], source)
     cells = possible[kept]
     guide = guide[cells].remove_unused_categories()
     labels = pd.Categorical(np.array(_labels(list(guide.categories)), dtype=object)[guide.codes])
@@ -174,10 +174,8 @@ def _categories(file: AnnDataFile, name: str) -> pd.Categorical:
     return pd.Categorical(column)
 
 
-def _without_most_controls(
-    names: pd.Index, control: np.ndarray, source: ReplogleSource
-) -> np.ndarray:
-    """Choose all cells but controls, and of these so many; positions among the names."""
+def _subsample_controls(names: pd.Index, control: np.ndarray, source: ReplogleSource) -> np.ndarray:
+    """Select all perturbed cells and a subsample of control cells; return their indices."""
     controls = np.flatnonzero(control)
     if source.n_controls > len(controls):
         raise InputError(
@@ -197,7 +195,7 @@ def _genes_of(path: str) -> list[str]:
 
 
 def _labels(guides: list[str]) -> list[str]:
-    """Name pairs of guides as canonical labels can, no two alike but for controls."""
+    """Convert pairs of guides to valid canonical labels, unique but for controls."""
     labels = [
         CONTROL if NON_TARGETING in guide else guide.replace(JOIN, "plus").replace("|", "_and_")
         for guide in guides

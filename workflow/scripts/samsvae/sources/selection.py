@@ -1,4 +1,4 @@
-"""What a source keeps of its file, and how that becomes a canonical screen."""
+"""Selection of cells and genes of a source file, and its conversion to a canonical screen."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,27 +16,26 @@ from samsvae.sources.counts import CountMatrix
 
 @dataclass(frozen=True)
 class Selection:
-    """What is kept of a file.
+    """Selected cells and genes of a file.
 
     Attributes
     ----------
     cells, genes
-        Positions in the file; those of cells ascend.
+        Indices in the file; those of cells are ascending.
     cell_names, gene_names
         Their unique names.
     labels
         Canonical label of each of these cells.
     covariates
-        More columns of ``obs`` of these cells; None if there are none.
+        Further columns of ``obs`` of these cells; None if there are none.
     library_sizes
-        Library size of each of these cells; None if it is the sum of the counts kept.
+        Library size of each of these cells; None if it is the sum of the retained counts.
     guides
-        Guides of these cells; None if the file does not tell them.
+        Guides of these cells; None if unknown.
     declared
-        Columns of the file from which columns of ``obs`` come, see
-        :data:`samsvae.screen.canonical.DECLARED`.
+        Source columns of columns of ``obs``, see :data:`samsvae.screen.canonical.DECLARED`.
     lost
-        Cells that are left out before any count is read: ``reason`` and ``cells``.
+        Numbers of cells that are left out before counts are read: ``reason`` and ``cells``.
     """
 
     cells: np.ndarray
@@ -59,26 +58,26 @@ def write_selection(
     *,
     drop_empty: bool = True,
 ) -> None:
-    """Write the canonical screen of what is kept, whole or not at all, in bounded memory.
+    """Write the canonical screen of a selection atomically, in bounded memory.
 
     Parameters
     ----------
     counts
         Counts of the open file.
     kept
-        What to write.
+        The selection.
     provenance
-        What made the screen, as JSON.
+        Provenance record, JSON.
     output
         The screen.
     drop_empty
-        Whether cells without a count in the genes kept are left out, with a line in the log, or
-        refused.
+        Whether cells without counts of the retained genes are left out, with a line in the log,
+        or refused.
 
     Raises
     ------
     InputError
-        If counts, names or labels break the contract.
+        If counts, names or labels are not valid.
     """
     write_screen_in_blocks(
         with_progress(read_ahead(counts.blocks(kept.cells, kept.genes)), len(kept.cells)),
@@ -112,18 +111,18 @@ def check_screen_size(
     Parameters
     ----------
     found
-        What was counted, by what it is called.
+        Numbers by name.
     expected
-        Under the same names the number expected, ``"published"``, or None if any will do.
+        Expected number by name, ``"published"``, or None for any number.
     published
-        The published numbers.
+        Published number by name.
     where
         The file, for messages.
 
     Raises
     ------
     InputError
-        Listing all that differ.
+        Naming all differences.
     """
     wanted = {name: published[name] if n == PUBLISHED else n for name, n in expected.items()}
     differences = [

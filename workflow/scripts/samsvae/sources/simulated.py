@@ -1,7 +1,7 @@
-"""A simulated screen that looks like a real one and whose truth is known.
+"""Simulator of realistic screens with known truth.
 
-Every latent factor drives one named gene programme; every target shifts a few factors; pairs add
-up. Counts are negative binomial with log-normal library sizes and gene means:
+Every latent factor drives a named gene programme; every target gene shifts a few factors; pairs
+are additive. Counts are negative binomial with log-normal library sizes and gene means:
 
     z_i = z_i^b + sum_t d_it (m_t * e_t),  z_i^b ~ N(0, I)
     rho_i = softmax(log rho_0 + z_i W)
@@ -19,12 +19,12 @@ from samsvae.screen.canonical import build_screen
 from samsvae.screen.labels import CONTROL, JOIN
 
 N_DECOYS_PER_PROGRAMME = 4
-N_NUISANCE_FACTORS = 2  # basal variation that no target moves, such as the cell cycle
+N_NUISANCE_FACTORS = 2  # basal variation without perturbation effects, such as the cell cycle
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """Sizes and strengths of a simulated screen; see the configuration's schema for each."""
+    """Parameters of a simulated screen; the configuration's schema describes each field."""
 
     seed: int = 0
     n_genes: int = 300
@@ -59,7 +59,7 @@ def simulate(settings: Simulation) -> tuple[anndata.AnnData, dict[str, list[str]
     Parameters
     ----------
     settings
-        Sizes, strengths and the seed.
+        Parameters and seed.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def simulate(settings: Simulation) -> tuple[anndata.AnnData, dict[str, list[str]
         the loadings (all factors x genes), the baseline log-proportions and the inverse
         dispersions of the genes; ``obsm["true_basal"]`` the basal states.
     gene_sets : dict of list of str
-        The factors' programmes, and decoys: random sets of the same size.
+        Programmes of the factors, and decoys: random sets of the same size.
     """
     rng = np.random.default_rng(settings.seed)
     genes = [f"GENE{index:03d}" for index in range(1, settings.n_genes + 1)]
@@ -81,11 +81,11 @@ def simulate(settings: Simulation) -> tuple[anndata.AnnData, dict[str, list[str]
     loadings = _loadings(rng, settings, log_mean)
     mask, embedding = _effects(rng, settings)
 
-    labels, dosage = _design(rng, settings, targets)
+    labels, design = _design(rng, settings, targets)
     n_all = settings.n_factors + N_NUISANCE_FACTORS
     basal = rng.normal(size=(len(labels), n_all))
     latent = basal.copy()
-    latent[:, : settings.n_factors] += dosage @ (mask * embedding)
+    latent[:, : settings.n_factors] += design @ (mask * embedding)
     library_size = rng.lognormal(np.log(settings.median_library_size), 0.35, len(labels))
     counts = _counts(rng, latent @ loadings + log_proportion, library_size, inverse_dispersion)
 
@@ -110,7 +110,7 @@ def simulate(settings: Simulation) -> tuple[anndata.AnnData, dict[str, list[str]
 
 
 def _loadings(rng: np.random.Generator, settings: Simulation, log_mean: np.ndarray) -> np.ndarray:
-    """Give each factor a programme of its own genes, expressed ones first; nuisance is broad."""
+    """Draw disjoint programmes of mostly expressed genes, and broad nuisance factors."""
     chance = np.exp(0.5 * log_mean)
     chosen = rng.choice(
         settings.n_genes,
@@ -120,7 +120,7 @@ def _loadings(rng: np.random.Generator, settings: Simulation, log_mean: np.ndarr
     )
     loadings = np.zeros((settings.n_factors + N_NUISANCE_FACTORS, settings.n_genes))
     for factor, genes in enumerate(chosen):
-        # a programme mostly rises together, with some genes falling
+        # most genes of a programme have positive loadings
         sign = np.where(rng.random(len(genes)) < 0.8, 1.0, -1.0)
         loadings[factor, genes] = sign * rng.uniform(0.3, 0.7, len(genes))
     loadings[settings.n_factors :] = rng.normal(0, 0.1, (N_NUISANCE_FACTORS, settings.n_genes))
@@ -133,7 +133,7 @@ def _effects(rng: np.random.Generator, settings: Simulation) -> tuple[np.ndarray
     n_inert = int(settings.inert_fraction * settings.n_perturbations)
     for target in range(settings.n_perturbations - n_inert):
         n_moved = min(1 + rng.poisson(settings.factors_per_perturbation - 1), settings.n_factors)
-        first = target % settings.n_factors  # so that every factor is moved by some target
+        first = target % settings.n_factors  # so that every factor has a target
         others = rng.permutation([f for f in range(settings.n_factors) if f != first])
         mask[target, [first, *others[: n_moved - 1]]] = 1
     size = rng.normal(settings.effect_size, 0.15 * settings.effect_size, shape)
@@ -149,11 +149,11 @@ def _design(
     singles = [(target,) for target in range(len(targets))]
     for group in [*singles, *(pairs[index] for index in chosen)]:
         members += [group] * settings.cells_per_perturbation
-    dosage = np.zeros((len(members), len(targets)))
+    design = np.zeros((len(members), len(targets)))
     for cell, group in enumerate(members):
-        dosage[cell, list(group)] = 1
+        design[cell, list(group)] = 1
     labels = [JOIN.join(targets[t] for t in group) or CONTROL for group in members]
-    return labels, dosage
+    return labels, design
 
 
 def _counts(

@@ -1,28 +1,29 @@
-"""Simulated screens of latent shifts: of SAMS-VAE's own model, and as SVAE+ was introduced with.
+"""Simulators of sparse latent shifts: the additive model of SAMS-VAE, and that of SVAE+.
 
-As a screen, a simulation of counts is canonical. Gaussian measurements are float32 in place of
-counts, each cell with a library size of 1, which models with the likelihood ``normal`` leave aside.
+A simulation of counts is a canonical screen. Gaussian measurements are float32 instead of counts,
+each cell with a library size of 1, which models with the likelihood ``normal`` do not use.
 
-For perturbations t, latent dimensions k, cells i and genes g::
+Additive simulation, for perturbations t, latent dimensions k, cells i and genes g::
 
     m_tk ~ Bernoulli(2 / 15)
     e_tk ~ N(5, 0.5) with a random sign
     z_i  = z_i^b + sum_t d_it (m_t * e_t),  z_i^b ~ N(0, I)
     x_i  ~ N(f(z_i), sigma_g^2)
 
-f has four linear layers with orthonormal weights and LeakyReLU(0.2) between them. The paper leaves
-open: the width of the hidden layers (here the number of genes), control cells (here as many as of
-each perturbation), and whose variance the noise is 20 % of (here each gene's, noise included).
+f has four linear layers with orthonormal weights and LeakyReLU(0.2) between them. The paper does
+not specify the width of the hidden layers (here the number of genes), the number of control cells
+(here that of each perturbation), and the variance of which noise is 20 % (here each gene's, noise
+included).
 
-Every perturbation moves one to three latent dimensions; for cells i::
+SVAE+ simulation, where every perturbation shifts one to three latent dimensions; for cells i::
 
     z_i ~ N(m_t(i) * mu_t(i), I),  N(0, I) for control cells
     x_i ~ Poisson(l_i rho_i),  rho_i = softmax(f(z_i))
 
-f is the decoder of :mod:`samsvae.sources.simulated_latents`. Chosen here: the number of moved
-dimensions is uniform on 1, 2, 3; effects have the size of the additive simulation's; the logits are
-scaled to a standard deviation of 1 within a gene, on average over genes, so that counts tell states
-apart; library sizes are log-normal.
+f is the same decoder. Chosen here: the number of shifted dimensions is uniform on 1, 2, 3; effects
+have the size of the additive simulation's; logits are scaled to a standard deviation of 1 within a
+gene, on average over genes, so that counts are informative about states; library sizes are
+log-normal.
 """
 
 from dataclasses import dataclass
@@ -42,14 +43,14 @@ LEAKY_SLOPE = 0.2
 
 @dataclass(frozen=True)
 class LatentSimulation:
-    """Cells whose latent truth is known.
+    """Simulated cells with their latent truth.
 
     Attributes
     ----------
     values
         Cells x genes: float32 measurements, or int64 counts.
-    dosage
-        Cells x perturbations, 0 or 1; a control cell has none.
+    design
+        Design matrix, cells x perturbations, 0 or 1; all 0 for control cells.
     part
         ``train``, ``val`` or ``test`` of each cell.
     mask
@@ -57,11 +58,11 @@ class LatentSimulation:
     embedding
         Perturbations x latent dimensions, in standard deviations of the basal state.
     basal
-        Cells x latent dimensions: the state that a cell would have without perturbation.
+        Basal states, cells x latent dimensions.
     """
 
     values: np.ndarray
-    dosage: np.ndarray
+    design: np.ndarray
     part: np.ndarray
     mask: np.ndarray
     embedding: np.ndarray
@@ -69,29 +70,29 @@ class LatentSimulation:
 
     @property
     def effects(self) -> np.ndarray:
-        """M * e, perturbations x latent dimensions."""
+        """Latent effects m * e, perturbations x latent dimensions."""
         return self.mask * self.embedding
 
 
 def latent_screen(simulation: LatentSimulation) -> anndata.AnnData:
-    """Lay out a simulation as a screen.
+    """Convert a simulation to a screen.
 
     Parameters
     ----------
     simulation
-        Cells and their truth.
+        Simulated cells and their truth.
 
     Returns
     -------
     AnnData
         With ``uns["truth"]``, the mask and the embedding (targets x factors) and their names,
-        ``obsm["true_basal"]``, the basal states, and ``obs["part"]``, the part of a split that
-        each cell was made for.
+        ``obsm["true_basal"]``, the basal states, and ``obs["part"]``, the part of the split of
+        each cell.
     """
     n_targets, n_factors = simulation.mask.shape
     targets = np.array([f"TARGET{index:03d}" for index in range(1, n_targets + 1)], dtype=object)
     names = np.array([CONTROL, *targets], dtype=object)
-    labels = pd.Categorical(names[(simulation.dosage @ np.arange(1, n_targets + 1)).astype(int)])
+    labels = pd.Categorical(names[(simulation.design @ np.arange(1, n_targets + 1)).astype(int)])
     cells = [f"cell{index}" for index in range(len(labels))]
     genes = [f"GENE{index:03d}" for index in range(1, simulation.values.shape[1] + 1)]
     if np.issubdtype(simulation.values.dtype, np.integer):
@@ -113,17 +114,17 @@ def latent_screen(simulation: LatentSimulation) -> anndata.AnnData:
 def single_perturbations(
     n_perturbations: int, cells: dict[str, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give every perturbation, and control, so many cells of each part.
+    """Build the design matrix of single perturbations and control, with equal numbers of cells.
 
     Returns
     -------
-    dosage, part : ndarray
-        Cells x perturbations, and the part of each cell.
+    design, part : ndarray
+        Cells x perturbations, and the part of the split of each cell.
     """
     rows = np.vstack([np.zeros(n_perturbations), np.eye(n_perturbations)])
-    dosage = np.concatenate([rows.repeat(number, axis=0) for number in cells.values()])
+    design = np.concatenate([rows.repeat(number, axis=0) for number in cells.values()])
     part = np.repeat(list(cells), [len(rows) * number for number in cells.values()])
-    return dosage, part
+    return design, part
 
 
 def signed_effects(
@@ -138,7 +139,7 @@ def orthogonal_layers(
 ) -> list[np.ndarray]:
     """Draw the weights of a decoder, the first K x G and the others G x G.
 
-    Each has orthonormal rows (the shorter side), so that no layer loses a direction.
+    Each has orthonormal rows (its shorter side), so that no layer loses information.
     """
     sizes = [n_latent] + [n_genes] * n_layers
     return [_orthonormal(rng, m, n) for m, n in pairwise(sizes)]
@@ -146,12 +147,12 @@ def orthogonal_layers(
 
 def _orthonormal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
     q, r = np.linalg.qr(rng.normal(size=(max(rows, columns), min(rows, columns))))
-    q = q * np.sign(np.diag(r))  # so that all directions are equally likely
+    q = q * np.sign(np.diag(r))  # for a uniform (Haar) distribution
     return q.T if rows < columns else q
 
 
 def decode(latent: np.ndarray, layers: list[np.ndarray]) -> np.ndarray:
-    """Send latent states [N, K] through the layers, with LeakyReLU(0.2) between them."""
+    """Decode latent states [N, K] by linear layers with LeakyReLU(0.2) between them."""
     hidden = latent @ layers[0]
     for weights in layers[1:]:
         hidden = np.where(hidden > 0, hidden, LEAKY_SLOPE * hidden) @ weights
@@ -160,7 +161,7 @@ def decode(latent: np.ndarray, layers: list[np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AdditiveSimulation:
-    """Sizes and strengths.
+    """Parameters of the additive simulation.
 
     Attributes
     ----------
@@ -169,13 +170,13 @@ class AdditiveSimulation:
     n_latent, n_perturbations, n_genes
         K, T and G.
     mask_probability
-        Probability that a perturbation moves a latent dimension.
+        Probability that a perturbation shifts a latent dimension.
     effect_size, effect_spread
         Mean and standard deviation of |e|, in standard deviations of the basal state.
     n_layers
         Layers of the decoder.
     noise_fraction
-        Share of each gene's variance that is noise.
+        Fraction of each gene's variance that is noise.
     n_train, n_validation, n_test
         Cells of each perturbation, and of control.
     """
@@ -201,20 +202,20 @@ def simulate_additive(settings: AdditiveSimulation) -> LatentSimulation:
     mask = (rng.random(shape) < settings.mask_probability).astype(float)
     embedding = signed_effects(rng, shape, settings.effect_size, settings.effect_spread)
     layers = orthogonal_layers(rng, settings.n_latent, settings.n_genes, settings.n_layers)
-    dosage, part = single_perturbations(
+    design, part = single_perturbations(
         settings.n_perturbations,
         {TRAIN: settings.n_train, VAL: settings.n_validation, TEST: settings.n_test},
     )
-    basal = rng.normal(size=(len(dosage), settings.n_latent))
-    mean = decode(basal + dosage @ (mask * embedding), layers)
+    basal = rng.normal(size=(len(design), settings.n_latent))
+    mean = decode(basal + design @ (mask * embedding), layers)
     odds = settings.noise_fraction / (1 - settings.noise_fraction)
-    deviation = np.sqrt(odds * mean.var(axis=0))
-    values = (mean + deviation * rng.normal(size=mean.shape)).astype(np.float32)
-    return LatentSimulation(values, dosage, part, mask, embedding, basal)
+    std = np.sqrt(odds * mean.var(axis=0))
+    values = (mean + std * rng.normal(size=mean.shape)).astype(np.float32)
+    return LatentSimulation(values, design, part, mask, embedding, basal)
 
 
 def additive_screen(settings: AdditiveSimulation) -> tuple[anndata.AnnData, dict[str, list[str]]]:
-    """Simulate, as a screen with its truth; there are no gene sets."""
+    """Simulate a screen with its truth by the additive model, without gene sets."""
     return latent_screen(simulate_additive(settings)), {}
 
 
@@ -223,7 +224,7 @@ MOST_MOVED = 3
 
 @dataclass(frozen=True)
 class SvaePlusSimulation:
-    """Sizes and strengths.
+    """Parameters of the SVAE+ simulation.
 
     Attributes
     ----------
@@ -264,20 +265,20 @@ def simulate_svae_plus(settings: SvaePlusSimulation) -> LatentSimulation:
     mask = (rank < n_moved[:, None]).astype(float)
     embedding = signed_effects(rng, shape, settings.effect_size, settings.effect_spread)
     layers = orthogonal_layers(rng, settings.n_latent, settings.n_genes, settings.n_layers)
-    dosage, part = single_perturbations(
+    design, part = single_perturbations(
         settings.n_perturbations,
         {TRAIN: settings.n_train, VAL: settings.n_validation, TEST: settings.n_test},
     )
-    basal = rng.normal(size=(len(dosage), settings.n_latent))
-    logits = decode(basal + dosage @ (mask * embedding), layers)
+    basal = rng.normal(size=(len(design), settings.n_latent))
+    logits = decode(basal + design @ (mask * embedding), layers)
     rate = np.exp(logits / logits.std(axis=0).mean())
     library_size = rng.lognormal(
-        np.log(settings.median_library_size), settings.library_size_spread, len(dosage)
+        np.log(settings.median_library_size), settings.library_size_spread, len(design)
     )
     mean = library_size[:, None] * rate / rate.sum(axis=1, keepdims=True)
-    return LatentSimulation(rng.poisson(mean), dosage, part, mask, embedding, basal)
+    return LatentSimulation(rng.poisson(mean), design, part, mask, embedding, basal)
 
 
 def svae_plus_screen(settings: SvaePlusSimulation) -> tuple[anndata.AnnData, dict[str, list[str]]]:
-    """Simulate, as a screen with its truth; there are no gene sets."""
+    """Simulate a screen with its truth by the model of SVAE+, without gene sets."""
     return latent_screen(simulate_svae_plus(settings)), {}

@@ -1,7 +1,7 @@
-"""Open HDF5 files and zarr stores safely, as groups and arrays.
+"""Safe access to HDF5 files and zarr stores.
 
-HDF5 lets a file refer to other files (external links, external storage, virtual data sets), to
-itself without end, and to terabytes of values that nobody wrote. No screen needs any of it.
+An HDF5 file can refer to other files (external links, external storage, virtual data sets), to
+itself in cycles, and declare terabytes of values that are not stored. A screen needs none of this.
 """
 
 import importlib
@@ -21,23 +21,23 @@ import zarr
 
 from samsvae.runtime.errors import InputError
 
-# a data set of more bytes must have been written in part at least: no compression that AnnData
-# uses makes values smaller by more than this factor
+# a larger data set must be stored at least in part: the compressions of AnnData reduce values by
+# less than this factor
 UNCHECKED_BYTES = 2**26
 LARGEST_COMPRESSION = 2000
 MOST_OBJECTS = 1_000_000
 
 READERS = ("h5py", "anndata", "zarr", "numcodecs")
-# names of filters that do not name themselves
+# names of filters without a name in the file
 FILTERS = {
     32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd", 32026: "blosc2",
 }  # fmt: skip
 
 
 def check_contents(file: h5py.File) -> None:
-    """Refuse an h5ad file that leads elsewhere, runs in circles or promises too much.
+    """Refuse an h5ad file with external references, cycles or values that are not stored.
 
-    Nothing but the file's table of contents is read.
+    Only the file's metadata are read.
 
     Raises
     ------
@@ -60,12 +60,12 @@ def check_contents(file: h5py.File) -> None:
 
 
 def _links(file: h5py.File) -> list[tuple[bytes, int]]:
-    """List all names in a file, and what kind of link each is; a group once, whatever its names."""
+    """List the names of a file with the types of their links; each group is visited once."""
     found: list[tuple[bytes, int]] = []
 
     def note(name: bytes, info: Any) -> bool | None:
         found.append((name, info.type))
-        return True if len(found) > MOST_OBJECTS else None  # which ends the visit
+        return True if len(found) > MOST_OBJECTS else None  # True ends the visit
 
     file.id.links.visit(note, info=True)
     if len(found) > MOST_OBJECTS:
@@ -97,7 +97,7 @@ def _check_object(file: h5py.File, name: bytes, where: str) -> None:
 
 
 def _check_filters(plan: h5py.h5p.PropDCID, where: str) -> None:
-    """Refuse values that were compressed by a filter which is not installed."""
+    """Refuse values that are compressed by a filter which is not installed."""
     for number in range(plan.get_nfilters()):
         code, _, _, name = plan.get_filter(number)
         if not h5py.h5z.filter_avail(code):
@@ -110,12 +110,12 @@ def _check_filters(plan: h5py.h5p.PropDCID, where: str) -> None:
 
 
 def check_declared(shape: Sequence[int], itemsize: int, stored: int, where: str) -> None:
-    """Refuse an array that declares far more values than the file can hold.
+    """Refuse an array that declares far more values than are stored.
 
     Raises
     ------
     InputError
-        Giving both numbers of bytes.
+        Naming both numbers of bytes.
     """
     declared = math.prod(shape) * itemsize
     if declared > UNCHECKED_BYTES + LARGEST_COMPRESSION * stored:
@@ -126,12 +126,12 @@ def check_declared(shape: Sequence[int], itemsize: int, stored: int, where: str)
 
 
 def check_length(length: int, n_rows: int, where: str, rows: str) -> None:
-    """Refuse a column that is not as long as its table.
+    """Refuse a column whose length is not that of its table.
 
     Raises
     ------
     InputError
-        Giving both lengths.
+        Naming both lengths.
     """
     if length != n_rows:
         raise InputError(
@@ -141,13 +141,13 @@ def check_length(length: int, n_rows: int, where: str, rows: str) -> None:
 
 
 @contextmanager
-def damage_told(path: str | Path) -> Iterator[None]:
-    """Say that a file is damaged where a library that reads it fails in any way.
+def explain_damage(path: str | Path) -> Iterator[None]:
+    """Turn errors of the libraries that read a file into an error that names the damaged file.
 
     Raises
     ------
     InputError
-        In the place of an error that h5py or anndata raised.
+        From any error raised within h5py, anndata, zarr or numcodecs.
     """
     try:
         yield
@@ -164,7 +164,7 @@ def damage_told(path: str | Path) -> Iterator[None]:
 
 
 def _raised_by(error: BaseException, packages: Sequence[str]) -> bool:
-    """Whether the innermost code in which an error arose belongs to one of some packages."""
+    """Whether the innermost frame of an error belongs to one of some packages."""
     trace = error.__traceback__
     if trace is None:
         return False
@@ -174,11 +174,11 @@ def _raised_by(error: BaseException, packages: Sequence[str]) -> bool:
     return any(package in parts for package in packages)
 
 
-# h5py comes without types, and zarr's fit no other library
+# h5py has no types, and zarr's are not compatible
 Array: TypeAlias = Any  # h5py.Dataset or zarr.Array
 Group: TypeAlias = Any  # h5py.Group or zarr.Group
 
-CHUNK_CACHE_BYTES = 2**20  # of each data set; blocks share at most the chunk between them
+CHUNK_CACHE_BYTES = 2**20  # of each data set; two blocks have at most one chunk in common
 ZARR_METADATA = (".zarray", ".zgroup", ".zmetadata", "zarr.json")
 PICKLE = re.compile(rb'"(id|name)"\s*:\s*"(numcodecs\.)?pickle"')
 SIGNATURES = {
@@ -191,41 +191,41 @@ SIGNATURES = {
 
 
 def is_array(element: Any) -> bool:
-    """Whether a part of a file is an array of values."""
+    """Whether an element of a file is an array."""
     return isinstance(element, h5py.Dataset | zarr.Array)
 
 
 def is_group(element: Any) -> bool:
-    """Whether a part of a file holds other parts."""
+    """Whether an element of a file is a group."""
     return isinstance(element, h5py.Group | zarr.Group)
 
 
-def read_into(array: Array, place: Any, into: np.ndarray) -> None:
-    """Read a part of an array into memory that is there already.
+def read_into(array: Array, selection: Any, into: np.ndarray) -> None:
+    """Read a part of an array into existing memory.
 
     Parameters
     ----------
     array
-        Of an open file.
-    place
-        A slice, positions, or such for both axes.
+        An array of an open file.
+    selection
+        A slice or indices, for one or both axes.
     into
-        Of the part's shape and the array's type.
+        Destination, of the part's shape and the array's type.
     """
     if isinstance(array, h5py.Dataset):
-        array.read_direct(into, place)
+        array.read_direct(into, selection)
     else:
-        into[...] = array.oindex[place]
+        into[...] = array.oindex[selection]
 
 
 def first_chunk(array: Array) -> int | None:
-    """Count the rows, or entries, that a file keeps together; None if all of them."""
+    """Return the number of rows, or entries, of a chunk; None for contiguous storage."""
     return None if array.chunks is None else int(array.chunks[0])
 
 
 @contextmanager
 def open_storage(path: str | Path) -> Iterator[Group]:
-    """Open an HDF5 file or a zarr store for reading, once it is known to be safe.
+    """Open an HDF5 file or a zarr store for reading, after a check that it is safe.
 
     Parameters
     ----------
@@ -240,20 +240,20 @@ def open_storage(path: str | Path) -> Iterator[Group]:
     Raises
     ------
     InputError
-        If there is nothing there, it is neither, it leads elsewhere, or was compressed by what is
-        not installed.
+        If it does not exist, is neither of the two, refers to other files, or is compressed by a
+        filter that is not installed.
     """
-    place = Path(path)
-    if not place.exists():
-        sought = "" if place.is_absolute() else f" (sought in {Path.cwd()})"
+    file_or_folder = Path(path)
+    if not file_or_folder.exists():
+        sought = "" if file_or_folder.is_absolute() else f" (sought in {Path.cwd()})"
         raise InputError(f"{path}: no such file{sought}. Set 'path' to an existing h5ad file.")
-    if place.is_dir():
-        yield _open_zarr(place)
+    if file_or_folder.is_dir():
+        yield _open_zarr(file_or_folder)
         return
     if not h5py.is_hdf5(path):
-        raise InputError(f"{path}: {_kind_of_file(place)}.")
+        raise InputError(f"{path}: {_kind_of_file(file_or_folder)}.")
     if importlib.util.find_spec("hdf5plugin") is not None:
-        importlib.import_module("hdf5plugin")  # registers more filters of compression
+        importlib.import_module("hdf5plugin")  # registers further compression filters
     try:
         file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
     except OSError as error:

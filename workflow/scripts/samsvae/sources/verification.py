@@ -1,4 +1,4 @@
-"""Published files, and whether a file is one of them: its size first, then its checksums."""
+"""Verification of published files by size and checksums."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file that somebody publishes; see the configuration's schema for each field."""
+    """Published file; the configuration's schema describes each field."""
 
     file: str
     urls: tuple[str, ...]
@@ -26,7 +26,7 @@ class PublishedFile:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "PublishedFile":
-        """Read an entry of the configuration's downloads."""
+        """Build from an entry of the configuration's downloads."""
         return cls(**{**settings, "urls": tuple(settings["urls"])})
 
     @property
@@ -37,23 +37,23 @@ class PublishedFile:
 
 
 class ByteProgress(Progress):
-    """Log how far something is with a file.
+    """Progress of a file in the log.
 
     Parameters
     ----------
     what
-        What is done, with the file's name.
+        Description of the work, with the file's name.
     total
-        Bytes of the whole file.
+        Number of bytes of the file.
     done
-        Bytes that were done before.
+        Number of bytes that were done before.
     """
 
     def __init__(self, what: str, total: int, done: int = 0) -> None:
         super().__init__(f"{what}:", total, "B", done, unit_scale=True, unit_divisor=1024)
 
     def update(self, n: float | None = 1) -> bool | None:
-        """Count more bytes; a line is logged every few seconds, and at the end."""
+        """Add bytes, and log a line every few seconds and at the end."""
         logged = super().update(n)
         if not logged and self.n == self.total:
             self.display()
@@ -61,12 +61,12 @@ class ByteProgress(Progress):
 
 
 class RunningChecksums:
-    """Checksums of bytes as they come.
+    """Incremental checksums of a file.
 
     Parameters
     ----------
     published
-        Says which checksums are of use.
+        The published file, with its algorithms.
     """
 
     def __init__(self, published: PublishedFile) -> None:
@@ -77,13 +77,13 @@ class RunningChecksums:
         }
 
     def update(self, block: bytes) -> None:
-        """Take more bytes in."""
+        """Add bytes."""
         self.size += len(block)
         for running in self._running.values():
             running.update(block)
 
     def difference(self) -> str | None:
-        """Say how the bytes so far differ from the published file; None if they are the same."""
+        """Describe how the bytes so far differ from the published file; None if they are equal."""
         if self.size != self.published.size:
             return f"it has {self.size:,} bytes, not the published {self.published.size:,}"
         for name, expected in self.published.checksums.items():
@@ -94,7 +94,7 @@ class RunningChecksums:
 
 
 def checksums_of(path: Path, published: PublishedFile) -> RunningChecksums:
-    """Read a file through and take the checksums of what is there."""
+    """Compute the checksums of a file."""
     checksums = RunningChecksums(published)
     progress = ByteProgress(f"checking {path.name}", path.stat().st_size)
     with path.open("rb") as file:
@@ -112,12 +112,12 @@ def verify(path: str | Path, published: PublishedFile) -> None:
     path
         The file.
     published
-        What it should be.
+        The published file.
 
     Raises
     ------
     InputError
-        If the file is missing, has another size, which is seen at once, or another checksum.
+        If the file is missing, has another size (found without reading it) or another checksum.
     """
     check_file_size(path, published)
     difference = checksums_of(Path(path), published).difference()
@@ -126,7 +126,7 @@ def verify(path: str | Path, published: PublishedFile) -> None:
 
 
 def check_file_size(path: str | Path, published: PublishedFile) -> None:
-    """Refuse a file that is missing or whose size is not the published one, without reading it.
+    """Refuse a file that is missing or has not the published size, without reading it.
 
     Raises
     ------
@@ -152,30 +152,30 @@ def _not_the_file(path: str | Path, published: PublishedFile, difference: str) -
 
 
 def write_receipt(path: str | Path, published: PublishedFile, receipt: str | Path) -> None:
-    """Write down where a verified file is, and what it was compared with, as JSON."""
+    """Write a receipt of a verified file as JSON: its path and the published file."""
     text = json.dumps({"path": str(path), "published": asdict(published)}, indent=2)
     write_text(text + "\n", receipt)
 
 
 def read_receipt(receipt: str | Path) -> tuple[str, PublishedFile]:
-    """Read where a verified file is, and which one it is.
+    """Read the receipt of a verified file.
 
     Parameters
     ----------
     receipt
-        What :func:`write_receipt` wrote.
+        A file of :func:`write_receipt`.
 
     Returns
     -------
     path : str
         The file.
     published : PublishedFile
-        What it was compared with.
+        The published file.
 
     Raises
     ------
     InputError
-        If the file has gone since, or has another size.
+        If the file does not exist any more, or has another size.
     """
     written = json.loads(Path(receipt).read_text(encoding="utf-8"))
     published = PublishedFile.of(written["published"])

@@ -1,4 +1,4 @@
-"""No two jobs of a machine are on one card, and a card whose job ended is free again."""
+"""GPU locks: one job per GPU, which is released when the job ends."""
 
 import errno
 import os
@@ -26,7 +26,7 @@ def holding(folder):
     )  # fmt: skip
 
 
-def test_each_job_has_a_card_of_its_own_until_it_is_killed(tmp_path):
+def test_each_job_has_its_own_gpu_until_it_is_killed(tmp_path):
     jobs = {job.stdout: job for job in (holding(tmp_path) for _ in range(3))}
     try:
         taken = {}
@@ -34,10 +34,10 @@ def test_each_job_has_a_card_of_its_own_until_it_is_killed(tmp_path):
             for output in wait(set(jobs) - set(taken), timeout=60):
                 taken[output] = int(output.readline())
         assert sorted(taken.values()) == [0, 1]
-        killed, card = taken.popitem()
+        killed, gpu = taken.popitem()
         jobs[killed].kill()
         (waiting,) = set(jobs) - {killed} - set(taken)
-        assert int(waiting.readline()) == card
+        assert int(waiting.readline()) == gpu
     finally:
         for output, job in jobs.items():
             job.kill()
@@ -46,7 +46,7 @@ def test_each_job_has_a_card_of_its_own_until_it_is_killed(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
-def test_where_files_cannot_be_locked_the_first_card_is_used(code, tmp_path, monkeypatch):
+def test_where_files_cannot_be_locked_the_first_gpu_is_used(code, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(code, os.strerror(code))
 
@@ -62,7 +62,7 @@ def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path):
 
 
 @pytest.mark.parametrize("identity", ["GPU-5d0a", "11111111-2222"])
-def test_a_free_card_is_taken_at_once(identity, tmp_path):
+def test_a_free_gpu_is_acquired_immediately(identity, tmp_path):
     assert acquire_gpu([identity], tmp_path) == 0
     (lock,) = tmp_path.iterdir()
     assert lock.name == f"samsvae-gpu-{identity}.lock"

@@ -1,4 +1,4 @@
-"""Guides or perturbations as a matrix: one-hot columns, a matrix in obsm, features, a modality."""
+"""Matrices of guides or perturbations: one-hot columns, a matrix in obsm, features, a modality."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,25 +32,24 @@ GUIDE_FEATURES = "CRISPR Guide Capture"
 
 @dataclass(frozen=True)
 class GuideMatrix:
-    """Which cell has which guide or perturbation.
+    """Matrix of guides or perturbations by cells.
 
     Attributes
     ----------
     doses
-        Cells x columns, float32: 1, or the dose, where a cell has it.
+        Cells x columns, float32: 1, or the dose, for a cell with the guide or perturbation.
     names
-        What the columns are called.
+        Names of the columns.
     where
-        File and place, for messages.
+        File and element, for messages.
     genes
-        Gene of each column, if the file names it.
+        Target gene of each column, if the file has it.
     called
-        Whether guides were called from UMI counts, so that a cell without any is one in which none
-        was found.
+        Whether guides were called from UMI counts, so that a cell may have no detected guide.
     known
-        Whether each cell is in the matrix at all.
+        Whether each cell is in the matrix.
     thresholds
-        UMIs from which on each guide was called; None if none was.
+        Smallest UMI count of each called guide; None if guides were not called.
     """
 
     doses: sparse.csr_matrix
@@ -70,13 +69,13 @@ def read_guide_matrix(file: AnnDataFile, source: H5adSource) -> GuideMatrix:
     file
         An open file.
     source
-        With any form but `perturbation_column`.
+        Any form but `perturbation_column`.
 
     Raises
     ------
     InputError
-        If columns or names are missing, a value can be neither count nor dose, or counts stand
-        where nothing says how guides are called.
+        If columns or names are missing, a value is neither count nor dose, or values are counts
+        although no setting says how to call guides.
     """
     matrix = {
         "perturbation_columns": _read_columns,
@@ -113,18 +112,18 @@ def read_guide_matrix(file: AnnDataFile, source: H5adSource) -> GuideMatrix:
 
 
 def _is_canonical(file: AnnDataFile, source: H5adSource) -> bool:
-    """Whether the matrix is the dosage of a canonical screen, which declares doses by its name."""
+    """Whether the matrix is the design matrix of a canonical screen, whose values are doses."""
     matrix = source.perturbation_matrix
     return matrix is not None and matrix["obsm"] == "dosage" and "uns/content_digest" in file
 
 
 def check_guide_matrix(file: AnnDataFile, source: H5adSource) -> None:
-    """Check what can be known of guides among the features, or a modality, without their counts.
+    """Check that features or a modality of guides exist, without reading counts.
 
     Raises
     ------
     InputError
-        If there are none.
+        If they do not exist.
     """
     if source.guide_features is not None:
         _feature_positions(file, source)
@@ -151,7 +150,7 @@ def _read_columns(file: AnnDataFile, source: H5adSource) -> GuideMatrix:
 
 
 def _stack(file: AnnDataFile, table: str, chosen: Sequence[str], where: str) -> sparse.csr_matrix:
-    """Read columns one by one, since together they may be many times the file's counts."""
+    """Read columns one by one, since all dense columns may exceed memory."""
     stacked = []
     for name in chosen:
         column = read_column(file, table, name)
@@ -200,7 +199,7 @@ def _read_matrix(file: AnnDataFile, source: H5adSource) -> GuideMatrix:
 
 
 def _read_rows(held: Array | Group, where: str) -> sparse.csr_matrix:
-    """Read a matrix into CSR, whatever it is in the file, block by block."""
+    """Read a matrix of any layout as CSR, block by block."""
     if is_missing(held) or (not is_group(held) and held.ndim != 2):
         raise InputError(f"{where} is no matrix of cells x perturbations.")
     return _in_blocks(CountMatrix(held, where, BLOCK_BYTES))
