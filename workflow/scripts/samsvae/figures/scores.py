@@ -33,6 +33,7 @@ from samsvae.figures.style import (
 from samsvae.figures.text import minus, readable
 
 LABEL_WIDTH = 24  # characters
+FILLED = (BEST, NOT_DIFFERENT)  # verdicts of filled markers
 
 
 def draw_metrics(
@@ -74,7 +75,7 @@ def _score_rows(
                 score["value"], row + shift, color=colours[model],
                 xerr=error_bars(one.loc[[model]], "value", "low", "high"),
                 fmt="D" if score["verdict"] == CEILING else "o", markersize=4,
-                markerfacecolor=colours[model] if score["verdict"] in (BEST, NOT_DIFFERENT) else "white",
+                markerfacecolor=colours[model] if score["verdict"] in FILLED else "white",
             )  # fmt: skip
         if NOISE_CEILING in one.index and len(parts) == 1:
             axis.axvline(one.loc[NOISE_CEILING, "value"], color="0.5", lw=0.8, ls="--", zorder=0)
