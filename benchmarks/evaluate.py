@@ -39,6 +39,7 @@ from samsvae.models.registry import build_model
 from samsvae.models.sams_vae import SamsVae
 from samsvae.runtime.files import write_parquet_parts, write_tsv
 from samsvae.screen.canonical import read_screen
+from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import TEST, split_table
 from samsvae.screen.writing import write_screen_in_blocks
@@ -149,7 +150,7 @@ def write_screen(arguments: argparse.Namespace, n_cells: int, path: Path) -> Non
 
     genes = [f"G{index:05d}" for index in range(arguments.genes)]
     cells = [f"cell{index}" for index in range(n_cells)]
-    write_screen_in_blocks(blocks(), labels, cells, genes, "{}", path)
+    write_screen_in_blocks(blocks(), Design.of_labels(labels), cells, genes, "{}", path)
     write_tsv(split_table(read_screen(path), [TEST] * n_cells), split_beside(path))
 
 

@@ -27,6 +27,7 @@ from benchmarks.build_screen import peak_mib
 from samsvae.evaluation.observed import observed_effects
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.screen.canonical import build_screen, open_screen, write_source_screen
+from samsvae.screen.design import Design
 from samsvae.screen.splits import TEST, TRAIN
 
 BYTES_STORED = 8  # of a count in CSR: value and gene, int32 each
@@ -45,7 +46,8 @@ def write_screen(path: Path, n_cells: int, genes: int, filled: float) -> int:
         "control" if cell % CONTROL_ONE_OF == 0 else "AB"[cell % 2] for cell in range(n_cells)
     ]
     names = pd.RangeIndex(n_cells).astype(str)
-    screen = build_screen(counts, labels, names, [f"G{gene}" for gene in range(genes)])
+    gene_names = [f"G{gene}" for gene in range(genes)]
+    screen = build_screen(counts, Design.of_labels(labels), names, gene_names)
     write_source_screen(screen, "{}", path)
     return int(screen.X.nnz)
 
@@ -53,7 +55,7 @@ def write_screen(path: Path, n_cells: int, genes: int, filled: float) -> int:
 def train(path: Path) -> None:
     """Do with a screen what a training does before its first step."""
     with open_screen(path) as screen:
-        encoding = Encoding.of(screen.obs["perturbation"], "additive")
+        encoding = Encoding.of(Design.of_screen(screen), "additive")
         cells = Cells.of(screen, trained_cells(screen.n_obs), encoding, torch.device("cpu"))
     assert cells.counts.element_size() == BYTES_DENSE
 

@@ -44,6 +44,7 @@ from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
 from samsvae.models.registry import build_model
 from samsvae.screen.canonical import perturbations
+from samsvae.screen.design import Design
 from samsvae.screen.splits import TEST, TRAIN, VAL, split_cells
 from samsvae.sources.simulated import Simulation, simulate
 
@@ -65,10 +66,10 @@ def train_replicates(n_seeds: int, steps: int) -> tuple[pd.DataFrame, pd.DataFra
         As in metrics.tsv and in perturbation_metrics.parquet, without the model.
     """
     screen, _ = simulate(SCREEN)
-    labels = screen.obs["perturbation"].astype(str)
-    parts = pd.Series(split_cells(labels, Split("random", 0)), index=screen.obs_names)
+    design = Design.of_screen(screen)
+    parts = pd.Series(split_cells(design, Split("random", 0)), index=screen.obs_names)
     observed = observed_effects(screen, parts, "{}")
-    encoding, device = Encoding.of(screen.obs["perturbation"], "additive"), choose_device()
+    encoding, device = Encoding.of(design, "additive"), choose_device()
     cells = {
         part: Cells.of(screen, (parts == part).to_numpy(), encoding, device)
         for part in (TRAIN, VAL, TEST)

@@ -24,6 +24,7 @@ from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
 from samsvae.models.registry import build_model
 from samsvae.screen.canonical import open_screen
+from samsvae.screen.design import Design
 from samsvae.screen.splits import TRAIN, VAL, split_screen
 
 MODEL = {
@@ -40,7 +41,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     device = choose_device()
     with open_screen(arguments.screen) as screen:
         parts = split_screen(screen, Split("random", 0))
-        encoding = Encoding.of(screen.obs["perturbation"], "additive")
+        encoding = Encoding.of(Design.of_screen(screen), "additive")
         train, validation = (
             Cells.of(screen, parts == part, encoding, device) for part in (TRAIN, VAL)
         )

@@ -42,6 +42,7 @@ from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
 from samsvae.models.base import PerturbationModel
 from samsvae.models.registry import MODELS, build_model
+from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import split_cells
 from samsvae.sources.simulated import Simulation, simulate
@@ -114,9 +115,9 @@ def make_case(
     if simulator == "svae_plus":
         return _latent_case(simulate_svae_plus(SvaePlusSimulation(**changes)), device)
     screen, _ = simulate(Simulation(**changes))
-    labels = screen.obs["perturbation"]
-    parts = split_cells(labels, Split("random", 0))
-    encoding = Encoding.of(labels, combinations)
+    design = Design.of_screen(screen)
+    parts = split_cells(design, Split("random", 0))
+    encoding = Encoding.of(design, combinations)
     cells = {part: Cells.of(screen, parts == part, encoding, device) for part in (TRAIN, VAL, TEST)}
     truth = screen.uns["truth"]
     effects = truth["mask"] * truth["embedding"]

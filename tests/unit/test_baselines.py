@@ -16,6 +16,7 @@ from samsvae.evaluation.observed import half_of_held_out, observed_effects, spli
 from samsvae.evaluation.scores import effect_scores
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import build_screen
+from samsvae.screen.design import Design
 from samsvae.screen.splits import held_out_cells
 
 GENES = [f"G{i:02d}" for i in range(30)]
@@ -38,7 +39,7 @@ def screen_of_responding_genes(seed=0, strength=2.0, labels=tuple(LABELS)):
     names = np.repeat(list(labels), CELLS_EACH)
     counts = rng.poisson(np.array([rates[name] for name in names])) + 1
     cells = [f"c{i}" for i in range(len(names))]
-    return build_screen(sparse.csr_matrix(counts), list(names), cells, GENES)
+    return build_screen(sparse.csr_matrix(counts), Design.of_labels(names), cells, GENES)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from samsvae.inference.posterior import cell_states, mask_probability
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
 from samsvae.models.registry import build_model
+from samsvae.screen.design import Design
 
 SETTINGS = {"kind": "sams_vae", "combinations": "additive", "n_latent": 3, "n_hidden": 8}
 HOW = Training(max_steps=4, batch_size=20, particles=2, validate_every=2, matmul_precision="tf32")
@@ -24,7 +25,7 @@ HOW = Training(max_steps=4, batch_size=20, particles=2, validate_every=2, matmul
 
 @pytest.fixture(scope="module")
 def cells(tiny_screen):
-    encoding = Encoding.of(tiny_screen.obs["perturbation"], "additive")
+    encoding = Encoding.of(Design.of_screen(tiny_screen), "additive")
     keep = np.arange(tiny_screen.n_obs) % 5 == 0
     return encoding, [
         Cells.of(tiny_screen, part, encoding, torch.device("cpu")) for part in (keep, ~keep)

@@ -33,6 +33,7 @@ from samsvae.inference.checkpoint import TrainedModel
 from samsvae.models.registry import build_model
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import perturbations
+from samsvae.screen.design import Design
 from samsvae.screen.splits import TRAIN, split_screen
 
 NUMBER = 40
@@ -66,7 +67,7 @@ def pairs(tiny_screen, parts, effects, control):
     names = perturbations(tiny_screen)
     torch.manual_seed(0)
     settings = {"kind": "cpa_vae", "n_latent": 3, "n_hidden": 8}
-    encoding = Encoding.of(tiny_screen.obs["perturbation"], "additive")
+    encoding = Encoding.of(Design.of_screen(tiny_screen), "additive")
     model = build_model(settings, tiny_screen.n_vars, len(encoding.names)).eval()
     trained = TrainedModel(model, settings, list(tiny_screen.var_names), encoding)
     sizes = tiny_screen.obs["library_size"].to_numpy()

@@ -8,6 +8,7 @@ from samsvae.config.experiments import Split
 from samsvae.evaluation.combinations import non_additivity, parts_of, tabulate_non_additivity
 from samsvae.evaluation.effects import log_expression
 from samsvae.evaluation.observed import observed_effects
+from samsvae.screen.design import Design
 from samsvae.screen.splits import split_cells
 
 NAMES = ["A", "B", "C", "A+B", "A+C", "A+B+C", "B+D"]
@@ -106,15 +107,15 @@ def test_models_are_asked_where_they_depart_from_sums(observed):
 
 
 def test_departures_and_their_errors_follow_from_cells(tiny_screen):
-    labels = tiny_screen.obs["perturbation"].astype(str)
-    parts = pd.Series(split_cells(labels, Split("random", 0)), index=tiny_screen.obs_names)
+    design = Design.of_screen(tiny_screen)
+    parts = pd.Series(split_cells(design, Split("random", 0)), index=tiny_screen.obs_names)
     found = non_additivity(observed_effects(tiny_screen, parts, "{}"))
     assert found.names
     logs = log_expression(tiny_screen).toarray()
     pair = found.names[0]
     means, variances = [], []
     for name in [pair, *pair.split("+"), "control"]:
-        cells = logs[(labels == name).to_numpy()]
+        cells = logs[design.labels() == name]
         means.append(cells.mean(axis=0))
         variances.append(cells.var(axis=0) / (len(cells) - 1))
     np.testing.assert_allclose(found.non_additivity[0], means[0] - means[1] - means[2] + means[3], atol=1e-5)  # fmt: skip

@@ -25,6 +25,7 @@ from samsvae.kernels.gamma_poisson import log_prob
 from samsvae.kernels.random import cell_keys, cell_normals
 from samsvae.models.registry import MODELS, build_model
 from samsvae.runtime.errors import InputError
+from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL
 from tests.unit.test_kernels import assert_accurate, exact, problem, with_gradients
 
@@ -51,7 +52,7 @@ def _seeded():
 
 @pytest.fixture(scope="module")
 def encoding(tiny_screen):
-    return Encoding.of(tiny_screen.obs["perturbation"], "additive")
+    return Encoding.of(Design.of_screen(tiny_screen), "additive")
 
 
 @pytest.fixture(scope="module")

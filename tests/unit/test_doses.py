@@ -18,9 +18,11 @@ from samsvae.inference.trainer import Training, fit
 from samsvae.models.base import shift_of_cells, shift_of_conditions
 from samsvae.models.registry import build_model
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import build_screen, design_matrix, perturbations
+from samsvae.screen.canonical import build_screen, perturbations
+from samsvae.screen.design import Design
 from samsvae.screen.labels import (
-    canonical_labels,
+    LabelGrammar,
+    LabelSet,
     components,
     doses,
     label_of,
@@ -37,15 +39,23 @@ DOSES = st.floats(2**-20, 2**20, width=32)
 PARTS = st.dictionaries(NAMES, DOSES, min_size=1, max_size=4)
 
 
+def read(labels, delimiter):
+    grammar = LabelGrammar(LabelSet.of("ctrl", "control"), delimiter, "file")
+    return [label_of(one.doses) for one in grammar.read(labels)]
+
+
 @given(PARTS)
 def test_a_label_says_its_doses_to_the_last_bit(parts):
     label = label_of(parts)
     assert {name: np.float32(dose) for name, dose in doses(label).items()} == parts
     assert label_of(doses(label)) == label
     assert components(label) == sorted(parts)
-    row = design_matrix([label, "control"], sorted(parts)).toarray()
-    assert row[0].tolist() == [np.float32(parts[name]) for name in sorted(parts)]
-    assert not row[1].any()
+    design = Design.of_labels([label, "control"])
+    assert design.names == sorted(parts)
+    assert design.matrix.toarray().tolist() == [
+        [np.float32(parts[name]) for name in sorted(parts)], [0] * len(parts)
+    ]  # fmt: skip
+    assert list(design.labels()) == [label, "control"]
 
 
 @given(NAMES, st.floats(2**-99, 2**99, width=32))
@@ -65,21 +75,21 @@ def test_dose_one_goes_without_saying():
 @pytest.mark.parametrize(("label", "delimiter"), [("A@0.5", "+"), ("B+A@2", "+"), ("A@1", None)])
 def test_a_sources_label_is_not_misread_as_a_dose(label, delimiter):
     with pytest.raises(InputError, match=r"file: the label .* read as a dose.*'dose_column'"):
-        canonical_labels(["ctrl", label], "ctrl", delimiter, "file")
+        read(["ctrl", label], delimiter)
 
 
 def test_a_mark_that_reads_as_no_dose_is_part_of_the_name():
     labels = ["ctrl", "HOXA@", "A@x", "@5", "A@-1"]
-    assert canonical_labels(labels, "ctrl", "+", "file")[1:] == labels[1:]
-    assert canonical_labels(["ctrl", "A@5"], "ctrl", "@", "file")[1] == "5+A"
+    assert read(labels, "+")[1:] == labels[1:]
+    assert read(["ctrl", "A@5"], "@")[1] == "5+A"
 
 
 def test_encodings_of_dosed_labels():
     labels = ["control", "A@0.5", "A", "B@2", "A@0.5+B", "A+B"]
-    summed = Encoding.of(labels, "additive")
+    summed = Encoding.of(Design.of_labels(labels), "additive")
     assert summed.names == ("A", "B")
     assert summed.design(labels).tolist() == [[0, 0], [0.5, 0], [1, 0], [0, 2], [0.5, 1], [1, 1]]
-    unique = Encoding.of(labels, "unique")
+    unique = Encoding.of(Design.of_labels(labels), "unique")
     assert unique.names == ("A", "A+B", "A@0.5+B", "B")
     assert unique.design(labels).tolist() == [
         [0, 0, 0, 0], [0.5, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 2], [0, 0, 1, 0], [0, 1, 0, 0],
@@ -105,7 +115,9 @@ def test_half_a_dose_shifts_by_half(kind):
 def screen_of(labels, counts=None):
     rng = np.random.default_rng(0)
     counts = 1 + rng.poisson(5.0, (len(labels), 4)) if counts is None else counts
-    return build_screen(counts, labels, [f"c{i}" for i in range(len(labels))], list("wxyz"))
+    return build_screen(
+        counts, Design.of_labels(labels), [f"c{i}" for i in range(len(labels))], list("wxyz")
+    )
 
 
 def test_each_dose_is_a_condition_of_its_own():
@@ -115,7 +127,7 @@ def test_each_dose_is_a_condition_of_its_own():
         screen, pd.Series([TEST] * screen.n_obs, screen.obs_names), provenance="{}"
     )
     assert list(observed.obs_names) == ["A", "A@0.5", "A@0.5+B"]
-    encoding = Encoding.of(screen.obs["perturbation"], "additive")
+    encoding = Encoding.of(Design.of_screen(screen), "additive")
     cells = Cells.of(screen, np.ones(screen.n_obs, bool), encoding, torch.device("cpu"))
     batch = cells.batch(torch.tensor([0, 9, 13, 17]))
     effects = torch.tensor([[2.0], [10.0]])
@@ -128,12 +140,12 @@ def test_each_dose_is_a_condition_of_its_own():
 def test_splits_hold_out_combinations_at_their_doses_and_train_genes_at_any():
     pairs = ["A+B", "A@0.5+B", "A@2+B", "A+B@2"]
     labels = np.array(["control"] * 10 + ["A@3"] * 10 + ["B"] * 10 + pairs * 10, dtype=object)
-    parts = split_cells(labels, Split("unseen_combinations", 0, 0.75))
+    parts = split_cells(Design.of_labels(labels), Split("unseen_combinations", 0, 0.75))
     tested = set(labels[parts == TEST])
     assert len(tested) == 1
     assert tested < set(pairs)
     assert not tested & set(labels[parts == TRAIN])
-    assert check_trained(labels, parts, "refuse") == []
+    assert check_trained(Design.of_labels(labels), parts, "refuse") == []
 
 
 def test_the_additive_baseline_scales_the_nearest_dose_it_has_seen():
@@ -184,8 +196,8 @@ def test_from_the_column_to_effects_at_every_dose(tmp_path):
     given = [np.nan] * 60 + ["0.5"] * 40 + ["1"] * 40 + ["2"] * 40 + ["0.5+2"] * 40
     screen = canonical(make(tmp_path / "a.h5ad", labels, given))
     assert perturbations(screen) == ["A", "A@0.5", "A@0.5+B@2", "B@2"]
-    parts = split_cells(screen.obs["perturbation"], Split("random", 0))
-    encoding = Encoding.of(screen.obs["perturbation"], "additive")
+    parts = split_cells(Design.of_screen(screen), Split("random", 0))
+    encoding = Encoding.of(Design.of_screen(screen), "additive")
     settings = {"kind": "sams_vae", "combinations": "additive", "n_latent": 3, "n_hidden": 8}
     cells = [
         Cells.of(screen, parts == name, encoding, torch.device("cpu")) for name in (TRAIN, VAL)

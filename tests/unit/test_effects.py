@@ -35,6 +35,7 @@ from samsvae.models.registry import build_model
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import write_parquet
 from samsvae.screen.canonical import open_screen, perturbations, write_source_screen
+from samsvae.screen.design import Design
 from samsvae.screen.labels import file_name, perturbation_of
 from samsvae.screen.splits import split_cells
 
@@ -47,7 +48,7 @@ def test_effects_come_from_the_file_as_from_memory_whatever_the_block(
     screen = tiny_screen.copy()
     write_source_screen(screen, "{}", tmp_path / "screen.h5ad")
     parts = pd.Series(
-        split_cells(screen.obs["perturbation"], Split("random", 0)), index=screen.obs_names
+        split_cells(Design.of_screen(screen), Split("random", 0)), index=screen.obs_names
     )
     train, names = (parts == "train").to_numpy(), perturbations(screen)
     makers = [
@@ -76,7 +77,7 @@ def baseline_table(predict, train, names, screen):
 
 def test_a_part_of_the_cells_counts_as_a_screen_of_them_does(tiny_screen):
     parts = pd.Series(
-        split_cells(tiny_screen.obs["perturbation"], Split("random", 0)),
+        split_cells(Design.of_screen(tiny_screen), Split("random", 0)),
         index=tiny_screen.obs_names,
     )
     keep = np.arange(tiny_screen.n_obs) % 4 > 0
@@ -126,7 +127,7 @@ def test_expected_log_counts_are_smooth_and_rise_with_the_mean():
 def trained(tiny_screen):
     pyro.set_rng_seed(0)
     settings = {"kind": "sams_vae", "combinations": "additive", "n_latent": 4, "n_hidden": 16}
-    encoding = Encoding.of(tiny_screen.obs["perturbation"], "additive")
+    encoding = Encoding.of(Design.of_screen(tiny_screen), "additive")
     model = build_model(settings, tiny_screen.n_vars, len(encoding.names))
     model.mask.logits.data.fill_(3.0)
     return TrainedModel(model.eval(), settings, list(tiny_screen.var_names), encoding)
@@ -226,7 +227,7 @@ def test_integrated_predictions_do_not_depend_on_what_else_is_asked(trained):
 
 @pytest.fixture(scope="module")
 def observed(tiny_screen):
-    parts = split_cells(tiny_screen.obs["perturbation"], Split("random", 0))
+    parts = split_cells(Design.of_screen(tiny_screen), Split("random", 0))
     return observed_effects(tiny_screen, pd.Series(parts, index=tiny_screen.obs_names), "{}")
 
 
@@ -246,7 +247,7 @@ def test_observed_effects_are_differences_of_means(tiny_screen, observed):
 
 
 def test_pvalues_are_scipys_and_rates_are_benjamini_hochbergs(tiny_screen, observed):
-    parts = split_cells(tiny_screen.obs["perturbation"], Split("random", 0))
+    parts = split_cells(Design.of_screen(tiny_screen), Split("random", 0))
     logs = log_expression(tiny_screen).toarray()
     label = tiny_screen.obs["perturbation"].to_numpy()
     for name in (
@@ -269,7 +270,7 @@ def test_pvalues_are_scipys_and_rates_are_benjamini_hochbergs(tiny_screen, obser
 def test_order_of_cells_and_names_of_genes_do_not_matter(tiny_screen, observed):
     order = np.random.default_rng(1).permutation(tiny_screen.n_obs)
     parts = pd.Series(
-        split_cells(tiny_screen.obs["perturbation"], Split("random", 0)),
+        split_cells(Design.of_screen(tiny_screen), Split("random", 0)),
         index=tiny_screen.obs_names,
     )
     shuffled = tiny_screen[order].copy()

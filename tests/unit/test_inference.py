@@ -21,6 +21,7 @@ from samsvae.inference.trainer import Trainer, fit
 from samsvae.models.registry import build_model
 from samsvae.runtime.errors import InputError, Interrupted
 from samsvae.screen.canonical import open_screen, write_source_screen
+from samsvae.screen.design import Design
 from samsvae.screen.splits import split_cells
 
 CPU = torch.device("cpu")
@@ -36,8 +37,8 @@ SETTINGS = {"kind": "sams_vae", "combinations": "additive", "n_latent": 4, "n_hi
 
 @pytest.fixture(scope="module")
 def parts_of(tiny_screen):
-    parts = split_cells(tiny_screen.obs["perturbation"], Split("random", 0))
-    encoding = Encoding.of(tiny_screen.obs["perturbation"], "additive")
+    parts = split_cells(Design.of_screen(tiny_screen), Split("random", 0))
+    encoding = Encoding.of(Design.of_screen(tiny_screen), "additive")
     return encoding, {
         name: Cells.of(tiny_screen, parts == name, encoding, CPU)
         for name in ("train", "val", "test")

@@ -30,6 +30,7 @@ from samsvae.models.registry import MODELS, build_model
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import write_tsv
 from samsvae.screen.canonical import write_source_screen
+from samsvae.screen.design import Design
 from samsvae.screen.splits import TEST, TRAIN, VAL, split_table
 
 CPU = torch.device("cpu")
@@ -140,7 +141,7 @@ def any_model(kind, likelihood, screen):
     """A model with random weights, far enough from its start to have effects, and its cells."""
     torch.manual_seed(0)
     combinations = "unique" if kind == "svae_plus" else "additive"
-    encoding = Encoding.of(screen.obs["perturbation"], combinations)
+    encoding = Encoding.of(Design.of_screen(screen), combinations)
     settings = {"kind": kind, "likelihood": likelihood, "n_latent": 4, "n_hidden": 16}
     model = build_model(settings, screen.n_vars, len(encoding.names))
     with torch.no_grad():
@@ -266,7 +267,7 @@ def files(tiny_screen, tmp_path, monkeypatch):
 
 def test_streamed_cells_are_the_cells(files):
     screen, parts, *paths = files
-    encoding = Encoding.of(screen.obs["perturbation"], "additive")
+    encoding = Encoding.of(Design.of_screen(screen), "additive")
     keep = np.isin(parts, [VAL, TEST])
     whole = Cells.of(screen, keep, encoding, CPU)
     stream = CellStream.of(*paths, [VAL, TEST], encoding, CPU)
@@ -300,7 +301,7 @@ def test_streamed_bounds_are_those_of_the_cells(files):
 
 def test_a_split_of_another_screen_is_refused(files):
     screen, parts, screen_file, split_file = files
-    encoding = Encoding.of(screen.obs["perturbation"], "additive")
+    encoding = Encoding.of(Design.of_screen(screen), "additive")
     table = split_table(screen, parts)
     for other in (table[:-1], table[::-1], pd.concat([table, table[:1]])):
         write_tsv(other, split_file)

@@ -18,6 +18,7 @@ from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
 from samsvae.models.registry import build_model
 from samsvae.runtime.files import whole_file, write_tsv
+from samsvae.screen.design import Design
 from samsvae.screen.splits import split_cells
 from samsvae.sources.simulated import simulate
 from tests.conftest import TINY
@@ -42,8 +43,8 @@ def train(folder):
     """Train in a process of its own, as the front door does."""
     torch.set_num_threads(1)
     screen = simulate(TINY)[0]
-    parts = split_cells(screen.obs["perturbation"], Split("random", 0))
-    encoding = Encoding.of(screen.obs["perturbation"], "additive")
+    parts = split_cells(Design.of_screen(screen), Split("random", 0))
+    encoding = Encoding.of(Design.of_screen(screen), "additive")
     cells = [Cells.of(screen, parts == n, encoding, torch.device("cpu")) for n in ("train", "val")]
     (folder / "started").touch()
     [fitted] = fit(

@@ -14,6 +14,7 @@ from samsvae.inference.step import Training, TrainingStep
 from samsvae.inference.trainer import History, fit
 from samsvae.models.registry import build_model
 from samsvae.runtime.errors import InputError
+from samsvae.screen.design import Design
 from samsvae.sources.simulated_latents import TRAIN, VAL, AdditiveSimulation, simulate_additive
 
 SMALL = {"n_latent": 4, "n_hidden": 8}
@@ -41,7 +42,7 @@ def _seeded():
 
 @pytest.fixture
 def cells(tiny_screen):
-    encoding = Encoding.of(tiny_screen.obs["perturbation"], "additive")
+    encoding = Encoding.of(Design.of_screen(tiny_screen), "additive")
     return Cells.of(tiny_screen, np.ones(tiny_screen.n_obs, bool), encoding, torch.device("cpu"))
 
 

@@ -13,6 +13,7 @@ from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.objective import elbo, iwae
 from samsvae.models.base import CELLS
 from samsvae.models.registry import MODELS, build_model
+from samsvae.screen.design import Design
 
 PARTICLES, BATCHES, SMALL = 3, 5, {"n_latent": 4, "n_hidden": 8}
 SETTINGS = {kind: {"kind": kind, **SMALL} for kind in MODELS}
@@ -48,7 +49,7 @@ def cells(tiny_screen):
     """In an order that mixes perturbations, a whole number of batches of them."""
     order = np.random.default_rng(0).permutation(tiny_screen.n_obs)
     keep = order[: tiny_screen.n_obs // BATCHES * BATCHES]
-    encoding = Encoding.of(tiny_screen.obs["perturbation"], "additive")
+    encoding = Encoding.of(Design.of_screen(tiny_screen), "additive")
     every = np.ones(len(keep), bool)
     return Cells.of(tiny_screen[keep].copy(), every, encoding, torch.device("cpu"))
 

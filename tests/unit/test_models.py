@@ -18,6 +18,7 @@ from samsvae.models.distributions import GammaPoissonCounts, Logits, StraightThr
 from samsvae.models.networks import GaussianNetwork, HiddenLayers, Standardise
 from samsvae.models.registry import build_model
 from samsvae.runtime.errors import InputError
+from samsvae.screen.design import Design
 
 SMALL = {"n_latent": 4, "n_hidden": 8}
 MODELS = {
@@ -55,7 +56,7 @@ def _seeded():
 
 @pytest.fixture
 def cells(tiny_screen):
-    encoding = Encoding.of(tiny_screen.obs["perturbation"], "additive")
+    encoding = Encoding.of(Design.of_screen(tiny_screen), "additive")
     return Cells.of(tiny_screen, np.ones(tiny_screen.n_obs, bool), encoding, torch.device("cpu"))
 
 
@@ -295,10 +296,10 @@ def test_fixed_effects_stay_fixed_through_the_guide(cells):
 
 def test_encodings():
     labels = ["control", "A", "B", "A+B"]
-    additive = Encoding.of(labels, "additive")
+    additive = Encoding.of(Design.of_labels(labels), "additive")
     assert additive.names == ("A", "B")
     assert additive.design(labels).tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]
-    unique = Encoding.of(labels, "unique")
+    unique = Encoding.of(Design.of_labels(labels), "unique")
     assert unique.names == ("A", "A+B", "B")
     assert unique.design(["A+B", "control"]).tolist() == [[0, 1, 0], [0, 0, 0]]
 

@@ -14,6 +14,7 @@ from samsvae.models.base import shift_of_conditions
 from samsvae.models.registry import MODELS, build_model
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import build_screen
+from samsvae.screen.design import Design
 
 GENES, SMALL = 12, {"n_latent": 3, "n_hidden": 8}
 LABELS = ["control", "A", "A+B", "B@0.5"]
@@ -159,7 +160,9 @@ def screen_of(labels, n_genes=GENES, all_alike=False):
     counts = 1 + np.random.default_rng(0).poisson(4.0, (rows, n_genes))
     counts = np.broadcast_to(counts, (len(labels), n_genes))
     genes = [f"G{i}" for i in range(n_genes)]
-    return build_screen(counts, labels, [f"cell{i}" for i in range(len(labels))], genes)
+    return build_screen(
+        counts, Design.of_labels(labels), [f"cell{i}" for i in range(len(labels))], genes
+    )
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "conditional_vae"])

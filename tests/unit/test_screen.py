@@ -5,18 +5,31 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import build_screen, content_digest, design_matrix, perturbations
+from samsvae.screen.canonical import (
+    build_screen,
+    content_digest,
+    open_screen,
+    perturbations,
+    read_screen,
+    write_source_screen,
+)
+from samsvae.screen.design import Design
 from samsvae.screen.labels import (
     CONTROL_LIKE,
     NO_GUIDE_LIKE,
     LabelGrammar,
     LabelSet,
-    canonical_labels,
     components,
+    label_of,
 )
 from samsvae.screen.validation import check_names
 
 GENES = st.text("ABCDEFGH123-.", min_size=1, max_size=6).filter(lambda s: s.strip("-."))
+
+
+def read(labels, control="ctrl", delimiter="+", measured=()):
+    grammar = LabelGrammar(LabelSet.of(control, "control"), delimiter, "file", frozenset(measured))
+    return [label_of(one.doses) for one in grammar.read(labels)]
 
 
 def small(counts=None, labels=("control", "A", "A+B"), **changes):
@@ -25,7 +38,7 @@ def small(counts=None, labels=("control", "A", "A+B"), **changes):
         "cell_names": [f"c{i}" for i in range(len(labels))],
         "gene_names": [f"g{i}" for i in range(given_counts.shape[1])],
     }
-    return build_screen(given_counts, list(labels), **{**names, **changes})
+    return build_screen(given_counts, Design.of_labels(labels), **{**names, **changes})
 
 
 def test_contract():
@@ -41,14 +54,14 @@ def test_contract():
 @given(st.lists(GENES, min_size=2, max_size=4, unique=True), st.sampled_from("+|,;&_"))
 def test_order_and_delimiter_of_a_combination_do_not_matter(genes, delimiter):
     labels = ["ctrl", *genes, delimiter.join(genes), delimiter.join(reversed(genes))]
-    made = canonical_labels(labels, "ctrl", delimiter, "test")
+    made = read(labels, delimiter=delimiter)
     assert made[0] == "control"
     assert made[-1] == made[-2] == "+".join(sorted(genes))
     assert components(made[-1]) == sorted(genes)
 
 
 def test_a_control_within_a_combination_is_dropped():
-    assert canonical_labels(["ctrl", "KLF1+ctrl", "ctrl+ctrl"], "ctrl", "+", "t") == [
+    assert read(["ctrl", "KLF1+ctrl", "ctrl+ctrl"]) == [
         "control", "KLF1", "control",
     ]  # fmt: skip
 
@@ -65,14 +78,14 @@ def test_a_control_within_a_combination_is_dropped():
     ],
 )
 def test_labels_that_cannot_be_meant(labels, delimiter, said):
-    with pytest.raises(InputError, match="obs") as error:
-        canonical_labels(labels, "ctrl", delimiter, "file.h5ad: obs['p']")
+    with pytest.raises(InputError, match="file") as error:
+        read(labels, delimiter=delimiter)
     assert said in str(error.value)
 
 
 def test_symbols_with_dashes_and_dots_are_no_combinations():
     labels = ["ctrl", "HLA-A", "NKX2-1", "A.1", "B_2"]
-    assert canonical_labels(labels, "ctrl", "+", "t")[1:] == labels[1:]
+    assert read(labels, delimiter="+")[1:] == labels[1:]
 
 
 @pytest.mark.parametrize(
@@ -119,20 +132,10 @@ def test_order_of_cells_moves_rows_and_nothing_else(order):
     counts, labels = np.array([[1, 0], [2, 3], [0, 4]]), ["control", "A", "A+B"]
     whole = small()
     moved = build_screen(
-        counts[order], [labels[i] for i in order], [f"c{i}" for i in order], ["g0", "g1"]
+        counts[order], Design.of_labels(labels)[order], [f"c{i}" for i in order], ["g0", "g1"]
     )
     assert (moved[whole.obs_names].X != whole.X).nnz == 0
     assert (moved[whole.obs_names].obsm["dosage"] != whole.obsm["dosage"]).nnz == 0
-
-
-def test_design_matrix_of_an_unknown_perturbation_is_refused():
-    with pytest.raises(KeyError):
-        design_matrix(["A+C"], ["A", "B"])
-
-
-def read(labels, control="ctrl", delimiter="+", measured=()):
-    grammar = LabelGrammar(LabelSet.of(control, "control"), delimiter, "file", frozenset(measured))
-    return [one.label for one in grammar.read(labels)]
 
 
 MEASURED = ["KLF1", "MAP2K6", "CEBPA", "HLA-A", "NKX2-5", "HLA-DRA"]
@@ -213,3 +216,57 @@ def test_usual_names_are_known_and_genes_are_none_of_them():
     assert [name for name in NO_GUIDES if not NO_GUIDE_LIKE.fullmatch(name)] == []
     assert [name for name in SYMBOLS if CONTROL_LIKE.fullmatch(name)] == []
     assert [name for name in SYMBOLS if NO_GUIDE_LIKE.fullmatch(name)] == []
+
+
+CONDITIONS = st.lists(
+    st.dictionaries(GENES, st.floats(2**-20, 2**20, width=32), max_size=3), min_size=1, max_size=8
+)
+
+
+@given(CONDITIONS, st.integers(0, 999))
+def test_labels_and_conditions_are_the_distinct_rows_of_the_design(conditions, seed):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(len(conditions), size=20)
+    of_cell = [conditions[code] for code in codes]
+    design = Design.of_conditions(conditions, codes)
+    assert design.names == sorted({name for cell in of_cell for name in cell})
+    assert list(design.n_perturbations) == list(map(len, of_cell))
+    labels, doses = design.conditions()
+    assert list(labels) == [label_of(cell) for cell in of_cell]
+    assert list(labels.categories) == sorted(set(labels))
+    assert [doses[code] for code in labels.codes] == of_cell
+    # from its labels, and from columns in any order, with a zero stored and a column of no cell
+    order = rng.permutation(len(design.names))
+    columns = np.column_stack([design.matrix.toarray()[:, order], np.zeros(20)])
+    n_columns = columns.shape[1]
+    indices, indptr = np.tile(np.arange(n_columns), 20), np.arange(21) * n_columns
+    stored = sparse.csr_matrix((columns.ravel(), indices, indptr), columns.shape)
+    shuffled = Design.of(stored, [*np.array(design.names, dtype=object)[order], "unused"])
+    for same in (Design.of_labels(list(labels)), shuffled):
+        assert same.names == design.names
+        for part in ("data", "indices", "indptr"):
+            one, other = getattr(same.matrix, part), getattr(design.matrix, part)
+            np.testing.assert_array_equal(one, other, strict=True)
+
+
+@pytest.mark.parametrize("name", ["control", "A+B", "A@0.5"])
+def test_a_perturbation_that_a_label_cannot_name_is_refused(name):
+    design = Design.of(np.array([[0, 0], [1, 0], [0, 1]]), ["C", name])
+    with pytest.raises(InputError, match="file") as error:
+        build_screen(np.ones((3, 1)), design, list("abc"), ["g"], "file")
+    assert repr(name) in str(error.value)
+
+
+def test_labels_that_are_not_those_of_the_design_are_refused_on_reading(tmp_path):
+    path = tmp_path / "s.h5ad"
+    screen = small(labels=("control", "A", "A+B@0.5"))
+    write_source_screen(screen, "{}", path)
+    assert list(read_screen(path).obs["perturbation"]) == ["control", "A", "A+B@0.5"]
+    screen.obs["perturbation"] = ["control", "A", "A+B"]
+    write_source_screen(screen, "{}", path)
+    with pytest.raises(InputError) as error:
+        read_screen(path)
+    for said in (str(path), "'c2'", "'A+B'", "'A+B@0.5'", "1 cells"):
+        assert said in str(error.value)
+    with pytest.raises(InputError), open_screen(path):
+        pass

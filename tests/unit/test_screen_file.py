@@ -13,6 +13,7 @@ from samsvae.screen.canonical import (
     read_screen,
     write_source_screen,
 )
+from samsvae.screen.design import Design
 from samsvae.screen.writing import write_screen_in_blocks
 
 LABELS = ["control", "A", "A+B", "B@0.5"]
@@ -24,7 +25,7 @@ def screen_of(n_cells, n_genes=7, seed=0):
     counts[:, 0] += 1
     return (
         counts,
-        [LABELS[i % len(LABELS)] for i in range(n_cells)],
+        Design.of_labels([LABELS[i % len(LABELS)] for i in range(n_cells)]),
         [f"cell{i}" for i in range(n_cells)],
         [f"gene{i}" for i in range(n_genes)],
     )
@@ -38,9 +39,9 @@ def blocks_of(counts, sizes, dtype=np.float32):
         first += size
 
 
-def write(path, counts, labels, cells, genes, sizes=(), **options):
+def write(path, counts, design, cells, genes, sizes=(), **options):
     return write_screen_in_blocks(
-        blocks_of(counts, sizes), labels, cells, genes, '{"made": 1}', path, where="f: X", **options
+        blocks_of(counts, sizes), design, cells, genes, '{"made": 1}', path, where="f: X", **options
     )
 
 
@@ -76,13 +77,13 @@ def test_many_entries_are_written_over_many_chunks(tmp_path, monkeypatch):
     [(np.nan, "finite"), (-1, "negative"), (0.5, "not an integer"), (2.0**31, "is above")],
 )
 def test_a_fault_is_named_by_its_place_in_the_source_and_leaves_no_file(tmp_path, value, said):
-    counts, labels, cells, genes = screen_of(12)
+    counts, design, cells, genes = screen_of(12)
     counts = counts.astype(float)
     counts[9, 2] = value
     blocks = ((10 * p, block) for p, block in blocks_of(counts, [4, 4], np.float64))
     with pytest.raises(InputError, match=said) as error:
         write_screen_in_blocks(
-            blocks, labels, cells, genes, "{}", tmp_path / "s.h5ad",
+            blocks, design, cells, genes, "{}", tmp_path / "s.h5ad",
             where="f: X", genes=np.arange(7) + 100,
         )  # fmt: skip
     assert "f: X: the value" in str(error.value)
@@ -91,15 +92,15 @@ def test_a_fault_is_named_by_its_place_in_the_source_and_leaves_no_file(tmp_path
 
 
 def test_empty_cells_are_refused_or_dropped_as_asked(tmp_path, caplog):
-    counts, labels, cells, genes = screen_of(12)
+    counts, design, cells, genes = screen_of(12)
     counts[[2, 7, 11]] = 0
     path = tmp_path / "s.h5ad"
     with pytest.raises(InputError, match=r"3 cell\(s\) have no count at all, the first at .* 2 "):
-        write(path, counts, labels, cells, genes, sizes=[5])
+        write(path, counts, design, cells, genes, sizes=[5])
     assert not path.exists()
     covariates = pd.DataFrame({"batch": np.arange(12)})
     size = write(
-        path, counts, labels, cells, genes, sizes=[5], drop_empty=True, covariates=covariates
+        path, counts, design, cells, genes, sizes=[5], drop_empty=True, covariates=covariates
     )
     assert size == (9, 7)
     assert "3 of 12 cells" in caplog.text
@@ -107,15 +108,15 @@ def test_empty_cells_are_refused_or_dropped_as_asked(tmp_path, caplog):
     kept = np.setdiff1d(np.arange(12), [2, 7, 11])
     assert list(found.obs["batch"]) == list(kept)
     assert list(found.obs_names) == [cells[i] for i in kept]
-    same = build_screen(counts[kept], [labels[i] for i in kept], [cells[i] for i in kept], genes)
+    same = build_screen(counts[kept], design[kept], [cells[i] for i in kept], genes)
     assert content_digest(found) == content_digest(same) == found.uns["content_digest"]
 
 
 def test_a_perturbation_whose_cells_are_all_empty_is_forgotten(tmp_path):
     counts, _, cells, genes = screen_of(4)
     counts[2] = 0
-    labels = ["control", "A", "B", "A"]
-    write(tmp_path / "s.h5ad", counts, labels, cells, genes, drop_empty=True)
+    design = Design.of_labels(["control", "A", "B", "A"])
+    write(tmp_path / "s.h5ad", counts, design, cells, genes, drop_empty=True)
     found = read_screen(tmp_path / "s.h5ad")
     assert list(found.uns["perturbations"]) == ["A"]
     assert found.obsm["dosage"].shape == (3, 1)
@@ -124,14 +125,14 @@ def test_a_perturbation_whose_cells_are_all_empty_is_forgotten(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"labels": ["A"] * 8}, "no control cell"),
-        ({"labels": ["control"] * 8}, "every cell is a control"),
+        ({"design": Design.of_labels(["A"] * 8)}, "no control cell"),
+        ({"design": Design.of_labels(["control"] * 8)}, "every cell is a control"),
         ({"cells": ["same"] * 8}, "cell name"),
         ({"genes": ["same"] * 7}, "gene name"),
     ],
 )
 def test_names_and_labels_are_checked_before_any_count_is_read(tmp_path, changes, said):
-    names = dict(zip(("labels", "cells", "genes"), screen_of(8)[1:], strict=True))
+    names = dict(zip(("design", "cells", "genes"), screen_of(8)[1:], strict=True))
     names.update(changes)
 
     def unread():
@@ -140,7 +141,7 @@ def test_names_and_labels_are_checked_before_any_count_is_read(tmp_path, changes
 
     with pytest.raises(InputError, match=said):
         write_screen_in_blocks(
-            unread(), names["labels"], names["cells"], names["genes"], "{}",
+            unread(), names["design"], names["cells"], names["genes"], "{}",
             tmp_path / "s.h5ad",
         )  # fmt: skip
 

@@ -7,6 +7,7 @@ import torch
 from samsvae.config.experiments import Split
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.screen.canonical import read_screen, write_source_screen
+from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import split_screen
 from samsvae.sources.registry import SIMULATORS, simulated_screen
@@ -155,7 +156,7 @@ def test_models_are_given_the_very_values(name):
     simulate, settings = SIMULATIONS[name]
     made = simulate(settings)
     screen = latent_screen(made)
-    encoding = Encoding.of(screen.obs["perturbation"], "additive")
+    encoding = Encoding.of(Design.of_screen(screen), "additive")
     cells = Cells.of(screen, made.part == "val", encoding, torch.device("cpu"))
     assert (
         cells.batch(torch.arange(7)).counts.numpy() == made.values[made.part == "val"][:7]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from samsvae.config.experiments import Split
 from samsvae.runtime.errors import InputError
+from samsvae.screen.design import Design
 from samsvae.screen.labels import components
 from samsvae.screen.splits import (
     check_trained,
@@ -30,7 +31,7 @@ IS_PAIR = np.array([len(components(label)) > 1 for label in LABELS])
 
 @given(st.integers(10, 2000), st.integers(0, 2**32 - 1))
 def test_random_is_64_16_20(n_cells, seed):
-    parts = split_cells(["control"] * n_cells, Split("random", seed))
+    parts = split_cells(Design.of_labels(["control"] * n_cells), Split("random", seed))
     share = pd.Series(parts).value_counts(normalize=True)
     assert share["test"] == pytest.approx(0.2, abs=0.5 / n_cells + 1e-9)
     assert share["val"] == pytest.approx(0.16, abs=1.1 / n_cells)
@@ -46,7 +47,7 @@ def test_unseen_combinations_are_those_of_the_definition(seed):
     pairs = sorted(set(LABELS[IS_PAIR]))
     np.random.default_rng(seed).shuffle(pairs)
     for fraction in FRACTIONS:
-        parts = split_cells(LABELS, Split("unseen_combinations", seed, fraction))
+        parts = split_cells(Design.of_labels(LABELS), Split("unseen_combinations", seed, fraction))
         assert set(LABELS[parts == "test"]) == set(pairs[-2:])
         for part in ("train", "val"):
             assert set(LABELS[(parts == part) & IS_PAIR]) == set(pairs[: round(8 * fraction)])
@@ -56,7 +57,7 @@ def test_unseen_combinations_are_those_of_the_definition(seed):
 @given(st.integers(0, 10**6))
 def test_up_to_three_quarters_no_tested_pair_is_trained_on_and_with_all_each_is(seed):
     for fraction in FRACTIONS:
-        parts = split_cells(LABELS, Split("unseen_combinations", seed, fraction))
+        parts = split_cells(Design.of_labels(LABELS), Split("unseen_combinations", seed, fraction))
         tested = set(LABELS[parts == "test"])
         seen = set(LABELS[np.isin(parts, ["train", "val"])])
         assert tested <= seen if fraction == 1 else not tested & seen
@@ -91,7 +92,9 @@ def test_splits_of_pairs_nest_whatever_the_screen(kind, cells_per_pair, others, 
     shuffler.shuffle(labels)
     labels = np.array(labels, dtype=object)
     is_pair = np.char.find(labels.astype(str), "+") >= 0
-    made = [split_cells(labels, Split(kind, seed, fraction)) for fraction in FRACTIONS]
+    made = [
+        split_cells(Design.of_labels(labels), Split(kind, seed, fraction)) for fraction in FRACTIONS
+    ]
     for fewer, more in pairwise(made):
         for part in ("train", "val"):
             assert cells_of(fewer, part) <= cells_of(more, part)
@@ -105,7 +108,9 @@ def test_splits_of_pairs_nest_whatever_the_screen(kind, cells_per_pair, others, 
 
 @given(st.integers(0, 10**6))
 def test_data_efficiency_uses_a_growing_part_of_the_same_training_cells(seed):
-    made = [split_cells(LABELS, Split("data_efficiency", seed, f)) for f in FRACTIONS]
+    made = [
+        split_cells(Design.of_labels(LABELS), Split("data_efficiency", seed, f)) for f in FRACTIONS
+    ]
     numbers = [int(np.sum(IS_PAIR & (parts == "train"))) for parts in made]
     n_pair_cells = int(IS_PAIR.sum())
     assert numbers[-1] == n_pair_cells - round(0.2 * n_pair_cells) - round(0.16 * n_pair_cells)
@@ -118,38 +123,40 @@ def test_data_efficiency_uses_a_growing_part_of_the_same_training_cells(seed):
 @given(st.integers(0, 10**6))
 def test_both_kinds_train_on_the_same_cells_where_everything_may_be_trained_on(seed):
     """As in the paper's table, whose validation bounds of the two tasks agree at fraction 1."""
-    unseen = split_cells(LABELS, Split("unseen_combinations", seed, 1))
-    efficiency = split_cells(LABELS, Split("data_efficiency", seed, 1))
+    unseen = split_cells(Design.of_labels(LABELS), Split("unseen_combinations", seed, 1))
+    efficiency = split_cells(Design.of_labels(LABELS), Split("data_efficiency", seed, 1))
     for part in ("train", "val"):
         assert cells_of(unseen, part) == cells_of(efficiency, part)
     assert cells_of(unseen, "test") < cells_of(efficiency, "test")
 
 
 def test_seeds_differ_and_repeat():
-    first, again, other = (split_cells(LABELS, Split("random", s)) for s in (0, 0, 1))
+    first, again, other = (
+        split_cells(Design.of_labels(LABELS), Split("random", s)) for s in (0, 0, 1)
+    )
     assert (first == again).all()
     assert (first != other).any()
 
 
 def test_combinations_are_needed_and_a_fraction():
     with pytest.raises(InputError, match="the screen has none"):
-        split_cells(["control", "A"] * 20, Split("unseen_combinations", 0, 0.5))
+        split_cells(Design.of_labels(["control", "A"] * 20), Split("unseen_combinations", 0, 0.5))
     with pytest.raises(InputError, match="needs a fraction"):
-        split_cells(LABELS, Split("unseen_combinations", 0))
+        split_cells(Design.of_labels(LABELS), Split("unseen_combinations", 0))
     with pytest.raises(InputError, match="cannot be split"):
-        split_cells(["control"] * 3, Split("random", 0))
+        split_cells(Design.of_labels(["control"] * 3), Split("random", 0))
 
 
 def test_a_perturbation_without_a_training_cell_is_refused_or_kept():
     labels = np.array(["control", "A", "B", "A+C"], dtype=object)
     parts = np.array(["train", "train", "val", "test"], dtype=object)
     with pytest.raises(InputError, match=r"2 perturbation\(s\) have no training cell") as error:
-        check_trained(labels, parts, "refuse")
+        check_trained(Design.of_labels(labels), parts, "refuse")
     assert "B (1 cells), C (1 cells)" in str(error.value)
-    assert check_trained(labels, parts, "keep_prior") == ["B", "C"]
+    assert check_trained(Design.of_labels(labels), parts, "keep_prior") == ["B", "C"]
     parts[0] = "test"
     with pytest.raises(InputError, match="control"):
-        check_trained(labels, parts, "keep_prior")
+        check_trained(Design.of_labels(labels), parts, "keep_prior")
 
 
 def test_held_out_are_cells_that_no_model_saw_else_validation_cells():
@@ -159,7 +166,7 @@ def test_held_out_are_cells_that_no_model_saw_else_validation_cells():
 
 
 def test_a_split_of_another_screen_is_refused(tiny_screen, tmp_path):
-    parts = split_cells(tiny_screen.obs["perturbation"], Split("random", 0))
+    parts = split_cells(Design.of_screen(tiny_screen), Split("random", 0))
     path = tmp_path / "split.tsv"
     split_table(tiny_screen, parts).to_csv(path, sep="\t", index=False)
     assert (read_split(path, tiny_screen).to_numpy() == parts).all()

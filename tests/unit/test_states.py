@@ -23,6 +23,7 @@ from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.posterior import BasalCells, CellStates, cell_states
 from samsvae.models.registry import build_model
 from samsvae.runtime.errors import InputError
+from samsvae.screen.design import Design
 
 KINDS = ("sams_vae", "sams_vae_beta_bernoulli", "cpa_vae", "svae_plus", "conditional_vae")
 
@@ -37,7 +38,7 @@ def untrained(kind, screen, **settings):
         "combinations": combinations,
         **settings,
     }
-    encoding = Encoding.of(screen.obs["perturbation"], combinations)
+    encoding = Encoding.of(Design.of_screen(screen), combinations)
     model = build_model(settings, screen.n_vars, len(encoding.names))
     model.standardise.fit(torch.ones(screen.n_vars), torch.ones(screen.n_vars))
     return TrainedModel(model.eval(), settings, list(screen.var_names), encoding)

@@ -14,6 +14,7 @@ from samsvae.inference.step import Training, TrainingStep
 from samsvae.inference.trainer import Trainer, fit
 from samsvae.models.registry import MODELS, build_model
 from samsvae.runtime.errors import InputError, Interrupted
+from samsvae.screen.design import Design
 
 SMALL = {"n_latent": 4, "n_hidden": 8}
 SEEDS = (3, 1, 4)
@@ -21,7 +22,7 @@ SEEDS = (3, 1, 4)
 
 @pytest.fixture
 def cells(tiny_screen):
-    encoding = Encoding.of(tiny_screen.obs["perturbation"], "additive")
+    encoding = Encoding.of(Design.of_screen(tiny_screen), "additive")
     keep = np.arange(tiny_screen.n_obs) % 3 > 0
     return [Cells.of(tiny_screen, part, encoding, torch.device("cpu")) for part in (keep, ~keep)]
 

@@ -24,6 +24,7 @@ from samsvae.inference.checkpoint import StateFile, load_model
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import read_table, write_tsv
 from samsvae.screen.canonical import build_screen, read_screen, write_source_screen
+from samsvae.screen.design import Design
 from samsvae.screen.validation import MOST_CHARACTERS, text_fault
 from samsvae.sources.h5ad import check_header, write_h5ad_screen
 from samsvae.sources.h5ad_source import H5adSource
@@ -191,7 +192,9 @@ def test_names_come_through_files_unchanged_or_are_refused(gene, label, tmp_path
     counts = np.ones((4, 2), np.int32)
     cells = ["a", "b", "c", "d"]
     try:
-        screen = build_screen(counts, ["control", "control", "X", "X"], cells, [gene, "G"])
+        screen = build_screen(
+            counts, Design.of_labels(["control", "control", "X", "X"]), cells, [gene, "G"]
+        )
     except InputError:
         assert text_fault(gene) or gene == "G"
         return

@@ -8,6 +8,7 @@ from samsvae.runtime.files import write_text, write_tsv
 from samsvae.runtime.provenance import provenance
 from samsvae.runtime.script import run_job
 from samsvae.screen.canonical import digest_of_screen, open_screen
+from samsvae.screen.design import Design
 from samsvae.screen.splits import check_trained, split_screen, split_table
 
 
@@ -16,8 +17,7 @@ def main(snakemake: Any) -> None:
     params = snakemake.params
     with open_screen(snakemake.input.screen) as screen:
         parts = split_screen(screen, Split(**params.split))
-        labels = screen.obs["perturbation"].astype(str)
-        untrained = check_trained(labels, parts, params.untrained_perturbations)
+        untrained = check_trained(Design.of_screen(screen), parts, params.untrained_perturbations)
         if untrained:
             logging.info("without a training cell, left at their prior: %s", ", ".join(untrained))
         made_by = provenance(params.split, params.code, screen=digest_of_screen(screen))

@@ -3,7 +3,7 @@
 Packages, from the lowest up (imports go down only):
 
 - :mod:`samsvae.config`: kinds of models and their hyperparameters, validation, experiments
-- :mod:`samsvae.screen`: the canonical screen with its labels, validation and splits
+- :mod:`samsvae.screen`: the canonical screen: design matrix and labels, validation, splits
 - :mod:`samsvae.sources`: readers of published screens and of AnnData files, simulators
 - :mod:`samsvae.inspection`: checks of a screen before anything is trained
 - :mod:`samsvae.kernels`: compiled kernels and matrix products

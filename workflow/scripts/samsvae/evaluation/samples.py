@@ -17,6 +17,7 @@ from samsvae.inference.posterior import BasalCells, draw_effects
 from samsvae.models.base import PerturbationModel, shift_of_conditions
 from samsvae.models.likelihoods import NormalLikelihood
 from samsvae.runtime.errors import InputError
+from samsvae.screen.design import Design
 
 LARGEST_TENSOR = 8_000_000  # elements, of cells x genes
 SOURCES = ("posterior", "prior")
@@ -152,7 +153,8 @@ def counterfactual_cells(
         )
     model, device = trained.model, trained.device
     received = screen.obs["perturbation"].astype("category")
-    _design(trained, list(received.cat.categories))  # refuse unknown perturbations
+    # refuse unknown perturbations
+    _design(trained, list(Design.of_screen(screen).labels().categories))
     every = np.ones(screen.n_obs, dtype=bool)
     cells = Cells.of(screen, every, trained.encoding, device)
     parts = []

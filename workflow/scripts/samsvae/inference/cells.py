@@ -1,6 +1,6 @@
 """Cells for training and evaluation: encoded, in batches on the device or streamed from files."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from scipy import sparse
 from torch import Tensor
 
 from samsvae.models.base import Batch
-from samsvae.screen.canonical import counts_in_blocks, design_matrix
-from samsvae.screen.labels import CONTROL, components, doses
+from samsvae.screen.canonical import counts_in_blocks
+from samsvae.screen.design import Design
+from samsvae.screen.labels import doses, label_of
 from samsvae.screen.splits import CellsOfSplit
 
 # elements, of cells x genes
@@ -25,7 +26,7 @@ LARGEST_STREAMED_BLOCK = 400_000
 
 @dataclass(frozen=True)
 class Encoding:
-    """Encoding of labels as rows of the design matrix.
+    """Encoding of conditions as rows of a model's design matrix.
 
     Attributes
     ----------
@@ -41,37 +42,47 @@ class Encoding:
     combinations: str = "additive"
 
     @classmethod
-    def of(cls, labels: Sequence[str], combinations: str) -> "Encoding":
-        """Encode the labels of a screen."""
-        present = set(labels) - {CONTROL}
-        if combinations == "unique":
-            return cls(tuple(sorted({_whole(label)[0] for label in present})), combinations)
-        singles = {part for label in present for part in components(label)}
-        return cls(tuple(sorted(singles)), combinations)
+    def of(cls, design: Design, combinations: str) -> "Encoding":
+        """Create the encoding of the perturbations of a design matrix."""
+        if combinations == "additive":
+            return cls(tuple(design.names), combinations)
+        conditions = design.conditions()[1]
+        return cls(tuple(sorted(set().union(*map(_as_one, conditions)))), combinations)
 
     def design(self, labels: Sequence[str]) -> np.ndarray:
-        """Encode canonical labels as rows of the design matrix, labels x T, float32.
+        """Encode canonical labels as rows of the model's design matrix, as :meth:`rows`."""
+        return self.rows([doses(label) for label in labels])
+
+    def rows(self, conditions: Sequence[Mapping[str, float]]) -> np.ndarray:
+        """Encode conditions as rows of the model's design matrix.
+
+        Parameters
+        ----------
+        conditions
+            Dose by perturbation; empty for control.
+
+        Returns
+        -------
+        ndarray of float32
+            Conditions x T.
 
         Raises
         ------
         KeyError
-            If a label holds a perturbation that is not in `names`.
+            If a condition has a perturbation that is not in `names`.
         """
-        if self.combinations == "unique":
-            column = {name: index for index, name in enumerate(self.names)}
-            rows = np.zeros((len(labels), len(self.names)), dtype=np.float32)
-            for row, label in enumerate(labels):
-                if label != CONTROL:
-                    name, dose = _whole(label)
-                    rows[row, column[name]] = dose
-            return rows
-        return design_matrix(labels, self.names).toarray()
+        column = {name: index for index, name in enumerate(self.names)}
+        rows = np.zeros((len(conditions), len(self.names)), dtype=np.float32)
+        for row, condition in enumerate(conditions):
+            given = condition if self.combinations == "additive" else _as_one(condition)
+            for name, dose in given.items():
+                rows[row, column[name]] = dose
+        return rows
 
 
-def _whole(label: str) -> tuple[str, float]:
-    """Treat a label as a single perturbation: its name and dose."""
-    parts = doses(label)
-    return next(iter(parts.items())) if len(parts) == 1 else (label, 1.0)
+def _as_one(condition: Mapping[str, float]) -> Mapping[str, float]:
+    """Treat a combination as a single perturbation, named by its label."""
+    return condition if len(condition) < 2 else {label_of(condition): 1.0}
 
 
 @dataclass(frozen=True)
@@ -111,16 +122,15 @@ class Cells:
         keep
             Boolean, one per cell of the screen.
         encoding
-            Encoding of labels as rows of the design matrix.
+            Encoding of conditions as rows of the model's design matrix.
         device
             Device of the cells.
         """
-        kept = screen.obs[keep]
-        labels = kept["perturbation"].cat.remove_unused_categories().cat
+        labels, conditions = Design.of_screen(screen)[keep].conditions()
         return cls(
             counts=_gather(screen, keep, device),
-            library_size=_on(device, kept["library_size"], torch.float32),
-            design=torch.from_numpy(encoding.design(list(labels.categories))).to(device),
+            library_size=_on(device, screen.obs["library_size"][keep], torch.float32),
+            design=torch.from_numpy(encoding.rows(conditions)).to(device),
             condition=_on(device, labels.codes, torch.long),
         )
 
@@ -261,9 +271,9 @@ class CellStream:
     parts
         Parts of the split that are streamed.
     labels
-        Distinct labels of the streamed cells, in alphabetical order.
+        Labels of the conditions of the streamed cells, in alphabetical order.
     design
-        Row of the design matrix of each label, C x T.
+        Row of the design matrix of each condition, C x T.
     n_cells
         Number of streamed cells.
     """
@@ -295,7 +305,7 @@ class CellStream:
         parts
             Parts to stream, such as ``val`` and ``test``.
         encoding
-            Encoding of labels as rows of the design matrix.
+            Encoding of conditions as rows of the model's design matrix.
         device
             Device of the cells.
 
@@ -307,15 +317,18 @@ class CellStream:
         with h5py.File(screen, "r") as file:
             n_genes = file["X"].attrs["shape"][1]
         cells = CellsOfSplit(Path(split), Path(screen), max(1, LARGEST_STREAMED_BLOCK // n_genes))
-        labels: set[str] = set()
-        n_cells = 0
-        for block in cells:
-            chosen = block["split"].isin(parts)
-            n_cells += int(chosen.sum())
-            labels |= set(block.loc[chosen, "perturbation"])
-        ordered = tuple(sorted(labels))
-        design = torch.from_numpy(encoding.design(ordered)).to(device)
-        return cls(Path(screen), cells, tuple(parts), ordered, design, n_cells)
+        conditions: dict[str, dict[str, float]] = {}
+        first = n_cells = 0
+        with h5py.File(screen, "r") as file:
+            for block in cells:
+                chosen = block["split"].isin(parts).to_numpy()
+                labels, found = _read_design(file, first, first + len(block))[chosen].conditions()
+                conditions.update(zip(labels.categories, found, strict=True))
+                n_cells += len(labels)
+                first += len(block)
+        ordered = tuple(sorted(conditions))
+        design = torch.from_numpy(encoding.rows([conditions[label] for label in ordered]))
+        return cls(Path(screen), cells, tuple(parts), ordered, design.to(device), n_cells)
 
     def blocks(self) -> Iterator[tuple[pd.DataFrame, Cells]]:
         """Iterate over all cells once, in order.
@@ -333,11 +346,18 @@ class CellStream:
                 chosen = block["split"].isin(self.parts).to_numpy()
                 if chosen.any():
                     counts = _read_rows(file["X"], first, first + len(block))[chosen]
+                    labels = _read_design(file, first, first + len(block))[chosen].labels()
                     table = block[chosen].reset_index(drop=True)
-                    label = pd.Categorical(table["perturbation"], categories=self.labels)
+                    condition = labels.set_categories(self.labels).codes
                     size = table["library_size"].to_numpy()
-                    yield table, Cells.on_device(counts, size, self.design, label.codes)
+                    yield table, Cells.on_device(counts, size, self.design, condition)
                 first += len(block)
+
+
+def _read_design(screen: h5py.Group, first: int, last: int) -> Design:
+    """Read consecutive rows of the design matrix of a screen's file."""
+    names = screen["uns/perturbations"].asstr()[:]
+    return Design.of(_read_rows(screen["obsm/dosage"], first, last), names)
 
 
 def _read_rows(counts: h5py.Group, first: int, last: int) -> sparse.csr_matrix:

@@ -19,7 +19,8 @@ from samsvae.models.registry import build_model
 from samsvae.runtime.files import write_tsv
 from samsvae.runtime.provenance import digest_of, provenance, versions
 from samsvae.screen.canonical import digest_of_screen, open_screen
-from samsvae.screen.splits import TRAIN, VAL, read_split, shuffled_labels
+from samsvae.screen.design import Design
+from samsvae.screen.splits import TRAIN, VAL, read_split, shuffled_cells
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class TrainingTask:
     genes
         Genes of the screen.
     encoding
-        Encoding of labels as rows of the design matrix.
+        Encoding of conditions as rows of the model's design matrix.
     train, validation
         Cells to fit, and cells to select the best checkpoint by.
     n_replicates
@@ -90,9 +91,8 @@ class TrainingTask:
             if settings["shuffle_labels"]:
                 [seed] = seeds  # labels differ by seed
                 logging.info("labels are shuffled: this model is a negative control")
-                labels = screen.obs["perturbation"]
-                screen.obs["perturbation"] = shuffled_labels(labels, parts, seed)
-            encoding = Encoding.of(screen.obs["perturbation"], settings["combinations"])
+                screen.obsm["dosage"] = screen.obsm["dosage"][shuffled_cells(parts, seed)]
+            encoding = Encoding.of(Design.of_screen(screen), settings["combinations"])
             logging.info("%d cells, %d genes, device %s", screen.n_obs, screen.n_vars, device)
             digest = digest_of_screen(screen)
             depends_on = [settings, training, seeds, code, digest, versions(), parts.tolist()]

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from samsvae.inspection.evidence import ERROR, WARNING, CountSurvey, Evidence, Finding, some
-from samsvae.screen.labels import CONTROL
 
 LOW_COUNTS = 500  # median counts per cell below which single cells are hardly informative
 SPARSE = 0.05
@@ -180,9 +179,9 @@ def _depth(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
 
 
 def _depth_of_control(evidence: Evidence, survey: CountSurvey) -> Iterator[Finding]:
-    if evidence.labels is None:
+    if evidence.design is None:
         return
-    control = evidence.labels[evidence.surveyed] == CONTROL
+    control = evidence.design.n_perturbations[evidence.surveyed] == 0
     if not control.any() or control.all():
         return
     of_control = float(np.median(survey.total[control]))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from samsvae.inspection.evidence import ERROR, WARNING, Evidence, Finding, some
-from samsvae.screen.labels import CONTROL, components, doses
+from samsvae.screen.labels import CONTROL, label_of
 
 FEW_CONTROLS = 200
 FEW_CELLS = 20
@@ -39,13 +39,14 @@ def design_findings(evidence: Evidence) -> Iterator[Finding]:
     Finding
         Controls first.
     """
-    if evidence.labels is None:
+    if evidence.design is None:
         return
-    cells = pd.Series(evidence.labels).value_counts()
+    labels, conditions = evidence.design.conditions()
+    cells = pd.Series(np.asarray(labels)).value_counts()
     n_controls = int(cells.get(CONTROL, 0))
     yield from _losses(evidence)
-    yield from _many_guides(evidence)
-    if n_controls == len(evidence.labels):
+    yield from _many_guides(evidence.design.n_perturbations, conditions)
+    if n_controls == len(labels):
         yield Finding(
             ERROR, "no perturbation", "every cell is a control cell; there is nothing to model."
         )
@@ -57,10 +58,10 @@ def design_findings(evidence: Evidence) -> Iterator[Finding]:
             "from their mean, so their noise is in all of them.",
         )
     yield from _sizes(cells.drop(CONTROL, errors="ignore"))
-    yield from _lone_pairs(cells)
-    yield from _doses_like_counts(cells)
+    yield from _lone_pairs(conditions)
+    yield from _doses_like_counts(conditions)
     for name, batch in evidence.batches.items():
-        yield from _unbalanced(name, batch, evidence)
+        yield from _unbalanced(name, batch, labels)
 
 
 def find_batches(
@@ -109,19 +110,16 @@ def _losses(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _many_guides(evidence: Evidence) -> Iterator[Finding]:
-    labels = pd.Categorical(evidence.labels)
-    sizes = np.array([len(components(label)) for label in labels.categories])
-    several = sizes[labels.codes] > 1
-    perturbed = sizes[labels.codes] > 0
-    n_combinations, n_several = int((sizes > 1).sum()), int(several.sum())
+def _many_guides(sizes: np.ndarray, conditions: list[dict[str, float]]) -> Iterator[Finding]:
+    perturbed = sizes > 0
+    n_combinations, n_several = sum(len(one) > 1 for one in conditions), int((sizes > 1).sum())
     # designed pairs have many cells each, pairs by chance have few
     if 2 * n_several > perturbed.sum() and n_combinations > BY_CHANCE_ALONE * n_several:
         yield Finding(
             WARNING,
             "many guides per cell",
             f"{100 * n_several / perturbed.sum():.0f} % of the perturbed cells have several "
-            f"perturbations (median {np.median(sizes[labels.codes][perturbed]):.0f}), in "
+            f"perturbations (median {np.median(sizes[perturbed]):.0f}), in "
             f"{n_combinations:,} combinations that seem to be of chance, as at a high multiplicity "
             "of infection (MOI). Few combinations have cells enough for an observed effect of "
             "their own. Keep combinations: additive in the models, whose latent effects are of "
@@ -151,10 +149,10 @@ def _sizes(cells: pd.Series) -> Iterator[Finding]:
         )
 
 
-def _lone_pairs(cells: pd.Series) -> Iterator[Finding]:
-    alone = {components(label)[0] for label in cells.index if len(components(label)) == 1}
-    pairs = [label for label in cells.index if len(components(label)) > 1]
-    lone = sorted(pair for pair in pairs if not alone.issuperset(components(pair)))
+def _lone_pairs(conditions: list[dict[str, float]]) -> Iterator[Finding]:
+    alone = {name for one in conditions if len(one) == 1 for name in one}
+    pairs = [one for one in conditions if len(one) > 1]
+    lone = sorted(label_of(pair) for pair in pairs if not alone.issuperset(pair))
     if lone:
         yield Finding(
             WARNING,
@@ -165,10 +163,10 @@ def _lone_pairs(cells: pd.Series) -> Iterator[Finding]:
         )
 
 
-def _doses_like_counts(cells: pd.Series) -> Iterator[Finding]:
+def _doses_like_counts(conditions: list[dict[str, float]]) -> Iterator[Finding]:
     of_gene: dict[str, set[float]] = defaultdict(set)
-    for label in cells.index:
-        for gene, dose in doses(label).items():
+    for condition in conditions:
+        for gene, dose in condition.items():
             of_gene[gene].add(dose)
     many = sorted(
         gene
@@ -185,8 +183,7 @@ def _doses_like_counts(cells: pd.Series) -> Iterator[Finding]:
         )
 
 
-def _unbalanced(what: str, batch: pd.Categorical, evidence: Evidence) -> Iterator[Finding]:
-    labels = pd.Categorical(evidence.labels)
+def _unbalanced(what: str, batch: pd.Categorical, labels: pd.Categorical) -> Iterator[Finding]:
     pairs = labels.codes.astype(np.int64) * len(batch.categories) + batch.codes
     shape = (len(labels.categories), len(batch.categories))
     numbers = np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from samsvae.screen.design import Design
 from samsvae.screen.labels import LabelSet
 from samsvae.screen.validation import MOST_COUNTS
 from samsvae.sources.counts import CountMatrix
@@ -238,8 +239,8 @@ class Evidence:
     survey
         Statistics of the counts of the cells and genes that the screen keeps, or of a sample of
         these cells.
-    labels
-        Canonical label of each cell that the screen keeps.
+    design
+        Design matrix of the cells that the screen keeps.
     written
         Distinct labels, or names of columns, as in the file.
     delimiter
@@ -277,7 +278,7 @@ class Evidence:
     matrix: str
     integer_layers: tuple[str, ...]
     survey: CountSurvey | None
-    labels: np.ndarray | None
+    design: Design | None
     written: list[str]
     delimiter: str | None
     from_matrix: bool

@@ -9,7 +9,6 @@ from samsvae.screen.labels import (
     CONTROL,
     CONTROL_LIKE,
     NO_GUIDE_LIKE,
-    components,
     likely_delimiter,
 )
 
@@ -53,9 +52,8 @@ def name_findings(evidence: Evidence) -> Iterator[Finding]:
     ]
     yield from _other_delimiter(evidence)
     yield from _no_perturbations(targets, evidence)
-    if evidence.labels is not None:
-        singles = sorted({c for label in set(evidence.labels) for c in components(label)})
-        yield from _unmeasured(singles, evidence)
+    if evidence.design is not None:
+        yield from _unmeasured(evidence.design.names, evidence)
 
 
 def _parts(written: Iterable[str], delimiter: str | None) -> list[str]:

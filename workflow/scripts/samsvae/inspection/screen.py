@@ -17,7 +17,7 @@ from samsvae.inspection.evidence import ERROR, Evidence, Finding, sample_of_cell
 from samsvae.inspection.names import name_findings
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import NO_COUNT, lost_cells
-from samsvae.screen.labels import CONTROL, components
+from samsvae.screen.labels import CONTROL
 from samsvae.screen.validation import check_library_sizes, check_text
 from samsvae.sources.counts import CountMatrix
 from samsvae.sources.genes import read_features, select_genes
@@ -174,12 +174,11 @@ def _read(file: AnnDataFile, source: H5adSource, found: Inspection) -> Evidence:
         notes["duplicate cell names"] = renamed
     obs = pd.DataFrame(_columns(file, source, found), index=range(n_cells)).iloc[cells]
     barcodes = np.array(cell_names, dtype=object)
-    labels = None if assigned is None else assigned.labels
     return Evidence(
         matrix=source.matrix,
         integer_layers=_integer_layers(file, source) if survey and survey.faults else (),
         survey=survey,
-        labels=None if labels is None else np.asarray(labels[cells], dtype=object),
+        design=None if assigned is None else assigned.design[cells],
         written=[] if assigned is None else assigned.written,
         delimiter=source.delimiter if source.perturbation_column is not None else None,
         from_matrix=source.perturbation_column is None,
@@ -213,9 +212,8 @@ def _check_texts(
     _attempt(found, partial(check_text, cell_names, "cell name", where))
     _attempt(found, partial(check_text, genes, "gene name", where))
     if assigned is not None:
-        labels = assigned.labels.categories
-        parts = sorted({part for label in labels for part in components(str(label))})
-        _attempt(found, partial(check_text, parts, "label", source.path))
+        names = assigned.design[assigned.kept].names
+        _attempt(found, partial(check_text, names, "label", source.path))
 
 
 def _integer_layers(file: AnnDataFile, source: H5adSource) -> tuple[str, ...]:
@@ -262,17 +260,17 @@ def _facts(evidence: Evidence) -> dict[str, str]:
         "cells": _of(len(evidence.cell_names), n_cells),
         "genes": _of(len(evidence.symbols), n_genes),
     }
-    if evidence.labels is not None:
-        cells = pd.Series(evidence.labels).value_counts()
-        n_controls = int(cells.get(CONTROL, 0))
-        cells = cells.drop(CONTROL, errors="ignore")
-        sizes = pd.Series([len(components(label)) for label in cells.index])
+    if evidence.design is not None:
+        labels, conditions = evidence.design.conditions()
+        cells = labels.value_counts().drop(CONTROL, errors="ignore")
+        n_controls = int((labels == CONTROL).sum())
+        sizes = np.array([len(condition) for condition in conditions])
         of_size = [f"{(sizes == 1).sum()} single genes", f"{(sizes == 2).sum()} pairs"]
         if (sizes > 2).any():
             of_size.append(f"{(sizes > 2).sum()} of three or more")
         facts |= {
             "perturbations": f"{len(cells):,}: {', '.join(of_size)}",
-            "control cells": f"{n_controls:,} ({100 * n_controls / len(evidence.labels):.1f} %)",
+            "control cells": f"{n_controls:,} ({100 * n_controls / len(labels):.1f} %)",
         }
         if len(cells):
             facts["cells per perturbation"] = _spread(cells)

@@ -3,11 +3,13 @@
 An AnnData object with
 
 - ``X``: UMI counts, int32 CSR, cells x genes; ``var_names`` are unique gene symbols;
-- ``obs["perturbation"]``: ``"control"``, a gene, or genes in alphabetical order joined by ``+``,
-  each with its dose unless that is 1: ``A@0.5+B``;
 - ``obs["library_size"]``: counts of the cell over the retained genes, never 0; or its counts over
   all genes, from a column of the source;
-- ``obsm["dosage"]``: doses, CSR, cells x single perturbations, named by ``uns["perturbations"]``;
+- ``obsm["dosage"]``: the design matrix, CSR, cells x single perturbations, named by
+  ``uns["perturbations"]``: 0, 1 or the dose;
+- ``obs["perturbation"]``: label of the cell's condition, which is its row of the design matrix:
+  ``"control"``, a gene, or genes in alphabetical order joined by ``+``, each with its dose unless
+  that is 1: ``A@0.5+B``;
 - ``uns["provenance"]``: provenance record, JSON; ``uns["content_digest"]``: a digest of counts,
   names and labels, and of the following, if the source has it:
 - ``obs["batch"]``, ``obs["context"]``: categorical, where ``uns["batch_column"]`` and
@@ -21,10 +23,8 @@ An AnnData object with
 """
 
 import hashlib
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,15 @@ import pandas as pd
 from scipy import sparse
 
 from samsvae.runtime.files import whole_file
-from samsvae.screen.labels import CONTROL, components, doses
-from samsvae.screen.validation import check_counts, check_labels, check_names, refuse_empty_cells
+from samsvae.screen.design import Design, Guides
+from samsvae.screen.labels import CONTROL
+from samsvae.screen.validation import (
+    check_agreement,
+    check_counts,
+    check_design,
+    check_names,
+    refuse_empty_cells,
+)
 
 BATCH, CONTEXT, GUIDE = "batch", "context", "guide"  # columns of obs
 # column of obs, by the key of uns that declares it and names its source
@@ -48,12 +55,11 @@ DECLARED = {
 }
 LOST_CELLS = "lost_cells"  # in uns
 NO_COUNT = "no count"  # reason of a cell without counts of the retained genes
-JOINED_GUIDES = "|"  # joins the guides of a cell in obs
 
 
 def build_screen(
     counts: Any,
-    perturbation: Sequence[str],
+    design: Design,
     cell_names: Sequence[str] | pd.Index,
     gene_names: Sequence[str],
     where: str = "the screen",
@@ -64,8 +70,8 @@ def build_screen(
     ----------
     counts
         UMI counts, cells x genes, dense or sparse.
-    perturbation
-        Canonical label of each cell.
+    design
+        Design matrix of the cells.
     cell_names, gene_names
         Unique names.
     where
@@ -89,9 +95,8 @@ def build_screen(
     checked = check_counts(matrix, where)
     library_size = library_sizes(checked)
     refuse_empty_cells(np.flatnonzero(library_size == 0), where)
-    labels = pd.Categorical(perturbation)
-    check_labels(labels, where)
-    screen = describe_cells(labels, library_size, cell_names, gene_names)
+    check_design(design, where)
+    screen = describe_cells(design, library_size, cell_names, gene_names)
     screen.X = checked
     return screen
 
@@ -102,20 +107,20 @@ def library_sizes(counts: sparse.csr_matrix) -> np.ndarray:
 
 
 def describe_cells(
-    labels: pd.Categorical,
+    design: Design,
     library_size: np.ndarray,
     cell_names: Sequence[str] | pd.Index,
     gene_names: Sequence[str],
     covariates: pd.DataFrame | None = None,
-    guides: "Guides | None" = None,
+    guides: Guides | None = None,
     declared: Mapping[str, str] | None = None,
 ) -> anndata.AnnData:
     """Assemble a canonical screen without its counts.
 
     Parameters
     ----------
-    labels
-        Canonical label of each cell.
+    design
+        Design matrix of the cells, from which their labels are written.
     library_size
         Counts of each cell.
     cell_names, gene_names
@@ -132,9 +137,8 @@ def describe_cells(
     AnnData
         Without X.
     """
-    singles = sorted(set(itertools.chain.from_iterable(map(components, labels.categories))))
     obs = pd.DataFrame(
-        {"perturbation": labels, "library_size": library_size},
+        {"perturbation": design.labels(), "library_size": library_size},
         index=pd.Index(cell_names, name="cell").astype(str),
     )
     if covariates is not None:
@@ -142,8 +146,8 @@ def describe_cells(
     screen = anndata.AnnData(
         obs=obs, var=pd.DataFrame(index=pd.Index(gene_names, name="gene").astype(str))
     )
-    screen.obsm["dosage"] = design_matrix(labels, singles)
-    screen.uns["perturbations"] = np.array(singles, dtype=object)
+    screen.obsm["dosage"] = design.matrix
+    screen.uns["perturbations"] = np.array(design.names, dtype=object)
     screen.uns.update(declared or {})
     if guides is not None:
         screen.obs[GUIDE] = guides.names()
@@ -171,30 +175,6 @@ def lost_cells(numbers: Mapping[str, int], before: pd.DataFrame | None = None) -
     rows = [*known.items(), *numbers.items()]
     table = pd.DataFrame(rows, columns=["reason", "cells"])
     return table.astype({"reason": object, "cells": np.int64})
-
-
-def design_matrix(perturbation: Sequence[str] | pd.Categorical, singles: Sequence[str]) -> Any:
-    """Encode labels as rows of the design matrix, each single perturbation at its dose.
-
-    Parameters
-    ----------
-    perturbation
-        Canonical labels, length N.
-    singles
-        Names of the T columns.
-
-    Returns
-    -------
-    scipy.sparse.csr_matrix
-        N x T, float32; the dose of each single perturbation, 0 if the label does not have it.
-    """
-    column = {name: index for index, name in enumerate(singles)}
-    labels = pd.Categorical(perturbation)
-    rows = sparse.lil_matrix((len(labels.categories), len(singles)), dtype=np.float32)
-    for row, label in enumerate(labels.categories):
-        for part, dose in doses(label).items():
-            rows[row, column[part]] = dose
-    return rows.tocsr()[labels.codes]
 
 
 class ContentDigest:
@@ -261,8 +241,16 @@ def write_source_screen(screen: anndata.AnnData, provenance: str, path: str | Pa
 
 
 def read_screen(path: str | Path) -> anndata.AnnData:
-    """Read a screen that :func:`write_source_screen` wrote."""
-    return anndata.read_h5ad(path)
+    """Read a screen that :func:`write_source_screen` wrote.
+
+    Raises
+    ------
+    InputError
+        If the label of a cell is not that of its row of the design matrix.
+    """
+    screen = anndata.read_h5ad(path)
+    check_agreement(screen, str(path))
+    return screen
 
 
 @contextmanager
@@ -273,9 +261,15 @@ def open_screen(path: str | Path) -> Iterator[anndata.AnnData]:
     ------
     AnnData
         Valid within the context.
+
+    Raises
+    ------
+    InputError
+        If the label of a cell is not that of its row of the design matrix.
     """
     screen = anndata.read_h5ad(path, backed="r")
     try:
+        check_agreement(screen, str(path))
         yield screen
     finally:
         screen.file.close()
@@ -322,86 +316,3 @@ def read_digest(path: str | Path) -> str:
     """Read the digest of a screen's content without its data."""
     with h5py.File(path, "r") as file:
         return str(file["uns/content_digest"].asstr()[()])
-
-
-@dataclass(frozen=True)
-class Guides:
-    """Guides of cells, and the genes that they target.
-
-    Attributes
-    ----------
-    table
-        ``guide``, ``target`` and ``kind`` of each guide.
-    present
-        Cells x guides, 1 where a cell has the guide.
-    """
-
-    table: pd.DataFrame
-    present: sparse.csr_matrix
-
-    def of(self, cells: np.ndarray) -> "Guides":
-        """Select some cells and their guides."""
-        present = self.present[cells]
-        held = np.flatnonzero(np.asarray(present.sum(axis=0)).ravel() > 0)
-        table = self.table.iloc[held].reset_index(drop=True)
-        return Guides(table, sparse.csr_matrix(present[:, held]))
-
-    def names(self) -> pd.Categorical:
-        """Join the names of each cell's guides; an empty string for a cell without guides."""
-        guides = self.table["guide"].to_numpy(dtype=object)
-        codes, rows = group_rows(self.present)
-        joined = [
-            JOINED_GUIDES.join(
-                guides[np.sort(self.present.indices[span_of_row(self.present, row)])]
-            )
-            for row in rows
-        ]
-        return categories_of(codes, joined)
-
-
-def span_of_row(matrix: sparse.csr_matrix, row: int) -> slice:
-    """Return the slice of the entries of a row of a sparse matrix."""
-    return slice(matrix.indptr[row], matrix.indptr[row + 1])
-
-
-def group_rows(matrix: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Find the distinct rows of a sparse matrix with sorted indices.
-
-    Parameters
-    ----------
-    matrix
-        In canonical form.
-
-    Returns
-    -------
-    codes : ndarray of int
-        Index of each row's distinct row.
-    rows : ndarray of int
-        First occurrence of each distinct row.
-    """
-    # two random projections modulo 2**64: collisions have a probability of 2**-128 a pair
-    rng = np.random.default_rng(0)
-    weights = rng.integers(0, 2**63, (2, matrix.shape[1] + 1), dtype=np.uint64) * 2 + 1
-    bits = matrix.data.astype(np.float32).view(np.uint32).astype(np.uint64) + 1
-    sums = np.zeros((matrix.shape[0], 2), dtype=np.uint64)
-    edges = matrix.indptr.astype(np.int64)
-    for number, weight in enumerate(weights):
-        mixed = weight[matrix.indices] * bits
-        mixed ^= mixed >> np.uint64(29)
-        totals = np.concatenate([[np.uint64(0)], np.cumsum(mixed * weight[-1], dtype=np.uint64)])
-        sums[:, number] = totals[edges[1:]] - totals[edges[:-1]]
-    frame = pd.DataFrame(sums)
-    codes = frame.groupby([0, 1], sort=False).ngroup().to_numpy()
-    rows = np.flatnonzero(~pd.Series(codes).duplicated().to_numpy())
-    return codes, rows
-
-
-def categories_of(codes: np.ndarray, labels: Sequence[str | None]) -> pd.Categorical:
-    """Build a categorical from codes of labels, which may repeat; None is missing."""
-    known = sorted({label for label in labels if label is not None})
-    index = {label: at for at, label in enumerate(known)}
-    mapped = np.array(
-        [index.get(label, -1) if label is not None else -1 for label in labels] + [-1]
-    )
-    found = pd.Categorical.from_codes(mapped[np.asarray(codes, dtype=np.int64)], known)
-    return found.remove_unused_categories()

@@ -239,17 +239,19 @@ class ReadLabel:
 
     Attributes
     ----------
-    label
-        Canonical form, without doses.
     parts
         Its genes or guides, as written.
     targets
         Target gene of each part; None for a control.
     """
 
-    label: str
     parts: tuple[str, ...]
     targets: tuple[str | None, ...]
+
+    @property
+    def doses(self) -> dict[str, float]:
+        """Dose 1 of each gene; none for control."""
+        return {target: 1.0 for target in self.targets if target is not None}
 
 
 @dataclass
@@ -360,8 +362,7 @@ class LabelGrammar:
                 raise InputError(f"{self.where}: the guide {part!r} of {label!r} has no gene.")
             self._check_target(label, target)
             targets.append(target)
-        genes = {target: 1.0 for target in targets if target is not None}
-        return ReadLabel(label_of(genes), tuple(parts), tuple(targets))
+        return ReadLabel(tuple(parts), tuple(targets))
 
     def _check_target(self, label: str, target: str) -> None:
         if target == CONTROL:
@@ -443,37 +444,3 @@ def refuse_no_control(labels: Iterable[str], control: LabelSet, where: str) -> I
         f"{', '.join(known[:8])}, ...). Set 'control' to the label of the unperturbed cells"
         + (f"; these look like controls: {shown}." if shown else ".")
     )
-
-
-def canonical_labels(
-    labels: Sequence[str], control: str | LabelSet, delimiter: str | None, where: str
-) -> list[str]:
-    """Convert labels of perturbations to canonical form.
-
-    Parameters
-    ----------
-    labels
-        Distinct labels of the source.
-    control
-        The source's label, or labels, of control cells.
-    delimiter
-        Delimiter of the genes of a combination in the source; None without combinations.
-    where
-        File and column, for messages.
-
-    Returns
-    -------
-    list of str
-        For each label its canonical form: ``control``, or the genes sorted and joined by ``+``.
-        A control label within a combination, as in ``KLF1+control``, is dropped.
-
-    Raises
-    ------
-    InputError
-        If no label is control, or one cannot be parsed; see :meth:`LabelGrammar.read`.
-    """
-    known = control if isinstance(control, LabelSet) else LabelSet.of(control, "control")
-    read = LabelGrammar(known, delimiter, where).read(labels)
-    if CONTROL not in {one.label for one in read}:
-        raise refuse_no_control(labels, known, where)
-    return [one.label for one in read]

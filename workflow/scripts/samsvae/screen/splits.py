@@ -4,7 +4,6 @@ Kinds of splits of Bereket & Karaletsos 2023, section 4: ``random``, ``unseen_co
 ``data_efficiency``.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from samsvae.config.experiments import Split
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import read_table, read_table_in_parts
 from samsvae.screen.canonical import LOST_CELLS, lost_cells
+from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL, components
 
 TRAIN, VAL, TEST, UNUSED = "train", "val", "test", "unused"
@@ -33,16 +33,16 @@ def split_screen(screen: anndata.AnnData, split: Split) -> np.ndarray:
     """Split the cells of a screen by :func:`split_cells`, or by the parts of its simulator."""
     if split.kind == "as_simulated":
         return screen.obs["part"].to_numpy(dtype=object)
-    return split_cells(screen.obs["perturbation"].astype(str), split)
+    return split_cells(Design.of_screen(screen), split)
 
 
-def split_cells(perturbation: Sequence[str], split: Split) -> np.ndarray:
+def split_cells(design: Design, split: Split) -> np.ndarray:
     """Split cells into training, validation and test cells.
 
     Parameters
     ----------
-    perturbation
-        Canonical label of each cell.
+    design
+        Design matrix of the cells.
     split
         The kind of split, its fraction and its seed.
 
@@ -56,20 +56,18 @@ def split_cells(perturbation: Sequence[str], split: Split) -> np.ndarray:
     InputError
         If there are too few cells, or no combinations although the kind needs them.
     """
-    labels = np.asarray(perturbation, dtype=object)
-    if len(labels) < FEWEST_CELLS:
-        raise InputError(
-            f"{len(labels)} cells cannot be split; at least {FEWEST_CELLS} are needed."
-        )
+    n_cells = len(design)
+    if n_cells < FEWEST_CELLS:
+        raise InputError(f"{n_cells} cells cannot be split; at least {FEWEST_CELLS} are needed.")
     rng = np.random.default_rng(split.seed)
-    parts = np.full(len(labels), UNUSED, dtype=object)
+    parts = np.full(n_cells, UNUSED, dtype=object)
     if split.kind == "random":
-        for part, cells in _train_val_test(np.arange(len(labels)), rng).items():
+        for part, cells in _train_val_test(np.arange(n_cells), rng).items():
             parts[cells] = part
         return parts
     if split.fraction is None:
         raise InputError(f"A split of the kind {split.kind!r} needs a fraction.")
-    is_pair = np.array([len(components(label)) > 1 for label in labels])
+    is_pair = design.n_perturbations > 1
     if not is_pair.any():
         raise InputError(
             f"The split {split.kind!r} needs cells with combinations, and the screen has none. "
@@ -80,6 +78,7 @@ def split_cells(perturbation: Sequence[str], split: Split) -> np.ndarray:
     others = rng.permutation(np.flatnonzero(~is_pair))
     n_val = round(VAL_FRACTION * len(others))
     if split.kind == "unseen_combinations":
+        labels = np.asarray(design.labels())
         of_pairs = _of_chosen_pairs(of_pairs, labels, split.fraction, split.seed)
     else:
         of_pairs[TRAIN] = of_pairs[TRAIN][: round(split.fraction * len(of_pairs[TRAIN]))]
@@ -140,15 +139,13 @@ def chosen_pairs(pairs: Sequence[str], fraction: float, seed: int) -> tuple[set[
     return set(order[:n_trained]), set(order[n_untested:])
 
 
-def check_trained(
-    perturbation: Sequence[str], parts: np.ndarray, untrained_perturbations: str
-) -> list[str]:
+def check_trained(design: Design, parts: np.ndarray, untrained_perturbations: str) -> list[str]:
     """Find the single perturbations without training cells.
 
     Parameters
     ----------
-    perturbation
-        Canonical label of each cell.
+    design
+        Design matrix of the cells.
     parts
         Split of :func:`split_cells`.
     untrained_perturbations
@@ -164,15 +161,14 @@ def check_trained(
     InputError
         If there are any and they are to be refused, or if there are no training control cells.
     """
-    labels = np.asarray(perturbation, dtype=object)
-    cells: Counter[str] = Counter(part for label in labels for part in components(label))
-    trained = {part for label in set(labels[parts == TRAIN]) for part in components(label)}
-    if CONTROL not in set(labels[parts == TRAIN]):
+    is_control = design.n_perturbations == 0
+    if not is_control[parts == TRAIN].any():
         raise InputError(
-            f"None of the {int((labels == CONTROL).sum())} control cell(s) is a training cell. Add "
+            f"None of the {int(is_control.sum())} control cell(s) is a training cell. Add "
             f"cells labelled {CONTROL!r} to the screen, or use another seed of the split."
         )
-    untrained = sorted(set(cells) - trained)
+    cells = dict(zip(design.names, design.matrix.getnnz(axis=0), strict=True))
+    untrained = sorted(set(cells) - set(design[parts == TRAIN].names))
     if untrained and untrained_perturbations == "refuse":
         some = ", ".join(f"{name} ({cells[name]} cells)" for name in untrained[:5])
         raise InputError(
@@ -313,16 +309,14 @@ def _of_another_screen(path: str | Path) -> InputError:
     )
 
 
-def shuffled_labels(labels: pd.Series, parts: pd.Series, seed: int) -> pd.Series:
-    """Permute labels among the training cells, and among the validation cells.
+def shuffled_cells(parts: pd.Series, seed: int) -> np.ndarray:
+    """Permute the conditions of training cells, and those of validation cells.
 
-    Cells, labels and their numbers stay the same, but labels are independent of cells: the score
-    of a model trained on them is that of a negative control.
+    Cells, conditions and their numbers stay the same, but conditions are independent of cells: the
+    score of a model trained on them is that of a negative control.
 
     Parameters
     ----------
-    labels
-        Canonical label of each cell, categorical.
     parts
         Split of each cell, as in split.tsv.
     seed
@@ -330,15 +324,15 @@ def shuffled_labels(labels: pd.Series, parts: pd.Series, seed: int) -> pd.Series
 
     Returns
     -------
-    Series
-        Labels of the same cells; those of test and unused cells stay.
+    ndarray of int
+        Index of the cell whose condition each cell gets; test and unused cells keep their own.
     """
     rng = np.random.default_rng(seed)
-    source = np.arange(len(labels))
+    source = np.arange(len(parts))
     for part in (TRAIN, VAL):
         own = np.flatnonzero(parts == part)
         source[own] = rng.permutation(own)
-    return pd.Series(labels.array[source], index=labels.index, name=labels.name)
+    return source
 
 
 KINDS = {0: "control", 1: "single", 2: "combination"}

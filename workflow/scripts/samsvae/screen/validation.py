@@ -4,12 +4,14 @@ import itertools
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+import anndata
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from samsvae.runtime.errors import InputError
-from samsvae.screen.labels import CONTROL, components
+from samsvae.screen.design import Design
+from samsvae.screen.labels import CONTROL, JOIN, MARK, doses
 
 MOST_CHARACTERS = 200
 BATCH_SIZE = 10_000  # names of cells; there may be millions
@@ -194,24 +196,52 @@ def check_library_sizes(library_size: np.ndarray, total: np.ndarray, where: str)
         )
 
 
-def check_labels(perturbation: pd.Categorical, where: str) -> None:
+def check_design(design: Design, where: str) -> None:
     """Refuse a screen without control cells, or without perturbed cells.
 
     Parameters
     ----------
-    perturbation
-        Canonical label of each cell; every category has a cell.
+    design
+        Design matrix of the cells.
     where
         Source of the data, for messages.
 
     Raises
     ------
     InputError
-        Naming what is missing, or the invalid label.
+        Naming what is missing, or the perturbation whose name is not valid in a label.
     """
-    present = list(perturbation.categories)
-    check_text(sorted({part for label in present for part in components(label)}), "label", where)
-    if CONTROL not in present:
+    check_text(design.names, "label", where)
+    for name in design.names:
+        if doses(name) != {name: 1.0}:
+            raise InputError(
+                f"{where}: the perturbation {name!r} would be read as another in a label, where "
+                f"{CONTROL!r}, {JOIN!r} and {MARK!r} before a number have a meaning. Rename it in "
+                "the file."
+            )
+    is_control = design.n_perturbations == 0
+    if not is_control.any():
         raise InputError(f"{where}: there is no control cell.")
-    if len(present) == 1:
+    if is_control.all():
         raise InputError(f"{where}: every cell is a control cell; there is nothing to model.")
+
+
+def check_agreement(screen: anndata.AnnData, where: str) -> None:
+    """Refuse a screen with labels that differ from the rows of its design matrix.
+
+    Raises
+    ------
+    InputError
+        Naming the first such cell, its label and that of its row.
+    """
+    written = Design.of_screen(screen).labels()
+    given = pd.Categorical(screen.obs["perturbation"])
+    index = np.append(written.categories.get_indexer(given.categories), -1)
+    differs = index[given.codes] != written.codes
+    if differs.any():
+        at = int(np.argmax(differs))
+        raise InputError(
+            f"{where}: obs['perturbation'] of the cell {screen.obs_names[at]!r} is {given[at]!r}, "
+            f"but its row of obsm['dosage'] is {written[at]!r} (in {int(differs.sum()):,} cells "
+            "the two differ). Write the screen anew from its source."
+        )

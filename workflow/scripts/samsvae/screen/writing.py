@@ -16,14 +16,14 @@ from samsvae.screen.canonical import (
     LOST_CELLS,
     NO_COUNT,
     ContentDigest,
-    Guides,
     describe_cells,
     library_sizes,
     lost_cells,
 )
+from samsvae.screen.design import Design, Guides
 from samsvae.screen.validation import (
     check_counts,
-    check_labels,
+    check_design,
     check_library_sizes,
     check_names,
     refuse_empty_cells,
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 def write_screen_in_blocks(
     blocks: Iterable[tuple[np.ndarray, sparse.csr_matrix]],
-    perturbation: Sequence[str] | pd.Categorical,
+    design: Design,
     cell_names: Sequence[str] | pd.Index,
     gene_names: Sequence[str],
     provenance: str,
@@ -63,8 +63,8 @@ def write_screen_in_blocks(
     blocks
         Cells in order: their indices in the source, for messages, and their counts, canonical
         CSR, cells x genes.
-    perturbation
-        Canonical label of each cell.
+    design
+        Design matrix of the cells.
     cell_names, gene_names
         Unique names.
     provenance
@@ -101,8 +101,7 @@ def write_screen_in_blocks(
     """
     check_names(cell_names, "cell", where)
     check_names(gene_names, "gene", where)
-    labels = pd.Categorical(perturbation).remove_unused_categories()
-    check_labels(labels, where)
+    check_design(design, where)
     # no chunk cache, since only complete chunks are written
     with whole_file(path) as temporary, h5py.File(temporary, "w", rdcc_nbytes=0) as file:
         counts = _Counts(file, len(gene_names))
@@ -114,18 +113,18 @@ def write_screen_in_blocks(
         check_library_sizes(library_size, total, where)
         if not drop_empty:
             refuse_empty_cells(np.concatenate(counts.empty), where)
-        elif len(kept) < len(labels):
-            n_lost = len(labels) - len(kept)
+        elif len(kept) < len(design):
+            n_lost = len(design) - len(kept)
             logger.warning(
                 "%s: left out %d of %d cells, which have no counts of the %d retained genes",
-                where, n_lost, len(labels), len(gene_names),
+                where, n_lost, len(design), len(gene_names),
             )  # fmt: skip
-            labels = labels[kept].remove_unused_categories()
-            check_labels(labels, where)
+            design = design[kept]
+            check_design(design, where)
             if lost is not None:
                 lost = lost_cells({NO_COUNT: n_lost}, lost)
         screen = describe_cells(
-            labels,
+            design,
             library_size[kept],
             pd.Index(cell_names)[kept],
             gene_names,

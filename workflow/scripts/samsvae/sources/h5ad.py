@@ -101,7 +101,7 @@ def write_h5ad_screen(source: H5adSource, provenance: str, output: str | Path) -
             genes,
             cell_names,
             list(np.array(features.names, dtype=object)[genes]),
-            assigned.labels[cells].remove_unused_categories(),
+            assigned.design[cells],
             covariates.iloc[cells] if len(covariates.columns) else None,
             None if library_sizes is None else library_sizes[cells],
             None if assigned.guides is None else assigned.guides.of(cells),

@@ -1,6 +1,6 @@
 """Assignment of cells to perturbations and guides, for all supported forms of files.
 
-Every cell gets a canonical label, or the reason why it is left out.
+Every cell gets a row of the design matrix, or the reason why it is left out.
 """
 
 import logging
@@ -12,13 +12,12 @@ import pandas as pd
 from scipy import sparse
 
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import Guides, categories_of, group_rows, lost_cells, span_of_row
+from samsvae.screen.canonical import lost_cells
+from samsvae.screen.design import Design, Guides, group_rows, span_of_row
 from samsvae.screen.labels import (
     CONTROL,
     LabelGrammar,
     ReadLabel,
-    components,
-    label_of,
     read_doses,
     refuse_no_control,
 )
@@ -47,8 +46,8 @@ class Assignment:
 
     Attributes
     ----------
-    labels
-        Canonical label of each cell; missing for cells that are left out.
+    design
+        Design matrix of all cells; rows of cells that are left out are not used.
     reasons
         0, or the reason to leave out each cell, see :data:`REASONS`.
     written
@@ -63,7 +62,7 @@ class Assignment:
         Labels, parts of labels or columns that are controls.
     """
 
-    labels: pd.Categorical
+    design: Design
     reasons: np.ndarray
     written: list[str]
     guides: Guides | None = None
@@ -117,7 +116,7 @@ def read_assignment(
         read = _from_labels(file, source, frozenset(measured))
     else:
         read = _from_matrix(read_guide_matrix(file, source), source)
-    if CONTROL not in read.labels.categories:
+    if not (read.kept & (read.design.n_perturbations == 0)).any():
         if source.form == "perturbation_column":
             raise refuse_no_control(
                 read.written, source.controls, f"{source.path}: obs[{source.perturbation_column!r}]"
@@ -159,20 +158,21 @@ def _from_labels(file: AnnDataFile, source: H5adSource, measured: frozenset[str]
     reasons[written.codes < 0] = NO_LABEL
     codes = written.codes.astype(np.int64)
     reasons[(codes >= 0) & np.append(out, False)[codes]] = EXCLUDED
-    canonical = [read[at].label if at in read else None for at in range(len(labels))]
     if source.dose_column is None:
-        cells = categories_of(codes, canonical)
+        # the last for cells without a label
+        conditions = [read[at].doses if at in read else {} for at in range(len(labels))] + [{}]
+        design = Design.of_conditions(conditions, codes)
     else:
         doses = column(file, "obs", source.dose_column, "dose_column")
-        cells = _with_doses(codes, labels, read, doses, source)
+        design = _with_doses(codes, labels, read, doses, source)
     guides = None
     if source.guide_column is not None:
-        guides = _guides_beside(file, source, cells)
+        guides = _guides_beside(file, source, codes, read)
     elif target_of is not None:
         guides = _guides_of_labels(codes, read, target_of, source)
     names = list(map(str, written.categories))
     controls = _controls(read.values())
-    return Assignment(cells, reasons, names, guides, _notes(read, grammar), controls=controls)
+    return Assignment(design, reasons, names, guides, _notes(read, grammar), controls=controls)
 
 
 def _controls(read: Iterable[ReadLabel]) -> frozenset[str]:
@@ -236,7 +236,7 @@ def _with_doses(
     read: Mapping[int, ReadLabel],
     doses: pd.Series,
     source: H5adSource,
-) -> pd.Categorical:
+) -> Design:
     undosed = np.array(
         [not any(read[at].targets) if at in read else True for at in range(len(labels))]
     )
@@ -246,15 +246,15 @@ def _with_doses(
     number = pairs.groupby(["label", "dose"], sort=False, dropna=False).ngroup().to_numpy()
     first = np.flatnonzero(~pd.Series(number).duplicated().to_numpy())
     where = f"{source.path}: obs[{source.dose_column!r}]"
-    dosed: list[str | None] = []
+    dosed: list[dict[str, float]] = []
     for cell in first:
         one = read.get(int(codes[cell]))
         if one is None:
-            dosed.append(None)
+            dosed.append({})
             continue
         label = labels[codes[cell]]
-        dosed.append(label_of(read_doses(given[cell], label, one.targets, source.delimiter, where)))
-    return categories_of(number, dosed)
+        dosed.append(read_doses(given[cell], label, one.targets, source.delimiter, where))
+    return Design.of_conditions(dosed, number)
 
 
 def _guides_of_labels(
@@ -281,7 +281,9 @@ def _membership(
     return sparse.csr_matrix(rows.tocsr()[np.where(codes < 0, n_labels, codes)])
 
 
-def _guides_beside(file: AnnDataFile, source: H5adSource, cells: pd.Categorical) -> Guides:
+def _guides_beside(
+    file: AnnDataFile, source: H5adSource, codes: np.ndarray, read: Mapping[int, ReadLabel]
+) -> Guides:
     """Read guides from a column; their targets are the genes of the cells' labels."""
     name = str(source.guide_column)
     where = f"{source.path}: obs[{name!r}]"
@@ -289,10 +291,11 @@ def _guides_beside(file: AnnDataFile, source: H5adSource, cells: pd.Categorical)
     texts = [str(text).strip() for text in written.categories]
     targets: dict[str, str | None] = {}
     members: dict[int, list[str]] = {}
-    pairs = pd.DataFrame({"guide": written.codes, "label": cells.codes}).drop_duplicates()
-    pairs = pairs[(pairs["guide"] >= 0) & (pairs["label"] >= 0)].sort_values(["guide", "label"])
+    pairs = pd.DataFrame({"guide": written.codes, "label": codes}).drop_duplicates()
+    in_use = (pairs["guide"] >= 0) & pairs["label"].isin(list(read))
+    pairs = pairs[in_use].sort_values(["guide", "label"])
     for guide, label in pairs.itertuples(index=False):
-        genes = components(str(cells.categories[label]))
+        genes = sorted(read[label].doses)
         split = texts[guide].split(source.delimiter) if source.delimiter else [texts[guide]]
         # one guide per gene, in the order of the label, or else a single construct
         named = [part.strip() for part in split]
@@ -336,7 +339,7 @@ def _from_matrix(matrix: GuideMatrix, source: H5adSource) -> Assignment:
     doses.sort_indices()
     doses.eliminate_zeros()
     codes, rows = group_rows(doses)
-    labels: list[str | None] = []
+    conditions: list[dict[str, float]] = []
     reason_of = np.zeros(len(rows), dtype=np.uint8)
     has_control_column = any(
         target is None for name, target in zip(matrix.names, targets, strict=True) if name in read
@@ -347,19 +350,18 @@ def _from_matrix(matrix: GuideMatrix, source: H5adSource) -> Assignment:
     for number, row in enumerate(rows):
         span = span_of_row(doses, row)
         columns = doses.indices[span]
+        condition: dict[str, float] = {}
         if excluded[columns].any():
-            labels.append(None)
             reason_of[number] = EXCLUDED
         elif not len(columns) and not empty_is_control:
-            labels.append(None)
             reason_of[number] = NO_GUIDE
         else:
             given = zip([targets[at] for at in columns], doses.data[span], strict=True)
-            labels.append(label_of(_doses_of_cell(int(row), given, where)))
+            condition = _doses_of_cell(int(row), given, where)
+        conditions.append(condition)
     reasons = reason_of[codes]
     if matrix.known is not None:
         reasons[~matrix.known] = NO_GUIDE
-    cells = categories_of(np.where(reasons == 0, codes, -1), labels)
     guides = None
     if source.knows_guides or matrix.genes is not None:
         table = guide_frame(dict(zip(matrix.names, targets, strict=True)), source.controls)
@@ -382,8 +384,9 @@ def _from_matrix(matrix: GuideMatrix, source: H5adSource) -> Assignment:
             low,
             high,
         )
+    design = Design.of_conditions(conditions, codes)
     return Assignment(
-        cells, reasons, matrix.names, guides, notes, n_guides, _controls(read.values())
+        design, reasons, matrix.names, guides, notes, n_guides, _controls(read.values())
     )
 
 
@@ -407,8 +410,7 @@ def _with_several(read: Assignment, source: H5adSource) -> Assignment:
     most = source.max_perturbations
     if most is None:
         return read
-    sizes = np.array([len(components(label)) for label in read.labels.categories])
-    return _without(read, sizes > most, SEVERAL)
+    return _without(read, read.design.n_perturbations > most, SEVERAL)
 
 
 def _with_few(read: Assignment, source: H5adSource) -> Assignment:
@@ -416,7 +418,9 @@ def _with_few(read: Assignment, source: H5adSource) -> Assignment:
 
     Only a combination's own cells count, whether or not its single genes are kept.
     """
-    cells = read.labels.value_counts().drop(CONTROL, errors="ignore")
+    labels = read.design.labels()
+    cells = labels[read.kept].remove_unused_categories().value_counts()
+    cells = cells.drop(CONTROL, errors="ignore")
     few = cells[cells < source.min_cells].sort_index()
     if not len(few):
         return read
@@ -430,12 +434,9 @@ def _with_few(read: Assignment, source: H5adSource) -> Assignment:
         source.min_cells, len(few), len(cells), few.sum(),
         ", ".join(f"{name} {number}" for name, number in few.items()),
     )  # fmt: skip
-    return _without(read, np.isin(np.asarray(read.labels.categories), list(few.index)), FEW_CELLS)
+    return _without(read, labels.isin(few.index), FEW_CELLS)
 
 
 def _without(read: Assignment, is_out: np.ndarray, reason: int) -> Assignment:
-    codes = read.labels.codes
-    out = (codes >= 0) & np.append(is_out, False)[codes]
-    reasons = np.where(out & (read.reasons == 0), reason, read.reasons).astype(np.uint8)
-    labels = pd.Categorical.from_codes(np.where(out, -1, codes), read.labels.categories)
-    return replace(read, labels=labels.remove_unused_categories(), reasons=reasons)
+    reasons = np.where(is_out & read.kept, reason, read.reasons).astype(np.uint8)
+    return replace(read, reasons=reasons)

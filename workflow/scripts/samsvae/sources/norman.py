@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 
 from samsvae.runtime.errors import InputError
-from samsvae.screen.labels import CONTROL, JOIN, canonical_labels, components
+from samsvae.screen.design import Design
+from samsvae.screen.labels import CONTROL, JOIN, LabelGrammar, LabelSet, refuse_no_control
 from samsvae.sources.counts import CountMatrix
 from samsvae.sources.genes import highly_variable_genes, read_genes, unique_names
 from samsvae.sources.h5ad_file import (
@@ -101,13 +102,12 @@ def write_norman_screen(source: NormanSource, provenance: str, output: str | Pat
     """
     with open_h5ad(source.path) as file:
         original = source.copy == "original"
-        labels = _one_hot_labels(file) if original else _joined_labels(file)
+        design = _one_hot(file) if original else _joined_labels(file)
         counts = counts_of(file, "counts" if original else None)
         table = read_genes(file)
         genes = _marked_genes(file) if original else _chosen_genes(counts, table, source)
-        targets = {gene for label in labels.categories for gene in components(label)}
         check_screen_size(
-            {"cells": len(labels), "genes": len(genes), "target genes": len(targets)},
+            {"cells": len(design), "genes": len(genes), "target genes": len(design.names)},
             {
                 "cells": source.expected_cells,
                 "genes": source.expected_genes,
@@ -122,30 +122,27 @@ def write_norman_screen(source: NormanSource, provenance: str, output: str | Pat
         )
         known = columns(file, "obs")
         kept = Selection(
-            np.arange(len(labels)),
+            np.arange(len(design)),
             genes,
             read_names(file, "obs"),
             unique_names(table.iloc[genes]),
-            labels,
+            design,
             pd.DataFrame(
                 {name: read_column(file, "obs", name) for name in COVARIATES if name in known},
-                index=pd.RangeIndex(len(labels)),
+                index=pd.RangeIndex(len(design)),
             ),
         )
         write_selection(counts, kept, provenance, output)
 
 
-def _one_hot_labels(file: AnnDataFile) -> pd.Categorical:
+def _one_hot(file: AnnDataFile) -> Design:
     names = [
         name for name in columns(file, "obs") if name.startswith(GUIDE) and name not in NO_GUIDES
     ]
     if not names:
         first_column(file, "obs", (f"{GUIDE}<GENE>",), "1 in the cells that have the gene's guide")
     has_guide = np.column_stack([_has_guide(file, name) for name in names])
-    combinations, code = np.unique(has_guide, axis=0, return_inverse=True)
-    targets = np.array([name.removeprefix(GUIDE) for name in names])
-    labels = [JOIN.join(sorted(targets[combination])) or CONTROL for combination in combinations]
-    return pd.Categorical(np.array(labels, dtype=object)[code.ravel()])
+    return Design.of(has_guide, [name.removeprefix(GUIDE) for name in names])
 
 
 def _has_guide(file: AnnDataFile, name: str) -> np.ndarray:
@@ -158,14 +155,17 @@ def _has_guide(file: AnnDataFile, name: str) -> np.ndarray:
     return values == 1
 
 
-def _joined_labels(file: AnnDataFile) -> pd.Categorical:
+def _joined_labels(file: AnnDataFile) -> Design:
     where = f"{file.filename}: obs['perturbation']"
     column = read_column(file, "obs", "perturbation")
     if column.isna().any():
         raise InputError(f"{where}: {int(column.isna().sum())} cell(s) have no label.")
     found = pd.Categorical(column.astype(str).str.replace(JOIN, "_", regex=False))
-    labels = canonical_labels(list(found.categories), CONTROL, "_", where)
-    return pd.Categorical(np.array(labels, dtype=object)[found.codes])
+    control = LabelSet.of(CONTROL, "control")
+    conditions = [one.doses for one in LabelGrammar(control, "_", where).read(found.categories)]
+    if {} not in conditions:
+        raise refuse_no_control(found.categories, control, where)
+    return Design.of_conditions(conditions, found.codes)
 
 
 def _marked_genes(file: AnnDataFile) -> np.ndarray:

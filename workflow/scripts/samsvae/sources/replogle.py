@@ -24,6 +24,7 @@ import pandas as pd
 
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import read_table
+from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL, JOIN
 from samsvae.sources.genes import read_genes, unique_names
 from samsvae.sources.h5ad_file import (
@@ -132,7 +133,7 @@ def select(file: AnnDataFile, source: ReplogleSource) -> Selection:
     kept = _subsample_controls(names_of_possible, control[possible], source)
     cells = possible[kept]
     guide = guide[cells].remove_unused_categories()
-    labels = pd.Categorical(np.array(_labels(list(guide.categories)), dtype=object)[guide.codes])
+    design = Design.of_labels(np.array(_labels(list(guide.categories)), dtype=object)[guide.codes])
 
     table = read_genes(file)
     genes = np.flatnonzero(table["symbol"].isin(_genes_of(source.response_genes)))
@@ -140,7 +141,7 @@ def select(file: AnnDataFile, source: ReplogleSource) -> Selection:
         {
             "cells": len(cells),
             "genes": len(genes),
-            "guide pairs": len(set(labels.categories) - {CONTROL}),
+            "guide pairs": len(design.names),
         },
         {
             "cells": source.expected_cells,
@@ -160,7 +161,7 @@ def select(file: AnnDataFile, source: ReplogleSource) -> Selection:
         genes,
         names_of_possible[kept],
         unique_names(table.iloc[genes]),
-        labels,
+        design,
         pd.DataFrame(covariates),
     )
 

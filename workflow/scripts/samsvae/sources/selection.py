@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import Guides
+from samsvae.screen.design import Design, Guides
 from samsvae.screen.writing import write_screen_in_blocks
 from samsvae.sources.blocks import read_ahead, with_progress
 from samsvae.sources.counts import CountMatrix
@@ -24,8 +24,8 @@ class Selection:
         Indices in the file; those of cells are ascending.
     cell_names, gene_names
         Their unique names.
-    labels
-        Canonical label of each of these cells.
+    design
+        Design matrix of these cells.
     covariates
         Further columns of ``obs`` of these cells; None if there are none.
     library_sizes
@@ -42,7 +42,7 @@ class Selection:
     genes: np.ndarray
     cell_names: pd.Index
     gene_names: Sequence[str]
-    labels: Sequence[str] | pd.Categorical
+    design: Design
     covariates: pd.DataFrame | None = None
     library_sizes: np.ndarray | None = None
     guides: Guides | None = None
@@ -81,7 +81,7 @@ def write_selection(
     """
     write_screen_in_blocks(
         with_progress(read_ahead(counts.blocks(kept.cells, kept.genes)), len(kept.cells)),
-        kept.labels,
+        kept.design,
         kept.cell_names,
         kept.gene_names,
         provenance,

@@ -16,7 +16,7 @@ import numpy as np
 
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import build_screen
-from samsvae.screen.labels import CONTROL, JOIN
+from samsvae.screen.design import Design
 
 N_DECOYS_PER_PROGRAMME = 4
 N_NUISANCE_FACTORS = 2  # basal variation without perturbation effects, such as the cell cycle
@@ -81,18 +81,18 @@ def simulate(settings: Simulation) -> tuple[anndata.AnnData, dict[str, list[str]
     loadings = _loadings(rng, settings, log_mean)
     mask, embedding = _effects(rng, settings)
 
-    labels, design = _design(rng, settings, targets)
+    design = _design(rng, settings)
     n_all = settings.n_factors + N_NUISANCE_FACTORS
-    basal = rng.normal(size=(len(labels), n_all))
+    basal = rng.normal(size=(len(design), n_all))
     latent = basal.copy()
     latent[:, : settings.n_factors] += design @ (mask * embedding)
-    library_size = rng.lognormal(np.log(settings.median_library_size), 0.35, len(labels))
+    library_size = rng.lognormal(np.log(settings.median_library_size), 0.35, len(design))
     counts = _counts(rng, latent @ loadings + log_proportion, library_size, inverse_dispersion)
 
     screen = build_screen(
         counts,
-        perturbation=labels,
-        cell_names=[f"cell{index}" for index in range(len(labels))],
+        Design.of(design, targets),
+        cell_names=[f"cell{index}" for index in range(len(design))],
         gene_names=genes,
         where="the simulated screen",
     )
@@ -140,20 +140,17 @@ def _effects(rng: np.random.Generator, settings: Simulation) -> tuple[np.ndarray
     return mask, size * rng.choice([-1.0, 1.0], shape)
 
 
-def _design(
-    rng: np.random.Generator, settings: Simulation, targets: list[str]
-) -> tuple[list[str], np.ndarray]:
+def _design(rng: np.random.Generator, settings: Simulation) -> np.ndarray:
     pairs = list(combinations(range(settings.n_perturbations), 2))
     chosen = sorted(rng.choice(len(pairs), settings.n_pairs, replace=False))
     members: list[tuple[int, ...]] = [()] * settings.n_controls
-    singles = [(target,) for target in range(len(targets))]
+    singles = [(target,) for target in range(settings.n_perturbations)]
     for group in [*singles, *(pairs[index] for index in chosen)]:
         members += [group] * settings.cells_per_perturbation
-    design = np.zeros((len(members), len(targets)))
+    design = np.zeros((len(members), settings.n_perturbations))
     for cell, group in enumerate(members):
         design[cell, list(group)] = 1
-    labels = [JOIN.join(targets[t] for t in group) or CONTROL for group in members]
-    return labels, design
+    return design
 
 
 def _counts(

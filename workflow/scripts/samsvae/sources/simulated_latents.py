@@ -35,7 +35,7 @@ import pandas as pd
 from scipy import sparse
 
 from samsvae.screen.canonical import build_screen, describe_cells
-from samsvae.screen.labels import CONTROL
+from samsvae.screen.design import Design
 
 TRAIN, VAL, TEST = "train", "val", "test"
 LEAKY_SLOPE = 0.2
@@ -91,14 +91,13 @@ def latent_screen(simulation: LatentSimulation) -> anndata.AnnData:
     """
     n_targets, n_factors = simulation.mask.shape
     targets = np.array([f"TARGET{index:03d}" for index in range(1, n_targets + 1)], dtype=object)
-    names = np.array([CONTROL, *targets], dtype=object)
-    labels = pd.Categorical(names[(simulation.design @ np.arange(1, n_targets + 1)).astype(int)])
-    cells = [f"cell{index}" for index in range(len(labels))]
+    design = Design.of(simulation.design, targets)
+    cells = [f"cell{index}" for index in range(len(design))]
     genes = [f"GENE{index:03d}" for index in range(1, simulation.values.shape[1] + 1)]
     if np.issubdtype(simulation.values.dtype, np.integer):
-        screen = build_screen(simulation.values, labels, cells, genes, "the simulated screen")
+        screen = build_screen(simulation.values, design, cells, genes, "the simulated screen")
     else:
-        screen = describe_cells(labels, np.ones(len(labels)), cells, genes)
+        screen = describe_cells(design, np.ones(len(design)), cells, genes)
         screen.X = sparse.csr_matrix(simulation.values)
     screen.obs["part"] = pd.Categorical(simulation.part)
     screen.obsm["true_basal"] = simulation.basal.astype(np.float32)
