@@ -35,7 +35,7 @@ from samsvae.inference.cells import Cells, CellStream, Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.iwelbo import ROWS_AT_A_TIME, StreamedBounds, iwelbo
 from samsvae.inference.machine import choose_device, keep_freed_memory
-from samsvae.models.registry import build_model
+from samsvae.models import build_model
 from samsvae.models.sams_vae import SamsVae
 from samsvae.runtime.files import write_parquet_parts, write_tsv
 from samsvae.screen.canonical import read_screen

@@ -33,7 +33,7 @@ from samsvae.inference.machine import (
 )
 from samsvae.inference.step import STEPS_WORTH_COMPILING, Training
 from samsvae.inference.trainer import Trainer
-from samsvae.models.registry import build_model
+from samsvae.models import build_model
 
 PARTS = ("ceilings", "step", "kernels", "together", "iwelbo")
 # genes, perturbations, latent dimensions, hidden units

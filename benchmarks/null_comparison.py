@@ -42,7 +42,7 @@ from samsvae.inference.iwelbo import iwelbo
 from samsvae.inference.machine import choose_device, keep_freed_memory
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
-from samsvae.models.registry import build_model
+from samsvae.models import build_model
 from samsvae.screen.canonical import perturbations
 from samsvae.screen.design import Design
 from samsvae.screen.splits import TEST, TRAIN, VAL, split_cells

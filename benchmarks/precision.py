@@ -22,7 +22,7 @@ from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.machine import MATMUL_PRECISIONS, choose_device
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
-from samsvae.models.registry import build_model
+from samsvae.models import build_model
 from samsvae.screen.canonical import open_screen
 from samsvae.screen.design import Design
 from samsvae.screen.splits import TRAIN, VAL, split_screen

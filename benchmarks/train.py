@@ -34,7 +34,7 @@ from samsvae.inference.step import Training
 from samsvae.inference.trainer import Trainer
 from samsvae.kernels import compilers
 from samsvae.kernels.linear import multiply
-from samsvae.models.registry import MODELS, build_model
+from samsvae.models import MODELS, build_model
 
 N_CELLS = 8192
 MEAN_COUNT = 0.7

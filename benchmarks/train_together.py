@@ -14,7 +14,7 @@ from benchmarks.train import seconds_per_call, simulate_cells
 from samsvae.inference.machine import choose_device, keep_freed_memory
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import Trainer
-from samsvae.models.registry import build_model
+from samsvae.models import build_model
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 from samsvae.config.experiments import Split
-from samsvae.evaluation.factors import (
+from samsvae.evaluation.agreement import (
     MASK_THRESHOLD,
     latent_effect_scores,
     mask_scores,
@@ -40,19 +40,20 @@ from samsvae.inference.machine import choose_device, keep_freed_memory
 from samsvae.inference.posterior import draw_effects, mask_probability
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
+from samsvae.models import MODELS, build_model
 from samsvae.models.base import PerturbationModel
-from samsvae.models.registry import MODELS, build_model
 from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import split_cells
-from samsvae.sources.simulated import Simulation, simulate
-from samsvae.sources.simulated_latents import (
+from samsvae.sources.simulated import (
     TEST,
     TRAIN,
     VAL,
     AdditiveSimulation,
     LatentSimulation,
+    Simulation,
     SvaePlusSimulation,
+    simulate,
     simulate_additive,
     simulate_svae_plus,
 )

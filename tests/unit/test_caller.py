@@ -16,7 +16,7 @@ from samsvae.inference.iwelbo import iwelbo
 from samsvae.inference.posterior import cell_states, mask_probability
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
-from samsvae.models.registry import build_model
+from samsvae.models import build_model
 from samsvae.screen.design import Design
 
 SETTINGS = {"kind": "sams_vae", "combinations": "additive", "n_latent": 3, "n_hidden": 8}

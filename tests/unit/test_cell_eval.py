@@ -14,7 +14,9 @@ from scipy import sparse
 
 from samsvae.config.experiments import Split
 from samsvae.evaluation.baselines import additive, no_change
-from samsvae.evaluation.cell_eval import (
+from samsvae.evaluation.effects import effects_table, group_means
+from samsvae.evaluation.observed import observed_effects
+from samsvae.evaluation.samples import (
     CONTROL_LABEL,
     PERTURBATION_COLUMN,
     cells_of_effects,
@@ -25,12 +27,10 @@ from samsvae.evaluation.cell_eval import (
     measured_cells,
     to_cell_eval,
 )
-from samsvae.evaluation.effects import effects_table, group_means
-from samsvae.evaluation.observed import observed_effects
 from samsvae.evaluation.scores import effect_scores
 from samsvae.inference.cells import Encoding
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.models.registry import build_model
+from samsvae.models import build_model
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import perturbations
 from samsvae.screen.design import Design

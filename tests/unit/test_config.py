@@ -12,13 +12,12 @@ from samsvae.config.experiments import runs, splits
 from samsvae.config.sections import RENAMED, json_schema, schema_file
 from samsvae.evaluation.baselines import BASELINES
 from samsvae.inference.step import Training
-from samsvae.models.registry import MODELS, NOT_HYPERPARAMETERS, model_class
+from samsvae.models import MODELS, NOT_HYPERPARAMETERS, model_class
 from samsvae.runtime.errors import InputError
 from samsvae.sources.h5ad_source import H5adSource
 from samsvae.sources.norman import NormanSource
 from samsvae.sources.replogle import ReplogleSource
-from samsvae.sources.simulated import Simulation
-from samsvae.sources.simulated_latents import AdditiveSimulation, SvaePlusSimulation
+from samsvae.sources.simulated import AdditiveSimulation, Simulation, SvaePlusSimulation
 from samsvae.sources.verification import PublishedFile
 from tests.conftest import ROOT
 

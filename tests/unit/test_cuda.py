@@ -23,7 +23,7 @@ from samsvae.inference.trainer import Trainer, fit
 from samsvae.kernels.compilers import compile_function, has_triton
 from samsvae.kernels.gamma_poisson import log_prob
 from samsvae.kernels.random import cell_keys, cell_normals
-from samsvae.models.registry import MODELS, build_model
+from samsvae.models import MODELS, build_model
 from samsvae.runtime.errors import InputError
 from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL

@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from samsvae.models.registry import MODELS, model_class
+from samsvae.models import MODELS, model_class
 from samsvae.runtime import digest
 from samsvae.runtime.digest import LEFT_OUT, LEVELS, LIBRARY, LOGGERS, code_digest
-from samsvae.sources.registry import SIMULATORS
+from samsvae.sources import SIMULATORS
 from tests.conftest import ROOT
 
 SCRIPTS = ROOT / "workflow/scripts"
@@ -232,11 +232,11 @@ def test_a_model_depends_on_the_module_of_its_own_kind_alone(library, script):
 @pytest.mark.parametrize(
     ("module", "reruns"),
     [
-        ("simulated", {"simulated"}),
-        ("simulated_latents", {"simulated_additive", "simulated_svae_plus"}),
+        ("simulated", set(SIMULATORS)),
+        ("norman", set()),
     ],
 )
-def test_a_simulated_screen_depends_on_its_own_simulator_alone(library, module, reruns):
+def test_a_simulated_screen_depends_on_the_simulators_alone(library, module, reruns):
     def of_sources():
         path = library.parent / "simulate_screen.py"
         return {name: code_digest(path, module) for name, (module, *_) in SIMULATORS.items()}

@@ -15,8 +15,8 @@ from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.posterior import BasalCells, draw_effects
 from samsvae.inference.trainer import Training, fit
+from samsvae.models import build_model
 from samsvae.models.base import shift_of_cells, shift_of_conditions
-from samsvae.models.registry import build_model
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import build_screen, perturbations
 from samsvae.screen.design import Design

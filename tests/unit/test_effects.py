@@ -31,7 +31,7 @@ from samsvae.evaluation.predicted import ExpectedLogCounts, predicted_effects
 from samsvae.inference.cells import Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.posterior import draw_effects
-from samsvae.models.registry import build_model
+from samsvae.models import build_model
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import write_parquet
 from samsvae.screen.canonical import open_screen, perturbations, write_source_screen

@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from samsvae.biology.enrichment import Enrichment, factor_enrichment, factor_genes
-from samsvae.biology.factor_tables import Annotation, factor_tables, read_annotation
 from samsvae.biology.factors import (
+    Annotation,
     factor_groups,
+    factor_tables,
     factor_usage,
     group_sharing,
     inferred_masks,
     members_of,
+    read_annotation,
     target_genes,
 )
 from samsvae.biology.gene_sets import write_gmt
@@ -25,7 +27,7 @@ from samsvae.biology.similarity import similarity_table
 from samsvae.evaluation.predicted import FactorEffects, factor_effects, predicted_effects
 from samsvae.inference.cells import Encoding
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.models.registry import build_model
+from samsvae.models import build_model
 from samsvae.screen.canonical import write_source_screen
 
 NAMES = ("A", "B", "C", "D")

@@ -14,8 +14,8 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from samsvae.biology.enrichment import pathway_agreement, with_order
 from samsvae.biology.factors import with_orders
 from samsvae.biology.similarity import clustered
+from samsvae.evaluation.agreement import with_means
 from samsvae.evaluation.differential_expression import scores_by_strength, with_quartiles
-from samsvae.evaluation.factors import with_means
 from samsvae.evaluation.scores import with_differences, with_intervals
 from samsvae.evaluation.scores import with_quartiles as with_quartiles_of_scores
 from samsvae.figures.style import model_colours, save_figure, use_style

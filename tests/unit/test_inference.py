@@ -13,12 +13,11 @@ import torch
 from samsvae.config.experiments import Split
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import StateFile, TrainedModel, load_model, save_model
-from samsvae.inference.divergence import check_finite, check_validated
 from samsvae.inference.machine import explain_out_of_memory, matmul_precision
 from samsvae.inference.objective import elbo
-from samsvae.inference.step import Training
+from samsvae.inference.step import Training, check_finite, check_validated
 from samsvae.inference.trainer import Trainer, fit
-from samsvae.models.registry import build_model
+from samsvae.models import build_model
 from samsvae.runtime.errors import InputError, Interrupted
 from samsvae.screen.canonical import open_screen, write_source_screen
 from samsvae.screen.design import Design

@@ -25,8 +25,8 @@ from samsvae.inference.iwelbo import (
 from samsvae.inference.noise import CellNoise, NoiseSpec
 from samsvae.inference.objective import elbo, traces
 from samsvae.inference.posterior import BasalCells, draw_shifts
+from samsvae.models import MODELS, build_model
 from samsvae.models.cpa_vae import CpaVae
-from samsvae.models.registry import MODELS, build_model
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import write_tsv
 from samsvae.screen.canonical import write_source_screen

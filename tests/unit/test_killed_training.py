@@ -16,7 +16,7 @@ from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import StateFile
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
-from samsvae.models.registry import build_model
+from samsvae.models import build_model
 from samsvae.runtime.files import whole_file, write_tsv
 from samsvae.screen.design import Design
 from samsvae.screen.splits import split_cells

@@ -5,17 +5,17 @@ import pyro
 import pytest
 import torch
 
-from samsvae.evaluation.factors import mask_scores, match_factors
+from samsvae.evaluation.agreement import mask_scores, match_factors
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.mask_warmup import MaskWarmup, rotate_latent_space, sparsest_rotation
 from samsvae.inference.objective import elbo
 from samsvae.inference.posterior import mask_probability, unmasked_effects
 from samsvae.inference.step import Training, TrainingStep
 from samsvae.inference.trainer import History, fit
-from samsvae.models.registry import build_model
+from samsvae.models import build_model
 from samsvae.runtime.errors import InputError
 from samsvae.screen.design import Design
-from samsvae.sources.simulated_latents import TRAIN, VAL, AdditiveSimulation, simulate_additive
+from samsvae.sources.simulated import TRAIN, VAL, AdditiveSimulation, simulate_additive
 
 SMALL = {"n_latent": 4, "n_hidden": 8}
 MASKED = {

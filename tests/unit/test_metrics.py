@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from sklearn.linear_model import LinearRegression
 
-from samsvae.evaluation.factors import (
+from samsvae.evaluation.agreement import (
     latent_effect_scores,
     mask_scores,
     match_factors,

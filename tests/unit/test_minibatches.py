@@ -11,8 +11,8 @@ from pyro.poutine.messenger import Messenger
 
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.objective import elbo, iwae
+from samsvae.models import MODELS, build_model
 from samsvae.models.base import CELLS
-from samsvae.models.registry import MODELS, build_model
 from samsvae.screen.design import Design
 
 PARTICLES, BATCHES, SMALL = 3, 5, {"n_latent": 4, "n_hidden": 8}

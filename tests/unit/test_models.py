@@ -13,10 +13,10 @@ from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.objective import elbo, iwae, latent_sites, log_weights, traces
 from samsvae.inference.posterior import BasalCells, draw_effects
 from samsvae.kernels import SMALLEST_MEAN
+from samsvae.models import build_model
 from samsvae.models.base import Batch, shift_of_cells, shift_of_conditions
-from samsvae.models.distributions import GammaPoissonCounts, Logits, StraightThroughBernoulli
+from samsvae.models.likelihoods import GammaPoissonCounts, Logits, StraightThroughBernoulli
 from samsvae.models.networks import GaussianNetwork, HiddenLayers, Standardise
-from samsvae.models.registry import build_model
 from samsvae.runtime.errors import InputError
 from samsvae.screen.design import Design
 

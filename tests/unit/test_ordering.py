@@ -21,7 +21,7 @@ from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
-from samsvae.models.registry import build_model
+from samsvae.models import build_model
 from samsvae.screen.canonical import perturbations
 from samsvae.screen.design import Design
 from samsvae.screen.labels import components

@@ -10,8 +10,8 @@ from samsvae.inference.cells import Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.objective import latent_sites
 from samsvae.inference.posterior import draw_effects
+from samsvae.models import MODELS, build_model
 from samsvae.models.base import shift_of_conditions
-from samsvae.models.registry import MODELS, build_model
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import build_screen
 from samsvae.screen.design import Design

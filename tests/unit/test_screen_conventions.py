@@ -13,9 +13,9 @@ from scipy import sparse
 from samsvae.config.configuration import merge, validate
 from samsvae.inspection.screen import inspect_screen
 from samsvae.screen.canonical import read_screen
+from samsvae.sources import own_settings
 from samsvae.sources.h5ad import write_h5ad_screen
 from samsvae.sources.h5ad_source import H5adSource
-from samsvae.sources.registry import own_settings
 from tests.conftest import ROOT
 
 pytestmark = [

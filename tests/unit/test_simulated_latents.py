@@ -10,8 +10,8 @@ from samsvae.screen.canonical import read_screen, write_source_screen
 from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import split_screen
-from samsvae.sources.registry import SIMULATORS, simulated_screen
-from samsvae.sources.simulated_latents import (
+from samsvae.sources import SIMULATORS, simulated_screen
+from samsvae.sources.simulated import (
     AdditiveSimulation,
     SvaePlusSimulation,
     decode,

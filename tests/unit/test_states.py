@@ -7,10 +7,12 @@ import pytest
 import torch
 from scipy import sparse
 
-from samsvae.biology.cell_cycle import G2M_GENES, S_GENES, cell_cycle_scores
 from samsvae.biology.states import (
     ALL,
+    G2M_GENES,
     OTHER,
+    S_GENES,
+    cell_cycle_scores,
     classify_basal_state,
     classify_states,
     map_and_cluster,
@@ -21,7 +23,7 @@ from samsvae.evaluation.truth import mask_thresholds, state_recovery, state_scor
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.posterior import BasalCells, CellStates, cell_states
-from samsvae.models.registry import build_model
+from samsvae.models import build_model
 from samsvae.runtime.errors import InputError
 from samsvae.screen.design import Design
 

@@ -12,7 +12,7 @@ from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import StateFile
 from samsvae.inference.step import Training, TrainingStep
 from samsvae.inference.trainer import Trainer, fit
-from samsvae.models.registry import MODELS, build_model
+from samsvae.models import MODELS, build_model
 from samsvae.runtime.errors import InputError, Interrupted
 from samsvae.screen.design import Design
 

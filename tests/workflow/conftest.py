@@ -23,7 +23,7 @@ from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.iwelbo import iwelbo
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
-from samsvae.models.registry import build_model
+from samsvae.models import build_model
 from tests.conftest import ROOT, TINY
 
 COPIED = ("Snakefile", "config.yaml", "workflow", "envs", "profiles", "data/reference")

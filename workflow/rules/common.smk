@@ -12,7 +12,7 @@ from samsvae.config.configuration import (
 )
 from samsvae.report.sections import SHOWN_FIGURES
 from samsvae.runtime.errors import InputError
-from samsvae.models.registry import MODELS
+from samsvae.models import MODELS
 from samsvae.runtime.digest import code_digest
 from samsvae.runtime.layout import (
     CHECK,
@@ -29,7 +29,7 @@ from samsvae.runtime.layout import (
     report_suffix,
     run_of,
 )
-from samsvae.sources.registry import (
+from samsvae.sources import (
     DIVIDED_BY_SOURCE,
     DOWNLOADS_FOLDER,
     PUBLISHED,

@@ -4,8 +4,8 @@ from typing import Any
 
 from samsvae.runtime.provenance import known_digest, provenance
 from samsvae.runtime.script import run_job
+from samsvae.sources import own_settings
 from samsvae.sources.norman import NormanSource, write_norman_screen
-from samsvae.sources.registry import own_settings
 from samsvae.sources.verification import read_receipt
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from samsvae.runtime.provenance import known_digest, provenance
 from samsvae.runtime.script import run_job
-from samsvae.sources.registry import own_settings
+from samsvae.sources import own_settings
 from samsvae.sources.replogle import ReplogleSource, write_replogle_screen
 from samsvae.sources.verification import read_receipt
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from samsvae.evaluation import cell_eval
+from samsvae.evaluation import samples
 from samsvae.evaluation.effects import read_effects
 from samsvae.inference.checkpoint import load_model
 from samsvae.inference.machine import choose_device
@@ -23,20 +23,20 @@ def main(snakemake: Any) -> None:
     seed = params.run["seed"]
     screen = read_screen(given.screen)
     parts = read_split(given.split, screen)
-    compared = cell_eval.compared_cells(screen, parts)
+    compared = samples.compared_cells(screen, parts)
     names = perturbations(screen[compared])
     if given.model:
         trained = load_model(given.model, choose_device())
         sizes = screen.obs["library_size"].to_numpy()
-        predicted = cell_eval.cells_of_model(trained, names, params.cells, sizes, seed)
+        predicted = samples.cells_of_model(trained, names, params.cells, sizes, seed)
     elif given.effects:
         effects = read_effects(given.effects)
         control = screen.X[((screen.obs["perturbation"] == CONTROL) & (parts == TRAIN)).to_numpy()]
-        predicted = cell_eval.cells_of_effects(effects, control, names, params.cells, seed)
+        predicted = samples.cells_of_effects(effects, control, names, params.cells, seed)
     else:
-        half, compared = cell_eval.halves(screen, parts, compared, seed)
-        predicted = cell_eval.measured_cells(screen, half)
-    real = cell_eval.measured_cells(screen, compared)
+        half, compared = samples.halves(screen, parts, compared, seed)
+        predicted = samples.measured_cells(screen, half)
+    real = samples.measured_cells(screen, compared)
     config = {"run": params.run, "exported_cells": params.cells}
     made_by = provenance(config, params.code, screen=digest_of_screen(screen))
     for cells, path in ((real, snakemake.output.real), (predicted, snakemake.output.predicted)):

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from samsvae.evaluation.agreement import with_means
 from samsvae.evaluation.effects import read_effects
-from samsvae.evaluation.factors import with_means
 from samsvae.evaluation.truth import COLUMNS, MASK_COLUMNS, Recovery, recovery, true_effects
 from samsvae.inference.checkpoint import load_model
 from samsvae.runtime.files import write_tsv

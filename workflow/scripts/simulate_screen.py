@@ -6,7 +6,7 @@ from samsvae.biology.gene_sets import write_gmt
 from samsvae.runtime.provenance import provenance
 from samsvae.runtime.script import run_job
 from samsvae.screen.canonical import write_source_screen
-from samsvae.sources.registry import simulated_screen
+from samsvae.sources import simulated_screen
 
 
 def main(snakemake: Any) -> None:

@@ -6,8 +6,7 @@ import pandas as pd
 import torch
 
 from samsvae.biology.enrichment import Enrichment
-from samsvae.biology.factor_tables import factor_tables, read_annotation
-from samsvae.biology.factors import with_orders
+from samsvae.biology.factors import factor_tables, read_annotation, with_orders
 from samsvae.inference.checkpoint import load_model
 from samsvae.runtime.files import write_parquet, write_tsv
 from samsvae.runtime.provenance import provenance

@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "build_model": "samsvae.models.registry",
+    "build_model": "samsvae.models",
     "effect_scores": "samsvae.evaluation.scores",
     "load_model": "samsvae.inference.checkpoint",
     "observed_effects": "samsvae.evaluation.observed",

@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy.cluster import hierarchy
 
-from samsvae.evaluation.agreement import pearson
-from samsvae.evaluation.factors import MASK_THRESHOLD
+from samsvae.evaluation.agreement import MASK_THRESHOLD, pearson
 from samsvae.screen.labels import doses
 
 OBSERVED, PREDICTED, LATENT = "observed", "predicted", "latent"

@@ -137,7 +137,7 @@ class SimulatedAdditive(Source):
     """
 
     name = "simulated_additive"
-    simulator = ("samsvae.sources.simulated_latents", "AdditiveSimulation", "additive_screen")
+    simulator = ("samsvae.sources.simulated", "AdditiveSimulation", "additive_screen")
     divides_cells = True
     has_counts = False
 
@@ -166,7 +166,7 @@ class SimulatedSvaePlus(Source):
     """Poisson counts; every perturbation moves one to three latent dimensions."""
 
     name = "simulated_svae_plus"
-    simulator = ("samsvae.sources.simulated_latents", "SvaePlusSimulation", "svae_plus_screen")
+    simulator = ("samsvae.sources.simulated", "SvaePlusSimulation", "svae_plus_screen")
     divides_cells = True
 
     seed: SimulationSeed = 0

@@ -8,13 +8,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from samsvae.evaluation.agreement import pearson, r_squared, rmse
-from samsvae.evaluation.factors import (
+from samsvae.evaluation.agreement import (
     MASK_THRESHOLD,
     effect_correlations,
     mask_scores,
     match_factors,
     match_factors_by_effects,
+    pearson,
+    r_squared,
+    rmse,
 )
 from samsvae.evaluation.predicted import LIBRARY_SIZE, ExpectedLogCounts
 from samsvae.inference.checkpoint import TrainedModel
@@ -148,7 +150,7 @@ def mask_recovery(
     Returns
     -------
     dict of float
-        mask_precision, mask_recall, mask_f1 as of :func:`samsvae.evaluation.factors.mask_scores`,
+        mask_precision, mask_recall, mask_f1 as of :func:`samsvae.evaluation.agreement.mask_scores`,
         and mask_density, the fraction of entries above 1/2.
     """
     true_mask = screen.uns["truth"]["mask"]

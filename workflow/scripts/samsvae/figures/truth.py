@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from samsvae.evaluation.factors import MASK_THRESHOLD
+from samsvae.evaluation.agreement import MASK_THRESHOLD
 from samsvae.evaluation.metrics import RUN_SCORES
 from samsvae.figures.style import model_colours, models_in, nothing_to_show, panels
 from samsvae.figures.text import readable

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from samsvae.inference.cells import Encoding
+from samsvae.models import build_model
 from samsvae.models.base import PerturbationModel
-from samsvae.models.registry import build_model
 from samsvae.runtime.files import whole_file
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from samsvae.inference.posterior import MASK, unmasked_effects
 from samsvae.models.base import PerturbationModel
-from samsvae.models.distributions import StraightThroughBernoulli
+from samsvae.models.likelihoods import StraightThroughBernoulli
 from samsvae.models.networks import (
     CorrelatedEmbedding,
     GaussianNetwork,

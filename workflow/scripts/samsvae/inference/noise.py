@@ -12,7 +12,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Size, Tensor
 
 from samsvae.kernels.random import cell_keys, cell_normals
-from samsvae.models.distributions import StraightThroughBernoulli
+from samsvae.models.likelihoods import StraightThroughBernoulli
 from samsvae.runtime.errors import InputError
 
 

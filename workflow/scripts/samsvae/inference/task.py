@@ -14,8 +14,8 @@ from samsvae.inference.checkpoint import StateFile, TrainedModel, save_model
 from samsvae.inference.machine import explain_out_of_memory
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import Fitted
+from samsvae.models import build_model
 from samsvae.models.base import PerturbationModel
-from samsvae.models.registry import build_model
 from samsvae.runtime.files import write_tsv
 from samsvae.runtime.provenance import digest_of, provenance, versions
 from samsvae.screen.canonical import digest_of_screen, open_screen

@@ -25,11 +25,16 @@ from samsvae.inference.checkpoint import (
     remove_prefix,
     set_optimiser_tensors,
 )
-from samsvae.inference.divergence import check_finite, check_validated, describe_batch
 from samsvae.inference.machine import matmul_precision, note_ending_signals
 from samsvae.inference.noise import RandomStream, seeded
 from samsvae.inference.objective import elbo, signed_sum
-from samsvae.inference.step import Training, TrainingStep
+from samsvae.inference.step import (
+    Training,
+    TrainingStep,
+    check_finite,
+    check_validated,
+    describe_batch,
+)
 from samsvae.models.base import PerturbationModel
 from samsvae.runtime.errors import InputError, Interrupted
 from samsvae.runtime.progress import Progress

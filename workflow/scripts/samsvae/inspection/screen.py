@@ -12,9 +12,8 @@ import pandas as pd
 
 from samsvae.biology.gene_sets import measured_sets, read_gmt
 from samsvae.inspection.counts import PARTIAL_LAYERS, TOTALS, count_findings
-from samsvae.inspection.design import BATCH, design_findings, find_batches
+from samsvae.inspection.design import BATCH, design_findings, find_batches, name_findings
 from samsvae.inspection.evidence import ERROR, Evidence, Finding, sample_of_cells, survey_counts
-from samsvae.inspection.names import name_findings
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import NO_COUNT, lost_cells
 from samsvae.screen.labels import CONTROL

@@ -1,16 +1,151 @@
-"""Distributions of a cell's counts given its latent state."""
+"""Likelihoods of counts given the latent state, and distributions that Pyro lacks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-from pyro.distributions import Normal, Poisson, TorchDistribution
-from torch import Tensor, nn
+from pyro.distributions import Bernoulli, Normal, Poisson, TorchDistribution
+from torch import Size, Tensor, nn
+from torch.distributions import constraints
 
 from samsvae.kernels import SMALLEST_MEAN
-from samsvae.kernels.linear import Linear
-from samsvae.models.distributions import GammaPoissonCounts, Logits
+from samsvae.kernels.gamma_poisson import log_prob
+from samsvae.kernels.linear import Linear, affine
 from samsvae.models.networks import HiddenLayers
+
+SMALLEST_PROBABILITY = 1e-6
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Factors of the logits h W^T + b, so that a kernel can multiply them block by block.
+
+    Attributes
+    ----------
+    hidden
+        h, [..., H].
+    weight, bias
+        W, G x H, and b, length G.
+    """
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def value(self) -> Tensor:
+        """Compute the logits, [..., G]."""
+        return affine(self.hidden, self.weight, self.bias)
+
+
+class GammaPoissonCounts(TorchDistribution):
+    """Distribution of the counts of a cell.
+
+    x_g ~ GammaPoisson(concentration c_g, rate c_g / mean_g), mean = l softmax(logits) + 1e-4: a
+    negative binomial with variance mean_g + mean_g^2 / c_g, independent over genes.
+
+    Parameters
+    ----------
+    concentration
+        c > 0, length G.
+    logits
+        [..., G].
+    library_size
+        l > 0; broadcasts against the leading dimensions of the logits.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.independent(constraints.nonnegative_integer, 1)
+
+    def __init__(
+        self,
+        concentration: Tensor,
+        logits: Logits,
+        library_size: Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.concentration, self.logits, self.library_size = concentration, logits, library_size
+        batch_shape = logits.hidden.shape[:-1]
+        super().__init__(batch_shape, concentration.shape, validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """Expected counts."""
+        proportion = torch.softmax(self.logits.value(), dim=-1)
+        return self.library_size[..., None] * proportion + SMALLEST_MEAN
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of the counts."""
+        return self.mean + self.mean**2 / self.concentration
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "GammaPoissonCounts":
+        """Expand the batch shape."""
+        hidden = self.logits.hidden.expand(*batch_shape, -1)
+        logits = Logits(hidden, self.logits.weight, self.logits.bias)
+        return GammaPoissonCounts(
+            self.concentration, logits, self.library_size, validate_args=False
+        )
+
+    def sample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008
+        """Draw counts."""
+        shape = self._extended_shape(sample_shape)
+        with torch.no_grad():
+            gamma = torch._standard_gamma(self.concentration.expand(shape).contiguous())
+            return torch.poisson(gamma * (self.mean / self.concentration))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Compute the log-probability of cells' counts, summed over genes, in nats.
+
+        Parameters
+        ----------
+        value
+            Counts, B x G: without the leading dimensions of the logits, such as particles, so
+            that terms of counts and c alone are computed once for all of them.
+        """
+        library_size = self.library_size.expand(value.shape[:-1])
+        hidden, weight, bias = self.logits.hidden, self.logits.weight, self.logits.bias
+        return log_prob(value, library_size, self.concentration, hidden, weight, bias)
+
+
+def inside_unit_interval(probability: Tensor) -> Tensor:
+    """Clamp a probability away from 0 and 1, where log-densities may be infinite."""
+    return probability.clamp(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+
+
+class StraightThroughBernoulli(Bernoulli):
+    """Bernoulli with a straight-through gradient of its samples.
+
+    A sample is the rounded Gumbel-sigmoid (binary concrete) variable at temperature 1; the
+    gradient is that of the unrounded one (Jang et al. 2017; Maddison et al. 2017). The density
+    is the Bernoulli's own mass.
+    """
+
+    has_rsample = True
+    has_enumerate_support = False
+    temperature = 1.0
+
+    def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
+        """Draw 0 or 1 with the gradient of the relaxed sample."""
+        shape = self._extended_shape(sample_shape)
+        logits = self.logits
+        return self.of_uniform(torch.rand(shape, dtype=logits.dtype, device=logits.device))
+
+    def of_uniform(self, uniform: Tensor) -> Tensor:
+        """Transform uniform noise between 0 and 1 to samples."""
+        tiny = torch.finfo(uniform.dtype).tiny
+        uniform = uniform.clamp(tiny, 1 - torch.finfo(uniform.dtype).eps)
+        noise = torch.log(uniform) - torch.log1p(-uniform)
+        relaxed = torch.sigmoid((self.logits + noise) / self.temperature)
+        rounded = (relaxed > 0.5).to(relaxed.dtype)
+        return rounded + (relaxed - relaxed.detach())
+
+    def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
+        """Draw 0 or 1 without a gradient."""
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
 
 SMALLEST_VARIANCE = 1e-4
 

@@ -6,8 +6,7 @@ from pyro.distributions import Bernoulli, Beta, Delta, Normal
 from torch import Tensor, nn
 
 from samsvae.models.base import PerturbationModel
-from samsvae.models.distributions import StraightThroughBernoulli, inside_unit_interval
-from samsvae.models.likelihoods import LIKELIHOODS
+from samsvae.models.likelihoods import LIKELIHOODS, StraightThroughBernoulli, inside_unit_interval
 from samsvae.models.networks import GaussianNetwork
 
 

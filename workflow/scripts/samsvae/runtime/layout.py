@@ -45,7 +45,7 @@ from samsvae.report.sections import (
 )
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.preflight import check_experiment, check_screen_file
-from samsvae.sources.registry import (
+from samsvae.sources import (
     GAUSSIAN,
     SIMULATORS,
     WITH_PROGRAMMES,

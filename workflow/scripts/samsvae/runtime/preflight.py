@@ -11,7 +11,7 @@ from samsvae.biology.gene_sets import measured_sets, read_gmt
 from samsvae.config.configuration import gene_set_names
 from samsvae.config.screens import download_of
 from samsvae.runtime.errors import InputError
-from samsvae.sources.registry import DOWNLOADS_FOLDER, own_settings
+from samsvae.sources import DOWNLOADS_FOLDER, own_settings
 from samsvae.sources.verification import PublishedFile, check_file_size
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from samsvae.sources.counts import Selection, write_selection
 from samsvae.sources.genes import Features, listed_genes, read_features, select_genes
 from samsvae.sources.guides import target_finder
 from samsvae.sources.h5ad_file import AnnDataFile, read_names
@@ -17,7 +18,6 @@ from samsvae.sources.h5ad_source import (
     read_covariates,
     read_library_sizes,
 )
-from samsvae.sources.selection import Selection, write_selection
 
 COUNTED_FORMS = ("guide_features", "guide_modality")  # forms whose labels need counts
 

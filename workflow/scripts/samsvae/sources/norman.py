@@ -23,7 +23,13 @@ import pandas as pd
 from samsvae.runtime.errors import InputError
 from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL, JOIN, LabelGrammar, LabelSet, refuse_no_control
-from samsvae.sources.counts import CountMatrix
+from samsvae.sources.counts import (
+    PUBLISHED,
+    CountMatrix,
+    Selection,
+    check_screen_size,
+    write_selection,
+)
 from samsvae.sources.genes import highly_variable_genes, read_genes, unique_names
 from samsvae.sources.h5ad_file import (
     AnnDataFile,
@@ -34,7 +40,6 @@ from samsvae.sources.h5ad_file import (
     read_column,
     read_names,
 )
-from samsvae.sources.selection import PUBLISHED, Selection, check_screen_size, write_selection
 
 PUBLISHED_CELLS = {"original": 111_255, "scperturb": 111_445}
 PUBLISHED_GENES = 5_000

@@ -26,6 +26,7 @@ from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import read_table
 from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL, JOIN
+from samsvae.sources.counts import PUBLISHED, Selection, check_screen_size, write_selection
 from samsvae.sources.genes import read_genes, unique_names
 from samsvae.sources.h5ad_file import (
     AnnDataFile,
@@ -36,7 +37,6 @@ from samsvae.sources.h5ad_file import (
     read_column,
     read_names,
 )
-from samsvae.sources.selection import PUBLISHED, Selection, check_screen_size, write_selection
 
 PUBLISHED_SIZE = {"cells": 118_641, "genes": 1_187, "guide pairs": 722}
 

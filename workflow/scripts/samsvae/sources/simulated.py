@@ -1,4 +1,4 @@
-"""Simulator of realistic screens with known truth.
+"""Simulated screens with known truth: gene programmes, SAMS-VAE's own model, SVAE+'s shifts.
 
 Every latent factor drives a named gene programme; every target gene shifts a few factors; pairs
 are additive. Counts are negative binomial with log-normal library sizes and gene means:
@@ -6,16 +6,43 @@ are additive. Counts are negative binomial with log-normal library sizes and gen
     z_i = z_i^b + sum_t d_it (m_t * e_t),  z_i^b ~ N(0, I)
     rho_i = softmax(log rho_0 + z_i W)
     x_ig ~ NegativeBinomial(mean l_i rho_ig, inverse dispersion c_g)
+
+A simulation of counts is a canonical screen. Gaussian measurements are float32 instead of counts,
+each cell with a library size of 1, which models with the likelihood ``normal`` do not use.
+
+Additive simulation, for perturbations t, latent dimensions k, cells i and genes g::
+
+    m_tk ~ Bernoulli(2 / 15)
+    e_tk ~ N(5, 0.5) with a random sign
+    z_i  = z_i^b + sum_t d_it (m_t * e_t),  z_i^b ~ N(0, I)
+    x_i  ~ N(f(z_i), sigma_g^2)
+
+f has four linear layers with orthonormal weights and LeakyReLU(0.2) between them. The paper does
+not specify the width of the hidden layers (here the number of genes), the number of control cells
+(here that of each perturbation), and the variance of which noise is 20 % (here each gene's, noise
+included).
+
+SVAE+ simulation, where every perturbation shifts one to three latent dimensions; for cells i::
+
+    z_i ~ N(m_t(i) * mu_t(i), I),  N(0, I) for control cells
+    x_i ~ Poisson(l_i rho_i),  rho_i = softmax(f(z_i))
+
+f is the same decoder. Chosen here: the number of shifted dimensions is uniform on 1, 2, 3; effects
+have the size of the additive simulation's; logits are scaled to a standard deviation of 1 within a
+gene, on average over genes, so that counts are informative about states; library sizes are
+log-normal.
 """
 
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import anndata
 import numpy as np
+import pandas as pd
+from scipy import sparse
 
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import build_screen
+from samsvae.screen.canonical import build_screen, describe_cells
 from samsvae.screen.design import Design
 
 N_DECOYS_PER_PROGRAMME = 4
@@ -180,3 +207,249 @@ def _gene_sets(
         chosen = rng.choice(settings.n_genes, settings.programme_size, replace=False)
         sets[f"DECOY_{decoy:02d}"] = [genes[g] for g in sorted(chosen)]
     return sets
+
+
+TRAIN, VAL, TEST = "train", "val", "test"
+LEAKY_SLOPE = 0.2
+
+
+@dataclass(frozen=True)
+class LatentSimulation:
+    """Simulated cells with their latent truth.
+
+    Attributes
+    ----------
+    values
+        Cells x genes: float32 measurements, or int64 counts.
+    design
+        Design matrix, cells x perturbations, 0 or 1; all 0 for control cells.
+    part
+        ``train``, ``val`` or ``test`` of each cell.
+    mask
+        Perturbations x latent dimensions, 0 or 1.
+    embedding
+        Perturbations x latent dimensions, in standard deviations of the basal state.
+    basal
+        Basal states, cells x latent dimensions.
+    """
+
+    values: np.ndarray
+    design: np.ndarray
+    part: np.ndarray
+    mask: np.ndarray
+    embedding: np.ndarray
+    basal: np.ndarray
+
+    @property
+    def effects(self) -> np.ndarray:
+        """Latent effects m * e, perturbations x latent dimensions."""
+        return self.mask * self.embedding
+
+
+def latent_screen(simulation: LatentSimulation) -> anndata.AnnData:
+    """Convert a simulation to a screen.
+
+    Parameters
+    ----------
+    simulation
+        Simulated cells and their truth.
+
+    Returns
+    -------
+    AnnData
+        With ``uns["truth"]``, the mask and the embedding (targets x factors) and their names,
+        ``obsm["true_basal"]``, the basal states, and ``obs["part"]``, the part of the split of
+        each cell.
+    """
+    n_targets, n_factors = simulation.mask.shape
+    targets = np.array([f"TARGET{index:03d}" for index in range(1, n_targets + 1)], dtype=object)
+    design = Design.of(simulation.design, targets)
+    cells = [f"cell{index}" for index in range(len(design))]
+    genes = [f"GENE{index:03d}" for index in range(1, simulation.values.shape[1] + 1)]
+    if np.issubdtype(simulation.values.dtype, np.integer):
+        screen = build_screen(simulation.values, design, cells, genes, "the simulated screen")
+    else:
+        screen = describe_cells(design, np.ones(len(design)), cells, genes)
+        screen.X = sparse.csr_matrix(simulation.values)
+    screen.obs["part"] = pd.Categorical(simulation.part)
+    screen.obsm["true_basal"] = simulation.basal.astype(np.float32)
+    screen.uns["truth"] = {
+        "targets": targets,
+        "factors": np.array([f"FACTOR_{index:02d}" for index in range(1, n_factors + 1)], object),
+        "mask": simulation.mask,
+        "embedding": simulation.embedding,
+    }
+    return screen
+
+
+def single_perturbations(
+    n_perturbations: int, cells: dict[str, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Build the design matrix of single perturbations and control, with equal numbers of cells.
+
+    Returns
+    -------
+    design, part : ndarray
+        Cells x perturbations, and the part of the split of each cell.
+    """
+    rows = np.vstack([np.zeros(n_perturbations), np.eye(n_perturbations)])
+    design = np.concatenate([rows.repeat(number, axis=0) for number in cells.values()])
+    part = np.repeat(list(cells), [len(rows) * number for number in cells.values()])
+    return design, part
+
+
+def signed_effects(
+    rng: np.random.Generator, shape: tuple[int, int], size: float, spread: float
+) -> np.ndarray:
+    """Draw N(size, spread) with a random sign."""
+    return rng.normal(size, spread, shape) * rng.choice([-1.0, 1.0], shape)
+
+
+def orthogonal_layers(
+    rng: np.random.Generator, n_latent: int, n_genes: int, n_layers: int
+) -> list[np.ndarray]:
+    """Draw the weights of a decoder, the first K x G and the others G x G.
+
+    Each has orthonormal rows (its shorter side), so that no layer loses information.
+    """
+    sizes = [n_latent] + [n_genes] * n_layers
+    return [_orthonormal(rng, m, n) for m, n in pairwise(sizes)]
+
+
+def _orthonormal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+    q, r = np.linalg.qr(rng.normal(size=(max(rows, columns), min(rows, columns))))
+    q = q * np.sign(np.diag(r))  # for a uniform (Haar) distribution
+    return q.T if rows < columns else q
+
+
+def decode(latent: np.ndarray, layers: list[np.ndarray]) -> np.ndarray:
+    """Decode latent states [N, K] by linear layers with LeakyReLU(0.2) between them."""
+    hidden = latent @ layers[0]
+    for weights in layers[1:]:
+        hidden = np.where(hidden > 0, hidden, LEAKY_SLOPE * hidden) @ weights
+    return hidden
+
+
+@dataclass(frozen=True)
+class AdditiveSimulation:
+    """Parameters of the additive simulation.
+
+    Attributes
+    ----------
+    seed
+        Seed of the simulation.
+    n_latent, n_perturbations, n_genes
+        K, T and G.
+    mask_probability
+        Probability that a perturbation shifts a latent dimension.
+    effect_size, effect_spread
+        Mean and standard deviation of |e|, in standard deviations of the basal state.
+    n_layers
+        Layers of the decoder.
+    noise_fraction
+        Fraction of each gene's variance that is noise.
+    n_train, n_validation, n_test
+        Cells of each perturbation, and of control.
+    """
+
+    seed: int = 0
+    n_latent: int = 15
+    n_perturbations: int = 100
+    n_genes: int = 100
+    mask_probability: float = 2 / 15
+    effect_size: float = 5.0
+    effect_spread: float = 0.5
+    n_layers: int = 4
+    noise_fraction: float = 0.2
+    n_train: int = 500
+    n_validation: int = 100
+    n_test: int = 100
+
+
+def simulate_additive(settings: AdditiveSimulation) -> LatentSimulation:
+    """Simulate Gaussian measurements under additive sparse shifts of the latent state."""
+    rng = np.random.default_rng(settings.seed)
+    shape = (settings.n_perturbations, settings.n_latent)
+    mask = (rng.random(shape) < settings.mask_probability).astype(float)
+    embedding = signed_effects(rng, shape, settings.effect_size, settings.effect_spread)
+    layers = orthogonal_layers(rng, settings.n_latent, settings.n_genes, settings.n_layers)
+    design, part = single_perturbations(
+        settings.n_perturbations,
+        {TRAIN: settings.n_train, VAL: settings.n_validation, TEST: settings.n_test},
+    )
+    basal = rng.normal(size=(len(design), settings.n_latent))
+    mean = decode(basal + design @ (mask * embedding), layers)
+    odds = settings.noise_fraction / (1 - settings.noise_fraction)
+    std = np.sqrt(odds * mean.var(axis=0))
+    values = (mean + std * rng.normal(size=mean.shape)).astype(np.float32)
+    return LatentSimulation(values, design, part, mask, embedding, basal)
+
+
+def additive_screen(settings: AdditiveSimulation) -> tuple[anndata.AnnData, dict[str, list[str]]]:
+    """Simulate a screen with its truth by the additive model, without gene sets."""
+    return latent_screen(simulate_additive(settings)), {}
+
+
+MOST_MOVED = 3
+
+
+@dataclass(frozen=True)
+class SvaePlusSimulation:
+    """Parameters of the SVAE+ simulation.
+
+    Attributes
+    ----------
+    seed
+        Seed of the simulation.
+    n_latent, n_perturbations, n_genes
+        K, T and G.
+    effect_size, effect_spread
+        Mean and standard deviation of |mu|, in standard deviations of the latent state.
+    n_layers
+        Layers of the decoder.
+    median_library_size, library_size_spread
+        Median counts per cell, and standard deviation of their logarithm.
+    n_train, n_validation, n_test
+        Cells of each perturbation, and of control.
+    """
+
+    seed: int = 0
+    n_latent: int = 15
+    n_perturbations: int = 100
+    n_genes: int = 100
+    effect_size: float = 5.0
+    effect_spread: float = 0.5
+    n_layers: int = 4
+    median_library_size: float = 1000.0
+    library_size_spread: float = 0.3
+    n_train: int = 500
+    n_validation: int = 100
+    n_test: int = 100
+
+
+def simulate_svae_plus(settings: SvaePlusSimulation) -> LatentSimulation:
+    """Simulate Poisson counts under sparse shifts of the latent state."""
+    rng = np.random.default_rng(settings.seed)
+    shape = (settings.n_perturbations, settings.n_latent)
+    n_moved = rng.integers(1, MOST_MOVED + 1, settings.n_perturbations)
+    rank = rng.random(shape).argsort(axis=1).argsort(axis=1)
+    mask = (rank < n_moved[:, None]).astype(float)
+    embedding = signed_effects(rng, shape, settings.effect_size, settings.effect_spread)
+    layers = orthogonal_layers(rng, settings.n_latent, settings.n_genes, settings.n_layers)
+    design, part = single_perturbations(
+        settings.n_perturbations,
+        {TRAIN: settings.n_train, VAL: settings.n_validation, TEST: settings.n_test},
+    )
+    basal = rng.normal(size=(len(design), settings.n_latent))
+    logits = decode(basal + design @ (mask * embedding), layers)
+    rate = np.exp(logits / logits.std(axis=0).mean())
+    library_size = rng.lognormal(
+        np.log(settings.median_library_size), settings.library_size_spread, len(design)
+    )
+    mean = library_size[:, None] * rate / rate.sum(axis=1, keepdims=True)
+    return LatentSimulation(rng.poisson(mean), design, part, mask, embedding, basal)
+
+
+def svae_plus_screen(settings: SvaePlusSimulation) -> tuple[anndata.AnnData, dict[str, list[str]]]:
+    """Simulate a screen with its truth by the model of SVAE+, without gene sets."""
+    return latent_screen(simulate_svae_plus(settings)), {}
