@@ -223,7 +223,7 @@ def draw_basal(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
 MOST_COVARIATES, MOST_LEVELS = 2, 9
 NOT_COVARIATES = {
     "split", "model", "seed", "cell", "perturbation", "state", "shown_as", "x", "y", "guide",
-    "gene",
+    "gene", "leiden",  # clusters of basal and of total states have numbers of their own
 }  # fmt: skip
 CONTROL_COLOUR, OTHER_COLOUR = "black", "0.85"
 
