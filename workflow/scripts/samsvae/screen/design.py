@@ -4,15 +4,20 @@ A condition is a distinct row of the design matrix. Labels of conditions are der
 rows; they are parsed only where a source or a user gives perturbations by labels.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import anndata
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from samsvae.screen.labels import doses, label_of
+
+if TYPE_CHECKING:
+    import anndata
 
 JOINED_GUIDES = "|"  # joins the guides of a cell in obs
 
@@ -33,9 +38,7 @@ class Design:
     names: list[str]
 
     @classmethod
-    def of(
-        cls, matrix: np.ndarray | sparse.spmatrix, names: Sequence[str] | np.ndarray
-    ) -> "Design":
+    def of(cls, matrix: np.ndarray | sparse.spmatrix, names: Sequence[str] | np.ndarray) -> Design:
         """Sort the columns of a matrix by name, and drop columns of zeros."""
         rows = sparse.csr_matrix(matrix, dtype=np.float32, copy=True)
         rows.sum_duplicates()
@@ -48,9 +51,7 @@ class Design:
         return cls(rows, [str(names[at]) for at in order])
 
     @classmethod
-    def of_conditions(
-        cls, conditions: Sequence[Mapping[str, float]], codes: np.ndarray
-    ) -> "Design":
+    def of_conditions(cls, conditions: Sequence[Mapping[str, float]], codes: np.ndarray) -> Design:
         """Build the design matrix of cells from their conditions.
 
         Parameters
@@ -70,17 +71,17 @@ class Design:
         return cls.of(rows[codes], names)
 
     @classmethod
-    def of_labels(cls, labels: Sequence[str] | pd.Categorical) -> "Design":
+    def of_labels(cls, labels: Sequence[str] | pd.Categorical) -> Design:
         """Parse canonical labels of cells, each distinct one once."""
         written = pd.Categorical(labels)
         return cls.of_conditions(list(map(doses, written.categories)), written.codes)
 
     @classmethod
-    def of_screen(cls, screen: anndata.AnnData) -> "Design":
+    def of_screen(cls, screen: anndata.AnnData) -> Design:
         """Return the design matrix of a canonical screen, or of some of its cells."""
         return cls.of(screen.obsm["dosage"], screen.uns["perturbations"])
 
-    def __getitem__(self, cells: np.ndarray) -> "Design":
+    def __getitem__(self, cells: np.ndarray) -> Design:
         """Select some cells and their perturbations."""
         return self.of(self.matrix[cells], self.names)
 
@@ -132,7 +133,7 @@ class Guides:
     table: pd.DataFrame
     present: sparse.csr_matrix
 
-    def of(self, cells: np.ndarray) -> "Guides":
+    def of(self, cells: np.ndarray) -> Guides:
         """Select some cells and their guides."""
         present = self.present[cells]
         held = np.flatnonzero(np.asarray(present.sum(axis=0)).ravel() > 0)

@@ -1,10 +1,12 @@
 """Validation of a canonical screen: names, labels, counts."""
 
+from __future__ import annotations
+
 import itertools
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-import anndata
 import numpy as np
 import pandas as pd
 from scipy import sparse
@@ -12,6 +14,9 @@ from scipy import sparse
 from samsvae.runtime.errors import InputError
 from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL, JOIN, MARK, doses
+
+if TYPE_CHECKING:
+    import anndata
 
 MOST_CHARACTERS = 200
 BATCH_SIZE = 10_000  # names of cells; there may be millions
