@@ -74,7 +74,7 @@ def test_a_candidate_can_be_a_model_of_an_experiment():
         ({"mask_prior": [0.1]}, {"kind": "cpa_vae"}, ["unknown key 'mask_prior'", "n_latent"]),
         ({"ridge": [0.1, 1]}, {"kind": "bilinear"}, ["models.sams: unknown key 'grid'", "trained models alone"]),
         ({"n_latent": [3]}, {"models": {"sams--n_latent-3": {"kind": "cpa_vae"}}}, ["'sams--n_latent-3'", "name of another model"]),
-        ({"n_latent": list(range(1, 31))}, {}, ["models.sams.grid", "30 candidates make 180 trainings", "max_candidates, which allows 24"]),
+        ({"n_latent": list(range(1, 31))}, {}, ["models.sams.grid", "30 candidates make 180 trainings", "evaluation.max_candidates (now 24)"]),
         ({"n_latent": list(range(1, 3001)), "n_hidden": list(range(1, 3001))}, {}, ["9,000,000 candidates"]),
         ({k: [1] for k in ("embedding_n_hidden", "embedding_n_layers", "embedding_prior_scale", "n_latent", "n_hidden", "n_layers", "combinations")} | {"combinations": ["additive"]}, {}, ["name of 132 characters", "shorter name"]),
     ],

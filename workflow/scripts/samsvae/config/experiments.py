@@ -223,7 +223,7 @@ def grid_faults(config: Mapping[str, Any]) -> list[str]:
     sizes = {name: math.prod(map(len, model[GRID].values())) for name, model in with_grid.items()}
     too_many = [
         f"- models.{name}.grid: {size:,} candidates make {size * _runs(config, name):,} trainings; "
-        f"if so many are meant, raise evaluation.max_candidates, which allows {most}"
+        f"leave some out, or raise evaluation.max_candidates (now {most})"
         for name, size in sizes.items()
         if size > most
     ]
