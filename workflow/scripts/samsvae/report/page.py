@@ -162,7 +162,7 @@ def write_report(
     )
     text = templates.get_template(Path(template).name).render(
         experiments=introductions,
-        stages=_sections(experiments, {Path(one).stem: Path(one) for one in captions}, results),
+        sections=_sections(experiments, {Path(one).stem: Path(one) for one in captions}, results),
         confidence=round(100 * CONFIDENCE),
         significance=config["evaluation"]["significance"],
         versions=versions(),
