@@ -1,1 +1,5 @@
 """Gene sets, enrichment, latent factors and cell states."""
+
+# values of the column perturbation in tables of cell states
+ALL = "all"  # all perturbations together
+OTHER = "other perturbations"  # those that a map does not name

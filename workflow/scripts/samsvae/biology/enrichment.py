@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anndata
-import gseapy
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -122,6 +121,8 @@ def over_representation(effect: pd.Series, sets: GeneSets, n_top: int) -> pd.Dat
     """
     changed = effect.abs()[effect != 0].sort_values(ascending=False, kind="stable")
     chosen = list(changed.index[:n_top])
+    import gseapy  # seconds, which figures of its tables do not take
+
     found = gseapy.enrich(
         gene_list=chosen, gene_sets=sets, background=list(effect.index), outdir=None
     ).results
@@ -159,6 +160,8 @@ def preranked(effect: pd.Series, sets: GeneSets, permutations: int, seed: int) -
         1 / permutations (Korotkevich et al. 2021), normalised enrichment score, FDR over all
         sets.
     """
+    import gseapy
+
     found = gseapy.prerank(
         rnk=_without_ties_at_zero(effect, seed).sort_values(ascending=False, kind="stable"),
         gene_sets=sets,

@@ -10,6 +10,7 @@ from scipy import sparse
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import StratifiedKFold
 
+from samsvae.biology import ALL, OTHER
 from samsvae.evaluation.effects import CP10K
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.posterior import cell_states
@@ -20,7 +21,6 @@ from samsvae.screen.splits import TRAIN
 FOLDS = 5
 FEWEST_CELLS = 10  # of a perturbation that is classified
 SMALLEST_VARIANCE = 0.01  # over cells, of a dimension in use, in basal variances
-ALL = "all"  # in place of a perturbation: which one of all, or control, a cell has
 COLUMNS = [
     "state", "labels", "perturbation", "accuracy", "standard_error", "chance", "n_cells",
     "n_dimensions", "mean_accuracy",
@@ -155,7 +155,6 @@ FEWEST_MAPPED = 5  # below which a graph has no two eigenvectors to start a layo
 N_NEIGHBOURS = 15
 MIN_DISTANCE = 0.3
 SHOWN_PERTURBATIONS = 7
-OTHER = "other perturbations"
 
 
 def map_and_cluster(states: np.ndarray, seed: int) -> pd.DataFrame:

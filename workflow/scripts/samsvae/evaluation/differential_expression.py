@@ -10,12 +10,18 @@ one or two, or with few cells. An average over all perturbations hides this diff
 it.
 """
 
-import anndata
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
 from samsvae.evaluation.agreement import pearson
+
+if TYPE_CHECKING:
+    import anndata
 
 Matrix = np.ndarray
 FEWEST_RANKED = 3

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from samsvae.evaluation import UNITS
 from samsvae.evaluation.agreement import pearson
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import whole_file
@@ -133,9 +134,6 @@ def group_means(
         variance = np.clip(squares / n_cells[:, None] - mean**2, 0, None) / (n_cells - 1)[:, None]
         variance[n_cells < 2] = np.nan
     return GroupMeans(mean, np.sqrt(variance), n_cells.astype(int))
-
-
-UNITS = "log2(CP10k + 1)"
 
 
 def effects_table(

@@ -12,9 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from samsvae.evaluation import agreement, differential_expression
+from samsvae.evaluation import UNITS, agreement, differential_expression
 from samsvae.evaluation.agreement import correlation_with_noise_free, error_of_noise_free
-from samsvae.evaluation.effects import UNITS
 
 FRACTION = "share"
 

@@ -13,8 +13,8 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from samsvae.biology import ALL, OTHER
 from samsvae.biology.similarity import LATENT, OBSERVED, PREDICTED
-from samsvae.biology.states import ALL, OTHER
 from samsvae.figures.style import (
     DIVERGING,
     PAGE_WIDTH,

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from samsvae.biology import ALL
 from samsvae.biology.enrichment import OVER_REPRESENTATION
-from samsvae.biology.states import ALL
 from samsvae.config.experiments import candidates, expanded, has_grid, splits
 from samsvae.config.models import KINDS
 from samsvae.evaluation.metrics import HELD_OUT, meaning
