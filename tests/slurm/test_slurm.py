@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slurm
 
 CLUSTER = Path(__file__).with_name("cluster.sh")
 RUN = "results/random/random-seed0/sams/seed0"
-PATIENCE = 900  # seconds; a busy machine takes its time
+PATIENCE = 2400  # seconds; a busy machine takes its time
 PROFILE = (
     "--workflow-profile", "profiles/slurm", "--slurm-init-seconds-before-status-checks", "1",
 )  # fmt: skip
