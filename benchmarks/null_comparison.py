@@ -34,7 +34,7 @@ from samsvae.evaluation.effects import effects_table
 from samsvae.evaluation.metrics import meaning
 from samsvae.evaluation.observed import observed_effects
 from samsvae.evaluation.predicted import predicted_effects
-from samsvae.evaluation.scores import effect_scores
+from samsvae.evaluation.scores import PERTURBATION, effect_scores
 from samsvae.evaluation.summary import headlines
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
@@ -63,7 +63,7 @@ def train_replicates(n_seeds: int, steps: int) -> tuple[pd.DataFrame, pd.DataFra
     Returns
     -------
     scores, by_perturbation : DataFrame
-        As in metrics.tsv and in perturbation_metrics.parquet, without the model.
+        Tables of runs and of perturbations as in metrics.parquet, without the model.
     """
     screen, _ = simulate(SCREEN)
     design = Design.of_screen(screen)
@@ -87,10 +87,12 @@ def train_replicates(n_seeds: int, steps: int) -> tuple[pd.DataFrame, pd.DataFra
         effects, _ = predicted_effects(trained, names, 100, seed)
         predicted = effects_table(effects, names, trained.genes, {}, "{}")
         found = effect_scores(observed, predicted, N_TOP, FDR)
+        table = found.tidy()
+        single = table["scope"] == PERTURBATION
         bound, _ = iwelbo(fitted.model, cells[TEST], 100, seed)
         of_cells = pd.DataFrame([{"scope": "test", "metric": "iwelbo", "value": bound.mean()}])
-        scores.append(pd.concat([found.summary, of_cells]).assign(split="s", seed=seed))
-        by_perturbation.append(found.long_table().assign(split="s", seed=seed))
+        scores.append(pd.concat([table[~single], of_cells]).assign(split="s", seed=seed))
+        by_perturbation.append(table[single].assign(split="s", seed=seed))
         print(f"seed {seed + 1}/{n_seeds}", file=sys.stderr)
     return pd.concat(scores), pd.concat(by_perturbation)
 

@@ -31,7 +31,7 @@ STAGES = {
             f"{SPLIT}/sams/seed0/iwelbo.parquet",
             f"{SPLIT}/sams/seed0/predicted_effects.h5ad",
             f"{SPLIT}/enrichment.tsv",
-            f"{SPLIT}/metrics.tsv",
+            f"{SPLIT}/metrics.parquet",
         ],
     ),
     "report": (

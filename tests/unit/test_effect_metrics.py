@@ -1,5 +1,6 @@
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -327,7 +328,13 @@ def test_perturbations_are_averaged_with_their_spread_and_ranked_among_all():
         per["rank_of_right"].iloc[1:3].mean()
     )
     assert set(4 * per["rank_of_right"]) <= set(range(5))
-    assert len(scores.long_table()) == per.size
+    table = scores.tidy()
+    single = table[table["scope"] == "perturbation"]
+    values = single.set_index(["metric", "perturbation"])["value"]
+    assert len(values) == per.size
+    assert all(values[metric].equals(per[metric]) for metric in per)
+    over_scopes = table[table["perturbation"].isna()]
+    pd.testing.assert_frame_equal(over_scopes[list(scores.summary)], scores.summary)
 
 
 def test_a_perturbation_without_held_out_cells_has_no_value_there():

@@ -133,6 +133,7 @@ def perturbation_table(n, tested):
     )
     table = index.to_frame(index=False)
     table["tested"] = tested
+    table["scope"] = "perturbation"
     table["value"] = np.random.default_rng(1).uniform(size=len(table))
     table.loc[table["model"] == "no_change", "value"] = np.nan
     return with_quartiles_of_scores(table)
@@ -1075,7 +1076,11 @@ def test_columns_are_added_and_none_is_changed():
         (with_order, enrichment_table(["observed", *MODELS]), "_order"),
         (with_orders, latents_table(9, groups=2, models=MODELS), "_order"),
         (with_quartiles, de_table(12), "auroc_"),
-        (with_quartiles_of_scores, perturbation_table(4, True), "quartile"),
+        (
+            with_quartiles_of_scores,
+            perturbation_table(4, True).drop(columns="mean_over_seeds"),
+            "quartile",
+        ),
         (with_differences, particles_table([0, 1]), "difference"),
         (with_intervals, bounds_table([0, 1]), "mean_"),
         (with_means, recovery_table(True), "_mean"),

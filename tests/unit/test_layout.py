@@ -10,7 +10,6 @@ from samsvae.runtime.errors import InputError
 from samsvae.runtime.layout import (
     RUN,
     SPLIT,
-    TABLES,
     Layout,
     closing_words,
     figures_listed,
@@ -146,20 +145,6 @@ def test_patterns_are_filled_for_runs_splits_and_candidates():
     ]
 
 
-def test_tables_of_metrics_are_those_that_an_experiment_has():
-    own = with_own()
-    tables = own.for_metrics(f"{SPLIT}/m", f"{TABLES}/b", f"{TABLES}/t")
-    of_own = tables(Wildcards(experiment="own"))
-    assert of_own == [
-        *own.for_splits(f"{SPLIT}/m")(Wildcards(experiment="own")),
-        "results/own/tables/b",
-    ]
-    assert tables(Wildcards(experiment="normal")) == [
-        "results/normal/tables/b",
-        "results/normal/tables/t",
-    ]
-
-
 def test_inputs_follow_from_what_is_known():
     own = with_own()
     job, without_counts = Wildcards(experiment="own"), Wildcards(experiment="normal")
@@ -168,7 +153,9 @@ def test_inputs_follow_from_what_is_known():
     assert not own.tests_gene_sets_of(without_counts)
     assert own.groups_of(job) == []
     assert own.groups_of(without_counts) == ["groups.gmt"]
-    assert not own.counts_of(without_counts)
+    assert own.has("counts")(job)
+    assert not own.has("counts")(without_counts)
+    assert own.has("training")(without_counts)
     assert not own.true_effects_of(without_counts)
     assert layout().true_effects_of(Wildcards(experiment="simulated"))
     assert layout().gene_sets_of(Wildcards(experiment="simulated")) == [
@@ -235,7 +222,7 @@ def test_downloads_are_told_apart_by_content_and_not_by_address():
 def test_figures_are_drawn_from_their_table_of_the_first_split():
     own = with_own()
     table = own.table_of_figure(Wildcards(experiment="own", figure="perturbations"))
-    assert table == "results/own/unseen_combinations-f0-seed0/perturbation_metrics.parquet"
+    assert table == "results/own/unseen_combinations-f0-seed0/metrics.parquet"
     options = own.options_of_figure(Wildcards(experiment="own", figure="perturbations"))
     assert options["models"] == ["chosen", "additive", "split_half"]
 

@@ -31,12 +31,14 @@ from samsvae.evaluation.comparison import (
     replicates_of_runs,
 )
 from samsvae.evaluation.metrics import METRICS, meaning
+from samsvae.evaluation.scores import NAMES, described
 from samsvae.evaluation.summary import (
     NOISE_CEILING,
     ComparedModels,
     compare_models,
     relative_bounds,
 )
+from samsvae.runtime.files import write_parquet_parts
 
 KINDS = {"a": "sams_vae", "b": "cpa_vae", "floor": "mean_effect", "half": "split_half"}
 MODELS = list(KINDS)
@@ -223,7 +225,8 @@ def test_the_noise_ceiling_is_what_the_truth_scores(noise):
     assert correlation_with_noise_free(1.0) == 1
 
 
-def write_perturbation_metrics(path: Path, gains):
+def write_metrics(path: Path, scores, gains):
+    """Write the scores of runs, and of perturbations of which the models differ by their gains."""
     rng = np.random.default_rng(7)
     hard = rng.normal(size=40)
     tables = [
@@ -234,13 +237,14 @@ def write_perturbation_metrics(path: Path, gains):
                 "seed": 0,
                 "perturbation": [f"P{i}" for i in range(40)],
                 "tested": np.arange(40) < 30,
+                "scope": "perturbation",
                 "metric": "de_auroc",
                 "value": hard + gain + 0.1 * rng.normal(size=40),
             }
         )
         for model, gain in gains.items()
     ]
-    pd.concat(tables).to_parquet(path)
+    write_parquet_parts([described(table, 20) for table in (scores, *tables)], NAMES, "{}", path)
     return path
 
 
@@ -256,10 +260,9 @@ def test_the_summary_marks_the_best_ties_and_ceilings(tmp_path):
             runs("a", [3.0], "spread_pearson"),
         ]
     )
-    path = write_perturbation_metrics(tmp_path / "p.parquet", {"a": 0.4, "b": 0.0})
-    made = compare_models(
-        scores, {"s": path}, {}, {"s": Split("random", 0)}, RULES, ComparedModels.of(KINDS), 20
-    )
+    path = write_metrics(tmp_path / "p.parquet", scores, {"a": 0.4, "b": 0.0})
+    splits = {"s": Split("random", 0)}
+    made = compare_models(path, {}, splits, RULES, ComparedModels.of(KINDS), 20)
     summary = made.summary.set_index(["metric", "model"])
     held_out = summary.loc["pearson_held_out"]
     assert held_out["verdict"].to_dict() == {
@@ -299,7 +302,8 @@ def test_cells_are_replicates_of_single_runs(tmp_path):
         ).to_parquet(paths[model])
     scores = pd.concat([runs("a", [-599.0], "iwelbo"), runs("b", [-600.0], "iwelbo")])
     splits = {"s": Split("random", 0)}
-    made = compare_models(scores, {}, paths, splits, RULES, ComparedModels.of(KINDS), 20)
+    path = write_metrics(tmp_path / "metrics.parquet", scores, {})
+    made = compare_models(path, paths, splits, RULES, ComparedModels.of(KINDS), 20)
     summary = made.summary.set_index("model")
     assert summary.loc["b", "verdict"] == "worse"
     assert summary.loc["b", "tested_over"] == "cells"

@@ -3,7 +3,13 @@ import pandas as pd
 import pyarrow.parquet
 
 from samsvae.evaluation.metrics import METRICS
-from samsvae.evaluation.scores import COLUMNS, NAMES, tidy_metrics
+from samsvae.evaluation.scores import (
+    COLUMNS,
+    NAMES,
+    described,
+    read_perturbation_metrics,
+    read_run_metrics,
+)
 from samsvae.runtime.files import read_table, write_parquet_parts
 
 RUN = {"split": "s", "model": "m", "seed": 3}
@@ -17,7 +23,7 @@ def of_run(**values):
 def of_perturbations(split, names, metric):
     table = pd.DataFrame({"perturbation": names, "tested": [True, False], "metric": metric})
     table = table.assign(**{**RUN, "split": split}, value=[0.5, np.nan])
-    return table.astype(dict.fromkeys(["split", "model", "perturbation", "metric"], "category"))
+    return table.assign(scope="perturbation")
 
 
 def test_every_number_stands_beside_what_it_says(tmp_path):
@@ -27,7 +33,8 @@ def test_every_number_stands_beside_what_it_says(tmp_path):
         of_perturbations("another", ["C", "A"], "pearson_held_out"),
     ]
     path = tmp_path / "metrics.parquet"
-    write_parquet_parts(tidy_metrics(runs, perturbations, 20), NAMES, '{"a": 1}', path)
+    parts = (described(table, 20) for table in (runs, *perturbations))
+    write_parquet_parts(parts, NAMES, '{"a": 1}', path)
     table = read_table(path)
     assert list(table) == COLUMNS
     assert {str(table[name].dtype) for name in NAMES} == {"category"}
@@ -51,6 +58,11 @@ def test_every_number_stands_beside_what_it_says(tmp_path):
     assert list(single["tested"]) == [True, False, True, False]
     assert single["chance"].tolist() == [0.5, 0.5, 0, 0]
     assert set(single["split"]) == {"s", "another"}
+
+    again = read_run_metrics(path)
+    pd.testing.assert_frame_equal(again, runs[list(again)])
+    assert list(read_perturbation_metrics(path, ["another"])["perturbation"]) == ["C", "A"]
+    assert len(read_perturbation_metrics(path, ["s", "another"])) == 4
 
 
 def test_parts_of_any_size_become_one_table(tmp_path):

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from samsvae.evaluation.metrics import METRICS, OTHER_NUMBERS, de_metrics
+from samsvae.evaluation.scores import read_run_metrics
 from samsvae.inference.checkpoint import load_model
 from samsvae.report.sections import SHOWN_FIGURES
 from tests.workflow.conftest import TINY_CONFIG, Project, copy_project
@@ -79,8 +80,8 @@ def test_files_keep_their_contract(finished):
 
 def test_metrics_are_tidy_and_cover_every_run(finished):
     for experiment, runs in (("random", 9), ("unseen", 2 * 3)):
-        table = pd.read_csv(finished.folder / f"results/{experiment}/tables/metrics.tsv", sep="\t")
-        assert list(table.columns) == ["split", "model", "seed", "scope", "metric", "value"]
+        path = finished.folder / f"results/{experiment}/tables/metrics.parquet"
+        table = read_run_metrics(path)
         assert not table.duplicated(["split", "model", "seed", "scope", "metric"]).any()
         assert len(table[["split", "model", "seed"]].drop_duplicates()) == runs
         assert {"pearson", "r_squared", "iwelbo", "effect_pearson", "mask_f1"} <= set(
@@ -94,17 +95,19 @@ def test_all_metrics_stand_in_one_table_that_says_what_they_are(finished):
     for experiment in TINY_CONFIG["experiments"]:
         results = finished.folder / "results" / experiment
         table = pd.read_parquet(results / "tables/metrics.parquet")
-        key = ["split", "model", "seed", "scope", "metric"]
-        runs = pd.read_csv(results / "tables/metrics.tsv", sep="\t").set_index(key)["value"]
-        over_scopes = table[table["perturbation"].isna()].astype({"split": str}).set_index(key)
-        assert over_scopes.index.difference(runs.index).empty
-        assert len(over_scopes) == len(runs)
-        by_perturbation = pd.concat(
-            pd.read_parquet(path) for path in results.glob("*/perturbation_metrics.parquet")
-        )
-        single = table[table["scope"] == "perturbation"]
-        assert len(single) == len(by_perturbation)
-        assert single["value"].sum() == pytest.approx(by_perturbation["value"].sum())
+        of_splits = pd.concat(map(pd.read_parquet, results.glob("*/metrics.parquet")))
+        bounds = pd.read_csv(results / "tables/iwelbo.tsv", sep="\t")
+        truth = pd.read_csv(results / "tables/truth.tsv", sep="\t")
+        assert list(table) == list(of_splits)
+        assert len(table) == len(of_splits) + len(bounds) + len(truth)
+        assert (table["scope"] == "perturbation").equals(table["perturbation"].notna())
+        for scope, metric, one in (
+            ("test", "iwelbo", bounds.loc[bounds["scope"] == "test", "iwelbo"]),
+            ("truth", "mask_f1", truth.loc[truth["metric"] == "mask_f1", "value"]),
+        ):
+            chosen = table[(table["scope"] == scope) & (table["metric"] == metric)]
+            assert len(chosen)
+            assert sorted(chosen["value"]) == pytest.approx(sorted(one))
         unknown = table.loc[table["description"].isna(), "metric"].unique()
         assert not len(unknown), f"not in the registry: {list(unknown)}"
         no_direction = table.loc[table["direction"].isna(), "metric"].unique()
@@ -241,15 +244,19 @@ def test_the_same_configuration_gives_the_same_numbers_whatever_the_cores(finish
     tables = [
         f"results/random/tables/{name}.tsv"
         for name in (
-            "metrics", "iwelbo", "de_comparison", "combinations", "enrichment",
+            "iwelbo", "de_comparison", "combinations", "enrichment",
             "latent_effects", "factors", "factor_enrichment", "basal", "recovery",
         )
     ]  # fmt: skip
-    done = again.snakemake(*tables, cores=1)
+    metrics = "results/random/tables/metrics.parquet"
+    done = again.snakemake(*tables, metrics, cores=1)
     assert done.returncode == 0, done.stdout[-4000:]
     run = "results/random/random-seed0/sams/seed0"
     for name in ("model.safetensors", "history.tsv"):
         assert weights(again, run, name) == weights(finished, run, name)
+    one, other = (read_run_metrics(folder / metrics) for folder in (again.folder, finished.folder))
+    other = other[other["model"].isin(models)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
     for table in tables:
         rows, all_rows = (
             rows_of(folder / table, models) for folder in (again.folder, finished.folder)

@@ -6,6 +6,7 @@ import anndata
 import pandas as pd
 import pytest
 
+from samsvae.evaluation.scores import read_run_metrics
 from tests.conftest import ROOT, TINY
 from tests.workflow.conftest import SMALL_NETWORK, TINY_CONFIG
 
@@ -89,9 +90,8 @@ def test_a_source_a_baseline_and_a_metric_are_added_as_the_page_says(project):
         pd.read_parquet(tables / "effects.parquet"),
     ):
         assert set(MODELS) <= set(table["model"])
-    metrics = pd.read_csv(tables / "metrics.tsv", sep="\t").set_index(["metric", "scope", "model"])[
-        "value"
-    ]
+    metrics = read_run_metrics(tables / "metrics.parquet")
+    metrics = metrics.set_index(["metric", "scope", "model"])["value"]
     error = metrics["median_largest_error", "all"]
     assert (error > metrics["median_rmse", "all"]).all()
     compared = pd.read_csv(tables / "paired_differences.tsv", sep="\t")
@@ -130,7 +130,7 @@ def test_a_trained_model_is_added_as_the_page_says(project):
         if "model" in table and len(table):
             assert "laplace" in set(table["model"].astype(str)), path.name
             found.add(path.name)
-    assert {"metrics.tsv", "summary.tsv", "iwelbo.tsv", "latent_effects.tsv"} <= found
+    assert {"metrics.parquet", "summary.tsv", "iwelbo.tsv", "latent_effects.tsv"} <= found
     drawn = {path.stem for path in (results / "new/figures").glob("*.svg")}
     assert {"training", "iwelbo", "effects", "metrics", "factors", "truth", "basal"} <= drawn
     assert "shrinks strong effects less" in (results / "report-own.html").read_text()

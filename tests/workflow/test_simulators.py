@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from samsvae.evaluation.scores import read_run_metrics
 from samsvae.inference.checkpoint import load_model
 from tests.workflow.conftest import SMALL_NETWORK, TINY_CONFIG
 
@@ -40,11 +41,11 @@ def test_truth_is_compared_with_what_a_model_recovers(project):
             for name, (_, _, seeds, _) in SCREENS.items()
         },
     }
-    done = project.snakemake(*(f"results/{name}/tables/metrics.tsv" for name in SCREENS))
+    done = project.snakemake(*(f"results/{name}/tables/metrics.parquet" for name in SCREENS))
     assert done.returncode == 0, done.stdout[-4000:]
     for name, (_, _, seeds, expected) in SCREENS.items():
         results = project.folder / "results" / name
-        table = pd.read_csv(results / "tables" / "metrics.tsv", sep="\t")
+        table = read_run_metrics(results / "tables/metrics.parquet")
         assert expected <= set(table["metric"])
         assert table.loc[table["metric"] == "mask_recall", "value"].between(0, 1).all()
         parts = pd.read_csv(results / "as_simulated-seed0" / "split.tsv", sep="\t")["split"]

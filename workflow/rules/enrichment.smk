@@ -50,7 +50,7 @@ use rule enrich_observed as enrich_predicted with:
 
 
 # for the first split and seed; the table of any other run can be requested by its path
-use rule collect_metrics as collect_enrichment with:
+use rule collect_de_comparison as collect_enrichment with:
     input:
         of_split=layout.for_first_split(rules.enrich_observed.output.table),
         of_runs=layout.for_runs(rules.enrich_predicted.output.table, reference=True),

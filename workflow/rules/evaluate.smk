@@ -37,9 +37,8 @@ rule evaluate_effects:
         observed=rules.observe_effects.output.effects,
         predicted=layout.for_runs(rules.predict_effects.output.effects),
     output:
-        metrics=f"{SPLIT}/metrics.tsv",
+        metrics=f"{SPLIT}/metrics.parquet",
         de_comparison=f"{SPLIT}/de_comparison.tsv",
-        perturbations=f"{SPLIT}/perturbation_metrics.parquet",
     log:
         "results/logs/evaluate_effects/{experiment}/{split}.log",
     benchmark:
@@ -58,6 +57,31 @@ rule evaluate_effects:
         "../scripts/evaluate_effects.py"
 
 
+# parameters of a job that collects tables and adds the columns of a "module:function"
+adding = lambda function: {"adds": function, "code": uses("collect_tables", function)}
+
+
+rule collect_de_comparison:
+    """Concatenate tables of one kind over the runs of an experiment."""
+    input:
+        tables=layout.for_splits(rules.evaluate_effects.output.de_comparison),
+    output:
+        table=f"{TABLES}/de_comparison.tsv",
+    log:
+        "results/logs/collect_tables/{experiment}/de_comparison.log",
+    benchmark:
+        "results/benchmarks/collect_tables/{experiment}/de_comparison.tsv"
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(20),
+    params:
+        **adding("samsvae.evaluation.differential_expression:with_quartiles"),
+    script:
+        "../scripts/collect_tables.py"
+
+
 rule compare_iwelbo:
     """Average the IWELBO of every run and compare models."""
     input:
@@ -69,7 +93,6 @@ rule compare_iwelbo:
         ),
     output:
         table=f"{TABLES}/iwelbo.tsv",
-        metrics=f"{TABLES}/iwelbo_metrics.tsv",
     log:
         "results/logs/compare_iwelbo/{experiment}.log",
     benchmark:
@@ -121,49 +144,20 @@ rule recover_truth:
         "../scripts/recover_truth.py"
 
 
-# parameters of jobs like collect_metrics whose table gets the columns of a "module:function"
-adding = lambda function: {"adds": function, "code": uses("collect_tables", function)}
-
-
 rule collect_metrics:
-    """Concatenate tables of one kind over the runs of an experiment."""
+    """Collect all metrics of an experiment in one tidy table."""
     input:
-        tables=layout.for_metrics(
-            of_split=rules.evaluate_effects.output.metrics,
-            of_bounds=rules.compare_iwelbo.output.metrics,
-            of_truth=rules.recover_truth.output.metrics,
+        effects=branch(
+            layout.has("counts"), then=layout.for_splits(rules.evaluate_effects.output.metrics)
         ),
-    output:
-        table=f"{TABLES}/metrics.tsv",
-    log:
-        "results/logs/collect_tables/{experiment}/metrics.log",
-    benchmark:
-        "results/benchmarks/collect_tables/{experiment}/metrics.tsv"
-    conda:
-        "../../envs/samsvae.yaml"
-    resources:
-        mem_mb=growing(2000),
-        runtime=growing(20),
-    params:
-        code=uses("collect_tables"),
-    script:
-        "../scripts/collect_tables.py"
-
-
-rule tidy_metrics:
-    """Write all metrics with their descriptions as one tidy table."""
-    input:
-        metrics=rules.collect_metrics.output.table,
-        perturbations=branch(
-            layout.counts_of,
-            then=layout.for_splits(rules.evaluate_effects.output.perturbations),
-        ),
+        bounds=branch(layout.has("training"), then=rules.compare_iwelbo.output.table),
+        truth=branch(layout.has("truth"), then=rules.recover_truth.output.metrics),
     output:
         table=f"{TABLES}/metrics.parquet",
     log:
-        "results/logs/tidy_metrics/{experiment}.log",
+        "results/logs/collect_metrics/{experiment}.log",
     benchmark:
-        "results/benchmarks/tidy_metrics/{experiment}.tsv"
+        "results/benchmarks/collect_metrics/{experiment}.tsv"
     conda:
         "../../envs/samsvae.yaml"
     resources:
@@ -171,19 +165,15 @@ rule tidy_metrics:
         runtime=growing(20),
     params:
         top_genes=config["evaluation"]["top_genes"],
-        code=uses("tidy_metrics"),
+        code=uses("collect_metrics"),
     script:
-        "../scripts/tidy_metrics.py"
+        "../scripts/collect_metrics.py"
 
 
 rule compare_models:
     """Compare models by confidence intervals and paired tests."""
     input:
         metrics=rules.collect_metrics.output.table,
-        perturbations=branch(
-            layout.counts_of,
-            then=layout.for_splits(rules.evaluate_effects.output.perturbations),
-        ),
         iwelbo=layout.for_single_runs(rules.estimate_iwelbo.output.iwelbo),
     output:
         intervals=f"{TABLES}/intervals.tsv",

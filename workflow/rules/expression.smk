@@ -25,19 +25,6 @@ rule tabulate_effects:
         "../scripts/tabulate_effects.py"
 
 
-use rule collect_metrics as collect_de_comparison with:
-    input:
-        tables=layout.for_splits(rules.evaluate_effects.output.de_comparison),
-    output:
-        table=f"{TABLES}/de_comparison.tsv",
-    log:
-        "results/logs/collect_tables/{experiment}/de_comparison.log",
-    benchmark:
-        "results/benchmarks/collect_tables/{experiment}/de_comparison.tsv"
-    params:
-        **adding("samsvae.evaluation.differential_expression:with_quartiles"),
-
-
 rule stratify_scores:
     """Stratify scores by effect strength."""
     input:

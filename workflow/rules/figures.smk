@@ -5,7 +5,7 @@ localrules:
     perturbation_figures,
 
 
-use rule collect_metrics as collect_training with:
+use rule collect_de_comparison as collect_training with:
     input:
         tables=layout.for_runs(rules.train.output.history, models=layout.trained),
     output:

@@ -23,9 +23,6 @@ def main(snakemake: Any) -> None:
     table = with_monte_carlo_errors(table, read(snakemake.input.by_particles))
     table = with_intervals(table)
     write_tsv(table, snakemake.output.table)
-    metrics = table.rename(columns={"iwelbo": "value"}).assign(metric="iwelbo")
-    columns = ["split", "model", "seed", "scope", "metric", "value"]
-    write_tsv(metrics[columns], snakemake.output.metrics)
 
 
 if __name__ == "__main__":

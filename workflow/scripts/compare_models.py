@@ -7,7 +7,7 @@ from samsvae.config.experiments import Split
 from samsvae.evaluation.comparison import Rules
 from samsvae.evaluation.metrics import meaning
 from samsvae.evaluation.summary import ComparedModels, compare_models
-from samsvae.runtime.files import read_table, write_tsv
+from samsvae.runtime.files import write_tsv
 from samsvae.runtime.script import run_job
 
 
@@ -23,8 +23,7 @@ def main(snakemake: Any) -> None:
     )
     splits = {name: Split(**split) for name, split in params.splits.items()}
     tables = compare_models(
-        read_table(given.metrics),
-        dict(zip(splits, given.perturbations, strict=False)),
+        given.metrics,
         dict(zip(params.cells, given.iwelbo, strict=False)),
         splits,
         rules,

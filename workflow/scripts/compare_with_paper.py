@@ -7,6 +7,7 @@ import pandas as pd
 
 from samsvae.config.experiments import Split
 from samsvae.evaluation.reproduction import Experiment, overview, reproduction
+from samsvae.evaluation.scores import read_run_metrics
 from samsvae.runtime.files import read_table, write_tsv
 from samsvae.runtime.script import run_job
 
@@ -16,7 +17,7 @@ def main(snakemake: Any) -> None:
     given, params = snakemake.input, snakemake.params
     n_cells, n_genes = anndata.read_h5ad(given.screen, backed="r").shape
     experiment = Experiment(
-        read_table(given.metrics),
+        read_run_metrics(given.metrics),
         read_table(given.history),
         {name: Split(**split) for name, split in params.splits.items()},
         params.models,

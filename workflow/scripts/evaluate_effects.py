@@ -5,8 +5,8 @@ from typing import Any
 import pandas as pd
 
 from samsvae.evaluation.effects import read_effects
-from samsvae.evaluation.scores import effect_scores, with_quartiles
-from samsvae.runtime.files import write_parquet, write_tsv
+from samsvae.evaluation.scores import NAMES, described, effect_scores, with_quartiles
+from samsvae.runtime.files import write_parquet_parts, write_tsv
 from samsvae.runtime.provenance import provenance
 from samsvae.runtime.script import run_job
 
@@ -15,19 +15,15 @@ def main(snakemake: Any) -> None:
     """Run the rule."""
     output, params = snakemake.output, snakemake.params
     observed = read_effects(snakemake.input.observed)
-    summaries, comparisons, perturbations = [], [], []
+    metrics, comparisons = [], []
     for run, path in zip(params.runs, snakemake.input.predicted, strict=True):
         scores = effect_scores(observed, read_effects(path), params.top_genes, params.fdr)
-        summaries.append(scores.summary.assign(**run))
+        metrics.append(scores.tidy().assign(**run))
         comparisons.append(scores.differential_expression.assign(**run))
-        perturbations.append(scores.long_table().assign(**run))
-    first = ["split", "model", "seed"]
-    write_tsv(pd.concat(summaries), output.metrics, first)
-    write_tsv(pd.concat(comparisons), output.de_comparison, first)
+    write_tsv(pd.concat(comparisons), output.de_comparison, ["split", "model", "seed"])
+    table = described(with_quartiles(pd.concat(metrics, ignore_index=True)), params.top_genes)
     made_by = provenance({"runs": params.runs, "fdr": params.fdr}, params.code)
-    table = with_quartiles(pd.concat(perturbations, ignore_index=True))
-    repeated = ["split", "model", "perturbation", "metric"]
-    write_parquet(table.astype(dict.fromkeys(repeated, "category")), made_by, output.perturbations)
+    write_parquet_parts([table], NAMES, made_by, output.metrics)
 
 
 if __name__ == "__main__":

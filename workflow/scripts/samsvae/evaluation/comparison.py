@@ -339,7 +339,7 @@ def _by_question(scores: pd.DataFrame, models: Sequence[str]) -> Iterable[Questi
 
 
 def perturbation_scores(table: pd.DataFrame, rules: Rules) -> pd.DataFrame:
-    """Select the scores to compare over tested perturbations from perturbation_metrics.parquet.
+    """Select the scores to compare over tested perturbations from metrics.parquet.
 
     Parameters
     ----------
@@ -352,8 +352,8 @@ def perturbation_scores(table: pd.DataFrame, rules: Rules) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns unit, model, value and metric, the metric's name in metrics.tsv; all perturbations
-        if none is tested.
+        Columns unit, model, value and metric, that of its average over perturbations; all
+        perturbations if none is tested.
     """
     if table["tested"].any():
         table = table[table["tested"]]

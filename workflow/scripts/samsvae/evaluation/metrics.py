@@ -337,7 +337,7 @@ def meaning(name: str, n_top: int) -> Score | None:
     Parameters
     ----------
     name
-        As in metrics.tsv, for instance ``median_pearson_top20_held_out``.
+        As in metrics.parquet, for instance ``median_pearson_top20_held_out``.
     n_top
         Genes per perturbation in the top-gene metrics.
 

@@ -46,7 +46,7 @@ class Experiment:
     Attributes
     ----------
     metrics
-        The table metrics.tsv.
+        Columns split, model, seed, scope, metric and value, of runs.
     history
         The table training.tsv.
     splits

@@ -1,7 +1,8 @@
 """Tidy tables of the scores of predicted effects and of the bounds of runs."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import anndata
@@ -13,6 +14,20 @@ from samsvae.evaluation.effects import truth_of
 from samsvae.evaluation.metrics import DE, HELD_OUT, METRICS, Metric, Score, de_metrics, describe
 
 Matrix = np.ndarray
+
+PERTURBATION = "perturbation"
+# columns of the scores of perturbations over the runs of a model, for figures
+OVER_SEEDS = ["mean_over_seeds", "lower_quartile", "median", "upper_quartile"]
+# columns of metrics.parquet, and those of names
+COLUMNS = [
+    "split", "model", "seed", "scope", PERTURBATION, "tested", "metric", "value", *OVER_SEEDS,
+    "unit", "direction", "best", "chance", "description",
+]  # fmt: skip
+NAMES = [
+    "split", "model", "scope", PERTURBATION, "metric", "unit", "direction", "description",
+]  # fmt: skip
+
+RUN_COLUMNS = ["split", "model", "seed", "scope", "metric", "value"]
 
 # suffix of a metric's name, and the layer of observed effects that it uses
 TRUTHS = {"": "ate", HELD_OUT: "ate_held_out"}
@@ -139,10 +154,22 @@ class EffectScores:
     differential_expression: pd.DataFrame
     summary: pd.DataFrame
 
-    def long_table(self) -> pd.DataFrame:
-        """Melt the scores to the columns perturbation, tested, metric, value."""
+    def tidy(self) -> pd.DataFrame:
+        """Stack the summary and the scores of perturbations.
+
+        Returns
+        -------
+        DataFrame
+            Columns scope, perturbation, tested, metric and value. Scores of single perturbations
+            have the scope ``perturbation``; the others have no perturbation.
+        """
         table = self.by_perturbation.assign(tested=self.tested).reset_index()
-        return table.melt(["perturbation", "tested"], var_name="metric")
+        single = table.melt([PERTURBATION, "tested"], var_name="metric")
+        summary = self.summary.assign(**dict.fromkeys([PERTURBATION, "tested"]))
+        columns = ["scope", PERTURBATION, "tested", "metric", "value"]
+        parts = (summary, single.assign(scope=PERTURBATION))
+        tables = [part[columns].astype({"tested": "boolean"}) for part in parts]
+        return pd.concat(tables, ignore_index=True)
 
 
 def effect_scores(
@@ -207,64 +234,50 @@ def with_quartiles(table: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     table
-        Columns perturbation, tested, metric, value, model and seed, of all runs on a split.
+        Tables of :meth:`EffectScores.tidy` of all runs on a split, with model and seed.
 
     Returns
     -------
     DataFrame
-        With mean_over_seeds of each perturbation, and lower_quartile, median and upper_quartile
-        of these means over the perturbations with test cells, or over all where none has any.
+        With the columns of :data:`OVER_SEEDS`, NaN without a perturbation: mean_over_seeds of each
+        perturbation, and lower_quartile, median and upper_quartile of these means over the
+        perturbations with test cells, or over all where none has any.
     """
     score = ["metric", "model"]
-    one = table.groupby([*score, "perturbation"], observed=True)["value"]
-    table = table.assign(mean_over_seeds=one.transform("mean"))
-    shown = table[table["tested"]] if table["tested"].any() else table
-    means = shown.drop_duplicates([*score, "perturbation"]).groupby(score, observed=True)
+    single = table[table["scope"] == PERTURBATION]
+    one = single.groupby([*score, PERTURBATION], observed=True)["value"]
+    single = single.assign(mean_over_seeds=one.transform("mean"))
+    shown = single[single["tested"]] if single["tested"].any() else single
+    means = shown.drop_duplicates([*score, PERTURBATION]).groupby(score, observed=True)
     levels = {"lower_quartile": 0.25, "median": 0.5, "upper_quartile": 0.75}
     quartiles = {name: means["mean_over_seeds"].quantile(level) for name, level in levels.items()}
-    return table.join(pd.DataFrame(quartiles), on=score)
+    single = single.join(pd.DataFrame(quartiles), on=score)
+    return table.join(single[OVER_SEEDS])
 
 
-PERTURBATION = "perturbation"
-NAMES = [
-    "split", "model", "scope", PERTURBATION, "metric", "unit", "direction", "description",
-]  # fmt: skip
-COLUMNS = [
-    "split", "model", "seed", "scope", PERTURBATION, "tested", "metric", "value",
-    "unit", "direction", "best", "chance", "description",
-]  # fmt: skip
-
-
-def tidy_metrics(
-    metrics: pd.DataFrame, perturbations: Iterable[pd.DataFrame], n_top: int
-) -> Iterator[pd.DataFrame]:
-    """Combine the metrics of runs and of their perturbations in one tidy table.
+def described(table: pd.DataFrame, n_top: int) -> pd.DataFrame:
+    """Add the descriptions of metrics, and order the columns of a tidy table.
 
     Parameters
     ----------
-    metrics
-        The table metrics.tsv.
-    perturbations
-        Tables perturbation_metrics.parquet, one by one.
+    table
+        Columns split, model, seed, scope, metric and value; perturbation, tested and those of
+        :data:`OVER_SEEDS` where there are any.
     n_top
         Genes per perturbation in the top-gene metrics.
 
-    Yields
-    ------
+    Returns
+    -------
     DataFrame
-        Parts of the table. A row is a value of a run over a scope or, with the scope
-        ``perturbation``, of one perturbation, which may be ``tested``. Further columns are its
-        unit, direction (none for a spread), best value, value by chance, and description.
+        The columns :data:`COLUMNS` of metrics.parquet. A row is a value of a run over a scope or,
+        with the scope ``perturbation``, of one perturbation, which may be ``tested``. Further
+        columns are its unit, direction (none for a spread), best value, value by chance, and
+        description.
     """
-    yield _described(metrics.assign(perturbation=None, tested=None), n_top)
-    for table in perturbations:
-        yield _described(table.assign(scope=PERTURBATION), n_top)
-
-
-def _described(table: pd.DataFrame, n_top: int) -> pd.DataFrame:
     says = {name: describe(name, n_top) for name in table["metric"].unique()}
     scores = {name: one for name, one in says.items() if isinstance(one, Score)}
     metric = table["metric"].astype(object)
+    table = table.reindex(columns=[*table, *(name for name in COLUMNS if name not in table)])
     return table.assign(
         seed=table["seed"].astype("int64"),
         tested=table["tested"].astype("boolean"),
@@ -273,7 +286,48 @@ def _described(table: pd.DataFrame, n_top: int) -> pd.DataFrame:
         direction=metric.map({name: one.direction for name, one in scores.items()}),
         best=metric.map({name: one.best for name, one in scores.items()}).astype(float),
         chance=metric.map({name: one.chance for name, one in scores.items()}).astype(float),
+        **{name: table[name].astype(float) for name in ("value", *OVER_SEEDS)},
     )[COLUMNS]
+
+
+def bounds_as_metrics(bounds: pd.DataFrame) -> pd.DataFrame:
+    """Select the mean bounds of runs from iwelbo.tsv, as rows of the metric ``iwelbo``."""
+    table = bounds.rename(columns={"iwelbo": "value"}).assign(metric="iwelbo")
+    return table[RUN_COLUMNS]
+
+
+def read_run_metrics(path: str | Path) -> pd.DataFrame:
+    """Read the metrics of runs over scopes from metrics.parquet.
+
+    Returns
+    -------
+    DataFrame
+        Columns split, model, seed, scope, metric and value.
+    """
+    return _read(path, RUN_COLUMNS, "!=", None)
+
+
+def read_perturbation_metrics(path: str | Path, splits: Collection[str]) -> pd.DataFrame:
+    """Read the metrics of the perturbations on some splits from metrics.parquet.
+
+    Returns
+    -------
+    DataFrame
+        Columns split, model, seed, perturbation, tested, metric and value.
+    """
+    columns = ["split", "model", "seed", PERTURBATION, "tested", "metric", "value"]
+    return _read(path, columns, "==", splits)
+
+
+def _read(
+    path: str | Path, columns: list[str], scope: str, splits: Collection[str] | None
+) -> pd.DataFrame:
+    """Read the rows whose scope is a perturbation (``==``), or is none (``!=``)."""
+    chosen: list[tuple[str, str, Any]] = [("scope", scope, PERTURBATION)]
+    if splits is not None:
+        chosen.append(("split", "in", list(splits)))
+    table = pd.read_parquet(path, columns=columns, filters=chosen)
+    return table.astype({name: object for name in columns if name in NAMES})
 
 
 def summarise_iwelbo(runs: Iterable[tuple[Mapping[str, Any], pd.DataFrame]]) -> pd.DataFrame:

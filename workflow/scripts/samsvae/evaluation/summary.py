@@ -21,6 +21,7 @@ from samsvae.evaluation.comparison import (
     perturbation_scores,
 )
 from samsvae.evaluation.metrics import HELD_OUT, Metric, Score, heading
+from samsvae.evaluation.scores import read_perturbation_metrics, read_run_metrics
 from samsvae.runtime.files import read_table
 
 BEST, NOT_DIFFERENT, WORSE, UNTESTED, CEILING = "best", "tied", "worse", "untested", "ceiling"
@@ -248,8 +249,7 @@ class Tables:
 
 
 def compare_models(
-    metrics: pd.DataFrame,
-    perturbations: Mapping[str, Path],
+    path: str | Path,
     cells: Mapping[str, Path],
     splits: Mapping[str, Split],
     rules: Rules,
@@ -260,11 +260,8 @@ def compare_models(
 
     Parameters
     ----------
-    metrics
-        The table metrics.tsv.
-    perturbations
-        Files of metrics by perturbation, by split; none for a screen without counts. Read one
-        condition at a time.
+    path
+        The file metrics.parquet. The scores of perturbations are read one condition at a time.
     cells
         Files of the cells' bounds by model, if each has a single run and cells are the only
         replicates.
@@ -277,6 +274,7 @@ def compare_models(
     n_top
         Genes per perturbation in the top-gene metrics.
     """
+    metrics = read_run_metrics(path)
     metrics = pd.concat([metrics, relative_bounds(metrics, splits, rules.models)])
     made = []
     for fraction, names in conditions(splits).items():
@@ -284,9 +282,9 @@ def compare_models(
         scope = scope_of_summary(scores)
         means = intervals(scores, rules.models)
         differences = [differences_of_runs(scores, rules)]
-        tables = [read_table(perturbations[name]) for name in names if name in perturbations]
-        if tables:
-            by_perturbation = perturbation_scores(pd.concat(tables, ignore_index=True), rules)
+        of_perturbations = read_perturbation_metrics(path, names)
+        if len(of_perturbations):
+            by_perturbation = perturbation_scores(of_perturbations, rules)
             differences.append(
                 differences_within_runs(by_perturbation, scope, "perturbations", rules)
             )
@@ -309,7 +307,7 @@ def relative_bounds(
     Parameters
     ----------
     metrics
-        The table metrics.tsv.
+        Columns split, model, seed, scope, metric and value, of runs.
     splits
         The experiment's splits by name.
     models

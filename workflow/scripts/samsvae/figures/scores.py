@@ -220,8 +220,9 @@ SPREAD_OF_DOTS = 0.22
 def draw_perturbations(
     table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
 ) -> Figure:
-    """Draw the distribution of scores over perturbations, from perturbation_metrics.parquet."""
+    """Draw the distribution of scores over perturbations, from metrics.parquet."""
     metrics = (f"pearson{HELD_OUT}", f"pearson_from_mean{HELD_OUT}", "de_auroc")
+    table = table[table["perturbation"].notna()]
     if table["tested"].any():
         table = table[table["tested"]]
     table = table[table["metric"].isin(metrics) & table["mean_over_seeds"].notna()]

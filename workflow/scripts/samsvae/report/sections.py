@@ -167,9 +167,7 @@ SECTIONS = (
             Figure("paired_differences", "scores", "paired_differences.tsv"),
             Figure("fractions", "scores", "intervals.tsv", (TRAINING, FRACTIONS)),
             Figure("effects", "effects", "effects.parquet", (COUNTS,)),
-            Figure(
-                "perturbations", "scores", f"{SPLIT_FOLDER}/perturbation_metrics.parquet", (COUNTS,)
-            ),
+            Figure("perturbations", "scores", f"{SPLIT_FOLDER}/metrics.parquet", (COUNTS,)),
             Table(
                 "summary.tsv",
                 "The main scores with confidence intervals, and their comparison with the best "

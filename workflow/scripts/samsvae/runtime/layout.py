@@ -158,9 +158,9 @@ class Layout:
         }
         return sorted(name for name, present in has.items() if present)
 
-    def counts_of(self, wildcards: Wildcards) -> bool:
-        """Whether a job's experiment has counts."""
-        return self.has_counts(wildcards["experiment"])
+    def has(self, feature: str) -> Callable[[Wildcards], bool]:
+        """Build a condition: whether a job's experiment has a feature of :meth:`properties`."""
+        return lambda wildcards: feature in self.properties(wildcards["experiment"])
 
     def true_effects_of(self, wildcards: Wildcards) -> bool:
         """Whether the true effects of a job's screen are known."""
@@ -168,7 +168,7 @@ class Layout:
 
     def tests_gene_sets_of(self, wildcards: Wildcards) -> bool:
         """Whether gene sets are tested among the genes of a job's experiment."""
-        return self.counts_of(wildcards) and bool(self.gene_sets_of(wildcards))
+        return self.has_counts(wildcards["experiment"]) and bool(self.gene_sets_of(wildcards))
 
     def trained_of(self, wildcards: Wildcards) -> bool:
         """Whether a job's model is trained."""
@@ -462,18 +462,6 @@ class Layout:
                 for model in entry["models"]
                 if model in self.candidates
             ]
-
-        return filled
-
-    def for_metrics(self, of_split: str, of_bounds: str, of_truth: str) -> InputFunction:
-        """Fill the patterns of all tables of metrics of an experiment."""
-
-        def filled(wildcards: Wildcards) -> list[str]:
-            experiment = wildcards["experiment"]
-            has = self.properties(experiment)
-            tables = self.for_splits(of_split)(wildcards) if COUNTS in has else []
-            tables += [of_bounds.format(experiment=experiment)] if TRAINING in has else []
-            return tables + ([of_truth.format(experiment=experiment)] if TRUTH in has else [])
 
         return filled
 
