@@ -53,7 +53,7 @@ def test_parts_are_the_single_perturbations_at_their_doses():
     assert parts_of("A") == ["A"]
 
 
-def test_errors_of_departures_are_those_of_the_cells(observed):
+def test_errors_of_non_additivity_are_those_of_the_cells(observed):
     """Without interaction the p-values are uniform, for pairs and triples alike."""
     found = non_additivity(observed)
     assert found.names == ["A+B", "A+C", "A+B+C"]  # D alone was not observed
@@ -80,20 +80,20 @@ def test_few_cells_are_judged_by_welchs_t(observed):
 
 def test_a_planted_interaction_is_found_and_no_other(observed):
     table = tabulate_non_additivity(observed, {"model": observed}, 0.05).set_index("perturbation")
-    assert table.loc["A+C", "n_departing"] == pytest.approx(5, abs=2)
-    genes = table.loc["A+C", "departing_genes"].split(", ")
+    assert table.loc["A+C", "n_non_additive"] == pytest.approx(5, abs=2)
+    genes = table.loc["A+C", "non_additive_genes"].split(", ")
     assert {gene.split(" ")[0] for gene in genes} == {f"g{i}" for i in range(5)}
     assert all(" +" in gene for gene in genes)
-    assert table.loc["A+B", "n_departing"] <= 2
-    assert table.loc["A+C", "departure_size"] == pytest.approx(DEPARTURE * np.sqrt(5 / N_GENES), rel=0.1)  # fmt: skip
-    assert table.loc["A+B", "departure_size"] < 0.02
+    assert table.loc["A+B", "n_non_additive"] <= 2
+    assert table.loc["A+C", "non_additivity"] == pytest.approx(DEPARTURE * np.sqrt(5 / N_GENES), rel=0.1)  # fmt: skip
+    assert table.loc["A+B", "non_additivity"] < 0.02
     assert table.loc["A+B", "noise_size"] == pytest.approx(2 * NOISE / np.sqrt(N_CELLS), rel=1e-3)
     assert table.loc["A+B", "effect_size"] == pytest.approx(np.sqrt(2), rel=0.1)
     assert table["slope_on_sum"].between(0.95, 1.05).all()
     assert table["trained"].tolist() == [False, True, True]
 
 
-def test_models_are_asked_where_they_depart_from_sums(observed):
+def test_models_are_asked_where_they_are_not_additive(observed):
     single = np.asarray(observed.X[:3])
     sums = np.vstack(
         [single, single[0] + single[1], single[0] + single[2], single.sum(0), single[1]]
@@ -101,12 +101,12 @@ def test_models_are_asked_where_they_depart_from_sums(observed):
     table = tabulate_non_additivity(
         observed, {"adds": predictions(observed, sums), "knows": observed}, 0.05
     ).set_index(["model", "perturbation"])
-    assert (table.loc["adds", "predicted_departure_size"] == 0).all()
-    assert table.loc["adds", "departure_correlation"].isna().all()
-    np.testing.assert_allclose(table.loc["knows", "departure_correlation"], 1, rtol=1e-4)
+    assert (table.loc["adds", "predicted_non_additivity"] == 0).all()
+    assert table.loc["adds", "non_additivity_correlation"].isna().all()
+    np.testing.assert_allclose(table.loc["knows", "non_additivity_correlation"], 1, rtol=1e-4)
 
 
-def test_departures_and_their_errors_follow_from_cells(tiny_screen):
+def test_non_additivity_and_its_errors_follow_from_cells(tiny_screen):
     design = Design.of_screen(tiny_screen)
     parts = pd.Series(split_cells(design, Split("random", 0)), index=tiny_screen.obs_names)
     found = non_additivity(observed_effects(tiny_screen, parts, "{}"))

@@ -75,7 +75,7 @@ INDEPENDENT = {
     "mean_absolute_error": lambda o, p, i: sklearn_metrics.mean_absolute_error(o[i], p[i]),
     "sign_accuracy": lambda o, p, i: np.mean([a * b > 0 for a, b in zip(o[i], p[i], strict=True)]),
     "pearson_from_mean": lambda o, p, i: stats.pearsonr(o[i] - sum(o) / len(o), p[i] - sum(o) / len(o)).statistic,
-    "rank_of_right": lambda o, p, i: share_nearer([distance.cosine(o[i], row) for row in p], i),
+    "retrieval_rank": lambda o, p, i: share_nearer([distance.cosine(o[i], row) for row in p], i),
     "discrimination_l1": lambda o, p, i: 1 - share_nearer([distance.cityblock(p[i], row) for row in o], i),
     "auroc": lambda o, p, i: sklearn_metrics.roc_auc_score(is_de(o, i), np.abs(p[i])),
     "auprc": lambda o, p, i: sklearn_metrics.average_precision_score(is_de(o, i), np.abs(p[i])),
@@ -194,7 +194,7 @@ def test_mixing_up_perturbations_alone_is_told_by_the_ranks():
     """Of three others, the one that has the right effect is nearer at least."""
     o = np.random.default_rng(0).normal(size=(4, 30))
     mixed = o[[1, 0, 3, 2]]
-    assert score("rank_of_right", o, mixed).min() == pytest.approx(1 / 3)
+    assert score("retrieval_rank", o, mixed).min() == pytest.approx(1 / 3)
     assert score("discrimination_l1", o, mixed).max() == pytest.approx(2 / 3)
 
 
@@ -202,7 +202,7 @@ def test_mixing_up_perturbations_alone_is_told_by_the_ranks():
 def test_one_prediction_for_all_is_at_chance(constant):
     o = np.random.default_rng(1).normal(size=(6, 20))
     p = np.full_like(o, constant)
-    for name in ("rank_of_right", "auroc"):
+    for name in ("retrieval_rank", "auroc"):
         np.testing.assert_allclose(score(name, o, p), 0.5)
     assert score("discrimination_l1", o, p).mean() == pytest.approx(0.5)
     assert np.isnan(score("pearson", o, p)).all()
@@ -224,7 +224,7 @@ def test_a_shift_that_all_perturbations_share_earns_nothing_from_the_mean():
 
 def test_what_is_undefined_is_nan_and_warns_of_nothing():
     alone = np.array([[1.0, 2, 3]])
-    assert np.isnan(score("rank_of_right", alone, alone)).all()
+    assert np.isnan(score("retrieval_rank", alone, alone)).all()
     assert np.isnan(score("discrimination_l1", alone, alone)).all()
     nothing = np.full((2, 3), np.nan)
     for name, metric in DE_METRICS.items():
@@ -241,7 +241,7 @@ def test_what_is_undefined_is_nan_and_warns_of_nothing():
         (f"median_pearson_top{N_TOP}{HELD_OUT}", f"Pearson r, top {N_TOP} genes, held-out cells"),
         ("median_de_auroc", "AUROC of DE genes"),
         ("iwelbo", "IWELBO (nats per cell)"),
-        ("mean_rank_of_right", "perturbation retrieval rank, all cells"),
+        ("mean_retrieval_rank", "perturbation retrieval rank, all cells"),
         (f"rmse{HELD_OUT}", f"RMSE, held-out cells ({UNITS})"),
         ("spread_cosine", "spread of cosine"),
     ],
@@ -324,10 +324,10 @@ def test_perturbations_are_averaged_with_their_spread_and_ranked_among_all():
     quartiles = per["pearson"].quantile([0.25, 0.75])
     assert value["all", "spread_pearson"] == pytest.approx(quartiles[0.75] - quartiles[0.25])
     # two perturbations validate, yet each has four others to be told from
-    assert value["val", "mean_rank_of_right"] == pytest.approx(
-        per["rank_of_right"].iloc[1:3].mean()
+    assert value["val", "mean_retrieval_rank"] == pytest.approx(
+        per["retrieval_rank"].iloc[1:3].mean()
     )
-    assert set(4 * per["rank_of_right"]) <= set(range(5))
+    assert set(4 * per["retrieval_rank"]) <= set(range(5))
     table = scores.tidy()
     single = table[table["scope"] == "perturbation"]
     values = single.set_index(["metric", "perturbation"])["value"]

@@ -108,7 +108,7 @@ def test_tables_of_a_model_say_what_its_factors_are():
     )
     assert tables.factors["dimension"].tolist() == [0, 2]
     assert tables.factors["perturbations"].tolist() == ["A;B", "C;B"]
-    assert tables.factors["share_positive"].tolist() == [0.5, 1.0]
+    assert tables.factors["fraction_positive"].tolist() == [0.5, 1.0]
     assert tables.factors["size"].to_numpy() == pytest.approx([1.25, 2.0], abs=1e-3)
     assert set(tables.groups["group"]) == {"FIRST"}
     assert tables.latents.drop_duplicates("perturbation")["group"].tolist() == [

@@ -230,11 +230,11 @@ def strength_table(n_de):
 def combinations_table(n):
     index = pd.MultiIndex.from_product([MODELS, [f"A+B{i}" for i in range(n)]])
     table = index.to_frame(index=False, name=["model", "perturbation"])
-    table["effect_size"], table["departure_size"] = 0.5, np.linspace(0, 0.4, 2 * n)
+    table["effect_size"], table["non_additivity"] = 0.5, np.linspace(0, 0.4, 2 * n)
     table["noise_size"] = 0.1
-    table["n_departing"], table["predicted_departure_size"] = 3, 0.2
-    table["predicted_departure_size"] += 0.01 * np.arange(2 * n)
-    table["departure_correlation"] = np.where(table["model"] == "no_change", np.nan, 0.3)
+    table["n_non_additive"], table["predicted_non_additivity"] = 3, 0.2
+    table["predicted_non_additivity"] += 0.01 * np.arange(2 * n)
+    table["non_additivity_correlation"] = np.where(table["model"] == "no_change", np.nan, 0.3)
     return table
 
 
@@ -501,7 +501,11 @@ def test_report_has_a_table_for_each_fraction():
 @pytest.mark.parametrize(
     ("verdict", "over", "said"),
     [
-        ("tied", "splits", "No significant difference to: no change 0.400. Tested over splits."),
+        (
+            "not_different",
+            "splits",
+            "No significant difference to: no change 0.400. Tested over splits.",
+        ),
         ("worse", "cells", "Significantly worse: no change 0.400. Tested over cells."),
         ("untested", None, "Not tested, without replicates: no change 0.400."),
     ],
@@ -771,16 +775,16 @@ def reads_de_by_strength(figure, table):
 
 def reads_combinations(figure, table):
     size, beyond, right = figure.axes
-    data = of(table, model=MODELS[0]).nlargest(40, "departure_size").set_index("perturbation")
+    data = of(table, model=MODELS[0]).nlargest(40, "non_additivity").set_index("perturbation")
     assert labels(size) == list(data.index)
     rows = np.arange(len(data))
     for axis, marker, name in (
-        (size, "o", "effect_size"), (size, "D", "departure_size"), (size, "|", "noise_size"),
-        (beyond, "D", "departure_size"),
+        (size, "o", "effect_size"), (size, "D", "non_additivity"), (size, "|", "noise_size"),
+        (beyond, "D", "non_additivity"),
     ):  # fmt: skip
         np.testing.assert_allclose(marks(axis, marker)[:, 0], data[name])
-    assert texts(size)[:-1] == [str(n) for n in data["n_departing"]]
-    for axis, name in ((beyond, "predicted_departure_size"), (right, "departure_correlation")):
+    assert texts(size)[:-1] == [str(n) for n in data["n_non_additive"]]
+    for axis, name in ((beyond, "predicted_non_additivity"), (right, "non_additivity_correlation")):
         own = [of(table, model=m).set_index("perturbation").loc[data.index, name] for m in MODELS]
         found = marks(axis, "o")
         np.testing.assert_allclose(found[:, 0], np.concatenate(own))
@@ -884,16 +888,16 @@ def reads_factors(figure, table):
     bars, heat = figure.axes[0], figure.axes[1]
     own = table[table["factor_order"] < 40]
     factors = own.drop_duplicates("dimension").sort_values("factor_order")
-    np.testing.assert_array_equal(heights(bars), factors["n_using"])
-    used = own[own["used"].astype(bool) & own["user_order"].notna()]
-    expected = used.pivot_table(index="user_order", columns="factor_order", values="shift")
+    np.testing.assert_array_equal(heights(bars), factors["n_perturbations"])
+    used = own[own["active"].astype(bool) & own["mask_order"].notna()]
+    expected = used.pivot_table(index="mask_order", columns="factor_order", values="shift")
     expected = expected.reindex(
-        index=range(table["user_order"].max() + 1), columns=range(len(factors))
+        index=range(table["mask_order"].max() + 1), columns=range(len(factors))
     )
     [image] = heat.images
     np.testing.assert_allclose(np.ma.filled(image.get_array(), np.nan), expected)
-    assert heat.get_xlabel() == f"factor ({factors['n_used'].iloc[0]} used)"
-    users = table.dropna(subset="user_order").sort_values("user_order")["perturbation"]
+    assert heat.get_xlabel() == f"factor ({factors['n_active'].iloc[0]} used)"
+    users = table.dropna(subset="mask_order").sort_values("mask_order")["perturbation"]
     assert labels(heat) == list(users.drop_duplicates())
 
 
@@ -1002,8 +1006,8 @@ SHOWN_COLUMNS = {
         "mean_median", "mean_lower_quartile", "mean_upper_quartile", "mean_n_perturbations",
     ],
     "combinations": [
-        "effect_size", "departure_size", "noise_size", "n_departing", "predicted_departure_size",
-        "departure_correlation",
+        "effect_size", "non_additivity", "noise_size", "n_non_additive", "predicted_non_additivity",
+        "non_additivity_correlation",
     ],
     "enrichment": ["score", "fdr"],
     "pathway_map": ["score", "set_order", "perturbation_order"],
@@ -1014,7 +1018,7 @@ SHOWN_COLUMNS = {
     "factor_enrichment": ["mean_effect", "fdr"],
     "factor_groups": ["fraction", "fdr"],
     "latent_effects": ["shift", "perturbation_order", "dimension_order"],
-    "factors": ["shift", "n_using", "n_used", "factor_order", "user_order"],
+    "factors": ["shift", "n_perturbations", "n_active", "factor_order", "mask_order"],
     "similarity": ["similarity", "correlation", "first_order"],
     "basal": ["accuracy", "mean_accuracy"],
     "state_map": ["x", "y", "mito"],
@@ -1086,7 +1090,7 @@ def test_columns_are_added_and_none_is_changed():
         (with_means, recovery_table(True), "_mean"),
     ]
     for function, table, added in cases:
-        raw = table[[c for c in table if added not in c and c not in ("median", "n_using")]]
+        raw = table[[c for c in table if added not in c and c not in ("median", "n_perturbations")]]
         again = function(raw)
         assert set(again) >= set(table)
         pd.testing.assert_frame_equal(again[list(raw)], raw)
@@ -1136,21 +1140,21 @@ def test_orders_of_perturbations_make_similar_ones_neighbours():
     latents = latents_table(60, groups=3)
     once = latents.drop_duplicates("perturbation")
     assert once["perturbation_order"].notna().sum() == 50
-    users = once.dropna(subset="user_order").sort_values("user_order")["group"].fillna("~")
+    users = once.dropna(subset="mask_order").sort_values("mask_order")["group"].fillna("~")
     assert list(users) == sorted(users)  # known groups together, the others last
 
 
 def test_numbers_of_users_of_factors_are_counts_of_open_masks():
     latents = latents_table(9, 6)
     is_open = latents["mask_probability"] > 0.5
-    pd.testing.assert_series_equal(latents["used"].astype(bool), is_open, check_names=False)
+    pd.testing.assert_series_equal(latents["active"].astype(bool), is_open, check_names=False)
     for dimension, rows in latents.groupby("dimension"):
-        assert (rows["n_using"] == is_open[latents["dimension"] == dimension].sum()).all()
+        assert (rows["n_perturbations"] == is_open[latents["dimension"] == dimension].sum()).all()
     used = latents.loc[is_open, "dimension"].unique()
-    assert set(latents["n_used"]) == {len(used)}
+    assert set(latents["n_active"]) == {len(used)}
     ordered = latents.drop_duplicates("dimension").dropna(subset="factor_order")
-    assert list(ordered.sort_values("factor_order")["n_using"]) == sorted(
-        ordered["n_using"], reverse=True
+    assert list(ordered.sort_values("factor_order")["n_perturbations"]) == sorted(
+        ordered["n_perturbations"], reverse=True
     )
 
 

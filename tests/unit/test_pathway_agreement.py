@@ -36,7 +36,7 @@ def test_the_same_result_agrees_in_full_whatever_the_order(observed):
     assert (row["n_observed"], row["n_predicted"], row["n_shared"]) == (2, 2, 2)
     assert (row["overlap"], row["top_observed"], row["top_predicted"]) == (1, "S0", "S0")
     assert row["same_top"]
-    assert row["place_of_top"] == 1
+    assert row["rank_of_top"] == 1
 
 
 def test_sets_that_move_the_other_way_are_not_shared(observed):
@@ -55,7 +55,7 @@ def test_over_representation_is_compared_by_p_and_has_no_sign(observed):
     expected = stats.spearmanr(truth["pvalue"], pvalue).statistic
     assert row["correlation"] == pytest.approx(expected)
     assert (row["top_predicted"], row["same_top"]) == ("S3", False)
-    assert row["place_of_top"] == 1 + np.sum(pvalue < pvalue[0])
+    assert row["rank_of_top"] == 1 + np.sum(pvalue < pvalue[0])
     assert (row["n_shared"], row["overlap"]) == (0, 0)
 
 

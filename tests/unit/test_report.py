@@ -87,8 +87,8 @@ BASAL = pd.DataFrame(
     ],
 )  # fmt: skip
 COMBINATIONS = pd.DataFrame(
-    {"model": ["m", "m", "n", "n"], "perturbation": ["A+B", "A+C"] * 2, "departure_size": [0.1, 0.2] * 2,
-     "n_departing": [0, 3] * 2, "departing_genes": ["", "HBZ −0.50, CLC +0.20"] * 2}
+    {"model": ["m", "m", "n", "n"], "perturbation": ["A+B", "A+C"] * 2, "non_additivity": [0.1, 0.2] * 2,
+     "n_non_additive": [0, 3] * 2, "non_additive_genes": ["", "HBZ −0.50, CLC +0.20"] * 2}
 )  # fmt: skip
 DRAWING = '<svg xmlns="http://www.w3.org/2000/svg" width="100pt" height="50pt"/>'
 
@@ -183,7 +183,7 @@ def test_the_page_says_in_words_what_perturbations_do(report):
         "1 of 2 perturbations significantly change the expression of at least one gene; those with the most changed genes are JAK2 (31).",
         "largest effect: tnfa (JAK2, A); Cell Cycle (B).",
         "Predicted effects give the same gene set: m for 2 of 3.",
-        "1 of 2 combinations depart significantly from additivity on at least one gene, most genes in A+C (HBZ −0.50, CLC +0.20).",
+        "1 of 2 combinations are significantly non-additive for at least one gene, most genes in A+C (HBZ −0.50, CLC +0.20).",
     ):
         assert said in text
     nothing = perturbations_without_change()

@@ -91,7 +91,7 @@ def test_what_reproduces_the_paper_is_inside_with_the_right_intervals():
     assert (row["paper_low"], row["paper_high"]) == pytest.approx(
         (mean - t * sd / np.sqrt(5), mean + t * sd / np.sqrt(5))
     )
-    assert (row["expected_low"], row["expected_high"]) == pytest.approx(
+    assert (row["prediction_low"], row["prediction_high"]) == pytest.approx(
         (mean - t * sd * np.sqrt(0.4), mean + t * sd * np.sqrt(0.4))
     )
     values = mean + sd * np.linspace(-1, 1, 5)
@@ -113,7 +113,7 @@ def test_what_reproduces_the_paper_is_inside_with_the_right_intervals():
 def test_between_the_two_intervals_the_wider_one_decides(shift, in_mean, in_expected, verdict):
     row = table(shift=shift).loc[CPA]
     assert row["difference"] == pytest.approx(shift * published("cpa_vae", "test_iwelbo", 0.5)[1])
-    assert (row["in_interval_of_mean"], row["in_expected_interval"]) == (in_mean, in_expected)
+    assert (row["in_confidence_interval"], row["in_prediction_interval"]) == (in_mean, in_expected)
     assert row["verdict"] == verdict
 
 
@@ -127,7 +127,7 @@ def test_the_expected_interval_holds_what_it_says():
     assert 0.94 < inside.mean() < 0.96
     row = table(seeds=range(n)).loc[CPA]
     mean, sd = published("cpa_vae", "test_iwelbo", 0.5)
-    assert row["expected_high"] == pytest.approx(
+    assert row["prediction_high"] == pytest.approx(
         mean + stats.t.ppf(0.975, 4) * sd * np.sqrt(1 / 5 + 1 / n)
     )
 
@@ -147,7 +147,7 @@ def test_less_than_the_paper_is_said_and_gets_no_verdict(options, said, comparab
     assert (made["scale"] == f"not at full scale: {said}").all()
     judged = made[made["verdict"] != "0 by definition"]
     assert judged["difference"].notna().all() == comparable
-    assert judged["in_expected_interval"].notna().any() == comparable
+    assert judged["in_prediction_interval"].notna().any() == comparable
 
 
 def test_other_settings_are_named_and_get_no_verdict():
@@ -177,8 +177,8 @@ def test_what_was_not_run_is_blank():
     assert len(missing) == len(made) - 2 * 2 * 5
     assert (missing["verdict"] == "not run").all()
     assert (missing["scale"] == "not run").all()
-    numbers = ["our_low", "our_high", "our_splits", "difference", "expected_low", "steps"]
-    assert missing[[*numbers, "our_model", "in_interval_of_mean"]].isna().all(axis=None)
+    numbers = ["our_low", "our_high", "our_splits", "difference", "prediction_low", "steps"]
+    assert missing[[*numbers, "our_model", "in_confidence_interval"]].isna().all(axis=None)
     assert len(made) == 45 * 5  # every published number of the task, and of no other
     assert set(made["task"]) == {"norman_ood"}
 

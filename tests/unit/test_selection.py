@@ -48,13 +48,13 @@ def test_the_best_on_validation_cells_is_chosen_and_its_lead_is_right(tmp_path):
     assert list(table["hyperparameters"][:2]) == ["n_latent 3"] * 2
     assert (table["n_cells"] == 40).all()
     of_candidates = table.drop_duplicates("candidate").set_index("candidate")
-    assert of_candidates["behind"].to_list() == pytest.approx([1.0, 0.0, 0.4], abs=0.06)
+    assert of_candidates["difference"].to_list() == pytest.approx([1.0, 0.0, 0.4], abs=0.06)
     # cells are far apart, candidates are not: the paired interval is the narrower by far
-    assert ((table["behind_high"] - table["behind_low"]) < 0.2).all()
+    assert ((table["difference_high"] - table["difference_low"]) < 0.2).all()
     assert ((table["high"] - table["low"]) > 10).all()
     others = of_candidates.drop(NAMES[1])
-    assert (others["behind_low"] > 0).all()
-    assert (others["behind_high"] > others["behind"]).all()
+    assert (others["difference_low"] > 0).all()
+    assert (others["difference_high"] > others["difference"]).all()
 
 
 def test_means_and_intervals_are_students_over_cells(tmp_path):
@@ -69,13 +69,13 @@ def test_means_and_intervals_are_students_over_cells(tmp_path):
         assert table.loc[run, ["iwelbo", "low", "high"]].to_list() == pytest.approx(
             [bound.mean(), low, high]
         )
-    behind = (
+    difference = (
         bounds[NAMES[1], 0] + bounds[NAMES[1], 1] - bounds[NAMES[0], 0] - bounds[NAMES[0], 1]
     ) / 2
-    low, high = stats.ttest_1samp(behind, 0).confidence_interval(0.95)
+    low, high = stats.ttest_1samp(difference, 0).confidence_interval(0.95)
     assert table.loc[
-        (NAMES[0], 0), ["behind", "behind_low", "behind_high"]
-    ].to_list() == pytest.approx([behind.mean(), low, high])
+        (NAMES[0], 0), ["difference", "difference_low", "difference_high"]
+    ].to_list() == pytest.approx([difference.mean(), low, high])
 
 
 @pytest.mark.parametrize("test_gains", [[50.0, -50.0, 0.0], [np.nan, np.inf, -np.inf]])
@@ -136,4 +136,4 @@ def test_the_overview_counts_splits_and_averages_over_them(tmp_path):
 
     alone = overview(tables[0], {next(iter(splits)): splits[next(iter(splits))]})
     of_split = tables[0].drop_duplicates("candidate")
-    assert alone["behind_low"].to_list() == pytest.approx(of_split["behind_low"].to_list())
+    assert alone["difference_low"].to_list() == pytest.approx(of_split["difference_low"].to_list())

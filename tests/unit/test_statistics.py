@@ -123,7 +123,7 @@ def test_what_cannot_be_tested_is_missing_and_no_difference_is_a_tie():
     assert np.isnan([row["low"], row["p_value"], row["p_adjusted"]]).all()
     alike = Replicates("seeds", ["a", "b"], np.ones((3, 2)), np.ones(2, dtype=bool))
     [row] = paired_differences(alike, "higher", "holm", 0.05).to_dict("records")
-    assert (row["p_value"], row["better"], row["share_better"]) == (1.0, "tie", 0.5)
+    assert (row["p_value"], row["better"], row["fraction_better"]) == (1.0, "tie", 0.5)
     assert p_value(np.array([[2.0], [2.0]])) == [0.0]
 
 
@@ -267,7 +267,7 @@ def test_the_summary_marks_the_best_ties_and_ceilings(tmp_path):
     held_out = summary.loc["pearson_held_out"]
     assert held_out["verdict"].to_dict() == {
         "a": "best",
-        "b": "tied",
+        "b": "not_different",
         "floor": "worse",
         "half": "ceiling",
         NOISE_CEILING: "ceiling",
@@ -282,7 +282,7 @@ def test_the_summary_marks_the_best_ties_and_ceilings(tmp_path):
     assert auroc.loc["b", "tested_over"] == "perturbations"
     within = made.differences[made.differences["over"] == "perturbations"]
     assert (within["n"] == 30).all()
-    assert (within["share_better"] == 1).all()
+    assert (within["fraction_better"] == 1).all()
     assert "spread_pearson" in set(made.intervals["metric"])
     assert "spread_pearson" not in set(made.differences["metric"])
 
@@ -332,7 +332,7 @@ def test_bounds_are_relative_to_the_first_model_at_the_smallest_fraction():
 def test_every_metric_of_a_table_has_a_meaning_or_none_by_intent():
     assert MEANING("median_pearson_top20_held_out") is METRICS["pearson"]
     assert MEANING("rmse_held_out").direction == "lower"
-    assert MEANING("mean_rank_of_right").direction == "lower"
+    assert MEANING("mean_retrieval_rank").direction == "lower"
     assert MEANING("median_de_auroc").best == 1
     assert MEANING("iwelbo").unit == "nats per cell"
     assert MEANING("mean_correlation").direction == "higher"

@@ -50,7 +50,7 @@ def test_every_number_stands_beside_what_it_says(tmp_path):
     by_metric = table.set_index("metric")
     assert by_metric.loc["spread_rmse", "unit"] == rmse.unit
     assert pd.isna(by_metric.loc["spread_rmse", "direction"])
-    assert by_metric.loc["mask_density", "unit"] == "share"
+    assert by_metric.loc["mask_density", "unit"] == "fraction"
     assert by_metric.loc["iwelbo", "unit"] == "nats per cell"
 
     single = table[table["scope"] == "perturbation"]

@@ -268,7 +268,7 @@ def test_the_same_configuration_gives_the_same_numbers_whatever_the_cores(finish
 def rows_of(table, models):
     """Lines of a table without other models, and without orders over all models."""
     head, *lines = (line.split("\t") for line in table.read_text().splitlines())
-    kept = [at for at, name in enumerate(head) if name not in ("perturbation_order", "user_order")]
+    kept = [at for at, name in enumerate(head) if name not in ("perturbation_order", "mask_order")]
     shown = {"model", *models, "observed"}
     rows = [line for line in [head, *lines] if line[head.index("model")] in shown]
     return [[line[at] for at in kept] for line in rows]

@@ -148,7 +148,7 @@ def assert_it_is_said_not_to_be_at_full_scale(tables):
     assert (
         reproduction["settings"][was_run].str.contains("n_latent 8 (paper: 200)", regex=False).all()
     )
-    assert reproduction[["difference", "in_expected_interval"]].isna().all(axis=None)
+    assert reproduction[["difference", "in_prediction_interval"]].isna().all(axis=None)
     assert (reproduction["verdict"][~was_run] == "not run").all()
     overview = pd.read_csv(tables / "reproduction_overview.tsv", sep="\t")
     assert overview["scale"].str.startswith(("not at full scale", "not run")).all()

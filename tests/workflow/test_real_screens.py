@@ -140,7 +140,7 @@ def test_norman_runs_on_unseen_combinations(project):
     assert set(pairs["model"]) == {"sams", "additive", "no_change"}
     assert len(pairs) == 3 * N_PAIRS_WITH_BOTH_SINGLES
     assert pairs["correlation_with_sum"].between(0.3, 1).all()
-    assert (pairs.loc[pairs["model"] == "no_change", "predicted_departure_size"] == 0).all()
+    assert (pairs.loc[pairs["model"] == "no_change", "predicted_non_additivity"] == 0).all()
     metrics = pd.read_parquet(project.folder / "results/norman/tables/metrics.parquet")
     assert {"all", "train", "val", "test"} <= set(metrics["scope"])
 

@@ -201,7 +201,7 @@ def _without_ties_at_zero(effect: pd.Series, seed: int) -> pd.Series:
 
 
 CERTAIN = 3.0  # Monte-Carlo standard errors from 0
-GENES = ["dimension", "gene", "effect", "standard_error", "push", "rank"]
+GENES = ["dimension", "gene", "effect", "standard_error", "intervention", "rank"]
 ENRICHMENT = [
     "gene_sets", "dimension", "set", "size", "overlap", "score", "mean_effect", "pvalue", "fdr",
     "genes",
@@ -222,8 +222,8 @@ def factor_genes(found: "FactorEffects", genes: list[str]) -> pd.DataFrame:
     -------
     DataFrame
         One row per factor and gene, genes of the largest absolute effect first: effect and its
-        Monte-Carlo standard error, log2(CP10k + 1), ``push``, the size of the intervention in
-        basal standard deviations, and the gene's rank, from 1. An effect below three standard
+        Monte-Carlo standard error, log2(CP10k + 1), the size of the ``intervention`` in basal
+        standard deviations, and the gene's rank, from 1. An effect below three standard
         errors does not differ from 0.
     """
     parts = []
@@ -237,7 +237,7 @@ def factor_genes(found: "FactorEffects", genes: list[str]) -> pd.DataFrame:
                     "gene": np.asarray(genes, dtype=object)[order],
                     "effect": effect[order],
                     "standard_error": found.standard_error[row][order],
-                    "push": found.size[row],
+                    "intervention": found.size[row],
                     "rank": np.arange(1, len(genes) + 1),
                 }
             )
@@ -330,7 +330,7 @@ KEY = ["split", "gene_sets", "method", "perturbation"]
 AGREEMENT_COLUMNS = [
     "split", "model", "seed", "gene_sets", "method", "perturbation", "n_sets", "correlation",
     "n_observed", "n_predicted", "n_shared", "overlap", "top_observed", "top_predicted",
-    "same_top", "place_of_top",
+    "same_top", "rank_of_top",
 ]  # fmt: skip
 AVERAGES = [
     "median_correlation", "median_overlap", "n_same_top", "n_with_top", "fraction_same_top",
@@ -355,7 +355,7 @@ def pathway_agreement(enrichment: pd.DataFrame, fdr: float) -> pd.DataFrame:
         normalised enrichment scores or of -log10 p of over-representation. n_observed,
         n_predicted, n_shared: numbers of significant sets, observed, predicted and both with the
         same sign; overlap: their Jaccard index, NaN without significant sets. same_top: whether
-        the set of smallest p is the same; place_of_top: rank of the observed top set among the
+        the set of smallest p is the same; rank_of_top: rank of the observed top set among the
         predicted, 1 for the same. NaN or empty without significant observed sets. By model and
         method: medians of correlation and overlap, n_with_top (number of perturbations with a
         significant observed set), and number and fraction of these with the same top set.
@@ -409,7 +409,7 @@ def _agreement(truth: pd.DataFrame, guess: pd.DataFrame, fdr: float) -> dict[str
         "top_observed": order[0] if known else None,
         "top_predicted": guessed[0] if found.any() else None,
         "same_top": order[0] == guessed[0] if known else None,
-        "place_of_top": 1 + guessed.index(order[0]) if known else np.nan,
+        "rank_of_top": 1 + guessed.index(order[0]) if known else np.nan,
     }
 
 

@@ -134,8 +134,8 @@ def latent_effects(trained: TrainedModel, draws: int, seed: int) -> pd.DataFrame
 
 
 USAGE = [
-    "dimension", "n_perturbations", "share", "expected_perturbations", "size", "share_positive",
-    "perturbations",
+    "dimension", "n_perturbations", "fraction", "expected_perturbations", "size",
+    "fraction_positive", "perturbations",
 ]  # fmt: skip
 GROUPS = [
     "dimension", "group", "n_perturbations", "group_size", "overlap", "expected_overlap",
@@ -179,8 +179,8 @@ MOST_SHIFTED = 50  # perturbations in the order of latent effects
 MOST_USING = 80  # perturbations in the order of factors
 MASKED_MODELS = 4  # first ones with masks, which determine the order of factors
 ORDERS = [
-    "perturbation_order", "dimension_order", "used", "n_using", "n_used", "factor_order",
-    "user_order",
+    "perturbation_order", "dimension_order", "active", "n_perturbations", "n_active",
+    "factor_order", "mask_order",
 ]  # fmt: skip
 
 
@@ -199,10 +199,11 @@ def with_orders(latents: pd.DataFrame) -> pd.DataFrame:
         With the columns, orders from 0 and missing where there is none: perturbation_order,
         hierarchical clustering by the first model's shifts, of the 50 perturbations with its
         largest ones; dimension_order, of a model's dimensions by the sum of squared shifts of
-        these perturbations, largest first; used, whether the mask probability is above 1/2;
-        n_using, the number of perturbations with a dimension in their mask, and n_used, that of
-        active dimensions of the model; factor_order, of the active dimensions by n_using;
-        user_order, of the 80 perturbations with the largest masked shifts in the first four models
+        these perturbations, largest first; active, whether the mask probability is above
+        1/2; n_perturbations, the number of perturbations with a dimension in their mask, and
+        n_active, that of active dimensions of the model; factor_order, of the active dimensions by
+        n_perturbations;
+        mask_order, of the 80 perturbations with the largest masked shifts in the first four models
         with masks: by known group, then by hierarchical clustering; missing for all other
         models.
     """
@@ -222,18 +223,20 @@ def with_orders(latents: pd.DataFrame) -> pd.DataFrame:
         added = {
             "perturbation_order": _positions(rows["perturbation"], shown),
             "dimension_order": _positions(rows["dimension"], dimensions),
-            "used": pd.Series(pd.NA, rows.index, dtype="boolean"),
+            "active": pd.Series(pd.NA, rows.index, dtype="boolean"),
             **dict.fromkeys(ORDERS[3:], pd.Series(pd.NA, rows.index, dtype="Int64")),
         }
         if model in masked:
-            n_using = inferred_masks(rows).sum()
-            n_using = n_using[n_using > 0].sort_values(ascending=False, kind="stable")
+            n_perturbations = inferred_masks(rows).sum()
+            n_perturbations = n_perturbations[n_perturbations > 0].sort_values(
+                ascending=False, kind="stable"
+            )
             added |= {
-                "used": (rows["mask_probability"] > MASK_THRESHOLD).astype("boolean"),
-                "n_using": rows["dimension"].map(n_using).fillna(0).astype("Int64"),
-                "n_used": pd.Series(len(n_using), rows.index, dtype="Int64"),
-                "factor_order": _positions(rows["dimension"], n_using.index),
-                "user_order": _positions(
+                "active": (rows["mask_probability"] > MASK_THRESHOLD).astype("boolean"),
+                "n_perturbations": rows["dimension"].map(n_perturbations).fillna(0).astype("Int64"),
+                "n_active": pd.Series(len(n_perturbations), rows.index, dtype="Int64"),
+                "factor_order": _positions(rows["dimension"], n_perturbations.index),
+                "mask_order": _positions(
                     rows["perturbation"], users if model in masked[:MASKED_MODELS] else []
                 ),
             }
@@ -274,7 +277,7 @@ def factor_usage(latents: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per factor: number and fraction (``share``) of perturbations with the factor in
+        One row per factor: number and ``fraction`` of perturbations with the factor in
         their mask, and the number expected from the mask probabilities; their mean absolute shift,
         in basal standard deviations, and the fraction with a positive shift; their names, by
         decreasing shift.
@@ -289,10 +292,10 @@ def factor_usage(latents: pd.DataFrame) -> pd.DataFrame:
             {
                 "dimension": dimension,
                 "n_perturbations": len(shifts),
-                "share": len(shifts) / len(used),
+                "fraction": len(shifts) / len(used),
                 "expected_perturbations": probability[dimension].sum(),
                 "size": shifts.abs().mean(),
-                "share_positive": (shifts > 0).mean(),
+                "fraction_positive": (shifts > 0).mean(),
                 "perturbations": ";".join(by_size),
             }
         )

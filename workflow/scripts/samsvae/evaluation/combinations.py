@@ -19,8 +19,8 @@ ROUNDING = 1e-5  # relative to the largest effect, since effects are stored with
 MIN_SIGNAL = 0.2  # fraction of the squared sum of effects that is not noise
 COLUMNS = [
     "model", "perturbation", "n_cells", "trained", "correlation_with_sum", "slope_on_sum",
-    "effect_size", "departure_size", "noise_size", "n_departing", "departing_genes",
-    "predicted_departure_size", "departure_correlation",
+    "effect_size", "non_additivity", "noise_size", "n_non_additive", "non_additive_genes",
+    "predicted_non_additivity", "non_additivity_correlation",
 ]  # fmt: skip
 
 
@@ -131,11 +131,11 @@ def tabulate_non_additivity(
     DataFrame
         A row per model and combination whose parts are observed. Observed: n_cells,
         correlation_with_sum (of its effect, over genes), slope_on_sum (1 for additive effects),
-        effect_size and departure_size (root mean square over genes, log2(CP10k + 1), corrected for
-        noise), noise_size (expected departure_size under additivity), n_departing (number of
-        non-additive genes) and departing_genes, the strongest with their non-additivity. Predicted:
-        whether the model was trained on the combination, predicted_departure_size, and
-        departure_correlation with the observed non-additivity, NaN for additive predictions.
+        effect_size and non_additivity (root mean square over genes, log2(CP10k + 1), corrected for
+        noise), noise_size (non_additivity expected from sampling noise), n_non_additive (number of
+        non-additive genes) and non_additive_genes, the strongest with their non-additivity.
+        Predicted: whether the model was trained on the combination, predicted_non_additivity, and
+        non_additivity_correlation with the observed non-additivity, NaN for additive predictions.
     """
     found = non_additivity(observed)
     total = found.effect - found.non_additivity
@@ -148,10 +148,10 @@ def tabulate_non_additivity(
             "correlation_with_sum": pearson(total, found.effect),
             "slope_on_sum": found.slope,
             "effect_size": _size_beyond_noise(found.effect, found.effect_standard_error),
-            "departure_size": _size_beyond_noise(found.non_additivity, found.standard_error),
+            "non_additivity": _size_beyond_noise(found.non_additivity, found.standard_error),
             "noise_size": np.sqrt(np.mean(np.nan_to_num(found.standard_error) ** 2, axis=1)),
-            "n_departing": is_non_additive.sum(axis=1),
-            "departing_genes": [
+            "n_non_additive": is_non_additive.sum(axis=1),
+            "non_additive_genes": [
                 strongest_genes(excess, chosen, observed.var_names, MOST_NAMED)
                 for excess, chosen in zip(found.non_additivity, is_non_additive, strict=True)
             ],
@@ -164,8 +164,8 @@ def tabulate_non_additivity(
         beyond[np.abs(beyond) < ROUNDING * np.abs(guess).max(initial=0)] = 0
         of_model = {
             "model": model,
-            "predicted_departure_size": np.sqrt(np.mean(beyond**2, axis=1)),
-            "departure_correlation": pearson(found.non_additivity, beyond),
+            "predicted_non_additivity": np.sqrt(np.mean(beyond**2, axis=1)),
+            "non_additivity_correlation": pearson(found.non_additivity, beyond),
         }
         parts.append(of_data.assign(**of_model))
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)

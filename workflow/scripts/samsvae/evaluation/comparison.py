@@ -174,7 +174,7 @@ def paired_differences(
     DataFrame
         One row per pair: over, first, second, n (replicates), difference (first minus second, in
         the metric's unit) with ``low`` and ``high``, p_value, p_adjusted, better (a name, ``tie``
-        if not significantly different, or missing without a test) and share_better, the fraction
+        if not significantly different, or missing without a test) and fraction_better, the fraction
         of replicates in which the first is better, ties counted one half.
     """
     pairs = list(combinations(range(len(replicates.models)), 2))
@@ -204,7 +204,7 @@ def paired_differences(
             "p_value": p,
             "p_adjusted": adjusted,
             "better": better,
-            "share_better": np.divide(score, n, out=np.full(len(n), np.nan), where=n > 0),
+            "fraction_better": np.divide(score, n, out=np.full(len(n), np.nan), where=n > 0),
         }
     )[n > 0]
 

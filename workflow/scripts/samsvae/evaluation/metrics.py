@@ -15,7 +15,7 @@ import numpy as np
 from samsvae.evaluation import UNITS, agreement, differential_expression
 from samsvae.evaluation.agreement import correlation_with_noise_free, error_of_noise_free
 
-FRACTION = "share"
+FRACTION = "fraction"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ METRICS: dict[str, Metric] = {
     ),
     "r_squared": Metric(
         "R²",
-        "share of the observed effects' variance that is explained",
+        "fraction of the observed effects' variance that is explained",
         "", "higher", 1.0, None, agreement.r_squared, flattened=True, top_genes=True,
     ),
     "rmse": Metric(
@@ -119,7 +119,7 @@ METRICS: dict[str, Metric] = {
     ),
     "sign_accuracy": Metric(
         "sign accuracy",
-        "share of genes whose effect has the right sign",
+        "fraction of genes whose effect has the right sign",
         FRACTION, "higher", 1.0, 0.5, agreement.sign_accuracy, top_genes=True,
         scale_free=True,
     ),
@@ -128,15 +128,15 @@ METRICS: dict[str, Metric] = {
         "Pearson correlation of the differences from the mean perturbed profile",
         "", "higher", 1.0, 0.0, agreement.pearson_from_mean, attainable=correlation_with_noise_free,
     ),
-    "rank_of_right": Metric(
+    "retrieval_rank": Metric(
         "perturbation retrieval rank",
-        "share of other perturbations whose prediction is nearer to the observed effect (cosine)",
+        "fraction of other perturbations with a prediction nearer to the observed effect (cosine)",
         FRACTION, "lower", 0.0, 0.5, agreement.retrieval_rank, average="mean",
         scale_free=True,
     ),
     "discrimination_l1": Metric(
         "L1 discrimination",
-        "share of other perturbations whose observed effect is farther from the prediction (L1)",
+        "fraction of other perturbations whose observed effect is farther from the prediction (L1)",
         FRACTION, "higher", 1.0, 0.5, agreement.discrimination_l1, average="mean",
     ),
 }  # fmt: skip
@@ -166,30 +166,30 @@ def de_metrics(n_top: int) -> dict[str, Metric]:
         ),
         "precision_at_k": Metric(
             "precision at k of DE genes",
-            f"share of {genes} among as many top predictions",
+            f"fraction of {genes} among as many top predictions",
             FRACTION, "higher", 1.0, None, differential_expression.precision_at_k, scale_free=True,
         ),
         f"precision_at_{n_top}": Metric(
             f"precision at {n_top} of DE genes",
-            f"share of {genes} among the {n_top} top predictions",
+            f"fraction of {genes} among the {n_top} top predictions",
             FRACTION, "higher", 1.0, None, partial(differential_expression.precision_at, n_top),
             scale_free=True,
         ),
         f"recall_at_{n_top}": Metric(
             f"recall at {n_top} of DE genes",
-            f"share of {genes} that are among the {n_top} top predictions",
+            f"fraction of {genes} that are among the {n_top} top predictions",
             FRACTION, "higher", 1.0, None, partial(differential_expression.recall_at, n_top),
             scale_free=True,
         ),
         f"overlap_at_{n_top}": Metric(
             f"overlap at {n_top} of DE genes",
-            f"share of the {n_top} {genes} of largest effect among as many top predictions",
+            f"fraction of the {n_top} {genes} of largest effect among as many top predictions",
             FRACTION, "higher", 1.0, None, partial(differential_expression.overlap_at, n_top),
             scale_free=True,
         ),
         "sign_agreement": Metric(
             "sign agreement of DE genes",
-            f"share of {genes} whose predicted sign is right",
+            f"fraction of {genes} whose predicted sign is right",
             FRACTION, "higher", 1.0, 0.5, differential_expression.sign_agreement, scale_free=True,
         ),
         "spearman": Metric(
@@ -225,11 +225,11 @@ RUN_SCORES: dict[str, Score] = {
     "mask_f1": Score("F1 of the mask", "F1 of the recovered mask", "", "higher", 1.0, None),
     "mask_precision": Score(
         "precision of the mask",
-        "share of inferred mask entries that are true", FRACTION, "higher", 1.0, None
+        "fraction of inferred mask entries that are true", FRACTION, "higher", 1.0, None
     ),
     "mask_recall": Score(
         "recall of the mask",
-        "share of true mask entries that are inferred", FRACTION, "higher", 1.0, None
+        "fraction of true mask entries that are inferred", FRACTION, "higher", 1.0, None
     ),
     "total_correlation": Score(
         "correlation with true factors",
@@ -239,8 +239,8 @@ RUN_SCORES: dict[str, Score] = {
     ),
     "total_r_squared": Score(
         "R² of true factors",
-        "mean share of the true factors' variance over held-out cells that is linear in all latent "
-        "dimensions, effects included",
+        "mean fraction of the true factors' variance over held-out cells that is linear in all "
+        "latent dimensions, effects included",
         "", "higher", 1.0, None,
     ),
     "basal_correlation": Score(
@@ -250,7 +250,7 @@ RUN_SCORES: dict[str, Score] = {
     ),
     "basal_r_squared": Score(
         "R² of true factors, basal states",
-        "the same share, of basal states",
+        "the same fraction, of basal states",
         "", "higher", 1.0, None,
     ),
     "mean_correlation": Score(
@@ -260,7 +260,7 @@ RUN_SCORES: dict[str, Score] = {
     ),
     "effect_r_squared": Score(
         "R² of true latent effects",
-        "share of the true latent effects' variance that matched ones explain",
+        "fraction of the true latent effects' variance that matched ones explain",
         "", "higher", 1.0, None,
     ),
 }  # fmt: skip
@@ -269,7 +269,7 @@ RUN_SCORES: dict[str, Score] = {
 # quantities that are no score
 OTHER_NUMBERS: dict[str, Quantity] = {
     "mask_density": Quantity(
-        "density of the mask", "share of inferred mask entries above one half", FRACTION
+        "density of the mask", "fraction of inferred mask entries above one half", FRACTION
     ),
 }
 

@@ -48,10 +48,10 @@ def select(
     -------
     DataFrame
         One row per candidate and seed: ``iwelbo`` (nats per cell) with ``low`` and ``high``
-        (95 %, over cells); ``mean_iwelbo`` over seeds, the criterion; its difference from the
-        selected candidate, ``behind``, with ``behind_low`` and ``behind_high`` (95 %, paired by
-        cell and therefore narrower); and whether the candidate was ``chosen``. Candidates with
-        non-finite bounds are not selected.
+        (95 %, over cells); ``mean_iwelbo`` over seeds, the criterion; ``difference``, that of the
+        selected candidate minus its own, with ``difference_low`` and ``difference_high`` (95 %,
+        paired by cell and therefore narrower); and whether the candidate was ``chosen``. Candidates
+        with non-finite bounds are not selected.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def select(
         )
     best = int(np.argmax(np.where(np.isfinite(means), means, -np.inf)))
     of_run = mean_and_interval(values.reshape(len(values), -1))
-    behind = mean_and_interval(over_seeds[:, [best]] - over_seeds)
+    difference = mean_and_interval(over_seeds[:, [best]] - over_seeds)
     repeated = np.repeat(np.arange(len(hyperparameters)), len(seeds))
     return pd.DataFrame(
         {
@@ -86,7 +86,9 @@ def select(
             "mean_iwelbo": means[repeated],
             **{
                 name: limit[repeated]
-                for name, limit in zip(["behind", "behind_low", "behind_high"], behind, strict=True)
+                for name, limit in zip(
+                    ["difference", "difference_low", "difference_high"], difference, strict=True
+                )
             },
             "chosen": repeated == best,
         }
@@ -112,18 +114,18 @@ def overview(selection: pd.DataFrame, splits: Mapping[str, Split]) -> pd.DataFra
     -------
     DataFrame
         One row per fraction, model and candidate: hyperparameters, ``validation_iwelbo`` (nats per
-        cell), its difference from the selected candidate, ``behind``, with ``behind_low`` and
-        ``behind_high`` (95 %, over splits; for a single split, over its cells), ``n_splits``, and
-        ``n_chosen``, the number of splits that selected it.
+        cell), ``difference``, that of the selected candidate minus its own, with ``difference_low``
+        and ``difference_high`` (95 %, over splits; for a single split, over its cells),
+        ``n_splits``, and ``n_chosen``, the number of splits that selected it.
     """
     of_candidates = selection.drop_duplicates(["split", "model", "candidate"])
     rows = []
     for fraction, names in conditions(splits).items():
         alike = of_candidates[of_candidates["split"].isin(names)]
         for (model, candidate), group in alike.groupby(["model", "candidate"], sort=False):
-            behind, low, high = mean_and_interval(group[["behind"]].to_numpy())
+            difference, low, high = mean_and_interval(group[["difference"]].to_numpy())
             if len(group) == 1:
-                low, high = group["behind_low"].to_numpy(), group["behind_high"].to_numpy()
+                low, high = group["difference_low"].to_numpy(), group["difference_high"].to_numpy()
             rows.append(
                 {
                     "fraction": fraction,
@@ -131,9 +133,9 @@ def overview(selection: pd.DataFrame, splits: Mapping[str, Split]) -> pd.DataFra
                     "candidate": candidate,
                     "hyperparameters": group["hyperparameters"].iloc[0],
                     "validation_iwelbo": group["mean_iwelbo"].mean(),
-                    "behind": behind[0],
-                    "behind_low": low[0],
-                    "behind_high": high[0],
+                    "difference": difference[0],
+                    "difference_low": low[0],
+                    "difference_high": high[0],
                     "n_splits": len(group),
                     "n_chosen": int(group["chosen"].sum()),
                 }

@@ -32,10 +32,10 @@ OURS = (
     "our_high",
     "our_splits",
     "difference",
-    "expected_low",
-    "expected_high",
-    "in_interval_of_mean",
-    "in_expected_interval",
+    "prediction_low",
+    "prediction_high",
+    "in_confidence_interval",
+    "in_prediction_interval",
 )
 
 
@@ -97,9 +97,9 @@ def reproduction(published: pd.DataFrame, ours: Experiment) -> pd.DataFrame:
         - ``our_model`` (its name here), ``our_mean`` with ``our_low`` and ``our_high`` (95 %, over
           splits), ``our_splits`` (their number); empty without a run, but for the name if other
           quantities were run;
-        - ``difference`` (ours minus the paper's), ``expected_low`` and ``expected_high`` (95 %
-          prediction interval of the mean of as many new splits), ``in_interval_of_mean`` and
-          ``in_expected_interval`` (yes or no); empty if cells or genes are not the paper's;
+        - ``difference`` (ours minus the paper's), ``prediction_low`` and ``prediction_high`` (95 %
+          prediction interval of the mean of as many new splits), ``in_confidence_interval`` and
+          ``in_prediction_interval`` (yes or no); empty if cells or genes are not the paper's;
         - ``verdict``: ``inside`` or ``outside`` of the prediction interval if scale and settings
           are the paper's, else ``not at full scale``, ``other settings``, ``not run``, or
           ``0 by definition`` for the reference itself;
@@ -201,10 +201,10 @@ def _ours(
     is_expected = bool(expected[0] <= mean <= expected[1])
     found |= {
         "difference": mean - said["paper_mean"],
-        "expected_low": expected[0],
-        "expected_high": expected[1],
-        "in_interval_of_mean": _yes(said["paper_low"] <= mean <= said["paper_high"]),
-        "in_expected_interval": _yes(is_expected),
+        "prediction_low": expected[0],
+        "prediction_high": expected[1],
+        "in_confidence_interval": _yes(said["paper_low"] <= mean <= said["paper_high"]),
+        "in_prediction_interval": _yes(is_expected),
     }
     if not less and not other:
         found["verdict"] = INSIDE if is_expected else OUTSIDE

@@ -24,7 +24,13 @@ from samsvae.evaluation.metrics import HELD_OUT, Metric, Score, heading
 from samsvae.evaluation.scores import read_perturbation_metrics, read_run_metrics
 from samsvae.runtime.files import read_table
 
-BEST, NOT_DIFFERENT, WORSE, UNTESTED, CEILING = "best", "tied", "worse", "untested", "ceiling"
+BEST, NOT_DIFFERENT, WORSE, UNTESTED, CEILING = (
+    "best",
+    "not_different",
+    "worse",
+    "untested",
+    "ceiling",
+)
 NOISE_CEILING = "noise_ceiling"
 IWELBO = "iwelbo"
 
@@ -43,7 +49,7 @@ def headlines(n_top: int, scope: str) -> dict[tuple[str, str], str]:
         (scope, f"pearson{HELD_OUT}"),
         (scope, f"pearson_top{n_top}{HELD_OUT}"),
         (scope, f"median_pearson_from_mean{HELD_OUT}"),
-        (scope, f"mean_rank_of_right{HELD_OUT}"),
+        (scope, f"mean_retrieval_rank{HELD_OUT}"),
         (scope, "median_de_auroc"),
         (scope, "pearson"),
         (scope, f"pearson_top{n_top}"),
@@ -130,10 +136,10 @@ def summarise(
     DataFrame
         The rows of `intervals` with a known metric, best first, with ``normalised`` (0 at the
         floor, 1 at the noise ceiling, for metrics of held-out cells that have one), ``verdict``
-        (``best``; ``tied``, not significantly different from the best; ``worse``; ``untested``,
-        without replicates; ``ceiling``), ``p_adjusted`` against the best, and ``tested_over``, the
-        kind of replicate of this test: runs if there are several. A noise ceiling is a row of its
-        own.
+        (``best``; ``not_different``, not significantly different from the best; ``worse``;
+        ``untested``, without replicates; ``ceiling``), ``p_adjusted`` against the best, and
+        ``tested_over``, the kind of replicate of this test: runs if there are several. A noise
+        ceiling is a row of its own.
     """
     tests = {
         key: group.set_index("over") for key, group in differences.groupby(["scope", "metric"])

@@ -356,12 +356,12 @@ def draw_combinations(table: pd.DataFrame, models: Sequence[str], **_: Any) -> F
         return nothing_to_show("No combination has all its parts observed alone.")
     shown = models_in(table, models)
     of_data = table[table["model"] == shown[0]].set_index("perturbation")
-    names = of_data["departure_size"].nlargest(MOST_COMBINATIONS).index
+    names = of_data["non_additivity"].nlargest(MOST_COMBINATIONS).index
     of_data = of_data.loc[names]
     rows = np.arange(len(names))
     colours = model_colours(models)
     figure, (size, beyond, right) = panels(3, 3, 1.1 + 0.13 * len(names), sharey=True)
-    size.hlines(rows, of_data["departure_size"], of_data["effect_size"], color="0.85", zorder=0)
+    size.hlines(rows, of_data["non_additivity"], of_data["effect_size"], color="0.85", zorder=0)
     size.plot(
         of_data["effect_size"],
         rows,
@@ -371,13 +371,13 @@ def draw_combinations(table: pd.DataFrame, models: Sequence[str], **_: Any) -> F
         label="effect of the combination",
     )
     size.plot(
-        of_data["departure_size"], rows, "D", color=OBSERVED_COLOUR, markersize=3.5,
-        label="departure from additivity",
+        of_data["non_additivity"], rows, "D", color=OBSERVED_COLOUR, markersize=3.5,
+        label="non-additivity",
     )  # fmt: skip
     noise: dict[str, Any] = {"marker": "|", "linestyle": "", "color": "0.4", "markersize": 5}
     size.plot(of_data["noise_size"], rows, label="expected from sampling noise", **noise)
     beyond.plot(of_data["noise_size"], rows, **noise)
-    for row, number in zip(rows, of_data["n_departing"], strict=True):
+    for row, number in zip(rows, of_data["n_non_additive"], strict=True):
         size.annotate(
             f"{number:,}", (1.02, row), xycoords=size.get_yaxis_transform(), va="center",
             fontsize=6, annotation_clip=False,
@@ -387,22 +387,22 @@ def draw_combinations(table: pd.DataFrame, models: Sequence[str], **_: Any) -> F
         annotation_clip=False,
     )  # fmt: skip
     size.set_xlabel(f"observed effect (root mean\nsquare), {EFFECT_UNITS}")
-    beyond.plot(of_data["departure_size"], rows, "D", color=OBSERVED_COLOUR, markersize=3.5)
+    beyond.plot(of_data["non_additivity"], rows, "D", color=OBSERVED_COLOUR, markersize=3.5)
     for model in shown:
         own = table[table["model"] == model].set_index("perturbation").loc[names]
         line: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 3.5, "alpha": 0.85}
         beyond.plot(
-            own["predicted_departure_size"],
+            own["predicted_non_additivity"],
             rows,
             color=colours[model],
             label=readable(model),
             **line,
         )
-        right.plot(own["departure_correlation"], rows, color=colours[model], **line)
-    beyond.set_xlabel(f"departure from additivity,\n{EFFECT_UNITS}")
+        right.plot(own["non_additivity_correlation"], rows, color=colours[model], **line)
+    beyond.set_xlabel(f"non-additivity,\n{EFFECT_UNITS}")
     right.axvline(0, color="0.6", linewidth=0.6, zorder=0)
     right.set_xlim(-1.05, 1.05)
-    right.set_xlabel("Pearson r of predicted and\nobserved departure")
+    right.set_xlabel("Pearson r of predicted and\nobserved non-additivity")
     name_rows(size, names, fontsize=5.5)
     handles, labels = (
         [*one, *other]

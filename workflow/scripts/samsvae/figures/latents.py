@@ -61,7 +61,7 @@ def draw_factors(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure
     of_masks = table[table["mask_probability"].notna()]
     if of_masks.empty:
         return nothing_to_show("No model of this experiment has a mask.")
-    ordered = of_masks.dropna(subset="user_order").sort_values("user_order")
+    ordered = of_masks.dropna(subset="mask_order").sort_values("mask_order")
     shown = models_in(ordered, models)
     if not shown:
         return nothing_to_show("No perturbation of any model uses a factor.")
@@ -75,18 +75,18 @@ def draw_factors(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure
         squeeze=False,
         sharex="col",
     )
-    used = of_masks[of_masks["used"].astype(bool) & of_masks["model"].isin(shown)]
+    used = of_masks[of_masks["active"].astype(bool) & of_masks["model"].isin(shown)]
     limit = float(used["shift"].abs().max())
     colours = mpl.colormaps[DIVERGING].with_extremes(bad="white")
     for column, model in enumerate(shown):
         own = of_masks[(of_masks["model"] == model) & (of_masks["factor_order"] < MOST_FACTORS)]
         factors = own.drop_duplicates("dimension").sort_values("factor_order")
         bars, heat = axes[:, column]
-        bars.bar(range(len(factors)), factors["n_using"], color="0.4")
+        bars.bar(range(len(factors)), factors["n_perturbations"], color="0.4")
         bars.set_title(readable(model))
         bars.tick_params(bottom=False)
         bars.yaxis.set_major_locator(MaxNLocator(2, integer=True))
-        matrix = own[own["used"].astype(bool)].pivot_table(
+        matrix = own[own["active"].astype(bool)].pivot_table(
             index="perturbation", columns="dimension", values="shift"
         )
         drawn = heat.imshow(
@@ -94,7 +94,7 @@ def draw_factors(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure
             vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest",
         )  # fmt: skip
         heat.set_xticks(range(len(factors)), factors["dimension"], rotation=90)
-        number = factors["n_used"].iloc[0] if len(factors) else 0
+        number = factors["n_active"].iloc[0] if len(factors) else 0
         heat.set_xlabel(f"factor ({number:.0f} used)")
         heat.set_yticks(range(len(ordered)), ordered.index if column == 0 else [])
         heat.tick_params(labelsize=LABEL_SIZE, length=0)

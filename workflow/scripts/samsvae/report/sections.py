@@ -228,18 +228,17 @@ SECTIONS = (
         "combinations",
         "Additivity and genetic interactions",
         "Where a pair of genes and both single genes were perturbed, the effect of the pair is "
-        "compared with the sum of the single effects. A departure from additivity that exceeds "
+        "compared with the sum of the single effects. Non-additivity that exceeds "
         "sampling noise is a genetic interaction. SAMS-VAE adds effects in latent space; its "
         "decoder is nonlinear, so that predicted expression may be non-additive.",
         (
             Figure("combinations", "effects", "combinations.tsv", (COUNTS,)),
             Table(
                 "combinations.tsv",
-                "Every combination and model: root mean square effects in log2(CP10k + "
-                "1), genes that "
-                "depart from additivity, and the departure that the model predicts.",
+                "Every combination and model: root mean square effects in log2(CP10k + 1), genes "
+                "with significant non-additivity, and the non-additivity that the model predicts.",
                 (COUNTS,),
-                first="-departure_size",
+                first="-non_additivity",
             ),
         ),
     ),

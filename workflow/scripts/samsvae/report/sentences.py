@@ -269,11 +269,11 @@ def _verdict(found: pd.DataFrame, metric: str, subject: str, n_top: int) -> str:
     if not np.isnan(ceiling):
         sentence += f", where noise-free effects would reach about {_number(ceiling, metric)}"
     clauses = [sentence + "."]
-    tied, worse, untested = (
+    equal, worse, untested = (
         found[found["verdict"] == verdict] for verdict in (NOT_DIFFERENT, WORSE, UNTESTED)
     )
-    if len(tied):
-        clauses.append(f"No significant difference to: {_listed(tied, metric)}.")
+    if len(equal):
+        clauses.append(f"No significant difference to: {_listed(equal, metric)}.")
     if len(worse):
         clauses.append(f"Significantly worse: {_listed(worse, metric)}.")
     if len(untested):
@@ -363,19 +363,19 @@ def pathways_in_words(agreement: pd.DataFrame) -> list[str]:
 
 
 def combinations_in_words(combinations: pd.DataFrame) -> list[str]:
-    """Describe the number of combinations that depart from additivity."""
+    """Describe the number of significantly non-additive combinations."""
     if combinations.empty:
         return []
     first = combinations[combinations["model"] == combinations["model"].iloc[0]]
-    departing = first[first["n_departing"] > 0].sort_values("n_departing", ascending=False)
+    non_additive = first[first["n_non_additive"] > 0].sort_values("n_non_additive", ascending=False)
     sentence = (
-        f"{len(departing):,} of {len(first):,} combinations depart significantly from additivity "
-        "on at least one gene"
+        f"{len(non_additive):,} of {len(first):,} combinations are significantly non-additive "
+        "for at least one gene"
     )
-    if departing.empty:
+    if non_additive.empty:
         return [f"{sentence}."]
-    row = departing.iloc[0]
-    return [f"{sentence}, most genes in {row['perturbation']} ({row['departing_genes']})."]
+    row = non_additive.iloc[0]
+    return [f"{sentence}, most genes in {row['perturbation']} ({row['non_additive_genes']})."]
 
 
 def basal_in_words(basal: pd.DataFrame) -> list[str]:
