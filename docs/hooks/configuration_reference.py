@@ -16,7 +16,7 @@ Schema = dict[str, Any]
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the reference in the place of its mark; MkDocs calls this for every page."""
+    """Put the reference in the place of its mark; MkDocs calls this for each page."""
     if MARK not in markdown:
         return markdown
     return markdown.replace(MARK, reference(json_schema()))

@@ -1,5 +1,6 @@
 """Add a source, a baseline, a model, a metric and a figure as docs/extending.md says."""
 
+import copy
 import re
 
 import anndata
@@ -8,11 +9,11 @@ import pytest
 
 from samsvae.evaluation.scores import read_run_metrics
 from tests.conftest import ROOT, TINY
-from tests.workflow.conftest import SMALL_NETWORK, TINY_CONFIG
+from tests.workflow.conftest import SMALL_NETWORK, TINY_CONFIG, Project, copy_project
 
 pytestmark = pytest.mark.workflow
 
-MODELS = ["median_effect", "additive", "no_change"]
+MODELS = ["laplace", "median_effect", "additive", "no_change"]
 MAX_LINES = 30  # outside a new module
 MAX_LINES_OF_MODEL = 80
 
@@ -65,95 +66,97 @@ def add(project, section):
     return new, to_others
 
 
-def test_a_source_a_baseline_and_a_metric_are_added_as_the_page_says(project):
-    for section in ("A source", "A baseline", "A metric"):
-        new, to_others = add(project, section)
-        assert new <= MAX_LINES_OF_MODEL
-        assert 0 < to_others < MAX_LINES
-    project.config = {
-        "screens": {
-            "tiny": {"source": "simulated", **vars(TINY)},
-            "linear": {"source": "simulated_linear", "n_cells": 20},
-        },
-        "models": {"median_effect": {"kind": "median_effect"}},
-        "experiments": {
-            "new": {"screen": "tiny", "split": {"kind": "random"}, "models": MODELS},
-            "linear": {"screen": "linear", "split": {"kind": "as_simulated"}, "models": MODELS},
-        },
-    }
-    tables = project.folder / "results/new/tables"
-    targets = ("new/tables/summary.tsv", "new/tables/effects.parquet", "linear/tables/summary.tsv")
-    done = project.snakemake(*(f"results/{target}" for target in targets))
-    assert done.returncode == 0, done.stdout[-4000:]
-    for table in (
-        pd.read_csv(tables / "summary.tsv", sep="\t"),
-        pd.read_parquet(tables / "effects.parquet"),
-    ):
-        assert set(MODELS) <= set(table["model"])
-    metrics = read_run_metrics(tables / "metrics.parquet")
-    metrics = metrics.set_index(["metric", "scope", "model"])["value"]
-    error = metrics["median_largest_error", "all"]
-    assert (error > metrics["median_rmse", "all"]).all()
-    compared = pd.read_csv(tables / "paired_differences.tsv", sep="\t")
-    assert "median_largest_error_held_out" in set(compared["metric"])
-    screen = anndata.read_h5ad(project.folder / "results/screens/linear/screen.h5ad")
-    assert screen.shape == ((10 + 1) * 3 * 20, 40)
-    assert screen.obs["perturbation"].value_counts().eq(3 * 20).all()
-    of_linear = pd.read_csv(project.folder / "results/linear/tables/summary.tsv", sep="\t")
-    assert set(MODELS) <= set(of_linear["model"])
+SECTIONS = ("A source", "A baseline", "A trained model", "A metric", "A figure")
 
 
-def test_a_trained_model_is_added_as_the_page_says(project):
-    """One module and one entry; it is then in every table and figure of a run."""
-    new, to_catalogue = add(project, "A trained model")
-    assert 0 < new <= MAX_LINES_OF_MODEL
-    assert 0 < to_catalogue < MAX_LINES
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory):
+    """A copy with all that the page adds, and its run; lines added by section."""
+    project = Project(copy_project(tmp_path_factory.mktemp("extended")))
+    lines = {section: add(project, section) for section in SECTIONS}
     project.config = {
         **{section: TINY_CONFIG[section] for section in ("training", "evaluation", "enrichment")},
         "screens": {"tiny": {"source": "simulated", **vars(TINY)}},
-        "models": {"laplace": {"kind": "laplace_sams_vae", **SMALL_NETWORK}},
+        "models": {
+            "laplace": {"kind": "laplace_sams_vae", **SMALL_NETWORK},
+            "median_effect": {"kind": "median_effect"},
+        },
         "experiments": {
-            "new": {
-                "screen": "tiny",
-                "split": {"kind": "random"},
-                "models": ["laplace", "additive", "no_change"],
-            }
+            "new": {"screen": "tiny", "split": {"kind": "random"}, "models": MODELS},
         },
     }
     done = project.snakemake()
     assert done.returncode == 0, done.stdout[-6000:]
+    return project, lines
+
+
+def test_each_section_adds_one_file_and_one_entry(extended):
+    _, lines = extended
+    for section, (new, to_others) in lines.items():
+        assert new <= MAX_LINES_OF_MODEL, section
+        assert 0 < to_others < MAX_LINES, section
+    assert all(lines[section][0] for section in ("A source", "A trained model", "A figure"))
+    assert lines["A figure"][1] == 1
+
+
+def test_an_added_model_and_baseline_are_in_every_table_and_figure(extended):
+    project, _ = extended
     results = project.folder / "results"
     found = set()
     for path in sorted((results / "new/tables").glob("*")):
         read = pd.read_parquet if path.suffix == ".parquet" else lambda p: pd.read_csv(p, sep="\t")
         table = read(path)
         if "model" in table and len(table):
-            assert "laplace" in set(table["model"].astype(str)), path.name
-            found.add(path.name)
-    assert {"metrics.parquet", "summary.tsv", "iwelbo.tsv", "latent_effects.tsv"} <= found
+            models = set(table["model"].astype(str))
+            assert models & {"laplace", "median_effect"}, path.name
+            found |= {(path.name, model) for model in models}
+    names = ["metrics.parquet", "summary.tsv", "effects.parquet", "de_comparison.tsv"]
+    assert {(name, model) for name in names for model in MODELS} <= found
+    assert {(name, "laplace") for name in ("iwelbo.tsv", "latent_effects.tsv")} <= found
     drawn = {path.stem for path in (results / "new/figures").glob("*.svg")}
     assert {"training", "iwelbo", "effects", "metrics", "factors", "truth", "basal"} <= drawn
     assert "shrinks strong effects less" in (results / "report-own.html").read_text()
 
 
-def test_a_figure_is_added_as_the_page_says(project):
-    """One module, one entry and a caption; it is drawn, and redrawn alone when its file is edited."""
-    new, to_others = add(project, "A figure")
-    assert 0 < new <= MAX_LINES_OF_MODEL
-    assert to_others == 1
-    project.config = {
-        "screens": {"tiny": {"source": "simulated", **vars(TINY)}},
-        "experiments": {
-            "new": {"screen": "tiny", "split": {"kind": "random"}, "models": MODELS[1:]}
-        },
-    }
-    figures = [f"results/new/figures/{name}.svg" for name in ("retrieval", "metrics")]
-    done = project.snakemake(*figures)
-    assert done.returncode == 0, done.stdout[-4000:]
-    drawn = (project.folder / figures[0]).read_text()
+def test_an_added_metric_is_computed_and_compared(extended):
+    project, _ = extended
+    tables = project.folder / "results/new/tables"
+    metrics = read_run_metrics(tables / "metrics.parquet")
+    metrics = metrics.set_index(["metric", "scope", "model"])["value"]
+    error = metrics["median_largest_error", "all"]
+    assert (error > metrics["median_rmse", "all"]).all()
+    compared = pd.read_csv(tables / "paired_differences.tsv", sep="\t")
+    assert "median_largest_error_held_out" in set(compared["metric"])
+
+
+def test_an_added_figure_is_drawn_and_redrawn_alone_when_its_file_is_edited(extended):
+    project, _ = extended
+    figure = "results/new/figures/retrieval.svg"
+    drawn = (project.folder / figure).read_text()
     assert "Perturbation retrieval." in drawn
     assert "No model has a retrieval rank." not in drawn
-    assert figures[0] in project.snakemake("figures", "--dry-run").stdout
+    page = (project.folder / "results/report-own.html").read_text()
+    assert "Perturbation retrieval." in page
     module = project.folder / "workflow/scripts/samsvae/figures/retrieval.py"
-    module.write_text(module.read_text() + "\nEDITED = 1\n")
-    assert project.planned(*figures) == {"figure": 1}
+    source = module.read_text()
+    module.write_text(f"{source}\nEDITED = 1\n")
+    planned = project.planned()
+    module.write_text(source)
+    assert planned == {"figure": 1, "write_report": 1}
+
+
+def test_an_added_source_is_simulated_and_split(extended):
+    project, _ = extended
+    linear = Project(project.folder, copy.deepcopy(project.config))
+    linear.config["screens"] = {"linear": {"source": "simulated_linear", "n_cells": 20}}
+    models = ["median_effect", "additive", "no_change"]
+    linear.config["experiments"] = {
+        "linear": {"screen": "linear", "split": {"kind": "as_simulated"}, "models": models}
+    }
+    done = linear.snakemake("results/linear/tables/summary.tsv")
+    assert done.returncode == 0, done.stdout[-4000:]
+    screen = anndata.read_h5ad(project.folder / "results/screens/linear/screen.h5ad")
+    assert screen.shape == ((10 + 1) * 3 * 20, 40)
+    assert screen.obs["perturbation"].value_counts().eq(3 * 20).all()
+    summary = pd.read_csv(project.folder / "results/linear/tables/summary.tsv", sep="\t")
+    assert set(models) <= set(summary["model"])

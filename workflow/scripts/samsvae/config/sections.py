@@ -285,7 +285,8 @@ class Configuration(Section):
     evaluation: Evaluation = Field({}, validate_default=True)
     enrichment: Enrichment = Field({}, validate_default=True)
     experiments: dict[Name, Experiment] = Field(
-        min_length=1, description="Which models meet which splits of which screen, by name."
+        min_length=1,
+        description="Experiments by name: a screen, its splits and the models to compare.",
     )
 
 

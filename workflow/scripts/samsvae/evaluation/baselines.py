@@ -120,12 +120,12 @@ def _penalised(matrix: np.ndarray, ridge: float) -> np.ndarray:
 
 
 def no_change(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Predict an effect of 0 for every perturbation."""
+    """Predict an effect of 0 for each perturbation."""
     return np.zeros((len(names), screen.n_vars))
 
 
 def mean_effect(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Predict the unweighted mean effect of training perturbations for every perturbation."""
+    """Predict the unweighted mean effect of training perturbations for each perturbation."""
     seen = perturbations(screen[train])
     means = group_means(expression_in_blocks(screen, train), seen, screen.n_vars)
     return np.tile(means.effects()[0].mean(axis=0), (len(names), 1))

@@ -35,8 +35,8 @@ class Replicates:
     values
         Replicates x models; NaN where a model has no score.
     replicated
-        Whether each model was run for every replicate. A deterministic baseline is run once on a
-        split, and its score is replicated for every seed of the others.
+        Whether each model was run for each replicate. A deterministic baseline is run once on a
+        split, and its score is replicated for each seed of the others.
     """
 
     over: str

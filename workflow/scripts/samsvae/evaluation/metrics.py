@@ -297,7 +297,7 @@ def describe(name: str, n_top: int) -> Quantity | None:
 
 
 def heading(name: str, n_top: int, unit: bool = False) -> str:
-    """Head an axis or a column with a metric, its genes, its cells and, if asked for, its unit.
+    """Build the heading of an axis or column: metric, genes, cells and, by option, unit.
 
     Parameters
     ----------

@@ -239,7 +239,7 @@ def _sections(
             for entry in kept.entries
         ]
 
-    told = [
+    sections = [
         {
             "name": section.name,
             "title": section.title,
@@ -252,7 +252,7 @@ def _sections(
         }
         for section in SECTIONS
     ]
-    return [section for section in told if section["parts"]]
+    return [section for section in sections if section["parts"]]
 
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # the same files give the same archive

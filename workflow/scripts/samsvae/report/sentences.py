@@ -63,7 +63,7 @@ def cells_in_words(split: Path, screen: Path) -> str:
     split
         A table split.tsv of the screen.
     screen
-        The screen's file, of which the number of genes alone is read.
+        The screen's file; only its number of genes is read.
     """
     labels = read_table(split)["perturbation"].value_counts()
     perturbed = labels.drop(CONTROL, errors="ignore")
@@ -247,16 +247,16 @@ def sentences(summary: pd.DataFrame, n_top: int) -> list[str]:
 
 
 def _subjects(summary: pd.DataFrame, n_top: int) -> dict[tuple[str, str], str]:
-    wording = {
+    subjects = {
         f"pearson{HELD_OUT}": "predicted effects agree best with those among held-out cells",
         "iwelbo": "the bound on test cells (IWELBO) is highest",
         "effect_pearson": "predicted effects agree best with the noise-free simulated effects",
         "mask_f1": "the mask of perturbations and factors is recovered best",
     }
     return {
-        (scope, metric): wording[metric]
+        (scope, metric): subjects[metric]
         for scope, metric in _questions(summary, n_top)
-        if metric in wording and scope != "val"
+        if metric in subjects and scope != "val"
     }
 
 

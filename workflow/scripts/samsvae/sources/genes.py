@@ -315,10 +315,10 @@ def standardised_variance(
     InputError
         If the regression fails.
     """
-    deviation = np.sqrt(10 ** _expected_log_variance(moments, counts.where))
+    std = np.sqrt(10 ** _expected_log_variance(moments, counts.where))
     n, mean = moments.n_cells, moments.mean
-    total, square = _sums(counts, cells, genes, deviation * np.sqrt(n) + mean)
-    return (n * mean**2 + square - 2 * total * mean) / ((n - 1) * deviation**2)
+    total, square = _sums(counts, cells, genes, std * np.sqrt(n) + mean)
+    return (n * mean**2 + square - 2 * total * mean) / ((n - 1) * std**2)
 
 
 def _expected_log_variance(moments: Moments, where: str) -> np.ndarray:

@@ -19,8 +19,8 @@ Additive simulation, for perturbations t, latent dimensions k, cells i and genes
 
 f has four linear layers with orthonormal weights and LeakyReLU(0.2) between them. The paper does
 not specify the width of the hidden layers (here the number of genes), the number of control cells
-(here that of each perturbation), and the variance of which noise is 20 % (here each gene's, noise
-included).
+(here that of each perturbation), and which variance the 20 % of noise refer to (here each gene's,
+noise included).
 
 SVAE+ simulation, where every perturbation shifts one to three latent dimensions; for cells i::
 
