@@ -31,10 +31,10 @@ from samsvae.evaluation.comparison import (
     perturbation_scores,
 )
 from samsvae.evaluation.effects import effects_table
-from samsvae.evaluation.metrics import meaning
+from samsvae.evaluation.metrics import PERTURBATION, meaning
 from samsvae.evaluation.observed import observed_effects
 from samsvae.evaluation.predicted import predicted_effects
-from samsvae.evaluation.scores import PERTURBATION, effect_scores
+from samsvae.evaluation.scores import effect_scores
 from samsvae.evaluation.summary import headlines
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel

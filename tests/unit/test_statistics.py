@@ -30,8 +30,7 @@ from samsvae.evaluation.comparison import (
     paired_differences,
     replicates_of_runs,
 )
-from samsvae.evaluation.metrics import METRICS, meaning
-from samsvae.evaluation.scores import NAMES, described
+from samsvae.evaluation.metrics import METRICS, NAMES, described, meaning
 from samsvae.evaluation.summary import (
     NOISE_CEILING,
     ComparedModels,

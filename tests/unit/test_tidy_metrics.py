@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet
 
-from samsvae.evaluation.metrics import METRICS
-from samsvae.evaluation.scores import (
+from samsvae.evaluation.metrics import (
     COLUMNS,
+    METRICS,
     NAMES,
     described,
     read_perturbation_metrics,

@@ -70,6 +70,7 @@ TINY_CONFIG: dict[str, Any] = {
             "split": {"kind": "unseen_combinations", "fractions": [0, 1], "seeds": [0]},
             "models": ["sams", "additive"],
             "seeds": [0, 1],
+            "gene_sets": [],
         },
     },
 }

@@ -7,7 +7,7 @@ import anndata
 import pandas as pd
 import pytest
 
-from samsvae.evaluation.scores import read_run_metrics
+from samsvae.evaluation.metrics import read_run_metrics
 from tests.conftest import ROOT, TINY
 from tests.workflow.conftest import SMALL_NETWORK, TINY_CONFIG, Project, copy_project
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from samsvae.evaluation.scores import read_run_metrics
+from samsvae.evaluation.metrics import read_run_metrics
 from samsvae.inference.checkpoint import load_model
 from tests.workflow.conftest import SMALL_NETWORK, TINY_CONFIG
 

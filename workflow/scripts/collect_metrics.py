@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from samsvae.evaluation.scores import NAMES, bounds_as_metrics, described
+from samsvae.evaluation.metrics import NAMES, bounds_as_metrics, described
 from samsvae.runtime.files import read_table, write_parquet_parts
 from samsvae.runtime.provenance import provenance
 from samsvae.runtime.script import run_job

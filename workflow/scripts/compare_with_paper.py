@@ -6,8 +6,8 @@ import anndata
 import pandas as pd
 
 from samsvae.config.experiments import Split
+from samsvae.evaluation.metrics import read_run_metrics
 from samsvae.evaluation.reproduction import Experiment, overview, reproduction
-from samsvae.evaluation.scores import read_run_metrics
 from samsvae.runtime.files import read_table, write_tsv
 from samsvae.runtime.script import run_job
 

@@ -5,7 +5,8 @@ from typing import Any
 import pandas as pd
 
 from samsvae.evaluation.effects import read_effects
-from samsvae.evaluation.scores import NAMES, described, effect_scores, with_quartiles
+from samsvae.evaluation.metrics import NAMES, described
+from samsvae.evaluation.scores import effect_scores, with_quartiles
 from samsvae.runtime.files import write_parquet_parts, write_tsv
 from samsvae.runtime.provenance import provenance
 from samsvae.runtime.script import run_job

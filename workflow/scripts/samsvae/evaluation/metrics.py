@@ -1,16 +1,18 @@
-"""Registry of metrics: unit, direction, best value and value by chance of each.
+"""Registry of metrics, with unit, direction, best value and value by chance, and their table.
 
 A metric is a function of observed and predicted effects, perturbations x genes in log2(CP10k + 1),
 that returns one value per perturbation, and an entry in :data:`METRICS`. Metrics of differentially
 expressed genes are entries of :func:`de_metrics`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from samsvae.evaluation import UNITS, agreement, differential_expression
 from samsvae.evaluation.agreement import correlation_with_noise_free, error_of_noise_free
@@ -353,3 +355,93 @@ def meaning(name: str, n_top: int) -> Score | None:
     # in this order, since the name of a metric may itself begin with "median_" or "mean_"
     possible = (plain, plain.removeprefix("median_"), plain.removeprefix("mean_"))
     return next((known[base] for base in possible if base in known), None)
+
+
+PERTURBATION = "perturbation"
+# columns of the scores of perturbations over the runs of a model, for figures
+OVER_SEEDS = ["mean_over_seeds", "lower_quartile", "median", "upper_quartile"]
+# columns of metrics.parquet, and those of names
+COLUMNS = [
+    "split", "model", "seed", "scope", PERTURBATION, "tested", "metric", "value", *OVER_SEEDS,
+    "unit", "direction", "best", "chance", "description",
+]  # fmt: skip
+NAMES = [
+    "split", "model", "scope", PERTURBATION, "metric", "unit", "direction", "description",
+]  # fmt: skip
+
+RUN_COLUMNS = ["split", "model", "seed", "scope", "metric", "value"]
+
+
+def described(table: pd.DataFrame, n_top: int) -> pd.DataFrame:
+    """Add the descriptions of metrics, and order the columns of a tidy table.
+
+    Parameters
+    ----------
+    table
+        Columns split, model, seed, scope, metric and value; perturbation, tested and those of
+        :data:`OVER_SEEDS` where there are any.
+    n_top
+        Genes per perturbation in the top-gene metrics.
+
+    Returns
+    -------
+    DataFrame
+        The columns :data:`COLUMNS` of metrics.parquet. A row is a value of a run over a scope or,
+        with the scope ``perturbation``, of one perturbation, which may be ``tested``. Further
+        columns are its unit, direction (none for a spread), best value, value by chance, and
+        description.
+    """
+    says = {name: describe(name, n_top) for name in table["metric"].unique()}
+    scores = {name: one for name, one in says.items() if isinstance(one, Score)}
+    metric = table["metric"].astype(object)
+    table = table.reindex(columns=[*table, *(name for name in COLUMNS if name not in table)])
+    return table.assign(
+        seed=table["seed"].astype("int64"),
+        tested=table["tested"].astype("boolean"),
+        unit=metric.map({name: one.unit for name, one in says.items() if one}),
+        description=metric.map({name: one.description for name, one in says.items() if one}),
+        direction=metric.map({name: one.direction for name, one in scores.items()}),
+        best=metric.map({name: one.best for name, one in scores.items()}).astype(float),
+        chance=metric.map({name: one.chance for name, one in scores.items()}).astype(float),
+        **{name: table[name].astype(float) for name in ("value", *OVER_SEEDS)},
+    )[COLUMNS]
+
+
+def bounds_as_metrics(bounds: pd.DataFrame) -> pd.DataFrame:
+    """Select the mean bounds of runs from iwelbo.tsv, as rows of the metric ``iwelbo``."""
+    table = bounds.rename(columns={"iwelbo": "value"}).assign(metric="iwelbo")
+    return table[RUN_COLUMNS]
+
+
+def read_run_metrics(path: str | Path) -> pd.DataFrame:
+    """Read the metrics of runs over scopes from metrics.parquet.
+
+    Returns
+    -------
+    DataFrame
+        Columns split, model, seed, scope, metric and value.
+    """
+    return _read(path, RUN_COLUMNS, "!=", None)
+
+
+def read_perturbation_metrics(path: str | Path, splits: Collection[str]) -> pd.DataFrame:
+    """Read the metrics of the perturbations on some splits from metrics.parquet.
+
+    Returns
+    -------
+    DataFrame
+        Columns split, model, seed, perturbation, tested, metric and value.
+    """
+    columns = ["split", "model", "seed", PERTURBATION, "tested", "metric", "value"]
+    return _read(path, columns, "==", splits)
+
+
+def _read(
+    path: str | Path, columns: list[str], scope: str, splits: Collection[str] | None
+) -> pd.DataFrame:
+    """Read the rows whose scope is a perturbation (``==``), or is none (``!=``)."""
+    chosen: list[tuple[str, str, Any]] = [("scope", scope, PERTURBATION)]
+    if splits is not None:
+        chosen.append(("split", "in", list(splits)))
+    table = pd.read_parquet(path, columns=columns, filters=chosen)
+    return table.astype({name: object for name in columns if name in NAMES})

@@ -1,8 +1,7 @@
 """Tidy tables of the scores of predicted effects and of the bounds of runs."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import anndata
@@ -11,23 +10,17 @@ import pandas as pd
 
 from samsvae.evaluation.differential_expression import significant_effects, slope
 from samsvae.evaluation.effects import truth_of
-from samsvae.evaluation.metrics import DE, HELD_OUT, METRICS, Metric, Score, de_metrics, describe
+from samsvae.evaluation.metrics import (
+    DE,
+    HELD_OUT,
+    METRICS,
+    OVER_SEEDS,
+    PERTURBATION,
+    Metric,
+    de_metrics,
+)
 
 Matrix = np.ndarray
-
-PERTURBATION = "perturbation"
-# columns of the scores of perturbations over the runs of a model, for figures
-OVER_SEEDS = ["mean_over_seeds", "lower_quartile", "median", "upper_quartile"]
-# columns of metrics.parquet, and those of names
-COLUMNS = [
-    "split", "model", "seed", "scope", PERTURBATION, "tested", "metric", "value", *OVER_SEEDS,
-    "unit", "direction", "best", "chance", "description",
-]  # fmt: skip
-NAMES = [
-    "split", "model", "scope", PERTURBATION, "metric", "unit", "direction", "description",
-]  # fmt: skip
-
-RUN_COLUMNS = ["split", "model", "seed", "scope", "metric", "value"]
 
 # suffix of a metric's name, and the layer of observed effects that it uses
 TRUTHS = {"": "ate", HELD_OUT: "ate_held_out"}
@@ -253,81 +246,6 @@ def with_quartiles(table: pd.DataFrame) -> pd.DataFrame:
     quartiles = {name: means["mean_over_seeds"].quantile(level) for name, level in levels.items()}
     single = single.join(pd.DataFrame(quartiles), on=score)
     return table.join(single[OVER_SEEDS])
-
-
-def described(table: pd.DataFrame, n_top: int) -> pd.DataFrame:
-    """Add the descriptions of metrics, and order the columns of a tidy table.
-
-    Parameters
-    ----------
-    table
-        Columns split, model, seed, scope, metric and value; perturbation, tested and those of
-        :data:`OVER_SEEDS` where there are any.
-    n_top
-        Genes per perturbation in the top-gene metrics.
-
-    Returns
-    -------
-    DataFrame
-        The columns :data:`COLUMNS` of metrics.parquet. A row is a value of a run over a scope or,
-        with the scope ``perturbation``, of one perturbation, which may be ``tested``. Further
-        columns are its unit, direction (none for a spread), best value, value by chance, and
-        description.
-    """
-    says = {name: describe(name, n_top) for name in table["metric"].unique()}
-    scores = {name: one for name, one in says.items() if isinstance(one, Score)}
-    metric = table["metric"].astype(object)
-    table = table.reindex(columns=[*table, *(name for name in COLUMNS if name not in table)])
-    return table.assign(
-        seed=table["seed"].astype("int64"),
-        tested=table["tested"].astype("boolean"),
-        unit=metric.map({name: one.unit for name, one in says.items() if one}),
-        description=metric.map({name: one.description for name, one in says.items() if one}),
-        direction=metric.map({name: one.direction for name, one in scores.items()}),
-        best=metric.map({name: one.best for name, one in scores.items()}).astype(float),
-        chance=metric.map({name: one.chance for name, one in scores.items()}).astype(float),
-        **{name: table[name].astype(float) for name in ("value", *OVER_SEEDS)},
-    )[COLUMNS]
-
-
-def bounds_as_metrics(bounds: pd.DataFrame) -> pd.DataFrame:
-    """Select the mean bounds of runs from iwelbo.tsv, as rows of the metric ``iwelbo``."""
-    table = bounds.rename(columns={"iwelbo": "value"}).assign(metric="iwelbo")
-    return table[RUN_COLUMNS]
-
-
-def read_run_metrics(path: str | Path) -> pd.DataFrame:
-    """Read the metrics of runs over scopes from metrics.parquet.
-
-    Returns
-    -------
-    DataFrame
-        Columns split, model, seed, scope, metric and value.
-    """
-    return _read(path, RUN_COLUMNS, "!=", None)
-
-
-def read_perturbation_metrics(path: str | Path, splits: Collection[str]) -> pd.DataFrame:
-    """Read the metrics of the perturbations on some splits from metrics.parquet.
-
-    Returns
-    -------
-    DataFrame
-        Columns split, model, seed, perturbation, tested, metric and value.
-    """
-    columns = ["split", "model", "seed", PERTURBATION, "tested", "metric", "value"]
-    return _read(path, columns, "==", splits)
-
-
-def _read(
-    path: str | Path, columns: list[str], scope: str, splits: Collection[str] | None
-) -> pd.DataFrame:
-    """Read the rows whose scope is a perturbation (``==``), or is none (``!=``)."""
-    chosen: list[tuple[str, str, Any]] = [("scope", scope, PERTURBATION)]
-    if splits is not None:
-        chosen.append(("split", "in", list(splits)))
-    table = pd.read_parquet(path, columns=columns, filters=chosen)
-    return table.astype({name: object for name in columns if name in NAMES})
 
 
 def summarise_iwelbo(runs: Iterable[tuple[Mapping[str, Any], pd.DataFrame]]) -> pd.DataFrame:

@@ -20,8 +20,14 @@ from samsvae.evaluation.comparison import (
     intervals,
     perturbation_scores,
 )
-from samsvae.evaluation.metrics import HELD_OUT, Metric, Score, heading
-from samsvae.evaluation.scores import read_perturbation_metrics, read_run_metrics
+from samsvae.evaluation.metrics import (
+    HELD_OUT,
+    Metric,
+    Score,
+    heading,
+    read_perturbation_metrics,
+    read_run_metrics,
+)
 from samsvae.runtime.files import read_table
 
 BEST, NOT_DIFFERENT, WORSE, UNTESTED, CEILING = (
