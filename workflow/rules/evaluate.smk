@@ -148,7 +148,8 @@ rule collect_metrics:
     """Collect all metrics of an experiment in one tidy table."""
     input:
         effects=branch(
-            layout.has("counts"), then=layout.for_splits(rules.evaluate_effects.output.metrics)
+            layout.has("counts"),
+            then=layout.for_splits(rules.evaluate_effects.output.metrics),
         ),
         bounds=branch(layout.has("training"), then=rules.compare_iwelbo.output.table),
         truth=branch(layout.has("truth"), then=rules.recover_truth.output.metrics),
