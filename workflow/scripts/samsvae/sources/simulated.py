@@ -33,7 +33,7 @@ gene, on average over genes, so that counts are informative about states; librar
 log-normal.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 
 import anndata
@@ -331,8 +331,8 @@ def decode(latent: np.ndarray, layers: list[np.ndarray]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class AdditiveSimulation:
-    """Parameters of the additive simulation.
+class LatentSettings:
+    """Parameters that both simulations of latent shifts have.
 
     Attributes
     ----------
@@ -340,14 +340,10 @@ class AdditiveSimulation:
         Seed of the simulation.
     n_latent, n_perturbations, n_genes
         K, T and G.
-    mask_probability
-        Probability that a perturbation shifts a latent dimension.
     effect_size, effect_spread
         Mean and standard deviation of |e|, in standard deviations of the basal state.
     n_layers
         Layers of the decoder.
-    noise_fraction
-        Fraction of each gene's variance that is noise.
     n_train, n_validation, n_test
         Cells of each perturbation, and of control.
     """
@@ -356,14 +352,58 @@ class AdditiveSimulation:
     n_latent: int = 15
     n_perturbations: int = 100
     n_genes: int = 100
-    mask_probability: float = 2 / 15
     effect_size: float = 5.0
     effect_spread: float = 0.5
     n_layers: int = 4
-    noise_fraction: float = 0.2
     n_train: int = 500
     n_validation: int = 100
     n_test: int = 100
+
+
+def simulate_decoded(
+    settings: LatentSettings, mask: np.ndarray, rng: np.random.Generator
+) -> LatentSimulation:
+    """Simulate cells under sparse shifts of the latent state.
+
+    Parameters
+    ----------
+    settings
+        Parameters of the simulation.
+    mask
+        Perturbations x latent dimensions, 0 or 1.
+    rng
+        Generator of everything random.
+
+    Returns
+    -------
+    LatentSimulation
+        Its values are the decoder's output, without noise.
+    """
+    embedding = signed_effects(rng, mask.shape, settings.effect_size, settings.effect_spread)
+    layers = orthogonal_layers(rng, settings.n_latent, settings.n_genes, settings.n_layers)
+    design, part = single_perturbations(
+        settings.n_perturbations,
+        {TRAIN: settings.n_train, VAL: settings.n_validation, TEST: settings.n_test},
+    )
+    basal = rng.normal(size=(len(design), settings.n_latent))
+    decoded = decode(basal + design @ (mask * embedding), layers)
+    return LatentSimulation(decoded, design, part, mask, embedding, basal)
+
+
+@dataclass(frozen=True)
+class AdditiveSimulation(LatentSettings):
+    """Parameters of the additive simulation.
+
+    Attributes
+    ----------
+    mask_probability
+        Probability that a perturbation shifts a latent dimension.
+    noise_fraction
+        Fraction of each gene's variance that is noise.
+    """
+
+    mask_probability: float = 2 / 15
+    noise_fraction: float = 0.2
 
 
 def simulate_additive(settings: AdditiveSimulation) -> LatentSimulation:
@@ -371,18 +411,12 @@ def simulate_additive(settings: AdditiveSimulation) -> LatentSimulation:
     rng = np.random.default_rng(settings.seed)
     shape = (settings.n_perturbations, settings.n_latent)
     mask = (rng.random(shape) < settings.mask_probability).astype(float)
-    embedding = signed_effects(rng, shape, settings.effect_size, settings.effect_spread)
-    layers = orthogonal_layers(rng, settings.n_latent, settings.n_genes, settings.n_layers)
-    design, part = single_perturbations(
-        settings.n_perturbations,
-        {TRAIN: settings.n_train, VAL: settings.n_validation, TEST: settings.n_test},
-    )
-    basal = rng.normal(size=(len(design), settings.n_latent))
-    mean = decode(basal + design @ (mask * embedding), layers)
+    simulation = simulate_decoded(settings, mask, rng)
+    mean = simulation.values
     odds = settings.noise_fraction / (1 - settings.noise_fraction)
     std = np.sqrt(odds * mean.var(axis=0))
     values = (mean + std * rng.normal(size=mean.shape)).astype(np.float32)
-    return LatentSimulation(values, design, part, mask, embedding, basal)
+    return replace(simulation, values=values)
 
 
 def additive_screen(settings: AdditiveSimulation) -> tuple[anndata.AnnData, dict[str, list[str]]]:
@@ -394,37 +428,17 @@ MOST_MOVED = 3
 
 
 @dataclass(frozen=True)
-class SvaePlusSimulation:
+class SvaePlusSimulation(LatentSettings):
     """Parameters of the SVAE+ simulation.
 
     Attributes
     ----------
-    seed
-        Seed of the simulation.
-    n_latent, n_perturbations, n_genes
-        K, T and G.
-    effect_size, effect_spread
-        Mean and standard deviation of |mu|, in standard deviations of the latent state.
-    n_layers
-        Layers of the decoder.
     median_library_size, library_size_spread
         Median counts per cell, and standard deviation of their logarithm.
-    n_train, n_validation, n_test
-        Cells of each perturbation, and of control.
     """
 
-    seed: int = 0
-    n_latent: int = 15
-    n_perturbations: int = 100
-    n_genes: int = 100
-    effect_size: float = 5.0
-    effect_spread: float = 0.5
-    n_layers: int = 4
     median_library_size: float = 1000.0
     library_size_spread: float = 0.3
-    n_train: int = 500
-    n_validation: int = 100
-    n_test: int = 100
 
 
 def simulate_svae_plus(settings: SvaePlusSimulation) -> LatentSimulation:
@@ -434,20 +448,14 @@ def simulate_svae_plus(settings: SvaePlusSimulation) -> LatentSimulation:
     n_moved = rng.integers(1, MOST_MOVED + 1, settings.n_perturbations)
     rank = rng.random(shape).argsort(axis=1).argsort(axis=1)
     mask = (rank < n_moved[:, None]).astype(float)
-    embedding = signed_effects(rng, shape, settings.effect_size, settings.effect_spread)
-    layers = orthogonal_layers(rng, settings.n_latent, settings.n_genes, settings.n_layers)
-    design, part = single_perturbations(
-        settings.n_perturbations,
-        {TRAIN: settings.n_train, VAL: settings.n_validation, TEST: settings.n_test},
-    )
-    basal = rng.normal(size=(len(design), settings.n_latent))
-    logits = decode(basal + design @ (mask * embedding), layers)
+    simulation = simulate_decoded(settings, mask, rng)
+    logits = simulation.values
     rate = np.exp(logits / logits.std(axis=0).mean())
     library_size = rng.lognormal(
-        np.log(settings.median_library_size), settings.library_size_spread, len(design)
+        np.log(settings.median_library_size), settings.library_size_spread, len(logits)
     )
     mean = library_size[:, None] * rate / rate.sum(axis=1, keepdims=True)
-    return LatentSimulation(rng.poisson(mean), design, part, mask, embedding, basal)
+    return replace(simulation, values=rng.poisson(mean))
 
 
 def svae_plus_screen(settings: SvaePlusSimulation) -> tuple[anndata.AnnData, dict[str, list[str]]]:
