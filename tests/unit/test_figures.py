@@ -273,6 +273,23 @@ def dots_table(n_rows, names):
     )
 
 
+def perturbation_map_table(n):
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(
+        {
+            "perturbation": [f"P{i}" for i in range(n)],
+            "strength": rng.uniform(0.1, 1, n),
+            "leiden": rng.integers(3, size=n),
+        }
+    )
+    kinds = [("observed", "observed"), ("latent", MODELS[0])]
+    parts = [
+        rows.assign(kind=kind, model=model, x=rng.normal(size=n), y=rng.normal(size=n))
+        for kind, model in kinds
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
 def similarity_table(n_perturbations, kinds):
     names = [f"P{i}" for i in range(n_perturbations)]
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i:]]
@@ -370,6 +387,8 @@ TABLES = {
     ("factor_enrichment", "none"): dots_table(5, "set").assign(fdr=0.9),
     ("basal", "many"): basal_table(300),
     ("basal", "none"): basal_table(3)[:0],
+    ("perturbation_map", "two kinds"): perturbation_map_table(40),
+    ("perturbation_map", "none"): perturbation_map_table(0),
     ("state_map", "no covariate"): state_table(),
     ("state_map", "covariates"): state_table(batch=["a", "b"] * 100, mito=np.linspace(0, 1, 200)),
     ("recovery", "masked"): recovery_table(True),
@@ -922,6 +941,18 @@ def reads_basal(figure, table):
         assert chance in [line.get_xdata()[0] for line in axis.lines]
 
 
+def reads_perturbation_map(figure, table):
+    for axis, kind in zip(figure.axes, ("observed", "latent"), strict=True):
+        rows = of(table, kind=kind)
+        assert len(axis.collections) == rows["leiden"].nunique()
+        for points, cluster in zip(*axis.get_legend_handles_labels(), strict=True):
+            own = of(rows, leiden=int(cluster))
+            same(points.get_offsets(), own[["x", "y"]])
+            same(points.get_sizes(), 60 * own["strength"] / table["strength"].max())
+        named = rows.nlargest(25, "strength")
+        assert texts(axis) == list(named["perturbation"])
+
+
 def reads_state_map(figure, table):
     for index, axis in enumerate(axis for axis in figure.axes if "UMAP" in axis.get_xlabel()):
         rows = of(table, state=("basal", "total")[index % 2])
@@ -1021,6 +1052,7 @@ SHOWN_COLUMNS = {
     "factors": ["shift", "n_perturbations", "n_active", "factor_order", "mask_order"],
     "similarity": ["similarity", "correlation", "first_order"],
     "basal": ["accuracy", "mean_accuracy"],
+    "perturbation_map": ["x", "y", "strength"],
     "state_map": ["x", "y", "mito"],
     "truth": ["true_mask", "probability"],
     "recovery": ["value", "factor_mean", "state_mean"],

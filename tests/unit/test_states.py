@@ -16,6 +16,7 @@ from samsvae.biology.states import (
     classify_basal_state,
     classify_states,
     map_and_cluster,
+    perturbation_map,
     shown_as,
     state_map,
 )
@@ -219,6 +220,27 @@ def test_a_state_map_has_every_cell_in_both_states(tiny_screen):
     assert first == second <= set(tiny_screen.obs_names[parts == "test"])
     assert np.isfinite(table[["x", "y"]]).all(axis=None)
     assert {"perturbation", "shown_as", "leiden"} <= set(table.columns)
+
+
+def test_perturbations_of_the_same_group_are_clustered_by_observed_and_by_latent_effects():
+    rng = np.random.default_rng(0)
+    names, genes = [f"P{i:02d}" for i in range(24)], [f"G{i}" for i in range(40)]
+    group = np.arange(24) % 3
+    means = rng.normal(0, 1, (3, 40))[group] + rng.normal(0, 0.1, (24, 40))
+    keys = pd.MultiIndex.from_product([names, genes], names=["perturbation", "gene"])
+    effects = pd.DataFrame({"model": "m", "observed": means.ravel()}, index=keys).reset_index()
+    shifts = 3 * np.eye(3)[group] + rng.normal(0, 0.1, (24, 3))
+    keys = pd.MultiIndex.from_product([names, range(3)], names=["perturbation", "dimension"])
+    latents = pd.DataFrame({"model": "m", "shift": shifts.ravel()}, index=keys).reset_index()
+    table = perturbation_map(effects, latents.assign(mask_probability=np.nan), seed=0)
+    assert table.groupby("kind").size().to_dict() == {"observed": 24, "latent": 24}
+    for _, rows in table.groupby("kind"):
+        assert pd.crosstab(rows["leiden"], group).to_numpy().astype(bool).sum() == 3
+    np.testing.assert_allclose(table["strength"][:24], means.std(axis=1, ddof=1))
+    alone = perturbation_map(effects, pd.DataFrame(), seed=0)
+    pd.testing.assert_frame_equal(alone, table[table["kind"] == "observed"])
+    few = effects[effects["perturbation"].isin(names[:4])]
+    assert perturbation_map(few, pd.DataFrame(), seed=0).empty
 
 
 def cycling(n_each=60, markers=12, others=400, seed=0):

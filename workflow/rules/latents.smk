@@ -124,6 +124,28 @@ use rule map_states as map_states_of_run with:
         "results/benchmarks/map_states/{experiment}/{split}/{model}-seed{seed}.tsv"
 
 
+rule map_perturbations:
+    """Compute UMAPs and clusters of perturbations by observed and latent effects."""
+    input:
+        effects=rules.tabulate_effects.output.table,
+        latents=branch(layout.shown_runs_of, then=rules.tabulate_latents.output.latents),
+    output:
+        table=f"{TABLES}/perturbation_map.tsv",
+    log:
+        "results/logs/map_perturbations/{experiment}.log",
+    benchmark:
+        "results/benchmarks/map_perturbations/{experiment}.tsv"
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(4000, per_input=20),
+        runtime=growing(30),
+    params:
+        code=uses("map_perturbations"),
+    script:
+        "../scripts/map_perturbations.py"
+
+
 rule compare_perturbations:
     """Compute the similarity of perturbations by expression and latent effects."""
     input:

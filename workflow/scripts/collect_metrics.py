@@ -17,10 +17,10 @@ def main(snakemake: Any) -> None:
 
     def parts() -> Iterator[pd.DataFrame]:
         yield from map(read_table, given.effects)
-        for path in given.bounds:
-            yield described(bounds_as_metrics(read_table(path)), params.top_genes)
-        for path in given.truth:
-            yield described(read_table(path), params.top_genes)
+        if given.bounds:
+            yield described(bounds_as_metrics(read_table(given.bounds)), params.top_genes)
+        if given.truth:
+            yield described(read_table(given.truth), params.top_genes)
 
     made_by = provenance({"top_genes": params.top_genes}, params.code)
     write_parquet_parts(parts(), NAMES, made_by, snakemake.output.table)

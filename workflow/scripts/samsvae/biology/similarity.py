@@ -46,15 +46,15 @@ def similarity_table(effects: pd.DataFrame, latents: pd.DataFrame) -> pd.DataFra
     """
     models = list(pd.unique(effects["model"]))
     by_model = {model: effects[effects["model"] == model] for model in models}
-    observed = _matrix(by_model[models[0]], "observed")
+    observed = effect_matrix(by_model[models[0]], "observed")
     matrices = {(OBSERVED, OBSERVED): observed}
     for model in models:
-        predicted = _matrix(by_model[model], "predicted").loc[observed.index]
+        predicted = effect_matrix(by_model[model], "predicted").loc[observed.index]
         if np.ptp(predicted.to_numpy(), axis=0).any():
             matrices[PREDICTED, model] = predicted
         own = latents[latents["model"] == model]
         if len(own):
-            matrices[LATENT, model] = _shifts(own, list(observed.index))
+            matrices[LATENT, model] = latent_shifts(own, list(observed.index))
     first, second = np.triu_indices(len(observed))
     names = observed.index.to_numpy(dtype=object)
     parts = [
@@ -100,11 +100,12 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
     return float(pearson(one, other))
 
 
-def _matrix(rows: pd.DataFrame, value: str) -> pd.DataFrame:
+def effect_matrix(rows: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Arrange the effects of one model as perturbations x genes."""
     return rows.pivot_table(index="perturbation", columns="gene", values=value, observed=True)
 
 
-def _shifts(latents: pd.DataFrame, perturbations: list[str]) -> pd.DataFrame:
+def latent_shifts(latents: pd.DataFrame, perturbations: list[str]) -> pd.DataFrame:
     """Compute masked latent shifts of labels; those of a combination are the sum of its parts."""
     used = (latents["mask_probability"].isna()) | (latents["mask_probability"] > MASK_THRESHOLD)
     shifts = latents.assign(shift=latents["shift"].where(used, 0.0)).pivot_table(

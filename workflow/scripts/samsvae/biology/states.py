@@ -11,6 +11,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import StratifiedKFold
 
 from samsvae.biology import ALL, OTHER
+from samsvae.biology.similarity import LATENT, OBSERVED, effect_matrix, latent_shifts
 from samsvae.evaluation.effects import CP10K
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.posterior import cell_states
@@ -157,7 +158,9 @@ MIN_DISTANCE = 0.3
 SHOWN_PERTURBATIONS = 7
 
 
-def map_and_cluster(states: np.ndarray, seed: int) -> pd.DataFrame:
+def map_and_cluster(
+    states: np.ndarray, seed: int, n_neighbours: int = N_NEIGHBOURS
+) -> pd.DataFrame:
     """Compute UMAP and Leiden clusters of latent states from one graph of nearest neighbours.
 
     These are :func:`scanpy.pp.neighbors`, :func:`scanpy.tl.umap` (McInnes et al. 2018) and
@@ -170,6 +173,8 @@ def map_and_cluster(states: np.ndarray, seed: int) -> pd.DataFrame:
         Cells x K.
     seed
         Seed of the neighbours, the layout and the clusters.
+    n_neighbours
+        Neighbours of a cell in the graph, at most.
 
     Returns
     -------
@@ -191,7 +196,7 @@ def map_and_cluster(states: np.ndarray, seed: int) -> pd.DataFrame:
     cells = anndata.AnnData(states.astype(np.float32))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        n_neighbours = min(N_NEIGHBOURS, len(states) - 1)
+        n_neighbours = min(n_neighbours, len(states) - 1)
         scanpy.pp.neighbors(cells, n_neighbours, use_rep="X", random_state=seed)
         scanpy.tl.umap(cells, min_dist=MIN_DISTANCE, random_state=seed)
         scanpy.tl.leiden(cells, flavor="igraph", directed=False, n_iterations=2, random_state=seed)
@@ -271,6 +276,57 @@ def state_map(
         for name, values in (("basal", states.basal), ("total", states.total))
     ]
     return pd.concat(maps, ignore_index=True)
+
+
+MAPPED_COMPONENTS = 30  # of observed effects, at most
+MAP = ["kind", "model", "perturbation", "strength", "x", "y", "leiden"]
+
+
+def perturbation_map(effects: pd.DataFrame, latents: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Compute UMAPs and Leiden clusters of perturbations by observed and by latent effects.
+
+    Parameters
+    ----------
+    effects
+        A table of :func:`samsvae.evaluation.effects.long_table`.
+    latents
+        A table of :func:`samsvae.biology.factors.latent_effects`, with a column ``model``; the
+        first model is shown.
+    seed
+        Seed of the neighbours, the layout and the clusters.
+
+    Returns
+    -------
+    DataFrame
+        One row per kind (``observed``: principal components of effects on genes; ``latent``:
+        masked latent effects) and perturbation: ``strength``, the standard deviation of its
+        observed effect over genes, and the columns of :func:`map_and_cluster`, with a quarter of
+        the perturbations as neighbours, at most 15. Empty for fewer than five perturbations.
+    """
+    first = effects[effects["model"] == effects["model"].iloc[0]]
+    observed = effect_matrix(first, "observed").dropna()
+    if len(observed) < FEWEST_MAPPED:
+        return pd.DataFrame(columns=MAP)
+    import scanpy  # seconds, in which it compiles
+
+    values = observed.to_numpy(dtype=np.float32)
+    n_components = min(MAPPED_COMPONENTS, min(values.shape) - 1)
+    matrices = {
+        (OBSERVED, OBSERVED): scanpy.pp.pca(values, n_comps=n_components, random_state=seed)
+    }
+    if len(latents):
+        model = latents["model"].iloc[0]
+        shifts = latent_shifts(latents[latents["model"] == model], list(observed.index))
+        matrices[LATENT, model] = shifts.to_numpy()
+    n_neighbours = min(N_NEIGHBOURS, max(len(observed) // 4, 3))
+    known = pd.DataFrame(
+        {"perturbation": observed.index.astype(str), "strength": observed.std(axis=1).to_numpy()}
+    )
+    maps = [
+        known.assign(kind=kind, model=model).join(map_and_cluster(matrix, seed, n_neighbours))
+        for (kind, model), matrix in matrices.items()
+    ]
+    return pd.concat(maps, ignore_index=True)[MAP]
 
 
 FEWEST_MARKERS = 10  # of each phase, below which a score says more of genes than of the phase

@@ -228,6 +228,34 @@ NOT_COVARIATES = {
 CONTROL_COLOUR, OTHER_COLOUR = "black", "0.85"
 
 
+MOST_NAMED = 25  # perturbations in a map
+LARGEST_DOT = 60.0  # square points
+
+
+def draw_perturbation_map(table: pd.DataFrame, **_: Any) -> Figure:
+    """Draw UMAPs of perturbations by observed and latent effects, from perturbation_map.tsv."""
+    if table.empty:
+        return nothing_to_show("Too few perturbations for a map.")
+    kinds = table[["kind", "model"]].drop_duplicates()
+    figure, axes = panels(len(kinds), len(kinds), 3.4)
+    for axis, (kind, model) in zip(axes, kinds.itertuples(index=False), strict=True):
+        rows = table[(table["kind"] == kind) & (table["model"] == model)]
+        clusters = sorted(rows["leiden"].unique())
+        palette = sns.color_palette("husl" if len(clusters) > 10 else "colorblind", len(clusters))
+        for cluster, colour in zip(clusters, palette, strict=True):
+            own = rows[rows["leiden"] == cluster]
+            size = LARGEST_DOT * own["strength"] / table["strength"].max()
+            axis.scatter(own["x"], own["y"], s=size, color=colour, linewidths=0, label=cluster)
+        for _, row in rows.nlargest(MOST_NAMED, "strength").iterrows():
+            axis.annotate(
+                row["perturbation"], (row["x"], row["y"]), xytext=(3, 2),
+                textcoords="offset points", fontsize=5,
+            )  # fmt: skip
+        title = "observed effects" if kind == OBSERVED else f"latent effects, {readable(model)}"
+        axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=title)
+    return figure
+
+
 def draw_state_map(table: pd.DataFrame, **_: Any) -> Figure:
     """Draw UMAP of basal and total states by perturbation and covariate, from state_map.tsv."""
     shown = ["shown_as", *_covariates(table)]

@@ -284,6 +284,7 @@ SECTIONS = (
                 (TRAINING, MASKS, COUNTS, GENE_SETS),
             ),
             Figure("similarity", "latents", "similarity.parquet", (COUNTS,)),
+            Figure("perturbation_map", "latents", "perturbation_map.tsv", (COUNTS, STATE_MAP)),
             Table(
                 "factors.tsv",
                 "Every active factor: number of perturbations that use it, their mean "
