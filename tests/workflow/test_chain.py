@@ -97,7 +97,7 @@ def test_all_metrics_stand_in_one_table_that_says_what_they_are(finished):
     for experiment in TINY_CONFIG["experiments"]:
         results = finished.folder / "results" / experiment
         table = pd.read_parquet(results / "tables/metrics.parquet")
-        of_splits = pd.concat(map(pd.read_parquet, results.glob("*/metrics.parquet")))
+        of_splits = pd.concat(map(pd.read_parquet, results.glob("*-seed0/metrics.parquet")))
         bounds = pd.read_csv(results / "tables/iwelbo.tsv", sep="\t")
         truth = pd.read_csv(results / "tables/truth.tsv", sep="\t")
         assert list(table) == list(of_splits)

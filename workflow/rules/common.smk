@@ -4,12 +4,7 @@ import time
 
 from snakemake.common.configfile import load_configfile
 
-from samsvae.config.configuration import (
-    check_keys,
-    gene_set_names,
-    merge,
-    validate,
-)
+from samsvae.config.configuration import check_keys, gene_set_names, merge, validate
 from samsvae.report.sections import SHOWN_FIGURES
 from samsvae.runtime.errors import InputError
 from samsvae.models import MODELS
@@ -81,6 +76,12 @@ wildcard_constraints:
 def uses(script, *modules):
     """Digest the library modules of a script, so that editing one reruns only its rules."""
     return code_digest(source(f"workflow/scripts/{script}.py"), *modules)
+
+
+def collecting(adds="", runs=()):
+    """Set a job that concatenates tables of runs; "module:function" adds columns."""
+    code = uses("collect_tables", *filter(None, [adds]))
+    return {"adds": adds, "runs": runs, "code": code}
 
 
 def uses_model(script):

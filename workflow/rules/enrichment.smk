@@ -61,7 +61,7 @@ use rule collect_de_comparison as collect_enrichment with:
     benchmark:
         "results/benchmarks/collect_tables/{experiment}/enrichment.tsv"
     params:
-        **adding("samsvae.biology.enrichment:with_order"),
+        **collecting("samsvae.biology.enrichment:with_order"),
 
 
 rule compare_pathways:

@@ -57,10 +57,6 @@ rule evaluate_effects:
         "../scripts/evaluate_effects.py"
 
 
-# parameters of a job that collects tables and adds the columns of a "module:function"
-adding = lambda function: {"adds": function, "code": uses("collect_tables", function)}
-
-
 rule collect_de_comparison:
     """Concatenate tables of one kind over the runs of an experiment."""
     input:
@@ -77,7 +73,7 @@ rule collect_de_comparison:
         mem_mb=growing(2000),
         runtime=growing(20),
     params:
-        **adding("samsvae.evaluation.differential_expression:with_quartiles"),
+        **collecting("samsvae.evaluation.differential_expression:with_quartiles"),
     script:
         "../scripts/collect_tables.py"
 

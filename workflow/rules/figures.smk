@@ -15,8 +15,7 @@ use rule collect_de_comparison as collect_training with:
     benchmark:
         "results/benchmarks/collect_tables/{experiment}/training.tsv"
     params:
-        runs=layout.runs_of(models=layout.trained),
-        code=uses("collect_tables"),
+        **collecting(runs=layout.runs_of(models=layout.trained)),
 
 
 use rule collect_training as collect_iwelbo_by_particles with:
@@ -31,8 +30,10 @@ use rule collect_training as collect_iwelbo_by_particles with:
     benchmark:
         "results/benchmarks/collect_tables/{experiment}/iwelbo_by_particles.tsv"
     params:
-        **adding("samsvae.evaluation.scores:with_differences"),
-        runs=layout.runs_of(models=layout.trained),
+        **collecting(
+            "samsvae.evaluation.scores:with_differences",
+            runs=layout.runs_of(models=layout.trained),
+        ),
 
 
 rule figure:
