@@ -73,6 +73,12 @@ def test_parts_of_any_size_become_one_table(tmp_path):
     assert list(table["name"]) == [*parts[0]["name"], *parts[1]["name"]]
 
 
+def test_a_table_without_rows_is_a_part_like_others(tmp_path):
+    parts = [described(table, 20) for table in (of_run(iwelbo=-600.0), of_run())]
+    write_parquet_parts(parts, NAMES, "{}", tmp_path / "t.parquet")
+    assert len(read_table(tmp_path / "t.parquet")) == 1
+
+
 def test_small_parts_are_written_together(tmp_path, monkeypatch):
     """As one table of few pieces, the last of what is left, names and missing ones as they were."""
     monkeypatch.setattr("samsvae.runtime.files.ROWS_PER_GROUP", 25)

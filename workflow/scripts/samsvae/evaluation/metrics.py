@@ -404,7 +404,6 @@ def described(table: pd.DataFrame, n_top: int) -> pd.DataFrame:
         best=metric.map({name: one.best for name, one in scores.items()}).astype(float),
         chance=metric.map({name: one.chance for name, one in scores.items()}).astype(float),
         **{name: table[name].astype(float) for name in ("value", *OVER_SEEDS)},
-        **{PERTURBATION: table[PERTURBATION].astype(object)},
     )[COLUMNS]
 
 

@@ -297,6 +297,8 @@ def _gathered(parts: Iterable[pyarrow.Table]) -> Iterator[pyarrow.Table]:
 
 def _dictionary(column: "pd.Series[Any]") -> pyarrow.DictionaryArray:
     """Encode names by 32-bit integers, so that all parts have the same schema."""
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(object)  # an empty column may have any type
     names = column.astype("category").cat
     codes = names.codes.to_numpy(dtype="int32")
     return pyarrow.DictionaryArray.from_arrays(
