@@ -228,8 +228,8 @@ NOT_COVARIATES = {
 CONTROL_COLOUR, OTHER_COLOUR = "black", "0.85"
 
 
-MOST_NAMED = 25  # perturbations in a map
 LARGEST_DOT = 60.0  # square points
+NAME_WIDTH, NAME_HEIGHT = 0.03, 0.05  # of a character of a name, as fractions of the map
 
 
 def draw_perturbation_map(table: pd.DataFrame, **_: Any) -> Figure:
@@ -246,14 +246,40 @@ def draw_perturbation_map(table: pd.DataFrame, **_: Any) -> Figure:
             own = rows[rows["leiden"] == cluster]
             size = LARGEST_DOT * own["strength"] / table["strength"].max()
             axis.scatter(own["x"], own["y"], s=size, color=colour, linewidths=0, label=cluster)
-        for _, row in rows.nlargest(MOST_NAMED, "strength").iterrows():
-            axis.annotate(
-                row["perturbation"], (row["x"], row["y"]), xytext=(3, 2),
-                textcoords="offset points", fontsize=5,
+        for row, is_left in _names_with_space(rows):
+            named = axis.annotate(
+                row["perturbation"], (row["x"], row["y"]), xytext=(4 if is_left else -4, 3),
+                textcoords="offset points", fontsize=6, ha="left" if is_left else "right",
             )  # fmt: skip
+            named.set_in_layout(False)
+        axis.margins(x=0.08)
         title = "observed effects" if kind == OBSERVED else f"latent effects, {readable(model)}"
         axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=title)
     return figure
+
+
+def _names_with_space(rows: pd.DataFrame) -> list[tuple["pd.Series[Any]", bool]]:
+    """Choose perturbations to name, the strongest first, so that their names do not overlap.
+
+    Returns
+    -------
+    list of tuple
+        Row of each, and whether it is in the left half, where its name is to the right of the dot.
+    """
+    ordered = rows.sort_values("strength", ascending=False, kind="stable")
+    points = ordered[["x", "y"]].to_numpy()
+    points = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-9)
+    chosen: list[tuple[pd.Series[Any], bool]] = []
+    boxes = np.empty((0, 2))
+    for (_, row), (x, y) in zip(ordered.iterrows(), points, strict=True):
+        width, is_left = NAME_WIDTH * len(row["perturbation"]), x < 0.5
+        middle = np.array([x + width / 2 if is_left else x - width / 2, y])
+        widths = [NAME_WIDTH * len(other["perturbation"]) for other, _ in chosen]
+        apart = np.array([[(width + other) / 2, NAME_HEIGHT] for other in widths]).reshape(-1, 2)
+        if not (np.abs(boxes - middle) < apart).all(axis=1).any():
+            chosen.append((row, bool(is_left)))
+            boxes = np.vstack([boxes, middle])
+    return chosen
 
 
 def draw_state_map(table: pd.DataFrame, **_: Any) -> Figure:
