@@ -197,6 +197,7 @@ def judged_by_cell_eval(predicted, real, folder):
     return pd.read_csv(folder / "judged/results.csv").set_index("perturbation").sort_index()
 
 
+@pytest.mark.slow
 def test_cell_eval_and_our_tables_agree_where_their_metrics_mean_the_same(
     pairs, tiny_screen, parts, effects, control, tmp_path
 ):

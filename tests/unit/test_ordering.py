@@ -28,6 +28,8 @@ from samsvae.screen.labels import components
 from samsvae.screen.splits import TRAIN, VAL, shuffled_cells, split_screen
 from samsvae.sources.simulated import Simulation, simulate
 
+pytestmark = pytest.mark.slow
+
 SIMULATION = Simulation(
     seed=0,
     n_genes=80,

@@ -75,6 +75,7 @@ def guides_said(screen):
     return cells, [tuple(row) for row in table.itertuples(index=False)]
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(DESIGNS, st.sampled_from(TYPES), st.sampled_from(sorted(LAYOUTS)), st.booleans())
 def test_labels_in_any_convention_are_the_same_screen(
@@ -128,6 +129,7 @@ def test_labels_in_any_convention_are_the_same_screen(
         assert said(screen) == first, (name, file)
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(DESIGNS, st.sampled_from(TYPES), st.sampled_from(sorted(LAYOUTS)), st.integers(0, 999))
 def test_guides_in_every_form_are_the_same_screen(tmp_path_factory, design, dtype, layout, seed):

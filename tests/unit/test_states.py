@@ -180,6 +180,7 @@ def test_the_perturbations_that_move_cells_farthest_are_named():
     assert set(shown) == {"control", OTHER, *(f"P{p}" for p in range(13, 20))}
 
 
+@pytest.mark.slow
 def test_groups_of_states_are_clusters_and_stay_together_on_the_map():
     rng = np.random.default_rng(0)
     group = np.repeat([1, 0, 2], [60, 150, 40])
@@ -222,6 +223,7 @@ def test_a_state_map_has_every_cell_in_both_states(tiny_screen):
     assert {"perturbation", "shown_as", "leiden"} <= set(table.columns)
 
 
+@pytest.mark.slow
 def test_perturbations_of_the_same_group_are_clustered_by_observed_and_by_latent_effects():
     rng = np.random.default_rng(0)
     names, genes = [f"P{i:02d}" for i in range(24)], [f"G{i}" for i in range(40)]
