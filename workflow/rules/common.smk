@@ -79,7 +79,10 @@ def uses(script, *modules):
 
 
 def collecting(adds="", runs=()):
-    """Set a job that concatenates tables of runs; "module:function" adds columns."""
+    """Build the parameters of a job that concatenates tables of runs.
+
+    `adds` names the function that adds columns, as "module:function".
+    """
     code = uses("collect_tables", *filter(None, [adds]))
     return {"adds": adds, "runs": runs, "code": code}
 
