@@ -30,12 +30,12 @@ STAGES = {
         [
             f"{SPLIT}/sams/seed0/iwelbo.parquet",
             f"{SPLIT}/sams/seed0/predicted_effects.h5ad",
-            f"{SPLIT}/enrichment.tsv",
+            "results/random/tables/enrichment.tsv",
             f"{SPLIT}/metrics.parquet",
         ],
     ),
     "report": (
-        ["draw_figure", "collect_tables", "write_report"],
+        ["draw_figures", "collect_tables", "write_report"],
         ["results/random/tables/training.tsv", "results/report-own.html"],
     ),
 }  # fmt: skip

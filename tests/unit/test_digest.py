@@ -83,11 +83,11 @@ def test_other_words_in_any_file_rerun_nothing(library):
     ("module", "reruns", "spares"),
     [
         ("inference/trainer.py", {"train_model"}, {"enrich_effects", "observe_effects", "split_cells"}),
-        ("inference/objective.py", {"train_model"}, {"enrich_effects", "select_model", "draw_figure"}),
+        ("inference/objective.py", {"train_model"}, {"enrich_effects", "select_model", "draw_figures"}),
         ("models/networks.py", {"train_model"}, {"split_cells", "enrich_effects", "predict_baseline"}),
         ("biology/enrichment.py", {"enrich_effects", "tabulate_latents"}, {"train_model", "predict_effects", "estimate_iwelbo"}),
-        ("screen/splits.py", {"split_cells"}, {"enrich_effects", "draw_figure", "simulate_screen"}),
-        ("figures/style.py", {"draw_figure", "draw_perturbation"}, {"train_model", "tabulate_effects"}),
+        ("screen/splits.py", {"split_cells"}, {"enrich_effects", "draw_figures", "simulate_screen"}),
+        ("figures/style.py", {"draw_figures", "draw_perturbation"}, {"train_model", "tabulate_effects"}),
     ],
 )  # fmt: skip
 def test_a_statement_reruns_what_uses_it(library, module, reruns, spares):

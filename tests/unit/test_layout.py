@@ -219,12 +219,31 @@ def test_downloads_are_told_apart_by_content_and_not_by_address():
     ]
 
 
-def test_figures_are_drawn_from_their_table_of_the_first_split():
+def test_figures_are_drawn_by_module_from_tables_of_the_first_split():
     own = with_own()
-    table = own.table_of_figure(Wildcards(experiment="own", figure="perturbations"))
-    assert table == "results/own/unseen_combinations-f0-seed0/metrics.parquet"
-    options = own.options_of_figure(Wildcards(experiment="own", figure="perturbations"))
-    assert options["models"] == ["chosen", "additive", "split_half"]
+    drawn = {
+        (name, experiment): figures
+        for name, figures, experiments in own.figures_by_module()
+        for experiment in experiments
+    }
+    paths = [
+        f"results/{experiment}/figures/{figure.name}.svg"
+        for (_, experiment), figures in drawn.items()
+        for figure in figures
+    ]
+    assert sorted(paths) == sorted(own.all_figures())
+    assert all(len({figure.module for figure in figures}) == 1 for figures in drawn.values())
+    job = Wildcards(experiment="own")
+    [[name, figures]] = [
+        [name, figures]
+        for (name, experiment), figures in drawn.items()
+        if experiment == "own" and "perturbations" in [figure.name for figure in figures]
+    ]
+    assert name.startswith("draw_scores")
+    tables = own.tables_of_figures(figures)(job)
+    assert "results/own/unseen_combinations-f0-seed0/metrics.parquet" in tables
+    assert len(tables) == len(figures)
+    assert own.options_of_figures(job)["models"] == ["chosen", "additive", "split_half"]
 
 
 def test_names_are_matched_as_they_are():

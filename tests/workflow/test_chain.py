@@ -134,25 +134,26 @@ def test_a_second_run_does_nothing(finished):
     assert finished.times() == before
 
 
-def test_one_figure_comes_back_alone_and_soon(finished):
+def test_one_figure_comes_back_with_those_of_its_module_and_soon(finished):
     figure = "results/random/figures/metrics.svg"
     before = finished.times()
     drawn = (finished.folder / figure).read_bytes()
     (finished.folder / figure).unlink()
-    assert finished.planned(figure) == {"figure": 1}
+    assert finished.planned(figure) == {"draw_scores": 1}
     assert finished.snakemake(figure).returncode == 0
     assert (finished.folder / figure).read_bytes() == drawn
     after = finished.times()
     changed = {name for name in after if after[name] != before.get(name)}
+    of_module = {n for n in OF_EXPERIMENT["random"] if SHOWN_FIGURES[n].module == "scores"}
     made_with_it = (
-        "random/figures/metrics.pdf",
-        "logs/figure/random/metrics.log",
-        "benchmarks/figure/random/metrics.tsv",
-        "provenance/random/figures/metrics.svg.json",
-        "provenance/random/figures/metrics.pdf.json",
+        f"{folder}random/figures/{name}.{suffix}"
+        for folder, ending in (("", ""), ("provenance/", ".json"))
+        for name in of_module
+        for suffix in (f"svg{ending}", f"pdf{ending}")
     )
     assert changed == {
-        figure,
+        "results/logs/draw_figures/random/scores.log",
+        "results/benchmarks/draw_figures/random/scores.tsv",
         *(f"results/{name}" for name in made_with_it),
     }
     assert finished.snakemake("--touch").returncode == 0
@@ -161,10 +162,10 @@ def test_one_figure_comes_back_alone_and_soon(finished):
 @pytest.mark.parametrize(
     ("module", "reruns", "spares"),
     [
-        ("biology/enrichment.py", {"enrich_observed", "enrich_predicted"}, {"train", "predict_effects", "estimate_iwelbo"}),
+        ("biology/enrichment.py", {"enrich_effects", "compare_pathways"}, {"train", "predict_effects", "estimate_iwelbo"}),
         ("evaluation/predicted.py", {"predict_effects", "evaluate_effects"}, {"train", "estimate_iwelbo", "observe_effects"}),
         ("models/sams_vae.py", {"train", "predict_effects"}, {"split_cells", "observe_effects", "predict_baseline"}),
-        ("figures/bounds.py", {"figure", "write_report"}, {"train", "collect_training"}),
+        ("figures/fits.py", {"draw_fits", "write_report"}, {"train", "collect_training"}),
     ],
 )  # fmt: skip
 def test_an_edited_module_reruns_what_uses_it_and_nothing_else(finished, module, reruns, spares):
@@ -195,7 +196,7 @@ def test_an_edited_script_reruns_its_own_rule(finished):
     path.write_text(f"{source}\nEDITED = 1\n")
     planned = finished.planned()
     path.write_text(source)
-    assert {"enrich_observed", "enrich_predicted"} <= set(planned)
+    assert {"enrich_effects", "compare_pathways"} <= set(planned)
     assert not {"train", "predict_effects", "predict_baseline"} & set(planned)
 
 
@@ -209,14 +210,12 @@ def test_an_edited_model_is_retrained_without_the_others(finished):
 
 
 def test_figures_of_an_edited_module_are_drawn_alone(finished):
-    path = finished.folder / LIBRARY / "figures/bounds.py"
+    path = finished.folder / LIBRARY / "figures/fits.py"
     source = path.read_text()
     path.write_text(source + "\nEDITED = 1\n")
     planned = finished.planned()
     path.write_text(source)
-    figures = {n for n, f in SHOWN_FIGURES.items() if f.module == "bounds"}
-    assert figures == {"training", "iwelbo", "iwelbo_particles"}
-    assert planned == {"figure": 2 * len(figures), "write_report": 1}
+    assert planned == {"draw_fits": 2, "write_report": 1}
 
 
 def test_a_changed_model_is_retrained_alone(finished):
@@ -304,7 +303,7 @@ def test_the_chain_behind_a_figure_leads_back_to_the_cells(finished):
     told = (finished.folder / f"{figure}.provenance.txt").read_text()
     assert told in done.stdout
     stages = re.findall(r"(?m)^(\w+): \d+ file", told)
-    assert {"figure", "compare_iwelbo", "estimate_iwelbo", "train", "simulate_screen"} <= set(
+    assert {"draw_fits", "compare_iwelbo", "estimate_iwelbo", "train", "simulate_screen"} <= set(
         stages
     )
     screen = finished.folder / "results/screens/tiny/screen.h5ad"
@@ -387,7 +386,7 @@ def test_states_are_mapped_where_this_is_not_switched_off(finished):
     chosen = copy.deepcopy(TINY_CONFIG)
     chosen["evaluation"]["mapped_cells"] = 60
     asked = Project(finished.folder, chosen)
-    assert asked.planned(figure) == {"map_states": 1, "figure": 1}
+    assert asked.planned(figure) == {"map_states": 1, "draw_states": 1}
     assert not finished.planned("tables")
     done = asked.snakemake(figure)
     assert done.returncode == 0, done.stdout[-4000:]
@@ -400,6 +399,20 @@ def test_latent_tables_of_any_run_are_made_by_their_path(finished):
     run = "results/unseen/unseen_combinations-f1-seed0/sams/seed1"
     assert finished.planned(f"{run}/factors.tsv") == {"tabulate_latents_of_run": 1}
     assert finished.planned(f"{run}/basal.tsv") == {"classify_states_of_run": 1}
+
+
+def test_enrichment_of_any_run_is_tested_by_its_path(finished):
+    run = "results/random/random-seed0/cpa/seed0"
+    assert finished.planned(f"{run}/enrichment.tsv") == {"enrich_effects_of_run": 1}
+    done = finished.snakemake(f"{run}/enrichment.tsv")
+    assert done.returncode == 0, done.stdout[-4000:]
+    one, all_runs = (
+        pd.read_csv(finished.folder / path, sep="\t")
+        for path in (f"{run}/enrichment.tsv", "results/random/tables/enrichment.tsv")
+    )
+    assert set(one["model"]) == {"observed", "cpa"}
+    shown = all_runs[all_runs["model"].isin(["observed", "cpa"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(one, shown)
 
 
 def test_long_work_shows_progress_in_terminal_and_log(finished):

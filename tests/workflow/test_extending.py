@@ -142,7 +142,7 @@ def test_an_added_figure_is_drawn_and_redrawn_alone_when_its_file_is_edited(exte
     module.write_text(f"{source}\nEDITED = 1\n")
     planned = project.planned()
     module.write_text(source)
-    assert planned == {"figure": 1, "write_report": 1}
+    assert planned == {"draw_retrieval": 1, "write_report": 1}
 
 
 def test_an_added_source_is_simulated_and_split(extended):

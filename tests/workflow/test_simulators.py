@@ -59,7 +59,7 @@ def test_truth_is_compared_with_what_a_model_recovers(project):
     # effects on expression have no meaning where there are no counts
     planned = project.snakemake("figures", "--dry-run").stdout
     gaussian, poisson = (
-        set(re.findall(rf"output: results/{name}/figures/(\w+)\.svg", planned)) for name in SCREENS
+        set(re.findall(rf"results/{name}/figures/(\w+)\.svg", planned)) for name in SCREENS
     )
     assert {"training", "iwelbo", "truth", "metrics"} <= gaussian < poisson
     assert {"screen", "effects", "differential_expression"} <= poisson - gaussian

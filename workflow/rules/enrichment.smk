@@ -1,73 +1,55 @@
 # Gene-set enrichment of observed and predicted effects.
 
 
-rule enrich_observed:
-    """Test gene sets for enrichment among observed or predicted effects."""
+# for the first split and seed; the table of any other run can be requested by its path
+rule enrich_effects:
+    """Test gene sets for enrichment among observed and predicted effects."""
     input:
-        effects=rules.observe_effects.output.effects,
-        observed=rules.observe_effects.output.effects,
+        observed=layout.for_first_split(rules.observe_effects.output.effects),
+        predicted=layout.for_runs(rules.predict_effects.output.effects, reference=True),
         gene_sets=layout.gene_sets_of,
     output:
-        table=f"{SPLIT}/enrichment.tsv",
+        table=f"{TABLES}/enrichment.tsv",
     log:
-        "results/logs/enrich_observed/{experiment}/{split}.log",
+        "results/logs/enrich_effects/{experiment}.log",
     benchmark:
-        "results/benchmarks/enrich_observed/{experiment}/{split}.tsv"
+        "results/benchmarks/enrich_effects/{experiment}.tsv"
     conda:
         "../../envs/samsvae.yaml"
     resources:
         mem_mb=growing(1500),
-        runtime=growing(60),
+        runtime=growing(120),
     params:
         settings=config["enrichment"],
         gene_set_names=lambda wildcards: gene_set_names(config, wildcards.experiment),
-        run=lambda wildcards: {
-            "split": wildcards.split,
-            "model": "observed",
-            "seed": "",
-        },
+        runs=layout.runs_of(reference=True),
         code=uses("enrich_effects"),
     script:
         "../scripts/enrich_effects.py"
 
 
-use rule enrich_observed as enrich_predicted with:
+use rule enrich_effects as enrich_effects_of_run with:
     input:
-        effects=rules.predict_effects.output.effects,
         observed=rules.observe_effects.output.effects,
+        predicted=[rules.predict_effects.output.effects],
         gene_sets=layout.gene_sets_of,
     output:
         table=f"{RUN}/enrichment.tsv",
     log:
-        "results/logs/enrich_predicted/{experiment}/{split}/{model}-seed{seed}.log",
+        "results/logs/enrich_effects/{experiment}/{split}/{model}-seed{seed}.log",
     benchmark:
-        "results/benchmarks/enrich_predicted/{experiment}/{split}/{model}-seed{seed}.tsv"
+        "results/benchmarks/enrich_effects/{experiment}/{split}/{model}-seed{seed}.tsv"
     params:
         settings=config["enrichment"],
         gene_set_names=lambda wildcards: gene_set_names(config, wildcards.experiment),
-        run=run_of,
+        runs=lambda wildcards: [run_of(wildcards)],
         code=uses("enrich_effects"),
-
-
-# for the first split and seed; the table of any other run can be requested by its path
-use rule collect_de_comparison as collect_enrichment with:
-    input:
-        of_split=layout.for_first_split(rules.enrich_observed.output.table),
-        of_runs=layout.for_runs(rules.enrich_predicted.output.table, reference=True),
-    output:
-        table=f"{TABLES}/enrichment.tsv",
-    log:
-        "results/logs/collect_tables/{experiment}/enrichment.log",
-    benchmark:
-        "results/benchmarks/collect_tables/{experiment}/enrichment.tsv"
-    params:
-        **collecting("samsvae.biology.enrichment:with_order"),
 
 
 rule compare_pathways:
     """Compare the gene sets of predicted and observed effects."""
     input:
-        table=rules.collect_enrichment.output.table,
+        table=rules.enrich_effects.output.table,
     output:
         table=f"{TABLES}/pathway_agreement.tsv",
     log:

@@ -36,38 +36,46 @@ use rule collect_training as collect_iwelbo_by_particles with:
         ),
 
 
-rule figure:
-    """Draw a figure as SVG and PDF."""
-    input:
-        table=layout.table_of_figure,
-        caption=lambda wildcards: source(f"workflow/report/{wildcards.figure}.rst"),
-    output:
-        figure=report(
-            f"{FIGURES}/{{figure}}.svg",
-            caption="../report/{figure}.rst",
-            category="{experiment}",
-            labels={"figure": "{figure}"},
-        ),
-        pdf=f"{FIGURES}/{{figure}}.pdf",
-    log:
-        "results/logs/figure/{experiment}/{figure}.log",
-    benchmark:
-        "results/benchmarks/figure/{experiment}/{figure}.tsv"
-    wildcard_constraints:
-        figure=one_of(SHOWN_FIGURES),
-    conda:
-        "../../envs/samsvae.yaml"
-    resources:
-        mem_mb=growing(2000),
-        runtime=growing(20),
-    params:
-        function=lambda wildcards: SHOWN_FIGURES[wildcards.figure].function,
-        options=layout.options_of_figure,
-        code=lambda wildcards: uses(
-            "draw_figure", SHOWN_FIGURES[wildcards.figure].function
-        ),
-    script:
-        "../scripts/draw_figure.py"
+# One job draws the figures of a module, since loading libraries takes longer than drawing. Since
+# outputs cannot depend on wildcards, there is one rule for each set of figures.
+for rule_name, figures, experiments in layout.figures_by_module():
+
+    rule:
+        name:
+            rule_name
+        input:
+            tables=layout.tables_of_figures(figures),
+            captions=[
+                source(f"workflow/report/{figure.name}.rst") for figure in figures
+            ],
+        output:
+            figures=[
+                report(
+                    f"{FIGURES}/{figure.name}.svg",
+                    caption=f"../report/{figure.name}.rst",
+                    category="{experiment}",
+                    labels={"figure": figure.name},
+                )
+                for figure in figures
+            ],
+            pdfs=[f"{FIGURES}/{figure.name}.pdf" for figure in figures],
+        log:
+            f"results/logs/draw_figures/{{experiment}}/{figures[0].module}.log",
+        benchmark:
+            f"results/benchmarks/draw_figures/{{experiment}}/{figures[0].module}.tsv"
+        wildcard_constraints:
+            experiment=one_of(experiments),
+        conda:
+            "../../envs/samsvae.yaml"
+        resources:
+            mem_mb=growing(2000),
+            runtime=growing(20),
+        params:
+            functions=[figure.function for figure in figures],
+            options=layout.options_of_figures,
+            code=uses("draw_figures", f"samsvae.figures.{figures[0].module}"),
+        script:
+            "../scripts/draw_figures.py"
 
 
 # made only for perturbation_figures or on request by path
@@ -91,7 +99,7 @@ rule perturbation_figure:
         mem_mb=growing(2000),
         runtime=growing(20),
     params:
-        options=layout.options_of_figure,
+        options=layout.options_of_figures,
         code=uses("draw_perturbation"),
     script:
         "../scripts/draw_perturbation.py"

@@ -135,9 +135,9 @@ SECTIONS = (
         "(IWELBO) is a lower bound on its logarithm; a higher bound on held-out cells indicates a "
         "better model of the screen.",
         (
-            Figure("training", "bounds", "training.tsv", (TRAINING,)),
-            Figure("iwelbo", "bounds", "iwelbo.tsv", (TRAINING,)),
-            Figure("iwelbo_particles", "bounds", "iwelbo_by_particles.tsv", (TRAINING,)),
+            Figure("training", "fits", "training.tsv", (TRAINING,)),
+            Figure("iwelbo", "fits", "iwelbo.tsv", (TRAINING,)),
+            Figure("iwelbo_particles", "fits", "iwelbo_by_particles.tsv", (TRAINING,)),
             Table(
                 "iwelbo.tsv",
                 "Mean bound of every run in nats per cell, and its difference to the "
@@ -321,8 +321,8 @@ SECTIONS = (
         "perturbation. If the two are separated, a classifier cannot predict the perturbation from "
         "the basal state better than by chance.",
         (
-            Figure("basal", "latents", "basal.tsv", (TRAINING,)),
-            Figure("state_map", "latents", "state_map.tsv", (TRAINING, STATE_MAP)),
+            Figure("basal", "states", "basal.tsv", (TRAINING,)),
+            Figure("state_map", "states", "state_map.tsv", (TRAINING, STATE_MAP)),
             Table(
                 "basal.tsv",
                 'Accuracy of the classifier by state, perturbation (against control; "all" is all '
@@ -337,8 +337,8 @@ SECTIONS = (
         "In a simulated screen the factors of each perturbation and the latent state of each cell "
         "are known.",
         (
-            Figure("truth", "truth", "matched_masks.tsv", (TRAINING, TRUTH)),
-            Figure("recovery", "truth", "recovery.tsv", (TRAINING, TRUTH)),
+            Figure("truth", "fits", "matched_masks.tsv", (TRAINING, TRUTH)),
+            Figure("recovery", "fits", "recovery.tsv", (TRAINING, TRUTH)),
         ),
     ),
 )

@@ -3,6 +3,7 @@
 The module does not import torch, since the Snakefile imports it.
 """
 
+import collections
 import functools
 import itertools
 import re
@@ -34,12 +35,12 @@ from samsvae.report.sections import (
     GROUPS,
     MASKS,
     PAPER,
-    SHOWN_FIGURES,
     SPLIT_FOLDER,
     STATE_MAP,
     TABLES_FOLDER,
     TRAINING,
     TRUTH,
+    Figure,
     figures_of,
     tables_of,
 )
@@ -501,12 +502,36 @@ class Layout:
             for figure in figures_of(self.properties(experiment))
         ]
 
-    def table_of_figure(self, wildcards: Wildcards) -> str:
-        """Return the path of the table of a figure."""
-        return self.for_first_split(SHOWN_FIGURES[wildcards["figure"]].path)(wildcards)
+    def figures_by_module(self) -> list[tuple[str, list[Figure], list[str]]]:
+        """Group the figures of experiments by module, as one job draws them.
 
-    def options_of_figure(self, wildcards: Wildcards) -> dict[str, Any]:
-        """Return the options of a figure."""
+        Returns
+        -------
+        list of tuple
+            Name of a rule, figures of a module of :mod:`samsvae.figures`, and the experiments that
+            have exactly these figures of it.
+        """
+        groups: dict[tuple[str, tuple[Figure, ...]], list[str]] = {}
+        for experiment in self.experiments:
+            by_module: dict[str, list[Figure]] = {}
+            for figure in figures_of(self.properties(experiment)):
+                by_module.setdefault(figure.module, []).append(figure)
+            for module, figures in by_module.items():
+                groups.setdefault((module, tuple(figures)), []).append(experiment)
+        named, sets = [], collections.Counter[str]()
+        for (module, shown), experiments in groups.items():
+            sets[module] += 1
+            number = f"_{sets[module]}" if sets[module] > 1 else ""
+            named.append((f"draw_{module}{number}", list(shown), experiments))
+        return named
+
+    def tables_of_figures(self, figures: Iterable[Figure]) -> InputFunction:
+        """Build an input function of the tables of figures."""
+        patterns = [self.for_first_split(figure.path) for figure in figures]
+        return lambda wildcards: [pattern(wildcards) for pattern in patterns]
+
+    def options_of_figures(self, wildcards: Wildcards) -> dict[str, Any]:
+        """Return the options of figures."""
         evaluation = self.config["evaluation"]
         return {
             "models": self.experiments[wildcards["experiment"]]["models"],

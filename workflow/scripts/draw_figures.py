@@ -1,0 +1,28 @@
+"""Draw figures, each from its table."""
+
+import importlib
+from typing import Any
+
+from samsvae.figures.style import save_figure, use_style
+from samsvae.figures.text import read_caption
+from samsvae.runtime.files import read_table
+from samsvae.runtime.provenance import provenance
+from samsvae.runtime.script import run_job
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    given, params, output = snakemake.input, snakemake.params, snakemake.output
+    made_by = provenance(dict(params.options), params.code)
+    use_style()
+    for function, table, caption, *files in zip(
+        params.functions, given.tables, given.captions, output.figures, output.pdfs, strict=True
+    ):
+        module, _, name = function.partition(":")
+        draw = getattr(importlib.import_module(module), name)
+        figure = draw(read_table(table), **params.options)
+        save_figure(figure, read_caption(caption), made_by, files)
+
+
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))
