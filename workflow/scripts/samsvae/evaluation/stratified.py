@@ -1,0 +1,460 @@
+"""Effects and tests of perturbations stratified by batch, against control cells of the same batch.
+
+Cells of different batches differ in expression and depth. If the fraction of a perturbation's cells
+in a batch differs from that of the control cells, the plain difference contains the difference of
+batches. Here each batch compares its own cells. With one stratum, effects are the plain difference,
+and tests of genes are the Wilcoxon rank-sum test.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import pandas as pd
+from scipy import sparse, stats
+
+from samsvae.screen.labels import CONTROL
+
+LEFT_OUT = -1  # group of a cell that is in no comparison
+
+
+@dataclass(frozen=True)
+class Strata:
+    """Groups and strata of cells.
+
+    Attributes
+    ----------
+    group
+        Index of each cell's perturbation; `n_groups` for control cells, -1 for cells to leave out.
+    stratum
+        Index of each cell's stratum, such as its batch.
+    n_groups
+        Number of perturbations.
+    min_controls
+        Smallest number of control cells of a stratum; others are not compared.
+    """
+
+    group: np.ndarray
+    stratum: np.ndarray
+    n_groups: int
+    min_controls: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        labels: pd.Series,
+        names: Sequence[str],
+        stratum: np.ndarray | None = None,
+        min_controls: int = 1,
+    ) -> "Strata":
+        """Group cells by perturbation.
+
+        Parameters
+        ----------
+        labels
+            Perturbation of each cell; cells of others than `names` and control are left out.
+        names
+            Perturbations.
+        stratum
+            Stratum of each cell; None for a single one.
+        min_controls
+            As for the class; without effect if there is a single stratum.
+        """
+        group = pd.Index([*names, CONTROL]).get_indexer(labels.astype(str))
+        number = np.zeros(len(labels), dtype=np.int64) if stratum is None else stratum
+        several = len(number) > 0 and bool((number != number[0]).any())
+        return cls(group, number, len(names), min_controls if several else 1)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Number of cells, strata x groups, control last."""
+        n_strata = int(self.stratum.max(initial=-1)) + 1
+        kept = self.group != LEFT_OUT
+        sizes = np.zeros((n_strata, self.n_groups + 1), dtype=np.int64)
+        np.add.at(sizes, (self.stratum[kept], self.group[kept]), 1)
+        return sizes
+
+    @property
+    def compared(self) -> np.ndarray:
+        """Number of compared cells, strata x perturbations: 0 where there are too few controls."""
+        sizes = self.sizes
+        enough = sizes[:, -1:] >= max(self.min_controls, 1)
+        return np.where(enough, sizes[:, :-1], 0)
+
+
+def stratified_effects(
+    expression: sparse.csr_matrix, strata: Strata
+) -> tuple[np.ndarray, np.ndarray]:
+    """Average the differences from control within strata, weighted by the perturbation's cells.
+
+    Parameters
+    ----------
+    expression
+        Cells x genes, log2(CP10k + 1).
+    strata
+        Groups and strata of the cells.
+
+    Returns
+    -------
+    effect, standard_error : ndarray
+        Perturbations x genes; NaN for a perturbation that is compared in no stratum. The standard
+        error needs two cells of the perturbation in a stratum: the variance of a single cell is
+        taken from the perturbation's other strata, or else from the control cells of its own.
+    """
+    compared = strata.compared
+    n_genes = expression.shape[1]
+    effect = np.full((strata.n_groups, n_genes), np.nan)
+    error = np.full((strata.n_groups, n_genes), np.nan)
+    controls = {
+        stratum: moments(
+            expression[(strata.group == strata.n_groups) & (strata.stratum == stratum)]
+        )
+        for stratum in np.flatnonzero(compared.any(axis=1))
+    }
+    order = np.lexsort((strata.stratum, strata.group))
+    keys = strata.group[order] * len(compared) + strata.stratum[order]
+    for group in np.flatnonzero(compared.sum(axis=0)):
+        number = compared[:, group]
+        total = number.sum()
+        mean, variance = np.zeros(n_genes), np.zeros(n_genes)
+        parts = {}
+        for stratum in np.flatnonzero(number):
+            key = group * len(compared) + stratum
+            rows = order[np.searchsorted(keys, key) : np.searchsorted(keys, key, side="right")]
+            parts[stratum] = moments(expression[rows])
+        known = [stratum for stratum in parts if number[stratum] > 1]
+        degrees = sum(number[stratum] - 1 for stratum in known)
+        pooled = sum((number[s] - 1) * parts[s][1] for s in known) / degrees if known else None
+        for stratum, (own_mean, own_variance) in parts.items():
+            control_mean, control_variance = controls[stratum]
+            weight = number[stratum] / total
+            if number[stratum] == 1:
+                own_variance = control_variance if pooled is None else pooled
+            of_control = control_variance / strata.sizes[stratum, -1]
+            mean += weight * (own_mean - control_mean)
+            variance += weight**2 * (own_variance / number[stratum] + of_control)
+        effect[group], error[group] = mean, np.sqrt(variance)
+    return effect, error
+
+
+def moments(cells: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Compute mean and variance of each gene; the variance of a single cell is 0."""
+    n_cells = cells.shape[0]
+    mean = np.asarray(cells.mean(axis=0), dtype=np.float64).ravel()
+    squares = np.asarray(cells.multiply(cells).sum(axis=0), dtype=np.float64).ravel()
+    variance = np.clip(squares - n_cells * mean**2, 0, None) / max(n_cells - 1, 1)
+    return mean, variance
+
+
+def stratified_rank_sum(
+    expression: sparse.csr_matrix, strata: Strata, skewed: bool = False
+) -> np.ndarray:
+    """Test each gene of each perturbation by van Elteren's stratified rank-sum test, two-sided.
+
+    The statistic is the sum over strata of the centred Mann-Whitney statistic divided by the
+    number of compared cells plus 1 (van Elteren 1960); its variance is corrected for ties. The
+    approximation has a continuity correction of half the smallest step. With one stratum this is
+    the Wilcoxon rank-sum test.
+
+    Own code, since Python libraries have no stratified rank-sum test.
+
+    Parameters
+    ----------
+    expression
+        Cells x genes, non-negative.
+    strata
+        Groups and strata of the cells.
+    skewed
+        Whether the null distribution is a Pearson type III distribution with the skewness of the
+        permutation distribution (Mielke and Berry 2007), not a normal one. If few cells express a
+        gene and groups differ in size, the normal tail is too light.
+
+    Returns
+    -------
+    ndarray
+        p-values, perturbations x genes; NaN for a perturbation that is compared in no stratum, 1
+        for a gene with equal values in all compared cells.
+    """
+    kept = strata.group != LEFT_OUT
+    columns = sparse.csc_matrix(expression[kept])
+    compared, sizes = strata.compared, strata.sizes
+    bucket = strata.stratum[kept] * (strata.n_groups + 1) + strata.group[kept]
+    statistic, variance, third_moment = _van_elteren(
+        columns.indptr, columns.indices, columns.data, bucket, sizes, compared
+    )
+    n_all = compared + sizes[:, -1:]
+    step = np.where(compared > 0, 1 / (n_all + 1.0), np.inf).min(axis=0, initial=np.inf)
+    distance = np.clip(np.abs(statistic) - step[:, None] / 2, 0, None)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        z = np.where(variance > 0, distance / np.sqrt(variance), 0.0)
+        skewness = np.where(variance > 0, third_moment / variance**1.5, 0.0)
+    if skewed:
+        pvalue = 2 * stats.pearson3.sf(z, np.sign(statistic) * skewness)
+    else:
+        pvalue = 2 * stats.norm.sf(z)
+    pvalue[compared.sum(axis=0) == 0] = np.nan
+    return np.minimum(pvalue, 1.0)
+
+
+@numba.njit(cache=True)
+def _van_elteren(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    data: np.ndarray,
+    bucket: np.ndarray,
+    sizes: np.ndarray,
+    compared: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compute the statistic, its variance and third moment under the null, perturbations x genes.
+
+    `bucket` is the stratum and group of each cell, as a position in the flattened `sizes`.
+    """
+    n_genes = len(indptr) - 1
+    n_strata, n_groups = compared.shape
+    statistic = np.zeros((n_groups, n_genes))
+    variance = np.zeros((n_groups, n_genes))
+    third_moment = np.zeros((n_groups, n_genes))
+    starts = np.zeros(n_strata * (n_groups + 1) + 1, dtype=np.int64)
+    for gene in range(n_genes):
+        first, last = indptr[gene], indptr[gene + 1]
+        starts[:] = 0
+        for at in range(first, last):
+            if data[at] != 0:
+                starts[bucket[indices[at]] + 1] += 1
+        for at in range(1, len(starts)):
+            starts[at] += starts[at - 1]
+        values = np.empty(starts[-1], dtype=data.dtype)
+        filled = starts[:-1].copy()
+        for at in range(first, last):
+            if data[at] != 0:
+                own = bucket[indices[at]]
+                values[filled[own]] = data[at]
+                filled[own] += 1
+        for stratum in range(n_strata):
+            at_control = stratum * (n_groups + 1) + n_groups
+            controls = np.sort(values[starts[at_control] : starts[at_control + 1]])
+            n_controls = sizes[stratum, n_groups]
+            for group in range(n_groups):
+                n_cells = compared[stratum, group]
+                if n_cells == 0:
+                    continue
+                own = stratum * (n_groups + 1) + group
+                cells = np.sort(values[starts[own] : starts[own + 1]])
+                ranks, squares, cubes = _ranks(cells, controls, n_cells, n_controls)
+                n, m = float(n_cells), float(n_controls)
+                n_all = n + m
+                weight = 1 / (n_all + 1)
+                statistic[group, gene] += weight * ranks
+                # moments of the sum of n of N ranks, drawn without replacement
+                spread = n * m / (n_all * (n_all - 1)) * squares
+                variance[group, gene] += weight**2 * spread
+                if n_all > 2:
+                    skew = n * m * (m - n) / (n_all * (n_all - 1) * (n_all - 2)) * cubes
+                    third_moment[group, gene] += weight**3 * skew
+    return statistic, variance, third_moment
+
+
+@numba.njit(cache=True)
+def _ranks(
+    cells: np.ndarray, controls: np.ndarray, n_cells: int, n_controls: int
+) -> tuple[float, float, float]:
+    """Rank cells and controls together, about the mean rank, ties at their middle.
+
+    Parameters
+    ----------
+    cells, controls
+        Positive values, sorted; the other cells are 0.
+    n_cells, n_controls
+        Numbers of cells.
+
+    Returns
+    -------
+    ranks, squares, cubes : float
+        Sum of the ranks of the cells; sums of squares and cubes of the ranks of all.
+    """
+    zeros = n_cells - len(cells) + n_controls - len(controls)
+    middle = (n_cells + n_controls + 1) / 2
+    rank = (zeros + 1) / 2 - middle
+    ranks = (n_cells - len(cells)) * rank
+    squares, cubes = zeros * rank**2, zeros * rank**3
+    below, at, other = zeros, 0, 0
+    while at < len(cells) or other < len(controls):
+        if other == len(controls) or (at < len(cells) and cells[at] <= controls[other]):
+            value = cells[at]
+        else:
+            value = controls[other]
+        own, both = 0, 0
+        while at < len(cells) and cells[at] == value:
+            at += 1
+            own += 1
+        while other < len(controls) and controls[other] == value:
+            other += 1
+            both += 1
+        both += own
+        rank = below + (both + 1) / 2 - middle
+        ranks += own * rank
+        squares += both * rank**2
+        cubes += both * rank**3
+        below += both
+    return ranks, squares, cubes
+
+
+FEWEST_EXPECTED = 5.0  # cells of the smaller group in which a tested gene is detected, expected
+
+
+def testable_genes(expression: sparse.csr_matrix, strata: Strata) -> np.ndarray:
+    """Choose the genes to test, by the control cells alone.
+
+    The normal approximation of the rank sum does not hold for a gene that few cells express. The
+    choice ignores the perturbed cells, since a choice by these would favour one sign.
+
+    Returns
+    -------
+    ndarray of bool
+        Perturbations x genes: at least five cells of the smaller group are expected to express
+        the gene, at the fraction of expressing cells among the control cells of the compared
+        strata.
+    """
+    compared, sizes = strata.compared, strata.sizes
+    kept = strata.group == strata.n_groups
+    n_strata = len(sizes)
+    member = sparse.csr_matrix(
+        (np.ones(kept.sum()), (strata.stratum[kept], np.flatnonzero(kept))),
+        shape=(n_strata, expression.shape[0]),
+    )
+    detected = np.asarray((member @ (expression != 0)).todense(), dtype=float)
+    fraction = detected / np.maximum(sizes[:, -1:], 1)
+    smaller = np.minimum(compared, sizes[:, -1:])
+    return np.asarray(smaller.T @ fraction >= FEWEST_EXPECTED)
+
+
+def gated_tests(expression: sparse.csr_matrix, strata: Strata) -> tuple[np.ndarray, np.ndarray]:
+    """Test the testable genes of each perturbation, and correct over them.
+
+    Returns
+    -------
+    pvalue, fdr : ndarray
+        Perturbations x genes; rates by Benjamini-Hochberg over the tested genes of a perturbation,
+        NaN for a gene that is not tested.
+    """
+    pvalue = stratified_rank_sum(expression, strata, skewed=True)
+    pvalue[~testable_genes(expression, strata)] = np.nan
+    fdr = np.full_like(pvalue, np.nan)
+    for own, rate in zip(pvalue, fdr, strict=True):
+        tested = np.isfinite(own)
+        if tested.any():
+            rate[tested] = stats.false_discovery_control(own[tested])
+    return pvalue, fdr
+
+
+N_PERMUTATIONS = 999
+
+
+def energy_tests(
+    components: np.ndarray,
+    strata: Strata,
+    fdr: float = 0.05,
+    n_permutations: int = N_PERMUTATIONS,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Test each perturbation's energy distance from control by permutations within strata.
+
+    The energy distance (E-distance) of two groups of cells is
+    2 E|X - Y|^2 - E|X - X'|^2 - E|Y - Y'|^2 over pairs of different cells, with squared Euclidean
+    distances of principal components, as in scPerturb (Peidli et al. 2024). Squared distances
+    follow from sums over cells, without all pairs. It is 0 on average if the groups have the same
+    mean. A permutation exchanges the cells of the perturbation with control cells of the same
+    stratum, so that a difference of strata, such as batches, is no effect. The distance itself is
+    that of the compared cells, without strata.
+
+    Own code, since libraries compute distances of all pairs of cells and permute without strata;
+    tests compare it with them.
+
+    Parameters
+    ----------
+    components
+        Principal components of expression, cells x components.
+    strata
+        Groups and strata of the cells.
+    fdr
+        False discovery rate over perturbations that p-values should be able to reach: a
+        perturbation that exceeds all of its permutations gets further ones, until its p-value
+        would be significant even if it were the only one.
+    n_permutations
+        Number of permutations at first.
+    seed
+        Seed of the permutations.
+
+    Returns
+    -------
+    distance, pvalue : ndarray
+        Of each perturbation; NaN if fewer than two of its cells, or of the control cells of their
+        strata, are compared.
+    """
+    compared = strata.compared
+    distance, pvalue = (np.full(strata.n_groups, np.nan) for _ in range(2))
+    controls = strata.group == strata.n_groups
+    rng = np.random.default_rng(seed)
+    further = max(int(np.ceil(strata.n_groups / fdr)) - n_permutations, 0)
+    for group in range(strata.n_groups):
+        shared = np.flatnonzero(compared[:, group])
+        inside = np.isin(strata.stratum, shared)
+        chosen = np.flatnonzero(inside & (controls | (strata.group == group)))
+        own = strata.group[chosen] == group
+        if own.sum() < 2 or (~own).sum() < 2:
+            continue
+        # cells of a stratum are consecutive, those of the perturbation first
+        order = chosen[np.lexsort((~own, strata.stratum[chosen]))]
+        n_own = compared[shared, group]
+        cells = np.ascontiguousarray(components[order], dtype=np.float64)
+        how = cells, n_own, n_own + strata.sizes[shared, -1]
+        distances = _permuted_distances(*how, n_permutations, rng)
+        distance[group] = distances[0]
+        # equal distances differ by rounding
+        limit = distances[0] - 1e-9 * abs(distances[0])
+        reached, n_all = int(np.sum(distances[1:] >= limit)), n_permutations
+        if not reached and further:
+            more = _permuted_distances(*how, further, rng)[1:]
+            reached, n_all = int(np.sum(more >= limit)), n_permutations + further
+        pvalue[group] = (1 + reached) / (1 + n_all)
+    return distance, pvalue
+
+
+@numba.njit(cache=True)
+def _permuted_distances(
+    cells: np.ndarray,
+    n_own: np.ndarray,
+    n_all: np.ndarray,
+    n_permutations: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Compute the energy distance of the cells as they are, and after each permutation."""
+    n_cells, n_components = cells.shape
+    squares = np.empty(n_cells)
+    whole = np.zeros(n_components)
+    for cell in range(n_cells):
+        squares[cell] = np.sum(cells[cell] ** 2)
+        whole += cells[cell]
+    whole_square = squares.sum()
+    n, m = float(n_own.sum()), float(n_all.sum() - n_own.sum())
+    order = np.arange(n_cells)
+    found = np.empty(n_permutations + 1)
+    for permutation in range(n_permutations + 1):
+        total = np.zeros(n_components)
+        square, first = 0.0, 0
+        for stratum in range(len(n_own)):
+            last = first + n_all[stratum]
+            for at in range(first, first + n_own[stratum]):
+                if permutation > 0:
+                    other = rng.integers(at, last)
+                    order[at], order[other] = order[other], order[at]
+                total += cells[order[at]]
+                square += squares[order[at]]
+            first = last
+        rest = whole - total
+        between = square / n + (whole_square - square) / m - 2 * np.sum(total * rest) / (n * m)
+        within = (square - np.sum(total**2) / n) / (n - 1)
+        within += (whole_square - square - np.sum(rest**2) / m) / (m - 1)
+        found[permutation] = 2 * (between - within)
+    return found
