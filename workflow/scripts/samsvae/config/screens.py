@@ -90,6 +90,8 @@ class Source(Section):
         Whether its measurements are counts.
     is_published
         Whether its file is one of the downloads.
+    acts_by
+        How its perturbations act on their target genes, where that is known.
     """
 
     name: ClassVar[str]
@@ -98,6 +100,7 @@ class Source(Section):
     divides_cells: ClassVar[bool] = False
     has_counts: ClassVar[bool] = True
     is_published: ClassVar[bool] = False
+    acts_by: ClassVar[str | None] = None
 
 
 class Simulated(Source):
@@ -193,6 +196,7 @@ class Norman(Source):
 
     name = "norman"
     is_published = True
+    acts_by = "activation"
 
     copy_: Copy = Field("original", alias="copy")
     path: PublishedPath = None
@@ -217,6 +221,7 @@ class Replogle(Source):
 
     name = "replogle"
     is_published = True
+    acts_by = "knockdown"
 
     copy_: Copy = Field("original", alias="copy")
     path: PublishedPath = None
@@ -411,9 +416,27 @@ class H5ad(Source):
     covariates: UniqueWords = Field(
         [], description="Columns of obs that the canonical screen keeps, as they are."
     )
+    perturbation_kind: Literal["knockdown", "knockout", "activation"] | None = Field(
+        None,
+        description="How perturbations act on their target genes, and so which change of the "
+        "target is expected; null if unknown.",
+    )
 
 
 SOURCES: dict[str, type[Source]] = {source.name: source for source in Source.__subclasses__()}
+
+
+def perturbation_kind(screen: Mapping[str, Any]) -> str | None:
+    """Return how the perturbations of a screen's entry act, if that is known."""
+    return screen.get("perturbation_kind") or SOURCES[screen["source"]].acts_by
+
+
+def knows_guides(screen: Mapping[str, Any]) -> bool:
+    """Whether a screen's entry says which guide a cell has, beside the gene that it targets."""
+    forms = ("perturbation_matrix", "guide_features", "guide_modality", "perturbation_columns")
+    genes = ((screen.get(form) or {}).get("gene_column") for form in forms)
+    named = (screen.get(key) for key in ("guide_column", "guide_table", "guide_pattern"))
+    return any(genes) or any(named)
 
 
 def download_of(screen: Mapping[str, Any]) -> str | None:

@@ -166,6 +166,27 @@ class Evaluation(Section):
     top_genes: Count = Field(
         20, description='Genes of largest observed effect in the "top" metrics.'
     )
+    effects: Literal["stratified", "plain"] | None = Field(
+        None,
+        description='Observed effects and tests of all cells: "stratified", within batches, or '
+        '"plain", the paper\'s; null for stratified wherever a screen has batches. Both are kept.',
+    )
+    min_controls_per_batch: Count = Field(
+        10,
+        description="Smallest number of control cells of a batch whose cells are compared in "
+        "stratified effects and tests.",
+    )
+    depth_bins: Count = Field(
+        1,
+        description="Bins of the library size within batches that stratified tests compare, too; "
+        "1 for none. Of use where cells with a guide are deeper than those without.",
+    )
+    min_cells_null: Count = Field(
+        30, description="Smallest number of cells of a group of control cells that is tested."
+    )
+    min_cells_guide: Count = Field(
+        20, description="Smallest number of cells of a guide whose effect is compared."
+    )
     correction: Literal["holm", "bh"] = Field(
         "holm",
         description="How p-values of the differences between every two models are corrected: "

@@ -171,7 +171,9 @@ def effects_table(
     )
     table.obs.index.name = "perturbation"
     for name, layer in layers.items():
-        table.layers[name] = layer.astype(np.float64 if name in ("pvalue", "fdr") else np.float32)
+        table.layers[name] = layer.astype(
+            np.float64 if name.startswith(("pvalue", "fdr")) else np.float32
+        )
     table.uns["units"] = UNITS
     table.uns["provenance"] = provenance
     return table
@@ -186,6 +188,59 @@ def write_effects(table: anndata.AnnData, path: str | Path) -> None:
 def read_effects(path: str | Path) -> anndata.AnnData:
     """Read effects that :func:`write_effects` wrote."""
     return anndata.read_h5ad(path)
+
+
+def read_observed(path: str | Path, how: str | None) -> anndata.AnnData:
+    """Read observed effects as they are compared with predictions.
+
+    Parameters
+    ----------
+    path
+        A file of observed effects.
+    how
+        As for :func:`as_compared`.
+    """
+    return as_compared(read_effects(path), how)
+
+
+def as_compared(observed: anndata.AnnData, how: str | None) -> anndata.AnnData:
+    """Choose between plain effects and those within batches.
+
+    Parameters
+    ----------
+    observed
+        Observed effects, changed in place.
+    how
+        ``plain`` for the paper's effects; else ``X`` and the layers ``ate``, ``ate_held_out``,
+        ``standard_error``, ``pvalue`` and ``fdr`` are those within batches, where the screen has
+        batches and a perturbation has cells in one with control cells.
+    """
+    if how == "plain" or "ate_stratified" not in observed.layers:
+        return observed
+    known = np.isfinite(np.asarray(observed.layers["ate_stratified"])).all(axis=1)
+    for name in [layer for layer in observed.layers if layer.endswith("_stratified")]:
+        plain = name.removesuffix("_stratified")
+        within = np.asarray(observed.layers[name])
+        observed.layers[plain] = np.where(known[:, None], within, observed.layers[plain])
+    observed.X = np.asarray(observed.layers["ate"])
+    return observed
+
+
+def effects_in_use(effects: anndata.AnnData, layer: str) -> np.ndarray:
+    """Return a layer of a screen's effects, stratified for perturbations where ``X`` is.
+
+    Parameters
+    ----------
+    effects
+        As of :func:`samsvae.biology.quality.screen_effects`.
+    layer
+        ``ate``, ``standard_error``, ``pvalue`` or ``fdr``.
+    """
+    plain = np.asarray(effects.layers[layer])
+    if f"{layer}_stratified" not in effects.layers:
+        return plain
+    used = effects.obs["is_stratified"].to_numpy(dtype=bool)
+    return np.where(used[:, None], np.asarray(effects.layers[f"{layer}_stratified"]), plain)
 
 
 def measured_genes(observed: anndata.AnnData) -> list[str]:
@@ -213,14 +268,19 @@ def truth_of(observed: anndata.AnnData, predicted: anndata.AnnData) -> anndata.A
 
 
 def long_table(
-    observed: anndata.AnnData, predicted: Mapping[str, anndata.AnnData], fdr: float
+    observed: anndata.AnnData,
+    screen: anndata.AnnData,
+    predicted: Mapping[str, anndata.AnnData],
+    fdr: float,
 ) -> pd.DataFrame:
     """Join observed and predicted effects in a long table.
 
     Parameters
     ----------
     observed
-        Observed effects.
+        Observed effects of a split.
+    screen
+        Observed effects of all cells, as of :func:`samsvae.biology.quality.screen_effects`.
     predicted
         Predicted effects of the same perturbations and genes, by model.
     fdr
@@ -230,10 +290,12 @@ def long_table(
     -------
     DataFrame
         One row per model, perturbation and gene: observed and predicted effect in
-        log2(CP10k + 1), ``observed_held_out`` among held-out cells alone, its fdr, and whether the
-        perturbation has training cells (``trained``). By perturbation: n_de, its number of
-        differentially expressed genes, and pearson_of_perturbation, the correlation of observed
-        and predicted effects over genes; by model: pearson, over all perturbations and genes.
+        log2(CP10k + 1), ``observed_held_out`` among held-out cells alone and its fdr,
+        ``screen_effect`` among all cells, within batches where the screen has them, and
+        ``screen_fdr``; and whether the perturbation has training cells (``trained``). By
+        perturbation: n_de and screen_n_de, numbers of differentially expressed genes, and
+        pearson_of_perturbation, the correlation of observed and predicted effects over genes; by
+        model: pearson, over all perturbations and genes.
     """
     shape = observed.shape
     names = {
@@ -246,6 +308,10 @@ def long_table(
         ),
         "trained": np.repeat(observed.obs["n_train"].to_numpy() > 0, shape[1]),
     }
+    screen = screen[observed.obs_names, observed.var_names]
+    names["screen_effect"] = np.asarray(screen.X).ravel()
+    names["screen_fdr"] = effects_in_use(screen, "fdr").astype(np.float32).ravel()
+    names["screen_n_de"] = np.repeat(screen.obs["n_de"].to_numpy(dtype=np.int32), shape[1])
     parts = []
     for model, effects in predicted.items():
         aligned = effects[observed.obs_names, observed.var_names]
@@ -317,37 +383,37 @@ def _signed(effect: float) -> str:
 MOST_NAMED = 6
 
 
-def list_perturbations(observed: anndata.AnnData, fdr: float) -> pd.DataFrame:
+def list_perturbations(screen: anndata.AnnData, fdr: float) -> pd.DataFrame:
     """List perturbations by decreasing number of differentially expressed genes.
 
     Parameters
     ----------
-    observed
-        Observed effects.
+    screen
+        Effects of all cells, as of :func:`samsvae.biology.quality.screen_effects`.
     fdr
         False discovery rate below which a gene is differentially expressed.
 
     Returns
     -------
     DataFrame
-        perturbation, n_cells, n_held_out (tested cells), n_de (differentially expressed genes),
-        raised and lowered (the strongest of these genes, with their effect among held-out cells,
-        log2(CP10k + 1)), figure (its file).
+        perturbation, n_cells, n_compared (of these, in batches with control cells), n_de
+        (differentially expressed genes), raised and lowered (the strongest of these genes, with
+        their effect, log2(CP10k + 1)), figure (its file).
     """
-    effects = np.asarray(observed.layers["ate_held_out"], dtype=np.float64)
-    is_de = np.asarray(observed.layers["fdr"]) < fdr
+    effects = np.asarray(screen.X, dtype=np.float64)
+    is_de = effects_in_use(screen, "fdr") < fdr
     rows = [
         {
             "perturbation": name,
-            "n_cells": observed.obs["n_cells"].iloc[row],
-            "n_held_out": observed.obs["n_held_out"].iloc[row],
+            "n_cells": screen.obs["n_cells"].iloc[row],
+            "n_compared": screen.obs["n_compared"].iloc[row],
             "n_de": int(own.sum()),
-            "raised": strongest_genes(effect, own & (effect > 0), observed.var_names, MOST_NAMED),
-            "lowered": strongest_genes(effect, own & (effect < 0), observed.var_names, MOST_NAMED),
+            "raised": strongest_genes(effect, own & (effect > 0), screen.var_names, MOST_NAMED),
+            "lowered": strongest_genes(effect, own & (effect < 0), screen.var_names, MOST_NAMED),
             "figure": f"figures/perturbations/{file_name(name)}.svg",
         }
         for row, (name, effect, own) in enumerate(
-            zip(observed.obs_names, effects, is_de, strict=True)
+            zip(screen.obs_names, effects, is_de, strict=True)
         )
     ]
     return pd.DataFrame(rows).sort_values("n_de", ascending=False, kind="stable")

@@ -25,14 +25,16 @@ from samsvae.config.experiments import (
     runs,
     splits,
 )
-from samsvae.config.screens import download_of
+from samsvae.config.screens import download_of, knows_guides, perturbation_kind
 from samsvae.evaluation.published import is_published
 from samsvae.report.sections import (
+    BATCHES,
     COUNTS,
     FRACTIONS,
     GENE_SETS,
     GRIDS,
     GROUPS,
+    GUIDES,
     MASKS,
     PAPER,
     SPLIT_FOLDER,
@@ -147,6 +149,8 @@ class Layout:
         trained = any(model in self.trained for model in entry["models"])
         has = {
             COUNTS: self.has_counts(experiment),
+            BATCHES: self.screen_entry(experiment).get("batch_column"),
+            GUIDES: knows_guides(self.screen_entry(experiment)),
             TRAINING: trained,
             GENE_SETS: gene_set_names(self.config, experiment),
             FRACTIONS: len(conditions(self.splits(experiment))) > 1,
@@ -158,6 +162,21 @@ class Layout:
             TRUTH: self.is_simulated(experiment),
         }
         return sorted(name for name, present in has.items() if present)
+
+    def screen_entry(self, experiment: str) -> dict[str, Any]:
+        """Return the configuration's entry of an experiment's screen."""
+        entry: dict[str, Any] = self.screens[self.experiments[experiment]["screen"]]
+        return entry
+
+    def comparison_of(self, wildcards: Wildcards) -> dict[str, Any]:
+        """Return the settings by which the cells of a job's screen are compared."""
+        evaluation = self.config["evaluation"]
+        keys = (
+            "effects", "min_controls_per_batch", "depth_bins", "min_cells_null", "min_cells_guide",
+            "fdr",
+        )  # fmt: skip
+        kind = perturbation_kind(self.screen_entry(wildcards["experiment"]))
+        return {**{key: evaluation[key] for key in keys}, "perturbation_kind": kind}
 
     def has(self, feature: str) -> Callable[[Wildcards], bool]:
         """Build a condition: whether a job's experiment has a feature of :meth:`properties`."""
@@ -186,8 +205,9 @@ class Layout:
         return [name for name, entry in self.screens.items() if entry["source"] in sources]
 
     def settings_of_screen(self, wildcards: Wildcards) -> dict[str, Any]:
-        """Return the entry of a screen in the configuration."""
-        return self.screens[wildcards["screen"]]
+        """Return what the configuration says of the cells of a screen."""
+        entry = self.screens[wildcards["screen"]]
+        return {key: value for key, value in entry.items() if key != "perturbation_kind"}
 
     def content_of_download(self, name: str) -> dict[str, Any]:
         """Return the entry of a download without its URLs, which do not change the file."""

@@ -29,8 +29,9 @@ DOWNLOADS_FOLDER = "data/downloads"
 
 
 def own_settings(screen: Mapping[str, Any], *others: str) -> dict[str, Any]:
-    """Select the source's own settings of a screen's entry: all but its name and `others`."""
-    return {key: value for key, value in screen.items() if key not in ("source", *others)}
+    """Select the settings of a screen's entry that its cells are made of, but for `others`."""
+    left_out = ("source", "perturbation_kind", *others)
+    return {key: value for key, value in screen.items() if key not in left_out}
 
 
 def simulated_screen(screen: Mapping[str, Any]) -> tuple["AnnData", dict[str, list[str]]]:

@@ -1,0 +1,394 @@
+"""Quality of a screen: known answers on simulated and real screens, and nothing where nothing is."""
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse, stats
+
+from samsvae.biology.guides import Groups, compare_guides, guide_groups, knock_down, mean_ratios
+from samsvae.biology.quality import (
+    cells_by_batch,
+    depth_ratios,
+    detectable_effects,
+    fake_targets,
+    hits,
+    null_calibration,
+    principal_components,
+    quantiles,
+    screen_effects,
+    split_half_correlations,
+    strata_of_cells,
+)
+from samsvae.evaluation.effects import effects_in_use, log_expression
+from samsvae.evaluation.stratified import Strata, stratified_effects, stratified_rank_sum
+from samsvae.screen.canonical import perturbations
+from samsvae.sources.h5ad_source import H5adSource
+from tests.conftest import canonical, real_file
+
+N_GENES = 60
+
+
+def simulated(rng, shifts, n_controls=400, n_cells=80, batch_effect=0.0, guides=1, dead=()):
+    """Poisson counts; a perturbation shifts logs of genes, and a dead guide does not.
+
+    Half of the control cells, and three quarters of the perturbed ones, are in batch b.
+    """
+    names = ["control", *shifts]
+    label = np.repeat(names, [n_controls, *[n_cells] * len(shifts)])
+    guide = np.array([f"{name}_g{at % guides}" for at, name in enumerate(label)])
+    in_b = rng.random(len(label)) < np.where(label == "control", 0.5, 0.75)
+    log_mean = rng.normal(0, 1, N_GENES) + in_b[:, None] * rng.normal(0, batch_effect, N_GENES)
+    for name, shift in shifts.items():
+        log_mean[(label == name) & ~np.isin(guide, dead)] += shift
+    depth = rng.lognormal(0, 0.3, len(label))[:, None]
+    counts = sparse.csr_matrix(rng.poisson(depth * np.exp(log_mean)).astype(np.int32))
+    screen = anndata.AnnData(counts)
+    screen.var_names = [*shifts, *(f"G{i}" for i in range(N_GENES - len(shifts)))]
+    screen.obs["perturbation"] = pd.Categorical(label)
+    screen.obs["library_size"] = np.asarray(counts.sum(axis=1)).ravel()
+    screen.obs["batch"] = np.where(in_b, "b", "a")
+    screen.obs["guide"] = guide
+    return screen
+
+
+def assessed(screen, by_batch=True):
+    expression = log_expression(screen)
+    labels, names = screen.obs["perturbation"], perturbations(screen)
+    plain = Strata.of(labels, names)
+    stratum = strata_of_cells(screen, by_batch)
+    strata = Strata.of(labels, names, stratum, 10) if stratum.any() else plain
+    return expression, strata, screen_effects(screen, expression, plain, strata, 0.05, "{}")
+
+
+def random_shifts(rng, n, size=0.6, genes=12):
+    shifts = {}
+    for i in range(n):
+        shift = np.zeros(N_GENES)
+        shift[rng.choice(N_GENES, genes, replace=False)] = rng.choice([-size, size], genes)
+        shift[i] = -2.0  # its own gene
+        shifts[f"T{i}"] = shift
+    return shifts
+
+
+@pytest.fixture(scope="module")
+def screen():
+    rng = np.random.default_rng(0)
+    shifts = {**random_shifts(rng, 4), "INERT1": np.zeros(N_GENES), "INERT2": np.zeros(N_GENES)}
+    return simulated(rng, shifts, n_cells=160, batch_effect=1.0, guides=4, dead=["T0_g1", "T2_g3"])
+
+
+def test_batches_make_false_genes_for_the_plain_test_alone(screen):
+    _, strata, effects = assessed(screen)
+    assert strata.sizes.shape[0] == 2
+    inert = effects[["INERT1", "INERT2"]]
+    assert (inert.layers["fdr"] < 0.05).sum() >= 10
+    assert (inert.layers["fdr_stratified"] < 0.05).sum() <= 1
+    assert (effects["T1"].obs["n_de"] >= 6).all()
+    assert effects.obs["is_stratified"].all()
+    np.testing.assert_array_equal(effects_in_use(effects, "fdr"), effects.layers["fdr_stratified"])
+    np.testing.assert_array_equal(effects.X, effects.layers["ate_stratified"])
+    _, alone, plain = assessed(screen, by_batch=False)
+    assert alone.sizes.shape[0] == 1
+    assert "ate_stratified" not in plain.layers
+    np.testing.assert_array_equal(plain.layers["ate"], effects.layers["ate"])
+
+
+def test_hits_are_the_perturbations_with_an_effect(screen):
+    expression, strata, effects = assessed(screen)
+    library_size = screen.obs["library_size"].to_numpy(dtype=float)
+    states = principal_components(expression, 0)
+    table = hits(effects, states, expression, library_size, strata, 0.05, 0)
+    table = table.set_index("perturbation")
+    assert set(table.index[table["is_hit"]]) == {"T0", "T1", "T2", "T3"}
+    assert list(table.index[-2:]) in (["INERT1", "INERT2"], ["INERT2", "INERT1"])
+    assert (table.loc[["T1", "T3"], "split_half"] > 0.5).all()
+    assert table.loc["INERT1", "split_half"] < 0.4
+    assert not table["depth_difference"].any()
+    again = hits(effects, states, expression, library_size, strata, 0.05, 0)
+    pd.testing.assert_frame_equal(again.set_index("perturbation"), table)
+
+
+def test_without_effects_there_are_no_hits_and_halves_do_not_agree():
+    rng = np.random.default_rng(1)
+    screen = simulated(rng, {f"N{i}": np.zeros(N_GENES) for i in range(20)}, batch_effect=0.5)
+    expression, strata, effects = assessed(screen)
+    states = principal_components(expression, 0)
+    library_size = screen.obs["library_size"].to_numpy(dtype=float)
+    table = hits(effects, states, expression, library_size, strata, 0.05, 0)
+    assert not table["is_hit"].any()
+    assert abs(table["split_half"].mean()) < 0.1
+    # against the same control cells, effects of halves agree by the noise of these
+    values = [effects.X[row] for row in range(2)]
+    assert np.corrcoef(values)[0, 1] > -0.5
+
+
+def test_targets_are_knocked_down_as_by_hand(screen):
+    expression, strata, effects = assessed(screen)
+    library_size = screen.obs["library_size"].to_numpy(dtype=float)
+    rows = pd.DataFrame({"perturbation": effects.obs_names, "guide": ""})
+    error = effects_in_use(effects, "standard_error")
+    groups = Groups(rows, strata, np.asarray(effects.X), error)
+    how = expression, screen.X, library_size, screen.var_names
+    found = knock_down(groups, *how, "knockdown")
+    assert list(found["perturbation"]) == list(effects.obs_names)  # each is a measured gene
+    of = found.set_index("perturbation")
+    assert of.loc[["T1", "T3"], "as_expected"].all()
+    assert (of.loc[["T1", "T3"], "high"] < -0.8).all()
+    assert (of.loc[["T1", "T3"], "rank"] <= 3).all()
+    label, batch = screen.obs["perturbation"].to_numpy(), screen.obs["batch"].to_numpy()
+    values = screen.X.toarray()[:, screen.var_names.get_loc("T1")]
+
+    def cp10k(cells):
+        return 1e4 * values[cells].sum() / library_size[cells].sum()
+
+    own = label == "T1"
+    mean = cp10k(own)
+    weights = [library_size[own & (batch == b)].sum() / library_size[own].sum() for b in "ab"]
+    control = np.dot(weights, [cp10k((label == "control") & (batch == b)) for b in "ab"])
+    assert of.loc["T1", "mean"] == pytest.approx(mean)
+    assert of.loc["T1", "control_mean"] == pytest.approx(control)
+    assert of.loc["T1", "log2fc"] == pytest.approx(np.log2(mean / control))
+    assert knock_down(groups, *how, None)["as_expected"].isna().all()
+    raised = knock_down(groups, *how, "activation")
+    assert not raised.set_index("perturbation").loc[["T1", "T3"], "as_expected"].any()
+
+
+def test_intervals_of_changes_cover_the_truth():
+    rng = np.random.default_rng(2)
+    covered = []
+    for _ in range(200):
+        library_size = rng.lognormal(0, 0.5, 300)
+        rate = np.repeat([2.0, 5.0], [60, 240])
+        counts = sparse.csr_matrix(rng.poisson(rate * library_size)[:, None].astype(float))
+        strata = Strata(np.repeat([0, 1], [60, 240]), np.zeros(300, dtype=int), 1)
+        mean, control, error = mean_ratios(counts, library_size, strata)
+        z = (np.log2(mean / control) - np.log2(2 / 5)) / error
+        covered.append(abs(z[0, 0]) < 1.96)
+    assert 0.9 <= np.mean(covered) <= 0.99
+
+
+def guides_of(screen):
+    expression, strata, effects = assessed(screen)
+    group, table = guide_groups(screen, 5)
+    of = Strata(group, strata.stratum, len(table), 10)
+    groups = Groups(table, of, *stratified_effects(expression, of))
+    library_size = screen.obs["library_size"].to_numpy(dtype=float)
+    changes = knock_down(groups, expression, screen.X, library_size, screen.var_names, None)
+    significant = pd.DataFrame(effects_in_use(effects, "fdr") < 0.05, effects.obs_names)
+    return compare_guides(table, groups.effect, changes, significant)
+
+
+def test_dead_guides_are_odd(screen):
+    found = guides_of(screen).set_index("guide")
+    assert set(found["perturbation"]) == set(perturbations(screen))
+    assert found.loc[["T0_g1", "T2_g3"], "odd"].all()
+    assert found.loc[["T0_g1", "T2_g3"], "reason"].str.contains("weak effect").all()
+    alive = found[found["perturbation"].str.startswith("T")].drop(["T0_g1", "T2_g3"])
+    assert alive["odd"].mean() < 0.25
+    assert found.loc[["INERT1_g0"], "concordance"].isna().all()
+
+
+def test_the_size_of_a_guides_effect_tells_dead_guides_from_others():
+    """Area under the ROC curve, of many perturbations and guides."""
+    rng = np.random.default_rng(3)
+    shifts = random_shifts(rng, 20)
+    dead = [f"T{i}_g{i % 4}" for i in range(0, 20, 2)]
+    screen = simulated(rng, shifts, n_cells=160, guides=4, dead=dead)
+    found = guides_of(screen).set_index("guide")
+    is_dead = found.index.isin(dead)
+    ranks = stats.rankdata(-found["slope"])
+    n = is_dead.sum()
+    auroc = (ranks[is_dead].sum() - n * (n + 1) / 2) / (n * (~is_dead).sum())
+    print(f"area under the ROC curve: {auroc:.3f}")
+    assert auroc >= 0.9
+    assert found.loc[is_dead, "odd"].mean() >= 0.9
+
+
+def test_a_screen_without_guides_has_none(screen):
+    bare = screen.copy()
+    del bare.obs["guide"]
+    group, table = guide_groups(bare, 5)
+    assert table.empty
+    assert set(group) == {0, -1}
+
+
+@pytest.mark.parametrize("with_guides", [True, False])
+def test_groups_of_control_cells_are_calibrated(with_guides):
+    rng = np.random.default_rng(4)
+    screen = simulated(rng, {"T": np.zeros(N_GENES)}, n_controls=1200, guides=6, batch_effect=0.5)
+    if not with_guides:
+        del screen.obs["guide"]
+    stratum = strata_of_cells(screen, True)
+    group = fake_targets(screen, stratum, 30, 0)
+    is_control = (screen.obs["perturbation"] == "control").to_numpy()
+    library_size = screen.obs["library_size"].to_numpy(dtype=float)
+    table, found = null_calibration(
+        log_expression(screen)[is_control], group, stratum[is_control], library_size[is_control],
+        10, 0.05,
+    )  # fmt: skip
+    assert len(table) == (6 if with_guides else 30)
+    assert table["n_cells"].sum() == 1200
+    assert table["fraction_p05"].mean() == pytest.approx(0.05, abs=0.02)
+    assert table["lambda"].mean() == pytest.approx(1, abs=0.2)
+    assert table["n_significant"].sum() <= 2
+    assert table["depth_ratio"].between(0.85, 1.15).all()
+    outside = (found["observed"] > found["low"].clip(found["high"])) | (
+        found["observed"] < found["high"].clip(upper=found["low"])
+    )
+    assert outside.mean() < 0.5
+
+
+def test_quantiles_are_those_of_uniform_p_values():
+    table = quantiles(np.arange(1, 1001) / 1001)
+    np.testing.assert_allclose(table["expected"], table["observed"], atol=1e-12)
+    assert (table["high"] >= table["expected"]).all() or (table["low"] >= table["expected"]).all()
+    assert quantiles(np.empty(0)).empty
+
+
+def test_power_is_what_a_test_finds():
+    """An effect of the detectable size is found in about 80 % of simulations."""
+    rng = np.random.default_rng(5)
+    n_genes, found = 50, []
+    error = np.full((1, n_genes), 0.1)
+    [size] = detectable_effects(error, 0.05)
+    for _ in range(2000):
+        z = rng.normal(size / 0.1)
+        found.append(2 * stats.norm.sf(abs(z)) < 0.05 / n_genes)
+    assert np.mean(found) == pytest.approx(0.8, abs=0.03)
+    assert np.isnan(detectable_effects(np.full((1, 3), np.nan), 0.05)).all()
+
+
+def test_depth_is_compared_within_batches():
+    library_size = np.array([100.0, 100, 400, 400, 150, 600])
+    strata = Strata(np.array([1, 1, 1, 1, 0, 0]), np.array([0, 0, 1, 1, 0, 1]), 1)
+    assert depth_ratios(library_size, strata) == pytest.approx([1.5])
+
+
+def test_strata_are_batches_and_depths(screen):
+    batch = strata_of_cells(screen, True)
+    assert set(batch) == {0, 1}
+    assert (batch == (screen.obs["batch"] == "b")).all()
+    assert not strata_of_cells(screen, False).any()
+    depth = strata_of_cells(screen, True, 4)
+    assert set(depth) == set(range(8))
+    np.testing.assert_array_equal(depth // 4, batch)
+    controls = (screen.obs["perturbation"] == "control").to_numpy()
+    counts = np.bincount(depth[controls & (batch == 0)], minlength=4)[:4]
+    assert counts.max() - counts.min() <= 0.15 * counts.sum()  # library sizes have ties
+
+
+def test_batches_are_counted(screen):
+    table = cells_by_batch(screen, 10)
+    assert table.groupby("perturbation")["fraction"].sum().to_numpy() == pytest.approx(1)
+    assert table["compared"].all()
+    assert not cells_by_batch(screen, 10_000)["compared"].any()
+    own = (screen.obs["perturbation"] == "T0") & (screen.obs["batch"] == "b")
+    row = table[(table["perturbation"] == "T0") & (table["batch"] == "b")].iloc[0]
+    assert row["n_cells"] == own.sum()
+    del screen.obs["batch"]
+    assert cells_by_batch(screen, 10).empty
+
+
+@pytest.fixture(scope="module")
+def papalexi(tmp_path_factory):
+    path = tmp_path_factory.mktemp("papalexi") / "cells.h5ad"
+    path.symlink_to(real_file("papalexi2021_thp1_ko_20729x299.h5ad"))
+    source = H5adSource(
+        str(path), perturbation_column="condition", batch_column="bio_rep", guide_column="guide"
+    )
+    return canonical(source)
+
+
+@pytest.mark.slow
+def test_known_numbers_of_significant_genes_on_a_real_screen(papalexi):
+    """Plain, stratified and both, of all cells against all controls and without a gate."""
+    expression = log_expression(papalexi)
+    names = perturbations(papalexi)
+    stratum = strata_of_cells(papalexi, True)
+    tests = [
+        stratified_rank_sum(expression, Strata.of(papalexi.obs["perturbation"], names, *how))
+        for how in ((), (stratum, 10))
+    ]
+    plain, within = (stats.false_discovery_control(p, axis=1) < 0.05 for p in tests)
+    found = {
+        name: (int(plain[i].sum()), int(within[i].sum()), int((plain[i] & within[i]).sum()))
+        for i, name in enumerate(names)
+    }
+    expected = {
+        "IFNGR1": (102, 98, 92), "IRF1": (43, 43, 35), "SMAD4": (87, 80, 76), "CUL3": (8, 5, 5),
+        "STAT2": (5, 3, 3), "ATF2": (0, 0, 0), "CAV1": (0, 0, 0), "CD86": (0, 0, 0),
+        "ETV7": (0, 0, 0),
+    }  # fmt: skip
+    assert {name: found[name] for name in expected} == expected
+    is_control = (papalexi.obs["perturbation"] == "control").to_numpy()
+    guide = papalexi.obs.loc[is_control, "guide"].astype(str)
+    inflation = []
+    for name in guide.value_counts().index[:9]:
+        strata = Strata.of(guide.where(guide == name, "control"), [name])
+        [pvalue] = stratified_rank_sum(expression[is_control], strata)
+        inflation.append(np.median(stats.chi2.isf(pvalue[np.isfinite(pvalue)], 1)) / 0.4549)
+    assert (min(inflation), max(inflation)) == pytest.approx((0.73, 1.31), abs=0.01)
+
+
+@pytest.mark.slow
+def test_the_real_screen_is_sound_and_shows_what_is_known_of_it(papalexi):
+    expression, strata, effects = assessed(papalexi)
+    library_size = papalexi.obs["library_size"].to_numpy(dtype=float)
+    table = hits(
+        effects, principal_components(expression, 0), expression, library_size, strata, 0.05, 0
+    ).set_index("perturbation")
+    assert set(table.index[:4]) == {"IFNGR1", "IFNGR2", "JAK2", "STAT1"}
+    assert not table.loc[["ATF2", "CAV1", "CD86", "ETV7", "PDCD1LG2"], "is_hit"].any()
+    assert (table.loc[["IFNGR2", "JAK2", "STAT1"], "split_half"] > 0.9).all()
+    rows = pd.DataFrame({"perturbation": effects.obs_names, "guide": ""})
+    plain = Strata.of(papalexi.obs["perturbation"], list(effects.obs_names))
+    layers = (np.asarray(effects.layers[name]) for name in ("ate", "standard_error"))
+    changes = knock_down(
+        Groups(rows, plain, *layers),
+        expression,
+        papalexi.X,
+        library_size,
+        papalexi.var_names,
+        "knockout",
+    ).set_index("perturbation")
+    assert len(changes) == 9
+    assert (changes["high"] < 0).all()
+    known = {"JAK2": (36, 130), "STAT1": (145, 594), "STAT2": (41, 74), "NFKBIA": (101, 149), "STAT3": (75, 107)}  # fmt: skip
+    found = changes.loc[list(known), ["mean", "control_mean"]].to_numpy()
+    np.testing.assert_allclose(found, np.array(list(known.values())), atol=0.6)
+    is_control = (papalexi.obs["perturbation"] == "control").to_numpy()
+    stratum = strata_of_cells(papalexi, False)
+    null, _ = null_calibration(
+        expression[is_control], fake_targets(papalexi, stratum, 30, 0), stratum[is_control],
+        library_size[is_control], 10, 0.05,
+    )  # fmt: skip
+    print(null[["fake_target", "fraction_p05", "lambda", "n_significant"]])
+    assert len(null) == 9
+    assert null["lambda"].between(0.65, 1.5).all()
+    assert null["fraction_p05"].between(0.02, 0.09).all()
+    assert null["n_significant"].max() <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_cells", [20, 60, 200])
+def test_few_groups_of_control_cells_of_a_real_screen_have_a_significant_gene(papalexi, n_cells):
+    is_control = (papalexi.obs["perturbation"] == "control").to_numpy()
+    expression = log_expression(papalexi)[is_control]
+    rng = np.random.default_rng(n_cells)
+    false = 0
+    for _ in range(200):
+        group = pd.Series(np.nan, range(is_control.sum()), dtype=object)
+        group[rng.choice(len(group), n_cells, replace=False)] = "fake"
+        ones = np.ones(len(group))
+        table, _ = null_calibration(expression, group, ones.astype(int), ones, 1, 0.05)
+        false += int(table["n_significant"].iloc[0] > 0)
+    print(f"{n_cells} cells: {false / 2:.1f} % of 200 groups have a significant gene")
+    assert false <= 0.07 * 200
+
+
+def test_halves_of_an_effect_agree_though_they_share_no_cell():
+    rng = np.random.default_rng(6)
+    screen = simulated(rng, random_shifts(rng, 3), n_cells=200)
+    expression, strata, _ = assessed(screen)
+    assert (split_half_correlations(expression, strata, 0) > 0.6).all()

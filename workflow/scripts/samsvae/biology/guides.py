@@ -1,0 +1,299 @@
+"""Target knock-down, and agreement of the guides of a perturbation.
+
+All cells are used. Effects are in log2(CP10k + 1), against the control cells of the same stratum
+where the screen has batches.
+"""
+
+from dataclasses import dataclass
+
+import anndata
+import numpy as np
+import pandas as pd
+from scipy import sparse, stats
+
+from samsvae.evaluation.effects import CP10K
+from samsvae.evaluation.stratified import LEFT_OUT, Strata, stratified_rank_sum
+from samsvae.screen.canonical import GUIDE
+from samsvae.screen.labels import CONTROL, components
+
+NORMAL = 1.96  # standard errors on either side of an estimate, a 95 % confidence interval
+FEWEST_GENES = 5  # significant genes of a perturbation whose guides are compared
+ODD_QUANTILE = 0.05  # of the correlations of guides of the same perturbation
+WEAK = 0.5  # of the siblings' knock-down
+SIGN = {"knockdown": -1, "knockout": -1, "activation": 1}  # of the change of the target, expected
+KNOCK_DOWN = [
+    "perturbation", "guide", "gene", "n_cells", "mean", "control_mean", "ratio", "log2fc", "low",
+    "high", "pvalue", "rank", "n_genes", "as_expected",
+]  # fmt: skip
+GUIDES = [
+    "perturbation", "guide", "n_cells", "n_genes", "concordance", "slope", "knock_down", "odd",
+    "reason",
+]  # fmt: skip
+
+
+def mean_ratios(
+    counts: sparse.csr_matrix, library_size: np.ndarray, strata: Strata
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compare the expression of groups with control cells of the same strata.
+
+    Parameters
+    ----------
+    counts
+        UMI counts, cells x genes.
+    library_size
+        Counts of each cell.
+    strata
+        Groups and strata of the cells.
+
+    Returns
+    -------
+    mean, control_mean, standard_error : ndarray
+        Groups x genes. Means are counts per 10,000 of all cells together; the control's is weighted
+        like the strata of the group. The standard error is that of the log2 ratio by the delta
+        method, infinite or NaN where a mean is 0.
+    """
+    shape = strata.n_groups, counts.shape[1]
+    mean, control, variance, control_variance = (np.full(shape, np.nan) for _ in range(4))
+    compared = strata.compared
+    is_control = strata.group == strata.n_groups
+
+    def rates(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        return _rates(counts[cells], library_size[cells])
+
+    of_controls = {
+        stratum: rates(is_control & (strata.stratum == stratum))
+        for stratum in np.flatnonzero(compared.any(axis=1))
+    }
+    for group in np.flatnonzero(compared.sum(axis=0)):
+        used = np.flatnonzero(compared[:, group])
+        inside = (strata.group == group) & np.isin(strata.stratum, used)
+        mean[group], variance[group], total = rates(inside)
+        depth = np.bincount(strata.stratum[inside], library_size[inside], minlength=len(compared))
+        weights = depth[used] / total
+        control[group] = weights @ [of_controls[stratum][0] for stratum in used]
+        control_variance[group] = weights**2 @ [of_controls[stratum][1] for stratum in used]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = variance / mean**2 + control_variance / control**2
+    return CP10K * mean, CP10K * control, np.sqrt(relative) / np.log(2)
+
+
+def _rates(
+    counts: sparse.csr_matrix, library_size: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Compute counts per library size of all cells together, their variance, and the total size."""
+    n_cells, total = counts.shape[0], float(library_size.sum())
+    rate = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel() / total
+    squares = np.asarray(counts.multiply(counts).sum(axis=0), dtype=np.float64).ravel()
+    products = np.asarray(counts.T @ library_size, dtype=np.float64).ravel()
+    residual = squares - 2 * rate * products + rate**2 * float(library_size @ library_size)
+    variance = np.clip(residual, 0, None) * n_cells / max(n_cells - 1, 1) / total**2
+    return rate, variance, total
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of cells with a guide or perturbation, and their effects.
+
+    Attributes
+    ----------
+    rows
+        ``perturbation`` and ``guide`` of each group; the guide is empty for all of a perturbation.
+    strata
+        Groups and strata of the cells.
+    effect, standard_error
+        Groups x genes, log2(CP10k + 1).
+    """
+
+    rows: pd.DataFrame
+    strata: Strata
+    effect: np.ndarray
+    standard_error: np.ndarray
+
+
+def knock_down(
+    groups: Groups,
+    expression: sparse.csr_matrix,
+    counts: sparse.csr_matrix,
+    library_size: np.ndarray,
+    genes: pd.Index,
+    kind: str | None,
+) -> pd.DataFrame:
+    """Compare the expression of target genes with control cells.
+
+    Parameters
+    ----------
+    groups
+        Of perturbations or of guides.
+    expression, counts
+        log2(CP10k + 1) and UMI counts, cells x genes.
+    library_size
+        Counts of each cell.
+    genes
+        Symbols of the genes.
+    kind
+        ``knockdown``, ``knockout`` or ``activation``; None if unknown.
+
+    Returns
+    -------
+    DataFrame
+        One row per group and target gene that is measured: CP10k of its cells together (``mean``)
+        and of control cells, their ``ratio``, ``log2fc`` with its 95 % confidence interval
+        (``low``, ``high``), the p-value of the stratified rank-sum test, the ``rank`` of the target
+        among ``n_genes`` genes by absolute effect per standard error, and ``as_expected``, whether
+        the sign is that of the kind of perturbation.
+    """
+    rows, strata = groups.rows, groups.strata
+    pairs = [
+        (row, gene, genes.get_loc(gene))
+        for row, name in enumerate(rows["perturbation"])
+        for gene in components(name)
+        if gene in genes
+    ]
+    targets = sorted({at for *_, at in pairs})
+    column = {at: number for number, at in enumerate(targets)}
+    mean, control, error = mean_ratios(counts[:, targets].astype(np.float64), library_size, strata)
+    pvalue = stratified_rank_sum(expression[:, targets], strata)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = mean / control
+        log2fc = np.log2(ratio)
+        strength = np.nan_to_num(np.abs(groups.effect / groups.standard_error))
+    found = []
+    for row, gene, at in pairs:
+        one = row, column[at]
+        expected = None if kind is None else bool(np.sign(log2fc[one]) == SIGN[kind])
+        found.append(
+            {
+                "perturbation": rows["perturbation"].iloc[row],
+                "guide": rows["guide"].iloc[row],
+                "gene": gene,
+                "n_cells": int(strata.compared[:, row].sum()),
+                "mean": mean[one],
+                "control_mean": control[one],
+                "ratio": ratio[one],
+                "log2fc": log2fc[one],
+                "low": log2fc[one] - NORMAL * error[one],
+                "high": log2fc[one] + NORMAL * error[one],
+                "pvalue": pvalue[one],
+                "rank": 1 + int(np.sum(strength[row] > strength[row, at])),
+                "n_genes": len(genes),
+                "as_expected": expected,
+            }
+        )
+    return pd.DataFrame(found, columns=KNOCK_DOWN)
+
+
+def guide_groups(screen: anndata.AnnData, min_cells: int) -> tuple[np.ndarray, pd.DataFrame]:
+    """Group the cells of each perturbation by their guides.
+
+    Parameters
+    ----------
+    screen
+        Canonical screen.
+    min_cells
+        Smallest number of cells of a guide.
+
+    Returns
+    -------
+    group : ndarray of int
+        Index of each cell's row of the table; the number of rows for control cells, -1 for others.
+    table : DataFrame
+        ``perturbation``, ``guide`` (all guides of the cells, joined) and ``n_cells``; empty if the
+        guides of the cells are unknown.
+    """
+    columns = ["perturbation", "guide"]
+    is_control = (screen.obs["perturbation"] == CONTROL).to_numpy()
+    if GUIDE not in screen.obs:
+        return np.where(is_control, 0, LEFT_OUT), pd.DataFrame(columns=[*columns, "n_cells"])
+    pairs = screen.obs[["perturbation", GUIDE]].astype(str).set_axis(columns, axis=1)
+    counted = pairs[~is_control].value_counts(sort=False)
+    table = counted[counted >= min_cells].sort_index().rename("n_cells").reset_index()
+    keys = pd.MultiIndex.from_frame(table[columns])
+    group = keys.get_indexer(pd.MultiIndex.from_frame(pairs))
+    group[is_control] = len(table)
+    return group, table
+
+
+def compare_guides(
+    table: pd.DataFrame, effect: np.ndarray, changes: pd.DataFrame, significant: pd.DataFrame
+) -> pd.DataFrame:
+    """Compare the effect of each guide with the other guides of its perturbation.
+
+    Parameters
+    ----------
+    table
+        Guides, as of :func:`guide_groups`.
+    effect
+        Effects of guides, guides x genes.
+    changes
+        Change of the targets in the cells of each guide, as of :func:`knock_down`.
+    significant
+        Boolean, differentially expressed genes of all cells of a perturbation, perturbations x
+        genes.
+
+    Returns
+    -------
+    DataFrame
+        Perturbations whose guides agree most come first. For each guide the ``concordance``,
+        Spearman correlation of its effect with the mean effect of the other guides over the
+        ``n_genes`` significant genes (NaN for fewer than five); ``slope``, the regression slope on
+        that mean effect, near 0 for a guide without effect; ``knock_down``, the log2 ratio of its
+        (first) target; and whether it is ``odd``: its concordance is below the 5th percentile of
+        pairs of guides of the same perturbation, its slope is below one half, or its knock-down is
+        less than half the median of the others (``reason``).
+    """
+    limit = _lowest_usual(table, effect, significant)
+    by_guide = changes.drop_duplicates(["perturbation", "guide"]).set_index(
+        ["perturbation", "guide"]
+    )
+    guides = pd.MultiIndex.from_frame(table[["perturbation", "guide"]])
+    knocked_down = by_guide["log2fc"].reindex(guides).to_numpy(dtype=float)
+    found = []
+    for name, own in table.groupby("perturbation", sort=False):
+        rows = own.index.to_numpy()
+        chosen = significant.loc[name].to_numpy()
+        for row in rows:
+            others = rows[rows != row]
+            one = {"n_genes": int(chosen.sum()), "knock_down": knocked_down[row]}
+            reasons = []
+            if len(others) and chosen.sum() >= FEWEST_GENES:
+                weights = table["n_cells"].to_numpy()[others]
+                rest = np.average(effect[others][:, chosen], axis=0, weights=weights)
+                guide = effect[row, chosen]
+                one["concordance"] = _spearman(guide, rest)
+                one["slope"] = float(guide @ rest / (rest @ rest)) if rest.any() else np.nan
+                if one["concordance"] < limit:
+                    reasons.append("low concordance")
+                if one["slope"] < WEAK:
+                    reasons.append("weak effect")
+            if len(others) and np.isfinite(knocked_down[row]):
+                usual = float(np.nanmedian(knocked_down[others]))
+                if np.isfinite(usual) and usual != 0 and knocked_down[row] / usual < WEAK:
+                    reasons.append("weak knock-down")
+            found.append(
+                {**own.loc[row], **one, "odd": bool(reasons), "reason": ", ".join(reasons)}
+            )
+    compared = pd.DataFrame(found).reindex(columns=GUIDES)
+    agreement = compared.groupby("perturbation")["concordance"].transform("median")
+    order = agreement.sort_values(ascending=False, kind="stable").index
+    return compared.loc[order]
+
+
+def _lowest_usual(table: pd.DataFrame, effect: np.ndarray, significant: pd.DataFrame) -> float:
+    """Find the 5th percentile of correlations of pairs of guides of the same perturbation."""
+    found = []
+    for name, own in table.groupby("perturbation", sort=False):
+        chosen = significant.loc[name].to_numpy()
+        rows = own.index.to_numpy()
+        if chosen.sum() >= FEWEST_GENES:
+            found += [
+                _spearman(effect[a, chosen], effect[b, chosen])
+                for number, a in enumerate(rows)
+                for b in rows[number + 1 :]
+            ]
+    return float(np.nanquantile(found, ODD_QUANTILE)) if found else np.nan
+
+
+def _spearman(first: np.ndarray, second: np.ndarray) -> float:
+    ranks = stats.rankdata(first), stats.rankdata(second)
+    spread = [rank.std() for rank in ranks]
+    return float(np.corrcoef(*ranks)[0, 1]) if min(spread) > 0 else np.nan

@@ -1,0 +1,437 @@
+"""Quality of a screen before any model: calibration of tests, hits, depth and batches.
+
+All cells are used, since a screen is described here and no model is evaluated. Effects are in
+log2(CP10k + 1), against the control cells of the same stratum where the screen has batches.
+"""
+
+import anndata
+import numpy as np
+import pandas as pd
+from scipy import sparse, stats
+from sklearn.decomposition import PCA
+
+from samsvae.evaluation.effects import effects_in_use, effects_table
+from samsvae.evaluation.stratified import (
+    LEFT_OUT,
+    Strata,
+    energy_tests,
+    gated_tests,
+    stratified_effects,
+)
+from samsvae.screen.canonical import BATCH, GUIDE, perturbations
+from samsvae.screen.labels import CONTROL
+
+
+def strata_of_cells(screen: anndata.AnnData, by_batch: bool, depth_bins: int = 1) -> np.ndarray:
+    """Assign cells to strata by batch, and by depth within the batch.
+
+    Parameters
+    ----------
+    screen
+        Canonical screen.
+    by_batch
+        Whether batches are strata.
+    depth_bins
+        Number of bins of the library size, between quantiles of the control cells of a batch.
+
+    Returns
+    -------
+    ndarray of int
+        Stratum of each cell, from 0.
+    """
+    batch = np.zeros(screen.n_obs, dtype=np.int64)
+    if by_batch and BATCH in screen.obs:
+        batch = pd.factorize(screen.obs[BATCH].astype(str), sort=True)[0].astype(np.int64)
+    if depth_bins == 1:
+        return batch
+    library_size = screen.obs["library_size"].to_numpy(dtype=np.float64)
+    is_control = (screen.obs["perturbation"] == CONTROL).to_numpy()
+    levels = np.linspace(0, 1, depth_bins + 1)[1:-1]
+    depth = np.zeros(screen.n_obs, dtype=np.int64)
+    for own in np.unique(batch):
+        inside = batch == own
+        if (inside & is_control).any():
+            limits = np.quantile(library_size[inside & is_control], levels)
+            depth[inside] = np.searchsorted(limits, library_size[inside], side="right")
+    return batch * depth_bins + depth
+
+
+def screen_effects(
+    screen: anndata.AnnData,
+    expression: sparse.csr_matrix,
+    plain: Strata,
+    stratified: Strata,
+    fdr: float,
+    provenance: str,
+) -> anndata.AnnData:
+    """Compute effects and tests of each perturbation from all cells of a screen.
+
+    Parameters
+    ----------
+    screen
+        Canonical screen.
+    expression
+        log2(CP10k + 1), cells x genes.
+    plain, stratified
+        Groups of cells, in one stratum and in several; the same object where there is one stratum.
+    fdr
+        False discovery rate below which a gene is differentially expressed.
+    provenance
+        Provenance record, JSON.
+
+    Returns
+    -------
+    AnnData
+        Perturbations x genes. Layers ``ate``, ``standard_error``, ``pvalue`` and ``fdr`` of the
+        plain comparison, the same with ``_stratified`` where there are several strata; ``X`` is
+        the stratified effect there, and the plain one for a perturbation without cells in a
+        compared stratum (``obs["is_stratified"]``). ``obs``: ``n_cells``; ``n_compared`` cells in
+        compared strata, ``n_tested`` genes and ``n_de``, of these differentially expressed, by the
+        tests that belong to ``X``.
+    """
+    layers: dict[str, np.ndarray] = {}
+    for strata, suffix in ((plain, ""), (stratified, "_stratified")):
+        if suffix and stratified is plain:
+            break
+        effect, error = stratified_effects(expression, strata)
+        pvalue, rate = gated_tests(expression, strata)
+        found = {"ate": effect, "standard_error": error, "pvalue": pvalue, "fdr": rate}
+        layers |= {f"{name}{suffix}": values for name, values in found.items()}
+    used = np.zeros(plain.n_groups, dtype=bool)
+    if stratified is not plain:
+        used = stratified.compared.sum(axis=0) > 0
+    chosen = {
+        name: np.where(used[:, None], layers.get(f"{name}_stratified", layers[name]), layers[name])
+        for name in ("ate", "pvalue", "fdr")
+    }
+    compared = np.where(used, stratified.compared.sum(axis=0), plain.compared.sum(axis=0))
+    names = perturbations(screen)
+    obs = pd.DataFrame(
+        {
+            "n_cells": plain.sizes.sum(axis=0)[:-1],
+            "n_compared": compared,
+            "is_stratified": used,
+            "n_tested": np.isfinite(chosen["pvalue"]).sum(axis=1),
+            "n_de": (chosen["fdr"] < fdr).sum(axis=1),
+        },
+        index=names,
+    )
+    table = effects_table(chosen["ate"], names, list(screen.var_names), layers, provenance, obs)
+    table.var["n_cells"] = np.asarray((expression > 0).sum(axis=0)).ravel()
+    return table
+
+
+NULL = [
+    "fake_target", "n_cells", "n_genes", "fraction_p05", "fraction_p01", "fraction_p001", "lambda",
+    "n_significant", "depth_ratio",
+]  # fmt: skip
+QUANTILES = ["expected", "observed", "low", "high"]
+N_QUANTILES = 200
+MEDIAN_CHI_SQUARE = stats.chi2.ppf(0.5, 1)  # of one degree of freedom, 0.4549
+LARGEST_FAKE = 4  # groups of control cells, at least, so that others remain to compare with
+
+
+def fake_targets(
+    screen: anndata.AnnData, stratum: np.ndarray, min_cells: int, seed: int
+) -> pd.Series:
+    """Divide the control cells into groups that have no effect.
+
+    Parameters
+    ----------
+    screen
+        Canonical screen.
+    stratum
+        Stratum of each cell.
+    min_cells
+        Smallest number of cells of a group.
+    seed
+        Seed of random groups.
+
+    Returns
+    -------
+    Series
+        Group of each control cell, NaN for one in none. A group is a non-targeting guide; where
+        guides are unknown or fewer than two have enough cells, groups are random within strata, of
+        the median size of a perturbation, at most a quarter of the control cells each.
+    """
+    is_control = (screen.obs["perturbation"] == CONTROL).to_numpy()
+    controls = screen.obs_names[is_control]
+    if GUIDE in screen.obs:
+        guides = screen.obs.loc[is_control, GUIDE].astype(str)
+        counted = guides.value_counts()
+        usable = counted.index[(counted >= min_cells) & (counted.index != "")]
+        if len(usable) > 1:
+            return guides.where(guides.isin(usable))
+    sizes = screen.obs.loc[~is_control, "perturbation"].value_counts()
+    size = int(min(max(sizes.median(), min_cells), len(controls) // LARGEST_FAKE))
+    group = pd.Series(np.nan, controls, dtype=object)
+    if size < min_cells:
+        return group
+    n_groups = len(controls) // size
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(controls))
+    # consecutive cells of a stratum go to different groups, so that each has its fraction of all
+    order = shuffled[np.argsort(stratum[is_control][shuffled], kind="stable")]
+    group.iloc[order] = [f"random_{at % n_groups + 1}" for at in range(len(order))]
+    return group
+
+
+def null_calibration(
+    expression: sparse.csr_matrix,
+    group: pd.Series,
+    stratum: np.ndarray,
+    library_size: np.ndarray,
+    min_controls: int,
+    fdr: float,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Test groups of control cells against the other control cells.
+
+    Parameters
+    ----------
+    expression
+        log2(CP10k + 1) of control cells, cells x genes.
+    group
+        Group of each control cell, as of :func:`fake_targets`.
+    stratum, library_size
+        Of each control cell.
+    min_controls
+        Smallest number of control cells of a stratum, where there are several strata.
+    fdr
+        False discovery rate below which a gene is significant.
+
+    Returns
+    -------
+    table : DataFrame
+        One row per group: cells, tested genes, fractions of p-values below 0.05, 0.01 and 0.001,
+        ``lambda`` (median of the chi-square statistics over that expected), significant genes, and
+        the median library size relative to the other cells of the stratum.
+    quantiles : DataFrame
+        Quantiles of all p-values as -log10: expected, observed, and a 95 % interval of the
+        observed ones if all p-values were independent.
+    """
+    rows, pooled = [], []
+    for name in sorted(group.dropna().unique()):
+        labels = pd.Series(np.where(group == name, name, CONTROL))
+        strata = Strata.of(labels, [name], stratum, min_controls)
+        pvalue, rate = (values[0] for values in gated_tests(expression, strata))
+        tested = pvalue[np.isfinite(pvalue)]
+        if not len(tested):
+            continue
+        pooled.append(tested)
+        rows.append(
+            {
+                "fake_target": name,
+                "n_cells": int((group == name).sum()),
+                "n_genes": len(tested),
+                "fraction_p05": np.mean(tested < 0.05),
+                "fraction_p01": np.mean(tested < 0.01),
+                "fraction_p001": np.mean(tested < 0.001),
+                "lambda": np.median(stats.chi2.isf(tested, 1)) / MEDIAN_CHI_SQUARE,
+                "n_significant": int(np.sum(rate < fdr)),
+                "depth_ratio": depth_ratios(library_size, strata)[0],
+            }
+        )
+    values = np.concatenate(pooled) if pooled else np.empty(0)
+    return pd.DataFrame(rows, columns=NULL), quantiles(values)
+
+
+def quantiles(pvalues: np.ndarray) -> pd.DataFrame:
+    """Compute the quantiles of p-values for a QQ plot, with the interval of order statistics."""
+    n = len(pvalues)
+    if n == 0:
+        return pd.DataFrame(columns=QUANTILES, dtype=float)
+    ranks = np.unique(np.geomspace(1, n, min(N_QUANTILES, n)).round().astype(int))
+    low, high = stats.beta.ppf([[0.975], [0.025]], ranks, n + 1 - ranks)
+    observed = np.maximum(np.sort(pvalues)[ranks - 1], np.finfo(float).tiny)
+    columns = (ranks / (n + 1), observed, low, high)
+    return pd.DataFrame({k: -np.log10(v) for k, v in zip(QUANTILES, columns, strict=True)})
+
+
+N_COMPONENTS = 50
+LARGEST_COVARIANCE = 4000  # genes of a covariance matrix that is diagonalised as a whole
+
+
+def principal_components(expression: sparse.csr_matrix, seed: int) -> np.ndarray:
+    """Compute the first 50 principal components of expression, or as many as there are.
+
+    Parameters
+    ----------
+    expression
+        log2(CP10k + 1), cells x genes.
+    seed
+        Seed of the iterative solver that is used for many genes.
+    """
+    n_components = min(N_COMPONENTS, *(size - 1 for size in expression.shape))
+    solver = "covariance_eigh" if expression.shape[1] <= LARGEST_COVARIANCE else "arpack"
+    model = PCA(n_components, svd_solver=solver, random_state=seed)
+    return np.asarray(model.fit_transform(expression))
+
+
+POWER = 0.8
+HITS = [
+    "perturbation", "n_cells", "n_compared", "e_distance", "pvalue", "fdr", "is_hit", "n_de",
+    "n_tested", "detectable_effect", "split_half", "depth_ratio", "depth_difference", "first_gene",
+]  # fmt: skip
+DIFFERENT_DEPTH = 1.25  # ratio of median library sizes that could be taken for an effect
+
+
+def hits(
+    effects: anndata.AnnData,
+    components_of_cells: np.ndarray,
+    expression: sparse.csr_matrix,
+    library_size: np.ndarray,
+    strata: Strata,
+    fdr: float,
+    seed: int,
+) -> pd.DataFrame:
+    """Test whether each perturbation does anything, and say what could have been found.
+
+    Parameters
+    ----------
+    effects
+        As of :func:`screen_effects`.
+    components_of_cells
+        Principal components of expression, cells x components.
+    expression
+        log2(CP10k + 1), cells x genes.
+    library_size
+        Of each cell.
+    strata
+        Groups of cells by perturbation.
+    fdr
+        False discovery rate of hits.
+    seed
+        Seed of permutations and halves.
+
+    Returns
+    -------
+    DataFrame
+        Sorted by decreasing strength: E-distance with the p-value of its permutation test and the
+        false discovery rate over perturbations, ``is_hit``; differentially expressed and tested
+        genes; the ``detectable_effect``; ``split_half``, the correlation of effects of two halves
+        of the cells, each against its own half of the control cells; the median library size
+        relative to control cells, and whether it differs by more than a quarter
+        (``depth_difference``); and the gene of largest effect per standard error.
+    """
+    distance, pvalue = energy_tests(components_of_cells, strata, fdr=fdr, seed=seed)
+    rate = np.full_like(pvalue, np.nan)
+    known = np.isfinite(pvalue)
+    rate[known] = stats.false_discovery_control(pvalue[known]) if known.any() else 1.0
+    ratio = depth_ratios(library_size, strata)
+    error = effects_in_use(effects, "standard_error")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        strength = np.nan_to_num(np.abs(np.asarray(effects.X) / error), posinf=0.0)
+    table = pd.DataFrame(
+        {
+            "perturbation": list(effects.obs_names),
+            "n_cells": effects.obs["n_cells"].to_numpy(),
+            "n_compared": effects.obs["n_compared"].to_numpy(),
+            "e_distance": distance,
+            "pvalue": pvalue,
+            "fdr": rate,
+            "is_hit": rate < fdr,
+            "n_de": effects.obs["n_de"].to_numpy(),
+            "n_tested": effects.obs["n_tested"].to_numpy(),
+            "detectable_effect": detectable_effects(error, fdr),
+            "split_half": split_half_correlations(expression, strata, seed),
+            "depth_ratio": ratio,
+            "depth_difference": np.maximum(ratio, 1 / ratio) > DIFFERENT_DEPTH,
+            "first_gene": effects.var_names[strength.argmax(axis=1)],
+        }
+    )
+    by = ["fdr", "n_de", "e_distance"]
+    return table.sort_values(by, ascending=[True, False, False], kind="stable")[HITS]
+
+
+def detectable_effects(standard_error: np.ndarray, fdr: float) -> np.ndarray:
+    """Compute the smallest effect that is found with 80 % power in a gene of median noise.
+
+    Parameters
+    ----------
+    standard_error
+        Perturbations x genes, log2(CP10k + 1).
+    fdr
+        Significance, divided by the number of genes (Bonferroni).
+
+    Returns
+    -------
+    ndarray
+        log2(CP10k + 1), of each perturbation; NaN where standard errors are unknown.
+    """
+    distance = stats.norm.isf(fdr / 2 / standard_error.shape[1]) + stats.norm.ppf(POWER)
+    known = np.isfinite(standard_error).all(axis=1)
+    result = np.full(len(standard_error), np.nan)
+    result[known] = distance * np.median(standard_error[known], axis=1)
+    return result
+
+
+def split_half_correlations(expression: sparse.csr_matrix, strata: Strata, seed: int) -> np.ndarray:
+    """Correlate the effects of two halves of each perturbation's cells.
+
+    The halves are compared with disjoint halves of the control cells, since effects against the
+    same control cells are correlated by their noise.
+
+    Returns
+    -------
+    ndarray
+        Pearson correlation over genes, of each perturbation; NaN with fewer than four cells.
+    """
+    cells = np.random.default_rng(seed).permutation(len(strata.group))
+    keys = pd.DataFrame({"group": strata.group[cells], "stratum": strata.stratum[cells]})
+    half = np.empty(len(cells), dtype=np.int64)
+    half[cells] = keys.groupby(["group", "stratum"]).cumcount().to_numpy() % 2
+    effects = []
+    for number in range(2):
+        group = np.where(half == number, strata.group, LEFT_OUT)
+        own = Strata(group, strata.stratum, strata.n_groups, max(strata.min_controls // 2, 1))
+        effects.append(stratified_effects(expression, own)[0])
+    centred = [effect - effect.mean(axis=1, keepdims=True) for effect in effects]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        norms = np.sqrt(np.sum(centred[0] ** 2, axis=1) * np.sum(centred[1] ** 2, axis=1))
+        correlation = np.sum(centred[0] * centred[1], axis=1) / norms
+    return np.where(strata.compared.sum(axis=0) >= 4, correlation, np.nan)
+
+
+def depth_ratios(library_size: np.ndarray, strata: Strata) -> np.ndarray:
+    """Compute the median library size of each perturbation relative to control cells.
+
+    Each cell's library size is divided by the median of the control cells of its stratum.
+    """
+    ratio = np.full(strata.n_groups, np.nan)
+    relative = np.full(len(library_size), np.nan)
+    is_control = strata.group == strata.n_groups
+    for stratum in np.flatnonzero(strata.compared.any(axis=1)):
+        inside = strata.stratum == stratum
+        relative[inside] = library_size[inside] / np.median(library_size[inside & is_control])
+    for group in np.flatnonzero(strata.compared.sum(axis=0)):
+        ratio[group] = np.nanmedian(relative[strata.group == group])
+    return ratio
+
+
+BATCHES = [
+    "perturbation", "batch", "n_cells", "n_control_cells", "fraction", "control_fraction",
+    "compared",
+]  # fmt: skip
+
+
+def cells_by_batch(screen: anndata.AnnData, min_controls: int) -> pd.DataFrame:
+    """Count the cells of each perturbation and the control cells in each batch.
+
+    Returns
+    -------
+    DataFrame
+        ``perturbation``, ``batch``, ``n_cells``, ``n_control_cells``, ``fraction`` of the
+        perturbation's cells, ``control_fraction``, and whether they are ``compared``; empty
+        without batches.
+    """
+    if BATCH not in screen.obs:
+        return pd.DataFrame(columns=BATCHES)
+    counts = pd.crosstab(screen.obs["perturbation"].astype(str), screen.obs[BATCH].astype(str))
+    controls = counts.loc[CONTROL]
+    table = counts.drop(index=CONTROL).rename_axis("perturbation").reset_index()
+    long = table.melt("perturbation", var_name="batch", value_name="n_cells")
+    long["n_control_cells"] = long["batch"].map(controls)
+    long["fraction"] = long["n_cells"] / long.groupby("perturbation")["n_cells"].transform("sum")
+    long["control_fraction"] = long["n_control_cells"] / controls.sum()
+    long["compared"] = (long["n_control_cells"] >= min_controls) & (long["n_cells"] > 0)
+    return long.sort_values(["perturbation", "batch"], kind="stable")[BATCHES]
