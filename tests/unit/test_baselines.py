@@ -10,10 +10,12 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 
+from samsvae.biology.quality import screen_effects
 from samsvae.evaluation.baselines import bilinear
 from samsvae.evaluation.effects import log_expression, long_table
 from samsvae.evaluation.observed import half_of_held_out, observed_effects, split_half
 from samsvae.evaluation.scores import effect_scores
+from samsvae.evaluation.stratified import Strata
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import build_screen
 from samsvae.screen.design import Design
@@ -157,7 +159,9 @@ def test_the_ceiling_is_scored_by_the_cells_that_it_has_not_seen(screen, parts):
         expected, abs=1e-5
     )
     assert scores.differential_expression.set_index("perturbation").loc["G07", "n_held_out"] == 5
-    table = long_table(observed, {"ceiling": ceiling, "observed": observed}, 0.05)
+    strata = Strata.of(screen.obs["perturbation"], list(observed.obs_names))
+    whole = screen_effects(screen, log_expression(screen), strata, strata, 0.05, "{}")
+    table = long_table(observed, whole, {"ceiling": ceiling, "observed": observed}, 0.05)
     seen = table[(table["model"] == "ceiling") & (table["perturbation"] == "G07")]
     np.testing.assert_array_equal(seen["observed"], row.layers["ate"].ravel())
 

@@ -142,7 +142,7 @@ def test_conda_files_mirror_the_lock(file):
     lock = pins(ROOT / "envs/requirements.txt")
     entries = yaml.safe_load((ROOT / "envs" / file).read_text())["dependencies"]
     conda = dict(entry.split("=") for entry in entries if isinstance(entry, str) and "=" in entry)
-    pip = next(entry["pip"] for entry in entries if isinstance(entry, dict))
+    pip = [package for entry in entries if isinstance(entry, dict) for package in entry["pip"]]
     conda.pop("python")
     assert len(conda) > 15
     for name, version in [*conda.items(), *(entry.split("==") for entry in pip)]:

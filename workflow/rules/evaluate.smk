@@ -52,6 +52,7 @@ rule evaluate_effects:
         runs=layout.runs_of(),
         top_genes=config["evaluation"]["top_genes"],
         fdr=config["evaluation"]["fdr"],
+        effects=config["evaluation"]["effects"],
         code=uses("evaluate_effects"),
     script:
         "../scripts/evaluate_effects.py"

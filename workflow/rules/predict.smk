@@ -20,6 +20,7 @@ rule observe_effects:
         mem_mb=growing(2000, per_input=5),
         runtime=growing(120),
     params:
+        min_controls=config["evaluation"]["min_controls_per_batch"],
         code=uses("observe_effects"),
     script:
         "../scripts/observe_effects.py"
@@ -100,6 +101,8 @@ rule predict_ceiling:
         runtime=growing(30),
     params:
         settings=lambda wildcards: layout.models[wildcards.model],
+        effects=config["evaluation"]["effects"],
+        min_controls=config["evaluation"]["min_controls_per_batch"],
         seed=lambda wildcards: int(wildcards.seed),
         code=uses("predict_ceiling"),
     script:

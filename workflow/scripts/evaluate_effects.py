@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from samsvae.evaluation.effects import read_effects
+from samsvae.evaluation.effects import read_effects, read_observed
 from samsvae.evaluation.metrics import NAMES, described
 from samsvae.evaluation.scores import effect_scores, with_quartiles
 from samsvae.runtime.files import write_parquet_parts, write_tsv
@@ -15,7 +15,7 @@ from samsvae.runtime.script import run_job
 def main(snakemake: Any) -> None:
     """Run the rule."""
     output, params = snakemake.output, snakemake.params
-    observed = read_effects(snakemake.input.observed)
+    observed = read_observed(snakemake.input.observed, snakemake.params.effects)
     metrics, comparisons = [], []
     for run, path in zip(params.runs, snakemake.input.predicted, strict=True):
         scores = effect_scores(observed, read_effects(path), params.top_genes, params.fdr)

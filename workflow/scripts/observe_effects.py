@@ -15,7 +15,8 @@ def main(snakemake: Any) -> None:
     with open_screen(snakemake.input.screen) as screen:
         parts = read_split(snakemake.input.split, screen)
         made_by = provenance({}, snakemake.params.code, screen=digest_of_screen(screen))
-        effects = observed_effects(screen, parts, made_by)
+        fewest = snakemake.params.min_controls
+        effects = observed_effects(screen, parts, made_by, min_controls=fewest)
     write_effects(effects, snakemake.output.effects)
 
 

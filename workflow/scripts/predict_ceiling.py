@@ -12,12 +12,13 @@ from samsvae.screen.splits import read_split
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    seed = snakemake.params.seed
-    settings = {**snakemake.params.settings, "seed": seed}
+    params = snakemake.params
+    how = {"how": params.effects, "min_controls": params.min_controls}
+    settings = {**params.settings, "seed": params.seed, **how}
     with open_screen(snakemake.input.screen) as screen:
         parts = read_split(snakemake.input.split, screen)
-        made_by = provenance(settings, snakemake.params.code, screen=digest_of_screen(screen))
-        effects = split_half(screen, parts, seed, made_by)
+        made_by = provenance(settings, params.code, screen=digest_of_screen(screen))
+        effects = split_half(screen, parts, params.seed, made_by, **how)
     write_effects(effects, snakemake.output.effects)
 
 

@@ -3,14 +3,14 @@
 from typing import Any
 
 from samsvae.evaluation.combinations import tabulate_non_additivity
-from samsvae.evaluation.effects import read_effects
+from samsvae.evaluation.effects import read_effects, read_observed
 from samsvae.runtime.files import write_tsv
 from samsvae.runtime.script import run_job
 
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    observed = read_effects(snakemake.input.observed)
+    observed = read_observed(snakemake.input.observed, snakemake.params.effects)
     runs = zip(snakemake.params.runs, snakemake.input.predicted, strict=True)
     predicted = {run["model"]: read_effects(path) for run, path in runs}
     write_tsv(

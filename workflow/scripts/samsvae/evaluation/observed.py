@@ -1,17 +1,16 @@
 """Observed average treatment effects, differential expression, and split-half ceilings."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import anndata
-import illico
 import numpy as np
 import pandas as pd
-from loguru import logger
 from scipy import sparse
-from scipy.stats import false_discovery_control
 
 from samsvae.evaluation.effects import (
     GroupMeans,
+    as_compared,
     cp10k,
     effects_table,
     expression_in_blocks,
@@ -19,64 +18,21 @@ from samsvae.evaluation.effects import (
     log_expression,
     n_cells_with_gene,
 )
+from samsvae.evaluation.stratified import Strata, gated_tests, stratified_effects
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import perturbations
+from samsvae.screen.canonical import BATCH, perturbations
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import TEST, TRAIN, UNUSED, VAL, held_out_cells
-
-FEWEST_CELLS = 2
-
-
-def rank_sum_tests(
-    expression: sparse.csr_matrix, labels: pd.Series, names: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Test each gene of each perturbation by the Wilcoxon rank-sum test, two-sided.
-
-    Parameters
-    ----------
-    expression
-        Normalised expression, cells x genes.
-    labels
-        Perturbation of each cell, control cells included.
-    names
-        Perturbations to test.
-
-    Returns
-    -------
-    pvalue, fdr : ndarray
-        Perturbations x genes; false discovery rates by Benjamini-Hochberg over the genes of a
-        perturbation. NaN for a perturbation with fewer than two cells.
-    """
-    n_cells = labels.value_counts()
-    tested = [name for name in names if n_cells.get(name, 0) >= FEWEST_CELLS]
-    kept = labels.isin([*tested, CONTROL]).to_numpy()
-    matrix = sparse.csr_matrix(expression[kept])
-    matrix.sort_indices()
-    genes = pd.RangeIndex(matrix.shape[1]).astype(str)
-    cells = anndata.AnnData(
-        X=matrix,
-        obs=pd.DataFrame({"perturbation": pd.Categorical(labels[kept])}, labels.index[kept]),
-        var=pd.DataFrame(index=genes),
-    )
-    logger.disable("illico")
-    table = illico.asymptotic_wilcoxon(
-        cells, is_log1p=False, group_keys="perturbation", reference=CONTROL
-    )
-    found = table["p_value"]
-    pvalue = np.full((len(names), len(genes)), np.nan)
-    for name in tested:
-        pvalue[names.index(name)] = found.loc[name].reindex(genes)
-    fdr = np.full_like(pvalue, np.nan)
-    rows = [names.index(name) for name in tested]
-    fdr[rows] = false_discovery_control(pvalue[rows], axis=1)
-    return pvalue, fdr
-
 
 PSEUDOCOUNT = 1.0  # added to mean CP10k before the ratio, as Seurat does
 
 
 def observed_effects(
-    screen: anndata.AnnData, parts: pd.Series, provenance: str, cells: np.ndarray | None = None
+    screen: anndata.AnnData,
+    parts: pd.Series,
+    provenance: str,
+    cells: np.ndarray | None = None,
+    min_controls: int = 10,
 ) -> anndata.AnnData:
     """Compute the observed effects of each perturbation.
 
@@ -90,6 +46,8 @@ def observed_effects(
         Provenance record, JSON.
     cells
         Boolean, one per cell of the screen; None for all.
+    min_controls
+        Smallest number of control cells of a batch whose cells are compared.
 
     Returns
     -------
@@ -97,7 +55,9 @@ def observed_effects(
         Perturbations x genes. ``X`` and layer ``ate``: effect among all cells, as in the paper;
         ``ate_held_out``: among held-out cells alone; ``standard_error`` of `ate`; ``log2fc``:
         log2 ratio of mean CP10k + 1; ``pvalue`` and ``fdr``: rank-sum test of held-out cells
-        against control cells, corrected over genes. ``obs`` has numbers of cells by perturbation,
+        against control cells, see :func:`samsvae.evaluation.stratified.gated_tests`, NaN for genes
+        that too few cells express. Where the screen has batches, ``ate_stratified`` and so on are
+        the same within batches, but for `log2fc`. ``obs`` has numbers of cells by perturbation,
         ``var`` numbers of cells in which a gene is detected, and the ``control_standard_error`` of
         the control cells' mean, which is part of every `standard_error`; ``uns`` has the number of
         control cells.
@@ -116,7 +76,18 @@ def observed_effects(
     ate_held_out, _ = means_of(held_out).effects()
     linear = np.log2(means_of(cells, cp10k).mean + PSEUDOCOUNT)
     tested = held_out | (cells & (labels == CONTROL).to_numpy())
-    pvalue, fdr = rank_sum_tests(log_expression(screen, tested), labels[tested], names)
+    pvalue, fdr = gated_tests(log_expression(screen, tested), Strata.of(labels[tested], names))
+    layers = {
+        "ate": ate,
+        "ate_held_out": ate_held_out,
+        "standard_error": standard_error,
+        "log2fc": linear[:-1] - linear[-1],
+        "pvalue": pvalue,
+        "fdr": fdr,
+    }
+    if BATCH in screen.obs:
+        within = {"all": cells, "held_out": held_out, "tested": tested}
+        layers |= _stratified(screen, labels, names, within, min_controls)
     labels, parts = labels[cells], parts[cells]
     counted = pd.crosstab(labels, parts).reindex(index=names, columns=[TRAIN, VAL, TEST, UNUSED])
     obs = counted.fillna(0).astype(int).add_prefix("n_")
@@ -126,14 +97,7 @@ def observed_effects(
         ate,
         names,
         list(screen.var_names),
-        {
-            "ate": ate,
-            "ate_held_out": ate_held_out,
-            "standard_error": standard_error,
-            "log2fc": linear[:-1] - linear[-1],
-            "pvalue": pvalue,
-            "fdr": fdr,
-        },
+        layers,
         provenance,
         obs,
     )
@@ -141,6 +105,41 @@ def observed_effects(
     table.var["control_standard_error"] = means.standard_error[-1].astype(np.float32)
     table.uns["n_control_cells"] = int(means.n_cells[-1])
     return table
+
+
+def _stratified(
+    screen: anndata.AnnData,
+    labels: pd.Series,
+    names: list[str],
+    chosen: Mapping[str, np.ndarray],
+    min_controls: int,
+) -> dict[str, np.ndarray]:
+    """Compute effects and tests within batches, for the chosen cells of each comparison."""
+    ate, error = stratified_effects(*_compared(screen, labels, names, chosen["all"], min_controls))
+    held_out, _ = stratified_effects(
+        *_compared(screen, labels, names, chosen["held_out"], min_controls)
+    )
+    pvalue, fdr = gated_tests(*_compared(screen, labels, names, chosen["tested"], min_controls))
+    return {
+        "ate_stratified": ate,
+        "ate_held_out_stratified": held_out,
+        "standard_error_stratified": error,
+        "pvalue_stratified": pvalue,
+        "fdr_stratified": fdr,
+    }
+
+
+def _compared(
+    screen: anndata.AnnData,
+    labels: pd.Series,
+    names: list[str],
+    cells: np.ndarray,
+    min_controls: int,
+) -> tuple[sparse.csr_matrix, Strata]:
+    """Return the expression of some cells, and their perturbations and batches."""
+    batch = pd.factorize(screen.obs[BATCH].astype(str), sort=True)[0].astype(np.int64)
+    strata = Strata.of(labels[cells], names, batch[cells], min_controls)
+    return log_expression(screen, cells), strata
 
 
 def half_of_held_out(labels: pd.Series, parts: pd.Series, seed: int) -> np.ndarray:
@@ -168,7 +167,12 @@ def half_of_held_out(labels: pd.Series, parts: pd.Series, seed: int) -> np.ndarr
 
 
 def split_half(
-    screen: anndata.AnnData, parts: pd.Series, seed: int, provenance: str
+    screen: anndata.AnnData,
+    parts: pd.Series,
+    seed: int,
+    provenance: str,
+    how: str | None = None,
+    min_controls: int = 10,
 ) -> anndata.AnnData:
     """Compute the split-half ceiling: effects among half of the held-out cells as a prediction.
 
@@ -185,6 +189,10 @@ def split_half(
         Seed of the selection of cells.
     provenance
         Provenance record, JSON.
+    how
+        Whether effects are ``plain``, or else within batches, where the screen has them.
+    min_controls
+        Smallest number of control cells of a batch whose cells are compared.
 
     Returns
     -------
@@ -207,11 +215,18 @@ def split_half(
             f"The ceiling 'split_half' needs at least two held-out cells of {CONTROL!r}; the split "
             "has fewer. Remove it from the experiment's 'models'."
         )
-    others = observed_effects(screen, parts, provenance, ~half)
+    others = as_compared(
+        observed_effects(screen, parts, provenance, ~half, min_controls=min_controls), how
+    )
+    effect = means.effects()[0]
+    if how != "plain" and BATCH in screen.obs:
+        fewest = max(min_controls // 2, 1)
+        within, _ = stratified_effects(*_compared(screen, labels, names, half, fewest))
+        effect = np.where(np.isfinite(within), within, effect)
     halved = means.n_cells[:-1] > 0
     layers = {name: np.asarray(others.layers[name]) for name in ("ate", "ate_held_out", "fdr")}
     return effects_table(
-        np.where(halved[:, None], means.effects()[0], 0.0),
+        np.where(halved[:, None], effect, 0.0),
         names,
         list(screen.var_names),
         {name: np.where(halved[:, None], layer, np.nan) for name, layer in layers.items()},

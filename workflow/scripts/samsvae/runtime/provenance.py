@@ -20,7 +20,7 @@ from typing import Any
 import samsvae
 from samsvae.runtime.files import write_text
 
-PACKAGES = ("anndata", "gseapy", "illico", "numpy", "pandas", "pyro-ppl", "scipy", "torch")
+PACKAGES = ("anndata", "gseapy", "numpy", "pandas", "pyro-ppl", "scipy", "torch")
 
 
 def digest_of(value: Any) -> str:
