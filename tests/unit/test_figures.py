@@ -13,6 +13,7 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 
 from samsvae.biology.enrichment import pathway_agreement, with_order
 from samsvae.biology.factors import with_orders
+from samsvae.biology.quality import quantiles
 from samsvae.biology.similarity import clustered
 from samsvae.evaluation.agreement import with_means
 from samsvae.evaluation.differential_expression import scores_by_strength, with_quartiles
@@ -60,8 +61,8 @@ def effects_table(n_perturbations):
     table = index.to_frame(index=False)
     table["observed"] = rng.normal(size=len(table))
     table["predicted"] = np.where(table["model"] == "no_change", 0.0, table["observed"] / 2)
-    table["observed_held_out"] = table["observed"]
-    table["fdr"] = np.where(table["gene"].isin(["g0", "g1"]), 1e-4, 0.5)
+    table["screen_effect"] = table["observed"] + 0.01
+    table["screen_fdr"] = np.where(table["gene"].isin(["g0", "g1"]), 1e-4, 0.5)
     table["trained"] = True
     return scored(table)
 
@@ -69,7 +70,8 @@ def effects_table(n_perturbations):
 def scored(table):
     """Effects with the counts and correlations of their columns, computed another way."""
     one = ["model", "perturbation"]
-    table["n_de"] = (table["fdr"] < 0.05).groupby([table[name] for name in one]).transform("sum")
+    is_de = table["screen_fdr"] < 0.05
+    table["screen_n_de"] = is_de.groupby([table[name] for name in one]).transform("sum")
 
     def correlations(names):
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -355,12 +357,74 @@ def masks_table(models):
     return table.assign(probability=rng.uniform(size=len(table)))
 
 
+def null_table(n):
+    rng = np.random.default_rng(0)
+    return quantiles(rng.uniform(size=n))
+
+
+def hits_table(n):
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "perturbation": [f"P{i}" for i in range(n)],
+            "n_compared": rng.integers(20, 2000, n),
+            "e_distance": rng.normal(size=n) * 20,
+            "is_hit": rng.random(n) < 0.5,
+            "n_de": rng.integers(0, 200, n),
+        }
+    )
+
+
+def knock_down_table(n, guides=3):
+    rng = np.random.default_rng(0)
+    index = pd.MultiIndex.from_product(
+        [[f"P{i}" for i in range(n)], ["", *(f"g{i}" for i in range(guides))]],
+        names=["perturbation", "guide"],
+    )
+    table = index.to_frame(index=False)
+    table["gene"] = table["perturbation"]
+    table["log2fc"] = rng.normal(size=len(table))
+    return table.assign(low=table["log2fc"] - 0.2, high=table["log2fc"] + 0.3)
+
+
+def guides_table(n, known=True):
+    rng = np.random.default_rng(0)
+    index = pd.MultiIndex.from_product(
+        [[f"P{i}" for i in range(n)], ["g1", "g2", "g3"]], names=["perturbation", "guide"]
+    )
+    table = index.to_frame(index=False)
+    table["concordance"] = rng.uniform(-1, 1, len(table)) if known else np.nan
+    return table.assign(slope=rng.normal(size=len(table)), odd=rng.random(len(table)) < 0.3)
+
+
+def batches_table(n, batches):
+    index = pd.MultiIndex.from_product(
+        [[f"P{i}" for i in range(n)], [f"b{i}" for i in range(batches)]],
+        names=["perturbation", "batch"],
+    )
+    table = index.to_frame(index=False)
+    table["n_cells"] = np.random.default_rng(0).integers(1, 50, len(table))
+    whole = table.groupby("perturbation")["n_cells"].transform("sum")
+    return table.assign(fraction=table["n_cells"] / whole, control_fraction=1 / batches)
+
+
 LATENT_KINDS = [("observed", "observed"), ("latent", MODELS[0]), ("predicted", MODELS[0])]
 TABLES = {
     ("screen", "few"): screen_table(split_table(8)),
     ("screen", "many"): screen_table(split_table(200)),
     ("split", "singles"): parts_table(split_table(8)),
     ("split", "pairs"): parts_table(split_table(8, pairs=3)),
+    ("null", "many"): null_table(3000),
+    ("null", "none"): null_table(0),
+    ("hits", "some"): hits_table(30),
+    ("hits", "none"): hits_table(0),
+    ("knock_down", "some"): knock_down_table(8),
+    ("knock_down", "many"): knock_down_table(200, guides=0),
+    ("knock_down", "none"): knock_down_table(0),
+    ("guides", "some"): guides_table(12),
+    ("guides", "none"): guides_table(3, known=False),
+    ("batches", "three"): batches_table(20, 3),
+    ("batches", "many"): batches_table(200, 14),
     ("effects", "few"): effects_table(3),
     ("similarity", "one"): similarity_table(1, LATENT_KINDS),
     ("similarity", "many"): similarity_table(60, LATENT_KINDS),
@@ -408,10 +472,10 @@ TABLES = {
     ("differential_expression", "none"): de_table(0),
     ("volcanoes", "few"): effects_table(3),
     ("volcanoes", "many"): effects_table(20),
-    ("volcanoes", "none"): effects_table(2).assign(fdr=1.0, n_de=0),
+    ("volcanoes", "none"): effects_table(2).assign(screen_fdr=1.0, screen_n_de=0),
     ("perturbation", "one"): effects_table(1),
     ("perturbation", "untested"): effects_table(1).assign(
-        fdr=np.nan, observed_held_out=np.nan, n_de=0
+        screen_fdr=np.nan, screen_effect=np.nan, screen_n_de=0
     ),
     ("de_by_strength", "some"): strength_table([1, 5, 20, 50, 500, 3, 0, 2]),
     ("de_by_strength", "none"): strength_table(0),
@@ -655,6 +719,55 @@ def reads_split(figure, table):
     same([int(text.replace(",", "")) for text in texts(axis)], wide["cells"])
 
 
+def reads_null(figure, table):
+    [axis] = figure.axes
+    same(dots(axis), table[["expected", "observed"]])
+    [area] = [c for c in axis.collections if not isinstance(c, PathCollection)]
+    edges = area.get_paths()[0].vertices
+    expected = np.concatenate([table[["expected", end]].to_numpy() for end in ("low", "high")])
+    np.testing.assert_allclose(np.unique(edges[:, 1]), np.unique(expected[:, 1]))
+
+
+def reads_hits(figure, table):
+    for axis, column in zip(figure.axes, ("e_distance", "n_de"), strict=True):
+        same(dots(axis), table[["n_compared", column]])
+        shades = [c.get_offsets() for c in axis.collections if c.get_label() == "hit"]
+        same(np.concatenate(shades), table.loc[table["is_hit"], ["n_compared", column]])
+        assert set(texts(axis)) <= set(table.loc[table["is_hit"], "perturbation"])
+
+
+def reads_knock_down(figure, table):
+    [axis] = figure.axes
+    pooled = table[table["guide"] == ""].sort_values("log2fc")
+    if len(pooled) > 60:
+        pooled = pd.concat([pooled[:30], pooled[-30:]])
+    same(errors(axis), pooled[["log2fc", "low", "high"]])
+    assert labels(axis) == list(pooled["gene"])
+    row = {name: place for place, name in enumerate(pooled["perturbation"])}
+    guides = table[(table["guide"] != "") & table["perturbation"].isin(row)]
+    same(dots(axis), np.column_stack([guides["log2fc"], guides["perturbation"].map(row)]))
+
+
+def reads_guides(figure, table):
+    names = list(dict.fromkeys(table["perturbation"]))
+    assert labels(figure.axes[0]) == names
+    for axis, column in zip(figure.axes, ("concordance", "slope"), strict=True):
+        rows = np.column_stack([table[column], table["perturbation"].map(names.index)])
+        same(dots(axis), rows)
+        odd = [c.get_offsets() for c in axis.collections if c.get_label() == "odd"]
+        same(np.concatenate(odd), rows[table["odd"]])
+
+
+def reads_batches(figure, table):
+    [axis] = figure.axes
+    names = labels(axis)
+    assert names[0] == "control cells"
+    for container in axis.containers:
+        own = of(table, batch=container.get_label()).set_index("perturbation")
+        expected = [own["control_fraction"].iloc[0], *own["fraction"].reindex(names[1:])]
+        np.testing.assert_allclose([bar.get_width() for bar in container], expected)
+
+
 def reads_training(figure, table):
     late = table[table["step"] >= 0.1 * table["step"].max()]
     for axis, model in zip(figure.axes, MODELS, strict=True):
@@ -738,12 +851,12 @@ def reads_effects(figure, table):
 
 
 def volcano_of(rows):
-    return np.column_stack([rows["observed_held_out"], -np.log10(rows["fdr"])])
+    return np.column_stack([rows["screen_effect"], -np.log10(rows["screen_fdr"])])
 
 
 def reads_volcanoes(figure, table):
     first = of(table, model=MODELS[0])
-    shown = first.drop_duplicates("perturbation").nlargest(12, "n_de")
+    shown = first.drop_duplicates("perturbation").nlargest(12, "screen_n_de")
     drawn = [axis for axis in figure.axes if axis.get_title()]
     assert len(drawn) == len(shown)
     for axis in drawn:
@@ -752,15 +865,15 @@ def reads_volcanoes(figure, table):
         [points] = [c for c in axis.collections if isinstance(c, PathCollection)]
         found = np.column_stack([points.get_offsets(), points.get_array()])
         same(found, np.column_stack([volcano_of(rows), rows["predicted"]]))
-        assert number == f"{rows['n_de'].iloc[0]} DE genes"
+        assert number == f"{rows['screen_n_de'].iloc[0]} DE genes"
 
 
 def reads_perturbation(figure, table):
     first = of(table, model=MODELS[0])
     name = table["perturbation"].iloc[0]
-    number = first["n_de"].iloc[0]
+    number = first["screen_n_de"].iloc[0]
     assert figure.axes[0].get_title() == f"{name}: {number} DE genes"
-    same(dots(figure.axes[0]), volcano_of(first.dropna(subset="fdr")))
+    same(dots(figure.axes[0]), volcano_of(first.dropna(subset="screen_fdr")))
     for model in MODELS:
         rows, axis = of(table, model=model), panel(figure, readable(model))
         same(dots(axis), rows[["observed", "predicted"]])
@@ -1018,6 +1131,11 @@ def test_a_figure_shows_the_numbers_of_its_table(case):
 SHOWN_COLUMNS = {
     "screen": ["value"],
     "split": ["fraction", "cells"],
+    "null": ["expected", "observed", "low", "high"],
+    "hits": ["n_compared", "e_distance", "n_de"],
+    "knock_down": ["log2fc", "low", "high"],
+    "guides": ["concordance", "slope"],
+    "batches": ["fraction", "control_fraction"],
     "training": ["elbo"],
     "iwelbo": ["difference", "difference_low", "difference_high", "mean_iwelbo"],
     "iwelbo_particles": [
@@ -1028,9 +1146,10 @@ SHOWN_COLUMNS = {
     "fractions": ["value", "low"],
     "perturbations": ["mean_over_seeds", "lower_quartile", "median", "upper_quartile"],
     "effects": ["observed", "predicted", "pearson"],
-    "volcanoes": ["observed_held_out", "fdr", "predicted", "n_de"],
+    "volcanoes": ["screen_effect", "screen_fdr", "predicted", "screen_n_de"],
     "perturbation": [
-        "observed_held_out", "fdr", "observed", "predicted", "n_de", "pearson_of_perturbation",
+        "screen_effect", "screen_fdr", "observed", "predicted", "screen_n_de",
+        "pearson_of_perturbation",
     ],
     "differential_expression": [
         "auroc", "n_de", "auroc_median", "auroc_lower_quartile", "auroc_upper_quartile",

@@ -21,10 +21,12 @@ from samsvae.report.page import (
     write_report,
 )
 from samsvae.report.sections import (
+    BATCHES,
     COUNTS,
     FRACTIONS,
     GENE_SETS,
     GROUPS,
+    GUIDES,
     MASKS,
     SECTIONS,
     SHOWN_FIGURES,
@@ -41,8 +43,12 @@ from samsvae.report.sentences import (
     basal_in_words,
     changes_in_words,
     combinations_in_words,
+    hits_in_words,
+    null_in_words,
     pathways_in_words,
+    quality_in_words,
     run_times,
+    targets_in_words,
     verdicts_in_words,
 )
 from samsvae.runtime.provenance import provenance
@@ -54,7 +60,7 @@ CONFIG = {
     "screens": {"mine": {"source": "h5ad"}},
     "models": {"sams_vae": {"kind": "sams_vae"}, "no_change": {"kind": "no_change"}},
     "training": {"max_steps": 3000},
-    "evaluation": {"top_genes": 5, "significance": 0.05},
+    "evaluation": {"top_genes": 5, "significance": 0.05, "fdr": 0.05},
     "experiments": {
         name: {
             "screen": "mine",
@@ -65,7 +71,7 @@ CONFIG = {
         for name, seeds in {"first": [0], "second": [0, 1]}.items()
     },
 }
-PROPERTIES = {"first": [COUNTS, TRAINING, GENE_SETS], "second": [TRAINING]}
+PROPERTIES = {"first": [COUNTS, TRAINING, GENE_SETS, GUIDES, BATCHES], "second": [TRAINING]}
 TRICKY = "</script><b>&amp;"
 AGREEMENT = pd.DataFrame(
     [("m", "over_representation", "JAK2", "HALLMARK_TNFA", True), ("m", "over_representation", "A", "HALLMARK_TNFA", False),
@@ -90,6 +96,31 @@ COMBINATIONS = pd.DataFrame(
     {"model": ["m", "m", "n", "n"], "perturbation": ["A+B", "A+C"] * 2, "non_additivity": [0.1, 0.2] * 2,
      "n_non_additive": [0, 3] * 2, "non_additive_genes": ["", "HBZ −0.50, CLC +0.20"] * 2}
 )  # fmt: skip
+HITS = pd.DataFrame(
+    [("JAK2", 0.001, True, 31, 0.9, False), ("B", 0.002, True, 3, 0.7, True),
+     ("CAV1", 0.4, False, 0, 1.0, False), ("FEW", np.nan, False, 0, 1.0, False)],
+    columns=["perturbation", "pvalue", "is_hit", "n_de", "depth_ratio", "depth_difference"],
+)  # fmt: skip
+NULL = pd.DataFrame(
+    {"fake_target": ["NT1", "NT2"], "fraction_p05": [0.04, 0.06], "lambda": [0.9, 1.1],
+     "n_significant": [0, 1], "pvalue": 1.0}
+)  # fmt: skip
+CHANGES = pd.DataFrame(
+    {"perturbation": ["JAK2", "B", "JAK2"], "guide": ["", "", "g1"], "gene": ["JAK2", "B", "JAK2"],
+     "low": [-2.0, -0.1, -9.0], "high": [-1.0, 0.2, -8.0], "pvalue": [0.001, 0.5, 0.1]}
+)  # fmt: skip
+OF_GUIDES = pd.DataFrame(
+    {"perturbation": ["JAK2", "JAK2"], "guide": ["g1", "g2"], "odd": [False, True],
+     "reason": ["", "weak effect"], "concordance": [0.9, 0.2]}
+)  # fmt: skip
+OF_BATCHES = pd.DataFrame(
+    {"perturbation": ["JAK2", "B"], "batch": ["b1", "b1"], "n_cells": [30, 8],
+     "fraction": [0.45, 0.8], "control_fraction": [0.4, 0.4], "compared": [True, False]}
+)  # fmt: skip
+QUALITY = {
+    "hits": HITS, "null_calibration": NULL, "knock_down": CHANGES, "guides": OF_GUIDES,
+    "batches": OF_BATCHES,
+}  # fmt: skip
 DRAWING = '<svg xmlns="http://www.w3.org/2000/svg" width="100pt" height="50pt"/>'
 
 
@@ -122,6 +153,8 @@ def results(tmp_path_factory):
         write(
             folder / name / "tables/pathway_agreement.tsv", AGREEMENT.to_csv(sep="\t", index=False)
         )
+        for table, rows in QUALITY.items():
+            write(folder / name / f"tables/{table}.tsv", rows.to_csv(sep="\t", index=False))
         write(folder / name / "tables/basal.tsv", BASAL.to_csv(sep="\t", index=False))
         write(folder / name / "tables/combinations.tsv", COMBINATIONS.to_csv(sep="\t", index=False))
         summary = "fraction\tscope\tmetric\tmodel\tvalue\tlow\thigh\tverdict\ttested_over\n\ttest\tpearson_held_out\tsams_vae\t0.8\t\t\tbest\t\n"
@@ -153,7 +186,9 @@ def test_every_figure_has_a_function_and_a_caption_that_is_read_either_way():
 
 
 def test_an_experiment_shows_what_it_has_the_data_for():
-    every = [COUNTS, TRAINING, GENE_SETS, FRACTIONS, TRUTH, MASKS, GROUPS, STATE_MAP]
+    every = [
+        COUNTS, BATCHES, GUIDES, TRAINING, GENE_SETS, FRACTIONS, TRUTH, MASKS, GROUPS, STATE_MAP,
+    ]  # fmt: skip
     assert {f.name for f in figures_of(every)} == set(SHOWN_FIGURES)
     assert all(figure.needs == () for figure in figures_of([]))
     for lacking in every:
@@ -195,6 +230,42 @@ def test_the_page_says_in_words_what_perturbations_do(report):
     ]
     assert combinations_in_words(COMBINATIONS[:0]) == []
     assert combinations_in_words(COMBINATIONS[:1])[0].startswith("0 of 1 combinations")
+
+
+def test_the_page_says_first_whether_the_screen_is_sound(results, report):
+    text = report.read_text()
+    told = quality_in_words(results / "first/tables", PROPERTIES["first"], "knockdown", 0.05)
+    assert "2 of 3 perturbations change expression" in told[0]
+    assert "strongest are JAK2, B" in told[0]
+    assert told[1].endswith("the tests are calibrated.")
+    assert "1 are lowered and 0 raised" in told[2]
+    assert "g2 (weak effect)" in told[3]
+    assert "80 % of the cells of B are in batch b1, and 40 % of control cells" in told[4]
+    assert "8 cells are in batches without enough control cells" in told[4]
+    assert "B (0.70)" in told[5]
+    for reservation in (
+        "1 of 3 perturbations have no detectable effect",
+        "1 of 2 measured targets do not change as expected",
+        "1 odd guides",
+        "effects that ignore batches are confounded",
+    ):
+        assert reservation in told[-1]
+    assert "Soundness of the screen." in text
+    assert text.index("change expression") < text.index("significantly change the expression")
+    assert quality_in_words(results / "second/tables", PROPERTIES["second"], None, 0.05) == []
+
+
+def test_a_screen_without_effects_is_called_that_in_its_first_sentence():
+    said, reservation = hits_in_words(HITS.assign(is_hit=False), 0.05)
+    assert said.startswith("Nothing reproducible was found: none of 3 perturbations")
+    assert reservation == ""
+    inflated = NULL.assign(**{"lambda": [1.5, 1.6]})
+    assert "inflated" in null_in_words(inflated)[0]
+    assert null_in_words(inflated)[1]
+    assert null_in_words(NULL)[1] == ""
+    assert targets_in_words(CHANGES, "knockout")[1] == ""
+    assert "knock-out need not" in targets_in_words(CHANGES, "knockout")[0]
+    assert "2 of 2" in targets_in_words(CHANGES, "activation")[1]
 
 
 def test_words_on_basal_states_are_of_the_models_that_claim_them():

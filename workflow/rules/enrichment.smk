@@ -5,7 +5,7 @@
 rule enrich_effects:
     """Test gene sets for enrichment among observed and predicted effects."""
     input:
-        observed=layout.for_first_split(rules.observe_effects.output.effects),
+        screen=rules.assess_screen.output.effects,
         predicted=layout.for_runs(rules.predict_effects.output.effects, reference=True),
         gene_sets=layout.gene_sets_of,
     output:
@@ -30,7 +30,7 @@ rule enrich_effects:
 
 use rule enrich_effects as enrich_effects_of_run with:
     input:
-        observed=rules.observe_effects.output.effects,
+        screen=rules.assess_screen.output.effects,
         predicted=[rules.predict_effects.output.effects],
         gene_sets=layout.gene_sets_of,
     output:

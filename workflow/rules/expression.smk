@@ -5,6 +5,7 @@ rule tabulate_effects:
     """Tabulate observed and predicted effects of every gene."""
     input:
         observed=layout.for_first_split(rules.observe_effects.output.effects),
+        screen=rules.assess_screen.output.effects,
         predicted=layout.for_runs(rules.predict_effects.output.effects, reference=True),
     output:
         table=f"{TABLES}/effects.parquet",
@@ -20,6 +21,7 @@ rule tabulate_effects:
     params:
         runs=layout.runs_of(reference=True),
         fdr=config["evaluation"]["fdr"],
+        effects=config["evaluation"]["effects"],
         code=uses("tabulate_effects"),
     script:
         "../scripts/tabulate_effects.py"
@@ -70,6 +72,7 @@ rule tabulate_combinations:
     params:
         runs=layout.runs_of(reference=True, models=layout.trained + layout.baselines),
         fdr=config["evaluation"]["fdr"],
+        effects=config["evaluation"]["effects"],
         code=uses("tabulate_combinations"),
     script:
         "../scripts/tabulate_combinations.py"
@@ -79,7 +82,7 @@ rule tabulate_combinations:
 checkpoint list_perturbations:
     """Count the cells and differentially expressed genes of each perturbation."""
     input:
-        observed=layout.for_first_split(rules.observe_effects.output.effects),
+        effects=rules.assess_screen.output.effects,
     output:
         table=f"{TABLES}/perturbations.tsv",
     log:

@@ -41,6 +41,7 @@ use rule collect_training as collect_iwelbo_by_particles with:
 for rule_name, figures, experiments in layout.figures_by_module():
 
     rule:
+        """Draw the figures of one module as SVG and PDF."""
         name:
             rule_name
         input:

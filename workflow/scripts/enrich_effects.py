@@ -15,7 +15,7 @@ def main(snakemake: Any) -> None:
     """Run the rule."""
     given, params = snakemake.input, snakemake.params
     settings = Enrichment(**params.settings)
-    observed = read_effects(given.observed)
+    observed = read_effects(given.screen)
     measured = measured_genes(observed)
     paths = dict(zip(params.gene_set_names, given.gene_sets, strict=True))
     collections = read_collections(paths, measured, settings.min_size, settings.max_size)
@@ -24,7 +24,7 @@ def main(snakemake: Any) -> None:
     tables = [
         enrich(read_effects(path)[:, measured], tested, collections, settings, seed=0).assign(**run)
         for run, path in zip(
-            [of_split, *params.runs], [given.observed, *given.predicted], strict=True
+            [of_split, *params.runs], [given.screen, *given.predicted], strict=True
         )
     ]
     table = pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)

@@ -9,8 +9,8 @@ from samsvae.runtime.script import run_job
 
 def main(snakemake: Any) -> None:
     """Run the rule."""
-    observed = read_effects(snakemake.input.observed)
-    write_tsv(list_perturbations(observed, snakemake.params.fdr), snakemake.output.table)
+    screen = read_effects(snakemake.input.effects)
+    write_tsv(list_perturbations(screen, snakemake.params.fdr), snakemake.output.table)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-from matplotlib.transforms import Bbox
 
 from samsvae.evaluation.differential_expression import (
     FEWEST_GENES,
@@ -26,6 +25,7 @@ from samsvae.figures.style import (
     error_bars,
     model_colours,
     models_in,
+    name_points,
     name_rows,
     nothing_to_show,
     panels,
@@ -74,11 +74,11 @@ def draw_perturbation(
     figure, axes = panels(1 + len(models), 3, 2.3)
     figure.set_figwidth(PAGE_WIDTH)
     fdr = evaluation["fdr"]
-    direction = np.sign(first["observed_held_out"]) * (first["fdr"] < fdr)
+    direction = np.sign(first["screen_effect"]) * (first["screen_fdr"] < fdr)
     volcano(axes[0], first, fdr, direction, 1.5)
     axes[0].set(
         title=f"{name}: {_de_genes(first)}",
-        xlabel=f"observed effect, held-out cells,\n{EFFECT_UNITS}",
+        xlabel=f"observed effect, all cells,\n{EFFECT_UNITS}",
         ylabel="−log10 false discovery rate",
     )
     colours = model_colours(models)
@@ -92,7 +92,7 @@ def draw_perturbation(
         axis.set_ylabel(f"predicted effect,\n{EFFECT_UNITS}")
     figure.draw_without_rendering()
     named = strongest(first, fdr, NAMED_ALONE)
-    name_points(axes[0], list(named["gene"]), named["observed_held_out"], minus_log_fdr(named))
+    name_points(axes[0], list(named["gene"]), named["screen_effect"], minus_log_fdr(named))
     for axis, model in zip(axes[1:], models, strict=True):
         own = table[(table["model"] == model) & table["gene"].isin(named["gene"])]
         own = own.set_index("gene").loc[list(named["gene"])]
@@ -102,12 +102,12 @@ def draw_perturbation(
 
 def _de_genes(rows: pd.DataFrame) -> str:
     """Give the number of differentially expressed genes of a perturbation's rows."""
-    number = rows["n_de"].iloc[0]
+    number = rows["screen_n_de"].iloc[0]
     return f"{number:,} DE gene{'s' if number != 1 else ''}"
 
 
 def _against_observed(axis: Axes, rows: pd.DataFrame, fdr: float, colour: Any) -> None:
-    is_de = (rows["fdr"] < fdr).to_numpy()
+    is_de = (rows["screen_fdr"] < fdr).to_numpy()
     for chosen, shade, place in ((~is_de, OTHER_COLOUR, 1), (is_de, colour, 2)):
         axis.scatter(
             rows.loc[chosen, "observed"], rows.loc[chosen, "predicted"], s=7, color=shade,
@@ -119,9 +119,6 @@ def _against_observed(axis: Axes, rows: pd.DataFrame, fdr: float, colour: Any) -
 
 
 SMALLEST_FDR = 1e-50  # smaller ones are drawn there
-GENE_SIZE = 5  # points, of gene names
-GENE_GAP = 2.5  # points, between a dot and its name
-WIDTH_OF_LETTER = 0.62  # of the font size, on average
 MOST_DOTS = 2000  # more are pixels, lest the file be of many megabytes
 
 
@@ -133,7 +130,7 @@ def volcano(axis: Axes, rows: pd.DataFrame, fdr: float, values: pd.Series, limit
     axis
         Axes.
     rows
-        Rows of one perturbation: gene, observed_held_out and fdr; untested genes are left out.
+        Rows of one perturbation: gene, screen_effect and screen_fdr; untested genes are left out.
     fdr
         False discovery rate below which a gene is differentially expressed; the dashed line.
     values
@@ -146,9 +143,9 @@ def volcano(axis: Axes, rows: pd.DataFrame, fdr: float, values: pd.Series, limit
     PathCollection
         The dots.
     """
-    rows = rows.dropna(subset=["fdr", "observed_held_out"])
+    rows = rows.dropna(subset=["screen_fdr", "screen_effect"])
     drawn = axis.scatter(
-        rows["observed_held_out"], minus_log_fdr(rows), c=values[rows.index], s=9, cmap=DIVERGING,
+        rows["screen_effect"], minus_log_fdr(rows), c=values[rows.index], s=9, cmap=DIVERGING,
         vmin=-limit, vmax=limit, edgecolors="0.4", linewidths=0.25,
         rasterized=len(rows) > MOST_DOTS,
     )  # fmt: skip
@@ -160,53 +157,13 @@ def volcano(axis: Axes, rows: pd.DataFrame, fdr: float, values: pd.Series, limit
 
 def minus_log_fdr(rows: pd.DataFrame) -> "pd.Series[float]":
     """Compute -log10 of the false discovery rate, 50 at most."""
-    return -np.log10(np.clip(rows["fdr"], SMALLEST_FDR, 1))
+    return -np.log10(np.clip(rows["screen_fdr"], SMALLEST_FDR, 1))
 
 
 def strongest(rows: pd.DataFrame, fdr: float, number: int) -> pd.DataFrame:
-    """Keep the differentially expressed genes of largest effect among held-out cells."""
-    significant = rows[rows["fdr"] < fdr]
-    return significant.loc[significant["observed_held_out"].abs().nlargest(number).index]
-
-
-def name_points(axis: Axes, names: Sequence[str], x: Sequence[float], y: Sequence[float]) -> None:
-    """Label points where there is room, in the order of the names.
-
-    Parameters
-    ----------
-    axis
-        Already laid out, by ``figure.draw_without_rendering()``.
-    names
-        Gene symbols; one that would overlap another, cover a dot or leave the axes is omitted.
-    x, y
-        The points.
-    """
-    pixels = axis.figure.dpi / 72
-    height = GENE_SIZE * pixels
-    room = axis.get_window_extent()
-    taken: list[Bbox] = []
-    drawn = [axis.transData.transform(dots.get_offsets()) for dots in axis.collections]
-    dots = np.concatenate([np.empty((0, 2)), *drawn])
-    points = np.column_stack([x, y]).reshape(-1, 2)
-    for name, point in zip(names, points, strict=True):
-        across, up = axis.transData.transform(point)
-        width = WIDTH_OF_LETTER * GENE_SIZE * len(name) * pixels
-        outwards = 1 if across >= axis.transData.transform((0, 0))[0] else -1
-        for side in (outwards, -outwards):
-            gap = GENE_GAP * pixels
-            left = across + gap if side > 0 else across - gap - width
-            box = Bbox.from_bounds(left, up - height / 2, width, height)
-            inside = room.x0 <= box.x0 and box.x1 <= room.x1 + 4 * pixels
-            covered = np.all((dots > box.min) & (dots < box.max), axis=1).any()
-            if inside and not covered and not any(box.overlaps(other) for other in taken):
-                text = axis.annotate(
-                    name, tuple(point), xytext=(GENE_GAP * side, 0), textcoords="offset points",
-                    ha="left" if side > 0 else "right", va="center", fontsize=GENE_SIZE,
-                    style="italic",
-                )  # fmt: skip
-                text.set_in_layout(False)
-                taken.append(box)
-                break
+    """Keep the differentially expressed genes of largest effect among all cells."""
+    significant = rows[rows["screen_fdr"] < fdr]
+    return significant.loc[significant["screen_effect"].abs().nlargest(number).index]
 
 
 MOST_VOLCANOES = 12
@@ -219,14 +176,15 @@ def draw_volcanoes(
 ) -> Figure:
     """Draw volcano plots of the perturbations with most DE genes, from effects.parquet."""
     first = table[table["model"] == models[0]]
-    number = first.drop_duplicates("perturbation").set_index("perturbation")["n_de"].sort_index()
+    number = (
+        first.drop_duplicates("perturbation").set_index("perturbation")["screen_n_de"].sort_index()
+    )
     names = number[number > 0].nlargest(MOST_VOLCANOES).index
     if not len(names):
         return nothing_to_show(
-            "No gene is differentially expressed among held-out cells at "
-            f"FDR < {evaluation['fdr']:g}."
+            f"No gene is differentially expressed at FDR < {evaluation['fdr']:g}."
         )
-    limit = colour_limit(first.loc[first["fdr"] < evaluation["fdr"], "predicted"], COLOURED)
+    limit = colour_limit(first.loc[first["screen_fdr"] < evaluation["fdr"], "predicted"], COLOURED)
     figure, axes = panels(len(names), 4, 1.85)
     rows = {name: first[first["perturbation"] == name] for name in names}
     for axis, name in zip(axes, names, strict=True):
@@ -234,7 +192,7 @@ def draw_volcanoes(
         drawn = volcano(axis, own, evaluation["fdr"], own["predicted"], limit)
         axis.set_title(f"{name}\n{_de_genes(own)}")
         axis.margins(x=0.5, y=0.12)  # room for names in narrow panels
-    figure.supxlabel(f"observed effect among held-out cells, {EFFECT_UNITS}", fontsize=7)
+    figure.supxlabel(f"observed effect, {EFFECT_UNITS}", fontsize=7)
     figure.supylabel("−log10 false discovery rate", fontsize=7)
     figure.colorbar(
         drawn, ax=axes, shrink=0.5, extend="both",
@@ -243,7 +201,7 @@ def draw_volcanoes(
     figure.draw_without_rendering()
     for axis, name in zip(axes, names, strict=True):
         named = strongest(rows[name], evaluation["fdr"], NAMED_TOGETHER)
-        name_points(axis, list(named["gene"]), named["observed_held_out"], minus_log_fdr(named))
+        name_points(axis, list(named["gene"]), named["screen_effect"], minus_log_fdr(named))
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The screen and its split: cells by perturbation, counts by cell, parts of the split."""
+"""The screen: cells and counts, parts of the split, and the quality of the screen."""
 
 from typing import Any
 
@@ -9,7 +9,15 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from samsvae.figures.style import COLUMN_WIDTH, OBSERVED_COLOUR, PAGE_WIDTH
+from samsvae.figures.style import (
+    COLUMN_WIDTH,
+    OBSERVED_COLOUR,
+    PAGE_WIDTH,
+    error_bars,
+    name_points,
+    name_rows,
+    nothing_to_show,
+)
 
 MOST_NAMED = 60  # perturbations with a bar each
 NARROWEST_LABELLED = 0.07  # fraction of a bar that has room for a number
@@ -74,4 +82,156 @@ def draw_split(table: pd.DataFrame, **_: Any) -> Figure:
     axis.invert_yaxis()
     axis.set(xlabel="fraction of cells (numbers: cells)", xlim=(0, 1))
     axis.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), handlelength=1)
+    return figure
+
+
+ROW_HEIGHT = 0.13  # inches, of a perturbation
+MOST_ROWS = 60  # perturbations, of a figure with a row each
+
+
+def draw_null(table: pd.DataFrame, **_: Any) -> Figure:
+    """Draw the quantiles of p-values of groups of control cells, from null_quantiles.tsv."""
+    if table.empty:
+        return nothing_to_show("Too few control cells to test groups of them.")
+    figure, axis = plt.subplots(figsize=(COLUMN_WIDTH, 2.8))
+    axis.fill_between(table["expected"], table["low"], table["high"], color="0.88", linewidth=0)
+    axis.plot(table["expected"], table["expected"], color="0.4", linestyle="--", linewidth=0.8)
+    axis.scatter(
+        table["expected"], table["observed"], s=6, linewidths=0, zorder=3,
+        color=sns.color_palette("colorblind")[0],
+    )  # fmt: skip
+    axis.set(xlabel="−log10 p, expected", ylabel="−log10 p, observed")
+    axis.margins(0.03)
+    return figure
+
+
+def draw_hits(table: pd.DataFrame, **_: Any) -> Figure:
+    """Draw the strength of perturbations against their cells, from hits.tsv."""
+    known = table.dropna(subset="e_distance")
+    if known.empty:
+        return nothing_to_show("No perturbation has two cells to compare with control cells.")
+    colours = {True: sns.color_palette("colorblind")[0], False: "0.65"}
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.8))
+    columns = {
+        "e_distance": "E-distance from control cells",
+        "n_de": "differentially expressed genes",
+    }
+    for axis, (column, title) in zip(axes, columns.items(), strict=True):
+        for is_hit, own in known.groupby("is_hit"):
+            label = "hit" if is_hit else "no hit"
+            axis.scatter(
+                own["n_compared"], own[column], s=9, linewidths=0, label=label,
+                color=colours[bool(is_hit)],
+            )  # fmt: skip
+        axis.set_yscale("symlog", linthresh=1)
+        axis.set_xscale("log")
+        axis.set(xlabel="cells", ylabel=title)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axis.margins(x=0.15, y=0.08)
+    axes[0].axhline(0, color="0.6", linewidth=0.6, zorder=0)
+    axes[1].legend(loc="upper left")
+    figure.draw_without_rendering()
+    named = known[known["is_hit"]]
+    for axis, column in zip(axes, columns, strict=True):
+        name_points(axis, list(named["perturbation"]), named["n_compared"], named[column])
+    return figure
+
+
+def draw_knock_down(table: pd.DataFrame, **_: Any) -> Figure:
+    """Draw the change of target genes, by perturbation and by guide, from knock_down.tsv."""
+    finite = table[np.isfinite(table["log2fc"])].fillna({"guide": ""})
+    pooled = finite[finite["guide"] == ""].sort_values("log2fc", kind="stable")
+    if pooled.empty:
+        return nothing_to_show("No target gene is among the measured genes.")
+    shown = pooled if len(pooled) <= MOST_ROWS else _ends(pooled, MOST_ROWS)
+    figure, axis = plt.subplots(figsize=(COLUMN_WIDTH, 0.7 + ROW_HEIGHT * len(shown)))
+    names = [
+        gene if gene == perturbation else f"{gene} in {perturbation}"
+        for gene, perturbation in zip(shown["gene"], shown["perturbation"], strict=True)
+    ]
+    guides = finite[finite["guide"] != ""].groupby(["perturbation", "gene"])["log2fc"]
+    for row, key in enumerate(zip(shown["perturbation"], shown["gene"], strict=True)):
+        if key in guides.groups:
+            values = guides.get_group(key)
+            axis.scatter(
+                values, np.full(len(values), row), s=7, color="0.6", linewidths=0, zorder=2,
+                label=None if axis.get_legend_handles_labels()[1] else "guide",
+            )  # fmt: skip
+    axis.errorbar(
+        shown["log2fc"], range(len(shown)), xerr=error_bars(shown, "log2fc", "low", "high"),
+        fmt="D", markersize=2.8, linewidth=0.8, color=sns.color_palette("colorblind")[0], zorder=3,
+        label="all cells",
+    )  # fmt: skip
+    axis.axvline(0, color="0.6", linewidth=0.6, zorder=0)
+    name_rows(axis, names, fontsize=5, style="italic")
+    axis.set_xlabel("target gene, log2 of mean CP10k relative to control cells")
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return figure
+
+
+def _ends(rows: pd.DataFrame, number: int) -> pd.DataFrame:
+    """Keep the first and the last rows."""
+    return pd.concat([rows.head(number // 2), rows.tail(number // 2)])
+
+
+def draw_guides(table: pd.DataFrame, **_: Any) -> Figure:
+    """Draw the agreement of the guides of each perturbation, from guides.tsv."""
+    known = table.dropna(subset="concordance")
+    if known.empty:
+        return nothing_to_show(
+            "No perturbation has two guides and five differentially expressed genes."
+        )
+    names = list(dict.fromkeys(known["perturbation"]))[:MOST_ROWS]
+    palette = sns.color_palette("colorblind")
+    colours = {False: palette[0], True: palette[3]}
+    figure, axes = plt.subplots(
+        1, 2, figsize=(PAGE_WIDTH, 0.8 + ROW_HEIGHT * len(names)), sharey=True
+    )
+    kept = known[known["perturbation"].isin(names)]
+    for axis, column, title in zip(
+        axes,
+        ("concordance", "slope"),
+        ("Spearman correlation with the other guides", "size relative to the other guides"),
+        strict=True,
+    ):
+        for is_odd, own in kept.groupby("odd"):
+            axis.scatter(
+                own[column], own["perturbation"].map(names.index), s=10, linewidths=0,
+                color=colours[bool(is_odd)], label="odd" if is_odd else "guide",
+            )  # fmt: skip
+        axis.set_xlabel(f"effect: {title}")
+        axis.axvline(1, color="0.7", linewidth=0.6, zorder=0)
+        axis.axvline(0, color="0.7", linewidth=0.6, zorder=0)
+    name_rows(axes[0], names, fontsize=5)
+    figure.legend(*axes[0].get_legend_handles_labels(), ncols=2, loc="outside lower center")
+    return figure
+
+
+def draw_batches(table: pd.DataFrame, **_: Any) -> Figure:
+    """Draw the fractions of each perturbation's cells in each batch, from batches.tsv."""
+    batches = sorted(table["batch"].astype(str).unique())
+    table = table.astype({"batch": str})
+    first = table[table["batch"] == batches[0]].sort_values("fraction", kind="stable")
+    names = list(first["perturbation"])
+    names = (
+        names if len(names) <= MOST_ROWS else [*names[: MOST_ROWS // 2], *names[-MOST_ROWS // 2 :]]
+    )
+    palette = sns.color_palette("husl" if len(batches) > 10 else "colorblind", len(batches))
+    figure, axis = plt.subplots(figsize=(COLUMN_WIDTH, 0.8 + ROW_HEIGHT * (len(names) + 1)))
+    control = table.drop_duplicates("batch").set_index("batch")["control_fraction"]
+    start = np.zeros(len(names) + 1)
+    for batch, colour in zip(batches, palette, strict=True):
+        own = table[table["batch"] == batch].set_index("perturbation")["fraction"]
+        values = np.array([control[batch], *own.reindex(names)])
+        axis.barh(range(len(values)), values, left=start, color=colour, label=batch, height=0.8)
+        start += values
+    name_rows(axis, ["control cells", *names], fontsize=5)
+    axis.set(xlabel="fraction of cells", xlim=(0, 1))
+    axis.legend(
+        title="batch", loc="center left", bbox_to_anchor=(1, 0.5), handlelength=1,
+        ncols=1 + len(batches) // 30,
+    )  # fmt: skip
     return figure

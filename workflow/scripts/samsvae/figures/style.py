@@ -13,6 +13,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from samsvae.figures.text import readable_set
 from samsvae.runtime.files import whole_file
@@ -184,3 +185,48 @@ def nothing_to_show(message: str) -> Figure:
     axis.text(0.5, 0.5, message, ha="center", va="center", wrap=True)
     axis.set_axis_off()
     return figure
+
+
+GENE_SIZE = 5  # points, of gene names
+GENE_GAP = 2.5  # points, between a dot and its name
+WIDTH_OF_LETTER = 0.62  # of the font size, on average
+
+
+def name_points(axis: Axes, names: Sequence[str], x: Sequence[float], y: Sequence[float]) -> None:
+    """Label points where there is room, in the order of the names.
+
+    Parameters
+    ----------
+    axis
+        Already laid out, by ``figure.draw_without_rendering()``.
+    names
+        Gene symbols; one that would overlap another, cover a dot or leave the axes is omitted.
+    x, y
+        The points.
+    """
+    pixels = axis.figure.dpi / 72
+    height = GENE_SIZE * pixels
+    room = axis.get_window_extent()
+    taken: list[Bbox] = []
+    drawn = [axis.transData.transform(dots.get_offsets()) for dots in axis.collections]
+    dots = np.concatenate([np.empty((0, 2)), *drawn])
+    points = np.column_stack([x, y]).reshape(-1, 2)
+    for name, point in zip(names, points, strict=True):
+        across, up = axis.transData.transform(point)
+        width = WIDTH_OF_LETTER * GENE_SIZE * len(name) * pixels
+        outwards = 1 if across >= axis.transData.transform((0, 0))[0] else -1
+        for side in (outwards, -outwards):
+            gap = GENE_GAP * pixels
+            left = across + gap if side > 0 else across - gap - width
+            box = Bbox.from_bounds(left, up - height / 2, width, height)
+            inside = room.x0 <= box.x0 and box.x1 <= room.x1 + 4 * pixels
+            covered = np.all((dots > box.min) & (dots < box.max), axis=1).any()
+            if inside and not covered and not any(box.overlaps(other) for other in taken):
+                text = axis.annotate(
+                    name, tuple(point), xytext=(GENE_GAP * side, 0), textcoords="offset points",
+                    ha="left" if side > 0 else "right", va="center", fontsize=GENE_SIZE,
+                    style="italic",
+                )  # fmt: skip
+                text.set_in_layout(False)
+                taken.append(box)
+                break

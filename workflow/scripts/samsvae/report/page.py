@@ -17,6 +17,7 @@ import yaml
 from markupsafe import Markup
 
 from samsvae.config.experiments import splits
+from samsvae.config.screens import perturbation_kind
 from samsvae.evaluation.comparison import CONFIDENCE
 from samsvae.figures.text import caption_as_html, readable
 from samsvae.report.sections import SECTIONS, Figure, Table, figures_of, sections_of
@@ -27,6 +28,7 @@ from samsvae.report.sentences import (
     condition_tables,
     describe,
     origins,
+    quality_in_words,
     reproduction_in_words,
     run_times,
     sentences,
@@ -192,6 +194,12 @@ def _introduction(
         "cells": cells_in_words(results / name / first / "split.tsv", screen),
         "competitors": [(readable(model), what) for model, what in competitors(config, name)],
         "findings": {
+            "Soundness of the screen.": quality_in_words(
+                results / name / "tables",
+                has,
+                perturbation_kind(config["screens"][experiment["screen"]]),
+                config["evaluation"]["fdr"],
+            ),
             "Perturbation effects.": biology_in_words(results / name / "tables", has),
             "Comparison of models.": sentences(summary, n_top),
             "Reproduction of the paper's results.": reproduction_in_words(

@@ -13,6 +13,8 @@ TABLES_FOLDER = "results/{experiment}/tables"
 
 # properties of an experiment that a figure or table needs
 COUNTS = "counts"  # UMI counts, and so effects on expression
+BATCHES = "batches"  # of cells, named by the source
+GUIDES = "guides"  # of cells, beside the genes that they target
 TRAINING = "training"  # at least one trained model
 GENE_SETS = "gene_sets"
 FRACTIONS = "fractions"  # several fractions of combinations in training
@@ -129,6 +131,54 @@ SECTIONS = (
         ),
     ),
     Section(
+        "quality",
+        "Is the screen sound?",
+        "Before any model: are the tests calibrated, do perturbations change their targets and "
+        "anything else, do guides and batches agree? All cells are used here, and compared with "
+        "control cells of the same batch where the screen names batches.",
+        (
+            Figure("null", "screen", "null_quantiles.tsv", (COUNTS,)),
+            Figure("hits", "screen", "hits.tsv", (COUNTS,)),
+            Figure("knock_down", "screen", "knock_down.tsv", (COUNTS,)),
+            Figure("guides", "screen", "guides.tsv", (COUNTS, GUIDES)),
+            Figure("batches", "screen", "batches.tsv", (COUNTS, BATCHES)),
+            Table(
+                "hits.tsv",
+                "Every perturbation by decreasing strength: its E-distance with the p-value of a "
+                "permutation test, differentially expressed genes among the tested ones, the "
+                "smallest effect that would have been found with 80 % power in a gene of median "
+                "noise, the correlation of effects of two halves of its cells, and its median "
+                "library size relative to control cells.",
+                (COUNTS,),
+            ),
+            Table(
+                "knock_down.tsv",
+                "Change of each measured target gene: mean CP10k of the perturbation's cells (of "
+                "all guides, and of each) and of control cells, log2 of their ratio with a 95 % "
+                "confidence interval, p-value, and rank among all genes.",
+                (COUNTS,),
+                first="pvalue",
+            ),
+            Table(
+                "null_calibration.tsv",
+                "Groups of control cells tested like perturbations: fractions of small p-values, "
+                "genomic inflation (lambda), and genes called significant.",
+                (COUNTS,),
+            ),
+            Table(
+                "guides.tsv",
+                "Every guide compared with the other guides of its perturbation.",
+                (COUNTS, GUIDES),
+                first="concordance",
+            ),
+            Table(
+                "batches.tsv",
+                "Cells of each perturbation and control cells by batch.",
+                (COUNTS, BATCHES),
+            ),
+        ),
+    ),
+    Section(
         "models",
         "Training and predictive bounds",
         "Each model assigns a probability to the counts of a cell. The importance-weighted bound "
@@ -194,18 +244,18 @@ SECTIONS = (
     Section(
         "expression",
         "Differentially expressed genes",
-        "A gene is differentially expressed (DE) if held-out cells of a perturbation differ "
-        "significantly from control cells (Wilcoxon rank-sum test, false discovery rate over "
-        "genes). Models are not trained on this test; their predicted effects rank the genes.",
+        "A gene is differentially expressed (DE) if cells of a perturbation differ significantly "
+        "from control cells (rank-sum test, false discovery rate over genes): all cells in the "
+        "volcano plots and the list of perturbations, held-out cells where models are evaluated. "
+        "Models are not trained on this test; their predicted effects rank the genes.",
         (
             Figure("volcanoes", "effects", "effects.parquet", (COUNTS,)),
             Figure("differential_expression", "effects", "de_comparison.tsv", (COUNTS,)),
             Figure("de_by_strength", "effects", "de_by_strength.tsv", (COUNTS,)),
             Table(
                 "perturbations.tsv",
-                "Every perturbation: its cells, its strongest up- and down-regulated "
-                "genes (effect among "
-                "held-out cells), and the file of its figure, which Snakemake draws on request.",
+                "Every perturbation: its cells, its strongest up- and down-regulated genes (effect "
+                "of all cells), and the file of its figure, which Snakemake draws on request.",
                 (COUNTS,),
             ),
             Table(

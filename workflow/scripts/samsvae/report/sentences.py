@@ -26,7 +26,7 @@ from samsvae.evaluation.summary import (
     scope_of_summary,
 )
 from samsvae.figures.text import readable, readable_set
-from samsvae.report.sections import COUNTS, GENE_SETS, PAPER, TRAINING
+from samsvae.report.sections import BATCHES, COUNTS, GENE_SETS, GUIDES, PAPER, TRAINING
 from samsvae.runtime.files import read_table
 from samsvae.screen.labels import CONTROL, components
 
@@ -296,6 +296,152 @@ def _number(value: float, metric: str) -> str:
 
 
 MOST_NAMED = 4
+
+
+def quality_in_words(tables: Path, has: Collection[str], kind: str | None, fdr: float) -> list[str]:
+    """Describe whether a screen is sound, and with which reservations it can be used.
+
+    Parameters
+    ----------
+    tables
+        Folder of the experiment's tables.
+    has
+        Properties of the experiment, see :mod:`samsvae.report.sections`.
+    kind
+        How perturbations act on their targets; None if unknown.
+    fdr
+        False discovery rate of hits.
+    """
+    if COUNTS not in has:
+        return []
+    hits = read_table(tables / "hits.tsv")
+    found = [
+        hits_in_words(hits, fdr),
+        null_in_words(read_table(tables / "null_calibration.tsv")),
+        targets_in_words(read_table(tables / "knock_down.tsv"), kind),
+        guides_in_words(read_table(tables / "guides.tsv")) if GUIDES in has else ("", ""),
+        batches_in_words(read_table(tables / "batches.tsv")) if BATCHES in has else ("", ""),
+        depth_in_words(hits),
+    ]
+    reservations = [reservation for _, reservation in found if reservation]
+    verdict = "The screen is usable"
+    if reservations:
+        verdict += f", with these reservations: {'; '.join(reservations)}"
+    if not hits["is_hit"].any():
+        verdict = "The screen cannot tell models apart, since there is no effect to predict"
+    return [*(said for said, _ in found if said), f"{verdict}."]
+
+
+def hits_in_words(hits: pd.DataFrame, fdr: float) -> tuple[str, str]:
+    """Describe which perturbations have an effect; a sentence, and a reservation or nothing."""
+    tested = hits.dropna(subset="pvalue")
+    found = tested[tested["is_hit"]]
+    test = f"permutation test of the E-distance, false discovery rate {100 * fdr:g} %"
+    if found.empty:
+        return (
+            f"Nothing reproducible was found: none of {len(tested):,} perturbations differs from "
+            f"control cells ({test}). Similarities, pathways and comparisons of models describe "
+            "noise.",
+            "",
+        )
+    named = ", ".join(found["perturbation"].head(MOST_NAMED))
+    rest = len(tested) - len(found)
+    return (
+        f"{len(found):,} of {len(tested):,} perturbations change expression ({test}); the "
+        f"strongest are {named}.",
+        f"{rest:,} of {len(tested):,} perturbations have no detectable effect" if rest else "",
+    )
+
+
+LARGEST_INFLATION = 1.2  # of the median chi-square statistic of control cells
+LARGEST_FRACTION = 0.07  # of p-values below 0.05 of control cells
+
+
+def null_in_words(null: pd.DataFrame) -> tuple[str, str]:
+    """Describe the calibration of tests; a sentence, and a reservation or nothing."""
+    if null.empty:
+        return "There are too few control cells to tell whether tests are calibrated.", ""
+    fraction, inflation = null["fraction_p05"].median(), null["lambda"].median()
+    false = int((null["n_significant"] > 0).sum())
+    sentence = (
+        f"In {len(null):,} groups of control cells tested like perturbations, "
+        f"{100 * fraction:.1f} % of p-values are below 0.05 (expected: 5 %; genomic inflation "
+        f"{inflation:.2f}), and {false:,} groups have a significant gene"
+    )
+    if inflation <= LARGEST_INFLATION and fraction <= LARGEST_FRACTION:
+        return f"{sentence}: the tests are calibrated.", ""
+    return (
+        f"{sentence}: the tests are inflated. Where cells with a guide are deeper, or batches "
+        "are not named, evaluation.depth_bins and batch_column help.",
+        "p-values are too small",
+    )
+
+
+def targets_in_words(changes: pd.DataFrame, kind: str | None) -> tuple[str, str]:
+    """Describe the change of target genes; a sentence, and a reservation or nothing."""
+    pooled = changes[changes["guide"].isna() | (changes["guide"] == "")]
+    if pooled.empty:
+        return "No target gene is measured.", ""
+    lowered = int((pooled["high"] < 0).sum())
+    raised = int((pooled["low"] > 0).sum())
+    sentence = (
+        f"Of {len(pooled):,} measured target genes, {lowered:,} are lowered and {raised:,} raised "
+        "(95 % confidence interval)"
+    )
+    expected = {"knockdown": lowered, "activation": raised}.get(kind or "")
+    if kind == "knockout":
+        sentence += "; a knock-out need not lower the transcript of its target"
+    missing = 0 if expected is None else len(pooled) - expected
+    reservation = f"{missing:,} of {len(pooled):,} measured targets do not change as expected"
+    return f"{sentence}.", reservation if missing else ""
+
+
+def guides_in_words(guides: pd.DataFrame) -> tuple[str, str]:
+    """Describe the agreement of guides; a sentence, and a reservation or nothing."""
+    odd = guides[guides["odd"].astype(bool)]
+    if guides.empty or odd.empty:
+        return f"None of {len(guides):,} guides is odd beside the others of its perturbation.", ""
+    named = _named([f"{row['guide']} ({row['reason']})" for _, row in odd.iterrows()])
+    return (
+        f"{len(odd):,} of {len(guides):,} guides are odd beside the others of their perturbation: "
+        f"{named}.",
+        f"{len(odd):,} odd guides",
+    )
+
+
+LARGEST_IMBALANCE = 0.1  # of the fraction of cells in a batch
+
+
+def batches_in_words(batches: pd.DataFrame) -> tuple[str, str]:
+    """Describe the balance of batches; a sentence, and a reservation or nothing."""
+    difference = (batches["fraction"] - batches["control_fraction"]).abs()
+    largest = batches.loc[difference.idxmax()]
+    left_out = batches.loc[~batches["compared"].astype(bool) & (batches["n_cells"] > 0), "n_cells"]
+    sentence = (
+        f"Batches and perturbations are balanced to within {100 * difference.max():.0f} percentage "
+        f"points: {100 * largest['fraction']:.0f} % of the cells of {largest['perturbation']} are "
+        f"in batch {largest['batch']}, and {100 * largest['control_fraction']:.0f} % of control "
+        "cells"
+    )
+    if left_out.sum():
+        sentence += f"; {left_out.sum():,} cells are in batches without enough control cells"
+    unbalanced = difference.max() > LARGEST_IMBALANCE
+    return f"{sentence}.", "effects that ignore batches are confounded" if unbalanced else ""
+
+
+def depth_in_words(hits: pd.DataFrame) -> tuple[str, str]:
+    """Describe perturbations of other depth than control cells; a sentence, and a reservation."""
+    deep = hits[hits["depth_difference"].astype(bool)]
+    if deep.empty:
+        return "", ""
+    named = _named(
+        [f"{row['perturbation']} ({row['depth_ratio']:.2f})" for _, row in deep.iterrows()]
+    )
+    return (
+        f"The median library size of {len(deep):,} perturbations differs by more than a quarter "
+        f"from that of control cells: {named}.",
+        f"{len(deep):,} perturbations differ in depth",
+    )
 
 
 def biology_in_words(tables: Path, has: Collection[str]) -> list[str]:
