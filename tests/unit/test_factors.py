@@ -315,7 +315,8 @@ def test_similarity_in_data_and_in_latent_space():
     )
     latents = latents_of(used).assign(model="sams")
     latents.loc[~latents["mask_probability"].gt(0.5), "shift"] = 0.01  # of a closed mask
-    table = similarity_table(effects, latents)
+    effects["screen_effect"] = effects["observed"]
+    table = similarity_table(effects, latents, pd.Series(0.0, GENES))
     assert set(table.groupby(["kind", "model"], observed=True).groups) == {
         ("observed", "observed"), ("predicted", "sams"), ("latent", "sams"),
     }  # fmt: skip
@@ -328,6 +329,32 @@ def test_similarity_in_data_and_in_latent_space():
     assert latent["A+B", "B"] == pytest.approx(np.sqrt(0.5), abs=1e-6)
     assert latent["A", "A"] == pytest.approx(1)
     assert latent["INERT", "INERT"] == 0
+
+
+def test_effects_of_nothing_are_not_similar_by_their_control_cells():
+    """Few control cells, 20 perturbations without an effect, and two with the same one."""
+    rng = np.random.default_rng(1)
+    genes = [f"g{i}" for i in range(3000)]
+    names = [f"P{i:02d}" for i in range(20)]
+    true = np.zeros((20, 3000))
+    true[:2] = rng.normal(0, 0.5, 3000)
+    control = rng.normal(0, 1, (60, 3000))
+    cells = [effect + rng.normal(0, 1, (60, 3000)) for effect in true]
+    effect = np.array([own.mean(axis=0) for own in cells]) - control.mean(axis=0)
+    table = pd.DataFrame(effect, names, genes).rename_axis("perturbation")
+    table = table.reset_index().melt("perturbation", var_name="gene", value_name="screen_effect")
+    table = table.assign(model="no_change", predicted=0.0)
+    error = pd.Series(control.std(axis=0, ddof=1) / np.sqrt(60), genes)
+    mean = {}
+    for how, noise in (("shared", 0 * error), ("without", error)):
+        found = similarity_table(table, pd.DataFrame(columns=["model"]), noise)
+        value = found.set_index(["first", "second"])["similarity"]
+        others = found[(found["first"] != found["second"]) & (found["first"] != "P00")]
+        mean[how] = others["similarity"].mean()
+        assert value["P00", "P01"] > 0.8
+        assert value["P05", "P05"] == pytest.approx(1)
+    assert mean["shared"] > 0.4
+    assert abs(mean["without"]) < 0.08
 
 
 def test_what_is_known_is_read_from_files(tiny_screen, tmp_path):

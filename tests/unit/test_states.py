@@ -230,7 +230,7 @@ def test_perturbations_of_the_same_group_are_clustered_by_observed_and_by_latent
     group = np.arange(24) % 3
     means = rng.normal(0, 1, (3, 40))[group] + rng.normal(0, 0.1, (24, 40))
     keys = pd.MultiIndex.from_product([names, genes], names=["perturbation", "gene"])
-    effects = pd.DataFrame({"model": "m", "observed": means.ravel()}, index=keys).reset_index()
+    effects = pd.DataFrame({"model": "m", "screen_effect": means.ravel()}, index=keys).reset_index()
     shifts = 3 * np.eye(3)[group] + rng.normal(0, 0.1, (24, 3))
     keys = pd.MultiIndex.from_product([names, range(3)], names=["perturbation", "dimension"])
     latents = pd.DataFrame({"model": "m", "shift": shifts.ravel()}, index=keys).reset_index()

@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from samsvae.biology.similarity import similarity_table
+from samsvae.evaluation.effects import read_effects
 from samsvae.runtime.files import read_table, write_parquet
 from samsvae.runtime.provenance import provenance
 from samsvae.runtime.script import run_job
@@ -16,6 +17,7 @@ def main(snakemake: Any) -> None:
     table = similarity_table(
         read_table(snakemake.input.effects),
         read_table(latents) if latents else pd.DataFrame(columns=["model"]),
+        read_effects(snakemake.input.screen).var["control_standard_error"],
     )
     made_by = provenance({}, snakemake.params.code)
     write_parquet(table, made_by, snakemake.output.table)

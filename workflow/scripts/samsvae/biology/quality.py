@@ -16,6 +16,7 @@ from samsvae.evaluation.stratified import (
     Strata,
     energy_tests,
     gated_tests,
+    moments,
     stratified_effects,
 )
 from samsvae.screen.canonical import BATCH, GUIDE, perturbations
@@ -87,7 +88,8 @@ def screen_effects(
         the stratified effect there, and the plain one for a perturbation without cells in a
         compared stratum (``obs["is_stratified"]``). ``obs``: ``n_cells``; ``n_compared`` cells in
         compared strata, ``n_tested`` genes and ``n_de``, of these differentially expressed, by the
-        tests that belong to ``X``.
+        tests that belong to ``X``. ``var``: ``n_cells`` in which a gene is detected, and the
+        ``control_standard_error`` of the control cells' mean.
     """
     layers: dict[str, np.ndarray] = {}
     for strata, suffix in ((plain, ""), (stratified, "_stratified")):
@@ -118,6 +120,8 @@ def screen_effects(
     )
     table = effects_table(chosen["ate"], names, list(screen.var_names), layers, provenance, obs)
     table.var["n_cells"] = np.asarray((expression > 0).sum(axis=0)).ravel()
+    controls = expression[plain.group == plain.n_groups]
+    table.var["control_standard_error"] = np.sqrt(moments(controls)[1] / controls.shape[0])
     return table
 
 

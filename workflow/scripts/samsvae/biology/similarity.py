@@ -20,7 +20,9 @@ def clustered(matrix: np.ndarray) -> list[int]:
     return [int(row) for row in hierarchy.leaves_list(linkage)]
 
 
-def similarity_table(effects: pd.DataFrame, latents: pd.DataFrame) -> pd.DataFrame:
+def similarity_table(
+    effects: pd.DataFrame, latents: pd.DataFrame, control_error: pd.Series
+) -> pd.DataFrame:
     """Compute the similarity of every two perturbations, for each kind of effect.
 
     Parameters
@@ -29,24 +31,30 @@ def similarity_table(effects: pd.DataFrame, latents: pd.DataFrame) -> pd.DataFra
         A table of :func:`samsvae.evaluation.effects.long_table`.
     latents
         A table of :func:`samsvae.biology.factors.latent_effects`, with a column ``model``.
+    control_error
+        Standard error of the control cells' mean, by gene. Observed effects share this noise, so
+        that effects of nothing would correlate; its expectation is subtracted from their
+        covariances and variances.
 
     Returns
     -------
     DataFrame
         One row per kind, model and unordered pair of perturbations, equal ones included. Kinds
-        are ``observed`` (from the first model's rows) and ``predicted``, Pearson correlations over
-        genes, and ``latent``, the cosine similarity of masked latent effects, which are not
-        centred, since 0 has a meaning. A perturbation with an effect of 0 has a similarity of 0.
-        A model with the same prediction for all has no rows of that kind. strength is the
-        standard deviation of the observed effect of ``first`` over genes. first_order and
-        second_order, from 0, are indices in a hierarchical clustering by observed similarity of
-        the 40 perturbations of largest strength, missing for all others; correlation, between the
-        similarities of a kind and model and the observed ones, is over all pairs of two of these,
-        NaN for the observed ones.
+        are ``observed`` (effects of all cells, without the noise of control cells) and
+        ``predicted``, Pearson correlations over genes, and ``latent``, the cosine similarity of
+        masked latent effects, which are not centred, since 0 has a meaning. A perturbation with an
+        effect of 0 has a similarity of 0. A model with the same prediction for all has no rows of
+        that kind. strength is the standard deviation of the observed effect of ``first`` over
+        genes. first_order and second_order, from 0, are indices in a hierarchical clustering by
+        observed similarity of the 40 perturbations of largest strength, missing for all others;
+        correlation, between the similarities of a kind and model and the observed ones, is over all
+        pairs of two of these, NaN for the observed ones.
     """
     models = list(pd.unique(effects["model"]))
     by_model = {model: effects[effects["model"] == model] for model in models}
-    observed = effect_matrix(by_model[models[0]], "observed")
+    observed = effect_matrix(by_model[models[0]], "screen_effect")
+    noise = float(np.sum(control_error.reindex(observed.columns).to_numpy(dtype=float) ** 2))
+    shared = {OBSERVED: noise * (1 - 1 / observed.shape[1])}  # of centred effects
     matrices = {(OBSERVED, OBSERVED): observed}
     for model in models:
         predicted = effect_matrix(by_model[model], "predicted").loc[observed.index]
@@ -64,7 +72,9 @@ def similarity_table(effects: pd.DataFrame, latents: pd.DataFrame) -> pd.DataFra
                 "model": pd.Categorical([model], [OBSERVED, *models]).repeat(len(first)),
                 "first": pd.Categorical.from_codes(first, names),
                 "second": pd.Categorical.from_codes(second, names),
-                "similarity": _cosines(matrix, centred=kind != LATENT)[first, second],
+                "similarity": _cosines(matrix, kind != LATENT, shared.get(kind, 0.0))[
+                    first, second
+                ],
             }
         )
         for (kind, model), matrix in matrices.items()
@@ -74,7 +84,9 @@ def similarity_table(effects: pd.DataFrame, latents: pd.DataFrame) -> pd.DataFra
     table = table.assign(strength=table["first"].astype(object).map(strength).astype(np.float32))
     strongest = np.argsort(-strength.to_numpy(np.float32), kind="stable")[:CLUSTERED]
     similarities = {
-        key: _cosines(matrix, centred=key[0] != LATENT)[np.ix_(strongest, strongest)].astype(float)
+        key: _cosines(matrix, key[0] != LATENT, shared.get(key[0], 0.0))[
+            np.ix_(strongest, strongest)
+        ].astype(float)
         for key, matrix in matrices.items()
     }
     place = np.full(len(names), -1)
@@ -120,10 +132,12 @@ def latent_shifts(latents: pd.DataFrame, perturbations: list[str]) -> pd.DataFra
     return pd.DataFrame(np.array(rows), index=perturbations)
 
 
-def _cosines(matrix: pd.DataFrame, centred: bool) -> np.ndarray:
+def _cosines(matrix: pd.DataFrame, centred: bool, shared: float) -> np.ndarray:
+    """Compute the cosines of rows, without a variance that they all share."""
     rows = matrix.to_numpy(dtype=float)
     if centred:
         rows = rows - rows.mean(axis=1, keepdims=True)
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows = rows / np.where(norm > 0, norm, 1.0)
-    return (rows @ rows.T).clip(-1, 1).astype(np.float32)
+    products = rows @ rows.T - shared
+    norm = np.sqrt(np.clip(np.diag(products), 0, None))
+    cosines = products / np.where(norm > 0, norm, np.inf)[:, None]
+    return (cosines / np.where(norm > 0, norm, np.inf)).clip(-1, 1).astype(np.float32)

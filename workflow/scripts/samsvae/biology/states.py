@@ -304,7 +304,7 @@ def perturbation_map(effects: pd.DataFrame, latents: pd.DataFrame, seed: int) ->
         the perturbations as neighbours, at most 15. Empty for fewer than five perturbations.
     """
     first = effects[effects["model"] == effects["model"].iloc[0]]
-    observed = effect_matrix(first, "observed").dropna()
+    observed = effect_matrix(first, "screen_effect").dropna()
     if len(observed) < FEWEST_MAPPED:
         return pd.DataFrame(columns=MAP)
     import scanpy  # seconds, in which it compiles

@@ -142,7 +142,7 @@ def draw_hits(table: pd.DataFrame, **_: Any) -> Figure:
 
 def draw_knock_down(table: pd.DataFrame, **_: Any) -> Figure:
     """Draw the change of target genes, by perturbation and by guide, from knock_down.tsv."""
-    finite = table[np.isfinite(table["log2fc"])].fillna({"guide": ""})
+    finite = table[table["log2fc"].astype(float).abs() < np.inf].fillna({"guide": ""})
     pooled = finite[finite["guide"] == ""].sort_values("log2fc", kind="stable")
     if pooled.empty:
         return nothing_to_show("No target gene is among the measured genes.")
