@@ -1,8 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
+from samsvae.evaluation.effects import log_expression
+from samsvae.evaluation.truth import true_effects
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import content_digest
+from samsvae.screen.canonical import content_digest, perturbations
 from samsvae.screen.labels import components
 from samsvae.sources.simulated import Simulation, simulate
 from tests.conftest import TINY, true_shifts
@@ -57,3 +62,81 @@ def test_impossible_sizes_are_refused_by_name():
         Simulation(n_perturbations=3, n_pairs=4)
     with pytest.raises(InputError, match="programme_size"):
         Simulation(n_genes=50, n_factors=6, programme_size=20)
+
+
+REAL = {
+    "n_batches": 3,
+    "batch_imbalance": 0.5,
+    "guides_per_target": 4,
+    "dead_guides": 0.25,
+    "escapers": 0.3,
+    "knock_down": 2.0,
+}
+
+
+def test_a_screen_with_batches_guides_and_escapers_has_what_was_asked_for():
+    settings = Simulation(n_pairs=4, n_controls=900, **REAL)
+    screen = simulate(settings)[0]
+    label = screen.obs["perturbation"].astype(str)
+    composition = pd.crosstab(label, screen.obs["batch"], normalize="index")
+    assert composition.loc["control", "batch1"] == pytest.approx(2 / 3, abs=0.05)
+    perturbed = (label != "control").to_numpy()
+    assert screen.obs.loc[perturbed, "batch"].value_counts(normalize=True).max() < 0.4
+    guide = screen.obs["guide"].astype(str)
+    assert guide[label == "control"].str.fullmatch(r"NT_g[1-8]").all()
+    assert set(guide[label == "TARGET03"]) == {f"TARGET03_g{i}" for i in range(1, 5)}
+    pair = next(name for name in set(label) if "+" in name)
+    assert guide[label == pair].str.count(r"\|").eq(1).all()
+    table = screen.uns["guides"]
+    assert set(table["target"]) == {*(f"TARGET{i:02d}" for i in range(1, 25)), "control"}
+    response = screen.obsm["true_response"]
+    own = response[:, 2][(label == "TARGET03").to_numpy()]
+    by_guide = pd.Series(own).groupby(guide[label == "TARGET03"].to_numpy()).mean()
+    assert all(fraction == 0 or 0.45 < fraction < 0.95 for fraction in by_guide)
+    everywhere = response[screen.obsm["dosage"].toarray() > 0]
+    assert everywhere.mean() == pytest.approx(0.75 * 0.7, abs=0.03)
+
+
+def test_a_target_is_a_measured_gene_that_is_lowered():
+    screen = simulate(Simulation(n_pairs=2, knock_down=2.0))[0]
+    assert {f"TARGET{i:02d}" for i in range(1, 25)} <= set(screen.var_names)
+    names = [name for name in perturbations(screen) if "+" not in name]
+    label = screen.obs["perturbation"].to_numpy()
+    rate = {}
+    for name in names:
+        counts = screen[:, name].X.toarray().ravel()
+        own, control = (
+            counts[label == kind].sum() / screen.obs["library_size"][label == kind].sum()
+            for kind in (name, "control")
+        )
+        rate[name] = np.log2(own / control)
+    assert np.median(list(rate.values())) == pytest.approx(-2, abs=0.3)
+    true = true_effects(screen, names, seed=0)
+    expected = [true[row, screen.var_names.get_loc(name)] for row, name in enumerate(names)]
+    assert max(expected) < 0
+    logs = log_expression(screen).toarray()
+    observed = [
+        (logs[label == name].mean(0) - logs[label == "control"].mean(0))[
+            screen.var_names.get_loc(name)
+        ]
+        for name in names
+    ]
+    # true effects are those at 10,000 counts, and cells have fewer
+    np.testing.assert_allclose(observed, expected, atol=0.8)
+    assert np.corrcoef(observed, expected)[0, 1] > 0.9
+
+
+def test_options_change_nothing_else():
+    """Basal states, library sizes and effects are those of the screen without them."""
+    plain = simulate(TINY)[0]
+    other = simulate(replace(TINY, guides_per_target=3))[0]
+    np.testing.assert_array_equal(plain.X.toarray(), other.X.toarray())
+    real = simulate(replace(TINY, n_batches=2, knock_down=1.0))[0]
+    np.testing.assert_array_equal(plain.obsm["true_basal"], real.obsm["true_basal"])
+    for key in ("mask", "embedding", "loadings"):
+        np.testing.assert_array_equal(plain.uns["truth"][key], real.uns["truth"][key])
+
+
+def test_too_many_measured_targets_are_refused():
+    with pytest.raises(InputError, match="knock_down"):
+        Simulation(n_genes=60, n_factors=3, programme_size=19, knock_down=1.0)

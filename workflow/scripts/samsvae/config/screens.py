@@ -112,6 +112,7 @@ class Simulated(Source):
     name = "simulated"
     simulator = ("samsvae.sources.simulated", "Simulation", "simulate")
     brings_gene_sets = True
+    acts_by = "knockdown"
 
     seed: SimulationSeed = 0
     n_genes: Count = Field(300, description="Measured genes.")
@@ -130,6 +131,25 @@ class Simulated(Source):
         description="Mean absolute shift of a factor in units of its basal standard deviation.",
     )
     median_library_size: Positive = Field(1500, description="Median counts per cell.")
+    n_batches: Count = Field(1, description="Batches of cells.")
+    batch_effect: NotNegativeNumber = Field(
+        0.3, description="Standard deviation of a batch's shifts of the logits of genes."
+    )
+    batch_imbalance: Fraction = Field(
+        0.0, description="Fraction of the control cells that are moved to the first batch."
+    )
+    guides_per_target: Count = Field(
+        1, description="Guides of each target; with one, the screen names no guides."
+    )
+    dead_guides: Fraction = Field(0.0, description="Fraction of guides without an effect.")
+    escapers: Fraction = Field(
+        0.0, description="Fraction of cells with a guide that are not perturbed."
+    )
+    knock_down: NotNegativeNumber = Field(
+        0.0,
+        description="How far the log2 of a target's own expression is lowered; 0 for targets that "
+        "are not measured.",
+    )
 
 
 class SimulatedAdditive(Source):
@@ -431,8 +451,15 @@ def perturbation_kind(screen: Mapping[str, Any]) -> str | None:
     return screen.get("perturbation_kind") or SOURCES[screen["source"]].acts_by
 
 
+def knows_batches(screen: Mapping[str, Any]) -> bool:
+    """Whether a screen's entry says which batch a cell is of."""
+    return bool(screen.get("batch_column")) or screen.get("n_batches", 1) > 1
+
+
 def knows_guides(screen: Mapping[str, Any]) -> bool:
     """Whether a screen's entry says which guide a cell has, beside the gene that it targets."""
+    if screen.get("guides_per_target", 1) > 1:
+        return True
     forms = ("perturbation_matrix", "guide_features", "guide_modality", "perturbation_columns")
     genes = ((screen.get(form) or {}).get("gene_column") for form in forms)
     named = (screen.get(key) for key in ("guide_column", "guide_table", "guide_pattern"))

@@ -121,8 +121,12 @@ def true_effects(screen: anndata.AnnData, perturbations: Sequence[str], seed: in
     control = average(0.0)
 
     def effect(name: str) -> np.ndarray:
-        shift = sum(dose * shifts[row[part]] for part, dose in doses(name).items())
-        return average(shift @ loadings) - control
+        parts = doses(name)
+        shift = sum(dose * shifts[row[part]] for part, dose in parts.items()) @ loadings
+        if "own_gene" in truth:
+            for part, dose in parts.items():
+                shift[truth["own_gene"][row[part]]] -= dose * np.log(2) * truth["knock_down"]
+        return average(shift) - control
 
     return np.array([effect(name) for name in perturbations])
 

@@ -25,7 +25,7 @@ from samsvae.config.experiments import (
     runs,
     splits,
 )
-from samsvae.config.screens import download_of, knows_guides, perturbation_kind
+from samsvae.config.screens import download_of, knows_batches, knows_guides, perturbation_kind
 from samsvae.evaluation.published import is_published
 from samsvae.report.sections import (
     BATCHES,
@@ -149,7 +149,7 @@ class Layout:
         trained = any(model in self.trained for model in entry["models"])
         has = {
             COUNTS: self.has_counts(experiment),
-            BATCHES: self.screen_entry(experiment).get("batch_column"),
+            BATCHES: knows_batches(self.screen_entry(experiment)),
             GUIDES: knows_guides(self.screen_entry(experiment)),
             TRAINING: trained,
             GENE_SETS: gene_set_names(self.config, experiment),

@@ -7,6 +7,10 @@ are additive. Counts are negative binomial with log-normal library sizes and gen
     rho_i = softmax(log rho_0 + z_i W)
     x_ig ~ NegativeBinomial(mean l_i rho_ig, inverse dispersion c_g)
 
+By option, as in real screens: batches shift the logits of genes and the depth of their cells, and
+control cells are more frequent in one; each target has several guides, some of them dead; some
+cells with a guide escape; and each target is a measured gene whose own logit is lowered.
+
 A simulation of counts is a canonical screen. Gaussian measurements are float32 instead of counts,
 each cell with a library size of 1, which models with the likelihood ``normal`` do not use.
 
@@ -42,10 +46,13 @@ import pandas as pd
 from scipy import sparse
 
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import build_screen, describe_cells
-from samsvae.screen.design import Design
+from samsvae.screen.canonical import BATCH, GUIDE, build_screen, describe_cells
+from samsvae.screen.design import Design, Guides
+from samsvae.screen.labels import CONTROL
 
 N_DECOYS_PER_PROGRAMME = 4
+BATCH_DEPTH = 0.2  # standard deviation of the logarithm of a batch's depth
+CONTROL_GUIDES = 8
 N_NUISANCE_FACTORS = 2  # basal variation without perturbation effects, such as the cell cycle
 
 
@@ -65,6 +72,13 @@ class Simulation:
     inert_fraction: float = 0.125
     effect_size: float = 2.0
     median_library_size: float = 1500.0
+    n_batches: int = 1
+    batch_effect: float = 0.3
+    batch_imbalance: float = 0.0
+    guides_per_target: int = 1
+    dead_guides: float = 0.0
+    escapers: float = 0.0
+    knock_down: float = 0.0
 
     def __post_init__(self) -> None:
         possible = self.n_perturbations * (self.n_perturbations - 1) // 2
@@ -77,6 +91,12 @@ class Simulation:
             raise InputError(
                 f"n_genes: {self.n_genes} genes cannot hold n_factors: {self.n_factors} disjoint "
                 f"programmes of programme_size: {self.programme_size}."
+            )
+        free = self.n_genes - self.n_factors * self.programme_size
+        if self.knock_down and self.n_perturbations > free:
+            raise InputError(
+                f"knock_down: {self.n_perturbations} targets are measured genes outside "
+                f"programmes, of which n_genes: {self.n_genes} leaves {free}."
             )
 
 
@@ -111,10 +131,24 @@ def simulate(settings: Simulation) -> tuple[anndata.AnnData, dict[str, list[str]
     design = _design(rng, settings)
     n_all = settings.n_factors + N_NUISANCE_FACTORS
     basal = rng.normal(size=(len(design), n_all))
-    latent = basal.copy()
-    latent[:, : settings.n_factors] += design @ (mask * embedding)
     library_size = rng.lognormal(np.log(settings.median_library_size), 0.35, len(design))
-    counts = _counts(rng, latent @ loadings + log_proportion, library_size, inverse_dispersion)
+    # of their own random numbers, so that the options change nothing else
+    other = np.random.default_rng([settings.seed, 1])
+    own_gene = _target_genes(other, settings, loadings, log_mean)
+    for target, gene in zip(targets, own_gene, strict=False):
+        genes[gene] = target
+    batch = _batches(other, settings, design)
+    guides, response = _guides(other, settings, design, targets)
+
+    latent = basal.copy()
+    latent[:, : settings.n_factors] += response @ (mask * embedding)
+    logits = latent @ loadings + log_proportion
+    logits[:, own_gene] -= np.log(2) * settings.knock_down * response[:, : len(own_gene)]
+    if settings.n_batches > 1:
+        shifts = other.normal(0, settings.batch_effect, (settings.n_batches, settings.n_genes))
+        logits += shifts[batch]
+        library_size = library_size * other.lognormal(0, BATCH_DEPTH, settings.n_batches)[batch]
+    counts = _counts(rng, logits, library_size, inverse_dispersion)
 
     screen = build_screen(
         counts,
@@ -124,6 +158,15 @@ def simulate(settings: Simulation) -> tuple[anndata.AnnData, dict[str, list[str]
         where="the simulated screen",
     )
     screen.obsm["true_basal"] = basal.astype(np.float32)
+    if settings.n_batches > 1:
+        screen.obs[BATCH] = pd.Categorical([f"batch{number + 1}" for number in batch])
+        screen.uns["batch_column"] = BATCH
+    if guides is not None:
+        screen.obs[GUIDE] = guides.names()
+        screen.obsm["guides"] = guides.present
+        screen.uns["guides"] = guides.table
+    if settings.dead_guides or settings.escapers:
+        screen.obsm["true_response"] = response.astype(np.float32)
     screen.uns["truth"] = {
         "targets": np.array(targets, dtype=object),
         "factors": np.array(factors, dtype=object),
@@ -133,7 +176,62 @@ def simulate(settings: Simulation) -> tuple[anndata.AnnData, dict[str, list[str]
         "log_proportion": log_proportion,
         "inverse_dispersion": inverse_dispersion,
     }
+    if settings.knock_down:
+        screen.uns["truth"] |= {"own_gene": own_gene, "knock_down": settings.knock_down}
     return screen, _gene_sets(rng, settings, genes, factors, loadings)
+
+
+def _target_genes(
+    rng: np.random.Generator, settings: Simulation, loadings: np.ndarray, log_mean: np.ndarray
+) -> np.ndarray:
+    """Choose the measured gene of each target, mostly expressed and in no programme."""
+    if not settings.knock_down:
+        return np.empty(0, dtype=np.int64)
+    free = np.flatnonzero(~loadings[: settings.n_factors].any(axis=0))
+    chance = np.exp(log_mean[free])
+    return rng.choice(free, settings.n_perturbations, replace=False, p=chance / chance.sum())
+
+
+def _batches(rng: np.random.Generator, settings: Simulation, design: np.ndarray) -> np.ndarray:
+    """Draw the batch of each cell; control cells are more often in the first."""
+    n_batches = settings.n_batches
+    uniform = rng.integers(n_batches, size=len(design))
+    is_control = ~design.any(axis=1)
+    excess = is_control & (rng.random(len(design)) < settings.batch_imbalance)
+    return np.where(excess, 0, uniform)
+
+
+def _guides(
+    rng: np.random.Generator, settings: Simulation, design: np.ndarray, targets: list[str]
+) -> tuple[Guides | None, np.ndarray]:
+    """Draw the guides of each cell, and to which perturbations it responds, cells x targets."""
+    per_target = settings.guides_per_target
+    chosen = rng.integers(per_target, size=design.shape)
+    dead = np.zeros(len(targets) * per_target, dtype=bool)
+    n_dead = round(settings.dead_guides * len(dead))
+    dead[rng.choice(len(dead), n_dead, replace=False)] = True
+    alive = ~dead[np.arange(len(targets)) * per_target + chosen]
+    response = design * alive * (rng.random(design.shape) >= settings.escapers)
+    if per_target == 1:
+        return None, response
+    names = [f"{target}_g{number + 1}" for target in targets for number in range(per_target)]
+    controls = [f"NT_g{number + 1}" for number in range(CONTROL_GUIDES)]
+    cells, target = np.nonzero(design)
+    guide = target * per_target + chosen[cells, target]
+    untargeted = np.flatnonzero(~design.any(axis=1))
+    of_control = len(names) + rng.integers(CONTROL_GUIDES, size=len(untargeted))
+    rows, columns = np.concatenate([cells, untargeted]), np.concatenate([guide, of_control])
+    table = pd.DataFrame(
+        {
+            "guide": [*names, *controls],
+            "target": [*np.repeat(targets, per_target), *[CONTROL] * CONTROL_GUIDES],
+            "kind": ["targeting"] * len(names) + ["non-targeting"] * CONTROL_GUIDES,
+        }
+    )
+    present = sparse.csr_matrix(
+        (np.ones(len(rows), dtype=np.int8), (rows, columns)), (len(design), len(table))
+    )
+    return Guides(table, present), response
 
 
 def _loadings(rng: np.random.Generator, settings: Simulation, log_mean: np.ndarray) -> np.ndarray:
