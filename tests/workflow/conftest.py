@@ -29,7 +29,17 @@ from tests.conftest import ROOT, TINY
 COPIED = ("Snakefile", "config.yaml", "workflow", "envs", "profiles", "data/reference")
 SMALL_NETWORK = {"n_latent": 4, "n_hidden": 16}
 TINY_CONFIG: dict[str, Any] = {
-    "screens": {"tiny": {"source": "simulated", **vars(TINY)}},
+    "screens": {
+        "tiny": {"source": "simulated", **vars(TINY)},
+        "batched": {
+            "source": "simulated",
+            **vars(TINY),
+            "n_batches": 2,
+            "guides_per_target": 3,
+            "dead_guides": 0.1,
+            "knock_down": 1.5,
+        },
+    },
     "models": {
         "sams": {"kind": "sams_vae", **SMALL_NETWORK},
         "cpa": {"kind": "cpa_vae", **SMALL_NETWORK},
@@ -66,7 +76,7 @@ TINY_CONFIG: dict[str, Any] = {
             ],
         },
         "unseen": {
-            "screen": "tiny",
+            "screen": "batched",
             "split": {"kind": "unseen_combinations", "fractions": [0, 1], "seeds": [0]},
             "models": ["sams", "additive"],
             "seeds": [0, 1],

@@ -25,15 +25,18 @@ pytestmark = pytest.mark.workflow
 
 LIBRARY = "workflow/scripts/samsvae"
 FIGURES = {
-    "screen", "split", "training", "iwelbo", "iwelbo_particles", "latent_effects", "truth",
+    "screen", "split", "null", "hits", "knock_down", "training", "iwelbo", "iwelbo_particles", "latent_effects", "truth",
     "effects", "metrics", "similarity", "differential_expression", "enrichment", "perturbations",
     "paired_differences", "volcanoes", "de_by_strength", "combinations", "pathway_map",
     "pathway_agreement",
     "factors", "factor_enrichment", "basal", "recovery",
 }  # fmt: skip
 OF_GENE_SETS = {"enrichment", "pathway_map", "pathway_agreement", "factor_enrichment"}
-# the second experiment tests no gene sets, and has several fractions
-OF_EXPERIMENT = {"random": FIGURES, "unseen": FIGURES - OF_GENE_SETS | {"fractions"}}
+# the second experiment tests no gene sets, has several fractions, and batches and guides
+OF_EXPERIMENT = {
+    "random": FIGURES,
+    "unseen": FIGURES - OF_GENE_SETS | {"fractions", "guides", "batches"},
+}
 
 
 def test_every_promised_output_is_there(finished):
@@ -78,6 +81,35 @@ def test_files_keep_their_contract(finished):
     assert np.isfinite(bounds["iwelbo"]).all()
     trained = load_model(run / "sams/seed0/model.safetensors")
     assert trained.genes == list(screen.var_names)
+
+
+def test_a_screen_is_assessed_within_its_batches(finished):
+    results = finished.folder / "results"
+    plain, within = (
+        anndata.read_h5ad(results / experiment / "screen_effects.h5ad")
+        for experiment in ("random", "unseen")
+    )
+    assert "ate_stratified" not in plain.layers
+    assert within.obs["is_stratified"].all()
+    np.testing.assert_array_equal(within.X, within.layers["ate_stratified"])
+    assert (
+        "fdr_stratified"
+        in anndata.read_h5ad(
+            results / "unseen/unseen_combinations-f0-seed0/observed_effects.h5ad"
+        ).layers
+    )
+    tables = results / "unseen/tables"
+    changes = pd.read_csv(tables / "knock_down.tsv", sep="\t")
+    pooled = changes[changes["guide"].isna()]
+    assert pooled["as_expected"].astype(bool).mean() > 0.8
+    guides = pd.read_csv(tables / "guides.tsv", sep="\t")
+    assert set(guides["perturbation"]) == set(within.obs_names)
+    assert set(pd.read_csv(tables / "batches.tsv", sep="\t")["batch"]) == {"batch1", "batch2"}
+    findings = (results / "findings-own.txt").read_text()
+    assert findings.count("Soundness of the screen.") == 2
+    shown = pd.read_parquet(tables / "effects.parquet")
+    own = shown[shown["model"] == "sams"].set_index(["perturbation", "gene"])["screen_effect"]
+    np.testing.assert_allclose(own.to_numpy(), within.X.ravel(), rtol=1e-6)
 
 
 def test_metrics_are_tidy_and_cover_every_run(finished):

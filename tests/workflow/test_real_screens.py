@@ -91,7 +91,7 @@ def test_papalexi_shows_the_interferon_gamma_pathway(project):
 
 
 def pvalues_are_scipys(results, name):
-    """The rank-sum test of one perturbation on the real counts, many of them ties."""
+    """The rank-sum test of one perturbation on the real counts, but for its skewness."""
     cells = anndata.read_h5ad(results / "screens/papalexi/screen.h5ad")
     split = pd.read_csv(results / "papalexi/random-seed0/split.tsv", sep="\t", index_col="cell")
     logs = log_expression(cells).toarray()
@@ -101,7 +101,11 @@ def pvalues_are_scipys(results, name):
         logs[held_out], logs[label == "control"], method="asymptotic"
     ).pvalue
     observed = anndata.read_h5ad(results / "papalexi/random-seed0/observed_effects.h5ad")
-    np.testing.assert_allclose(observed[name].layers["pvalue"][0], theirs, rtol=1e-6)
+    ours = observed[name].layers["pvalue"][0]
+    tested = np.isfinite(ours)
+    expressed = (logs[label == "control"] > 0).mean(axis=0) * held_out.sum()
+    np.testing.assert_array_equal(tested, expressed >= 5)
+    np.testing.assert_allclose(np.log(ours[tested]), np.log(theirs[tested]), rtol=0.5, atol=0.1)
 
 
 def test_norman_runs_on_unseen_combinations(project):

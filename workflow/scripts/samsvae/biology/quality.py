@@ -253,6 +253,7 @@ def quantiles(pvalues: np.ndarray) -> pd.DataFrame:
 
 N_COMPONENTS = 50
 LARGEST_COVARIANCE = 4000  # genes of a covariance matrix that is diagonalised as a whole
+LARGEST_DENSE = 2**28  # elements of expression that are faster to multiply when they are dense
 
 
 def principal_components(expression: sparse.csr_matrix, seed: int) -> np.ndarray:
@@ -268,7 +269,9 @@ def principal_components(expression: sparse.csr_matrix, seed: int) -> np.ndarray
     n_components = min(N_COMPONENTS, *(size - 1 for size in expression.shape))
     solver = "covariance_eigh" if expression.shape[1] <= LARGEST_COVARIANCE else "arpack"
     model = PCA(n_components, svd_solver=solver, random_state=seed)
-    return np.asarray(model.fit_transform(expression))
+    dense = np.prod(expression.shape, dtype=float) <= LARGEST_DENSE
+    cells = expression.astype(np.float32)
+    return np.asarray(model.fit_transform(cells.toarray() if dense else cells))
 
 
 POWER = 0.8
