@@ -33,7 +33,7 @@ NOT_IMPORTED = {
     "snakedeploy": ("tests/workflow/test_reuse.py", "snakedeploy"),
     "snakefmt": ("Makefile", "/snakefmt "),
     "snakemake-executor-plugin-slurm": ("profiles/slurm/config.yaml", "executor: slurm"),
-    "types-docutils": ("workflow/scripts/samsvae/figures/text.py", "docutils"),
+    "types-docutils": ("workflow/scripts/samsvae/figures/__init__.py", "docutils"),
     "types-pyyaml": ("workflow/scripts/samsvae/config/configuration.py", "import yaml"),
 }
 

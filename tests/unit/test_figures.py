@@ -19,8 +19,8 @@ from samsvae.evaluation.agreement import with_means
 from samsvae.evaluation.differential_expression import scores_by_strength, with_quartiles
 from samsvae.evaluation.scores import with_differences, with_intervals
 from samsvae.evaluation.scores import with_quartiles as with_quartiles_of_scores
+from samsvae.figures import readable
 from samsvae.figures.style import model_colours, save_figure, use_style
-from samsvae.figures.text import readable
 from samsvae.report.sections import SHOWN_FIGURES
 from samsvae.report.sentences import condition_tables, describe, sentences
 from samsvae.screen.splits import parts_table, screen_table

@@ -5,7 +5,7 @@ import yaml
 
 from samsvae.config.configuration import merge, validate
 from samsvae.config.experiments import candidates, expanded
-from samsvae.figures.text import readable
+from samsvae.figures import readable
 from samsvae.models import build_model
 from samsvae.report.sentences import competitors
 from samsvae.runtime.errors import InputError

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from samsvae.runtime.progress import Progress
+from samsvae.runtime.script import Progress
 
 
 @pytest.fixture

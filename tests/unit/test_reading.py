@@ -41,7 +41,7 @@ def test_reading_stops_with_its_reader():
 
 
 def test_progress_says_how_far_it_is(caplog, monkeypatch):
-    monkeypatch.setattr("samsvae.runtime.progress.SECONDS_BETWEEN_LINES", -1)
+    monkeypatch.setattr("samsvae.runtime.script.SECONDS_BETWEEN_LINES", -1)
     caplog.set_level(logging.INFO)
     assert len(list(with_progress(blocks(4, []), 4))) == 4
     assert "cell 2/4 (50 %)" in caplog.text

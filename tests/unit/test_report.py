@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from samsvae.figures import caption_as_html, read_caption
 from samsvae.figures.style import nothing_to_show, save_figure, use_style
-from samsvae.figures.text import caption_as_html, read_caption
 from samsvae.report import page as page_module
 from samsvae.report.page import (
     MOST_ROWS,

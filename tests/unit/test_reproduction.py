@@ -7,15 +7,16 @@ import yaml
 from scipy import stats
 
 from samsvae.config.configuration import merge, validate
-from samsvae.config.experiments import Split, expanded
-from samsvae.evaluation.published import (
+from samsvae.config.experiments import Split, expanded, is_published
+from samsvae.evaluation.reproduction import (
     MODELS,
     QUANTITIES,
+    Experiment,
     differing_settings,
-    is_published,
     models_like,
+    overview,
+    reproduction,
 )
-from samsvae.evaluation.reproduction import Experiment, overview, reproduction
 from tests.conftest import ROOT
 
 PUBLISHED = pd.read_csv(ROOT / "data/reference/published_norman.csv")

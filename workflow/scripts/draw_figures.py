@@ -3,8 +3,8 @@
 import importlib
 from typing import Any
 
+from samsvae.figures import read_caption
 from samsvae.figures.style import save_figure, use_style
-from samsvae.figures.text import read_caption
 from samsvae.runtime.files import read_table
 from samsvae.runtime.provenance import provenance
 from samsvae.runtime.script import run_job

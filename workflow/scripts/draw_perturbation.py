@@ -3,9 +3,9 @@
 from typing import Any
 
 from samsvae.evaluation.effects import rows_of_perturbation
+from samsvae.figures import read_caption
 from samsvae.figures.effects import draw_perturbation
 from samsvae.figures.style import save_figure, use_style
-from samsvae.figures.text import read_caption
 from samsvae.runtime.provenance import provenance
 from samsvae.runtime.script import run_job
 from samsvae.screen.labels import perturbation_of

@@ -258,3 +258,15 @@ def _runs(config: Mapping[str, Any], model: str) -> int:
         for experiment in config["experiments"].values()
         if model in experiment["models"]
     )
+
+
+# experiment of the published table of Norman's screen, by the kind of its splits
+PUBLISHED_TASKS = {
+    "unseen_combinations": "norman_ood",
+    "data_efficiency": "norman_data_efficiency",
+}
+
+
+def is_published(source: str, split: str) -> bool:
+    """Whether the paper has results for this source of a screen and kind of split."""
+    return source == "norman" and split in PUBLISHED_TASKS

@@ -15,10 +15,119 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from samsvae.config.experiments import Split
-from samsvae.evaluation import published as paper
+from samsvae.config.experiments import PUBLISHED_TASKS, Split
 from samsvae.evaluation.comparison import CONFIDENCE, mean_and_interval
 from samsvae.evaluation.summary import relative_bounds
+
+# models and settings of Bereket and Karaletsos (2023) for the screen of Norman et al. 2019, which
+# are identified by kind and hyperparameters, not by their name in a configuration
+CELLS, GENES = 111_255, 5_000
+STEPS = 30_000
+
+# scope and metric of the workflow, by quantity of the published table
+QUANTITIES = {
+    "val_iwelbo": ("val", "iwelbo"),
+    "test_iwelbo": ("test", "iwelbo"),
+    "test_iwelbo_relative": ("test", "iwelbo_relative"),
+    "ate_pearson_test": ("test", "pearson"),
+    "ate_pearson_top20_test": ("test", "pearson_top20"),
+}
+REFERENCE = "sams_vae_correlated"  # of relative bounds, trained without any pairs
+
+# settings that identify the published models; the table has those with one hidden layer
+_COMMON = {"n_layers": 1, "shuffle_labels": False}
+MODELS: dict[str, dict[str, Any]] = {
+    "sams_vae_correlated": {"kind": "sams_vae", "embedding": "correlated"},
+    "sams_vae_mean_field": {"kind": "sams_vae", "embedding": "mean_field"},
+    "cpa_vae": {"kind": "cpa_vae"},
+    "conditional_vae": {"kind": "conditional_vae"},
+    "svae+": {"kind": "svae_plus"},
+}
+_BASAL_ENCODER = {"basal_encoder": "correlated"}
+
+# further published settings, for models that have them
+HYPERPARAMETERS = {
+    "n_latent": 200,
+    "n_hidden": 400,
+    "likelihood": "negative_binomial",
+    "mask_prior": 0.01,
+    "beta": 2,
+    "embedding_prior_scale": 1,
+    "embedding_n_layers": 4,
+    "embedding_n_hidden": 400,
+}
+_OF_CORRELATED_EMBEDDINGS = {"embedding_n_layers", "embedding_n_hidden"}
+TRAINING = {
+    "batch_size": 512,
+    "particles": 5,
+    "learning_rate": 0.0003,
+    "learning_rate_schedule": "constant",
+    "warm_up_steps": 0,
+    "weight_decay": 0.000001,
+    "gradient_clip": 100,
+    "objective": "elbo",
+    "mask_kl": "sampled",
+    "mask_warmup_fraction": 0,
+    "mask_kl_weight": 0,
+}
+BOUNDS = {"iwelbo_particles": 100}
+EFFECTS = {"effect_estimator": "sampled", "effect_draws": 2_500}
+
+Settings = Mapping[str, Any]
+
+
+def models_like(model: str, unique: bool, models: Mapping[str, Settings]) -> list[str]:
+    """Find the models of a configuration that match a published model.
+
+    Parameters
+    ----------
+    model
+        Name in the published table.
+    unique
+        Whether combinations are perturbations of their own.
+    models
+        Settings by name.
+
+    Returns
+    -------
+    list of str
+        Names, in the order of `models`.
+    """
+    wanted = {**MODELS[model], **_COMMON, "combinations": "unique" if unique else "additive"}
+    if wanted["kind"] in ("sams_vae", "cpa_vae"):
+        wanted |= _BASAL_ENCODER
+    return [
+        name
+        for name, settings in models.items()
+        if all(settings.get(key) == value for key, value in wanted.items())
+    ]
+
+
+def differing_settings(
+    model: Settings, training: Settings, evaluation: Settings, quantity: str
+) -> list[str]:
+    """List the settings that differ from the paper's, as text.
+
+    Parameters
+    ----------
+    model, training, evaluation
+        Settings of a model, its training and its evaluation.
+    quantity
+        Quantity of the published table.
+    """
+    wanted: dict[str, Any] = dict(HYPERPARAMETERS)
+    if model.get("embedding") != "correlated":
+        wanted = {k: v for k, v in wanted.items() if k not in _OF_CORRELATED_EMBEDDINGS}
+    wanted |= TRAINING | (EFFECTS if quantity.startswith("ate_") else BOUNDS)
+    settings = {**model, **training, **evaluation}
+    if settings["effect_draws"] is None and settings["effect_estimator"] == "sampled":
+        settings["effect_draws"] = EFFECTS["effect_draws"]
+    return [
+        f"{key} {settings[key]} (paper: {value})"
+        for key, value in wanted.items()
+        if key in settings and settings[key] != value
+    ]
+
 
 INSIDE, OUTSIDE = "inside", "outside"
 NOT_FULL, OTHER_SETTINGS, NOT_RUN = "not at full scale", "other settings", "not run"
@@ -71,7 +180,7 @@ class Experiment:
     @property
     def has_the_papers_cells(self) -> bool:
         """Whether the numbers of cells and genes are the paper's, so that results compare."""
-        return (self.n_cells, self.n_genes) == (paper.CELLS, paper.GENES)
+        return (self.n_cells, self.n_genes) == (CELLS, GENES)
 
 
 def reproduction(published: pd.DataFrame, ours: Experiment) -> pd.DataFrame:
@@ -111,11 +220,11 @@ def reproduction(published: pd.DataFrame, ours: Experiment) -> pd.DataFrame:
         treatment effects among all cells of the test perturbations.
     """
     kinds = {split.kind for split in ours.splits.values()}
-    wanted = published[published["task"].isin([paper.TASKS[kind] for kind in kinds])]
+    wanted = published[published["task"].isin([PUBLISHED_TASKS[kind] for kind in kinds])]
     metrics = _with_relative_bounds(ours)
     rows = []
     for _, row in wanted.iterrows():
-        names = paper.models_like(row["model"], bool(row["encode_unique"]), ours.models)
+        names = models_like(row["model"], bool(row["encode_unique"]), ours.models)
         of_fraction = [
             name
             for name, split in ours.splits.items()
@@ -123,7 +232,7 @@ def reproduction(published: pd.DataFrame, ours: Experiment) -> pd.DataFrame:
         ]
         runs = metrics[metrics["split"].isin(of_fraction) & metrics["model"].isin(names)]
         present: list[str | None] = [name for name in names if name in set(runs["model"])]
-        for quantity, question in paper.QUANTITIES.items():
+        for quantity, question in QUANTITIES.items():
             said = _published(row, quantity)
             for name in present or [None]:
                 rows.append({**said, **_ours(ours, runs, name, question, said)})
@@ -132,7 +241,7 @@ def reproduction(published: pd.DataFrame, ours: Experiment) -> pd.DataFrame:
 
 def _with_relative_bounds(ours: Experiment) -> pd.DataFrame:
     """Add bounds relative to the paper's reference, if the experiment has it at fraction 0."""
-    reference = paper.models_like(paper.REFERENCE, unique=False, models=ours.models)[:1]
+    reference = models_like(REFERENCE, unique=False, models=ours.models)[:1]
     if not reference or all(split.fraction != 0 for split in ours.splits.values()):
         return ours.metrics
     return pd.concat([ours.metrics, relative_bounds(ours.metrics, ours.splits, reference)])
@@ -176,9 +285,7 @@ def _ours(
     )
     steps = _steps(ours.history, name, list(of_splits.index))
     less = _less(ours, len(of_splits), said["paper_splits"], steps)
-    other = paper.differing_settings(
-        ours.models[name], ours.training, ours.evaluation, said["quantity"]
-    )
+    other = differing_settings(ours.models[name], ours.training, ours.evaluation, said["quantity"])
     found = {
         **empty,
         "our_model": name,
@@ -220,9 +327,9 @@ def _steps(history: pd.DataFrame, model: str, splits: list[str]) -> int:
 def _less(ours: Experiment, n_splits: int, n_published: int, steps: int) -> list[str]:
     """List differences in scale from the paper, as text."""
     counted = [
-        ("cells", ours.n_cells, paper.CELLS, ours.n_cells != paper.CELLS),
-        ("genes", ours.n_genes, paper.GENES, ours.n_genes != paper.GENES),
-        ("training steps", steps, paper.STEPS, steps != paper.STEPS),
+        ("cells", ours.n_cells, CELLS, ours.n_cells != CELLS),
+        ("genes", ours.n_genes, GENES, ours.n_genes != GENES),
+        ("training steps", steps, STEPS, steps != STEPS),
         ("split seeds", n_splits, n_published, n_splits < n_published),
     ]
     return [

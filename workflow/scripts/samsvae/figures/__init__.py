@@ -1,5 +1,64 @@
 """Figures: a module is a subject, and a function ``draw_<figure>`` of it draws a figure.
 
 It draws one tidy table with the options ``models`` and ``evaluation``, and computes nothing: each
-number that a figure shows is a number of its table. :mod:`style` and :mod:`text` are shared.
+number that a figure shows is a number of its table. :mod:`style` is shared, and so are the display
+names and captions here.
 """
+
+from pathlib import Path
+
+import docutils.core
+
+TERMS = {
+    "sams vae": "SAMS-VAE",
+    "cpa vae": "CPA-VAE",
+    "svae plus": "SVAE+",
+    "beta bernoulli": "beta-Bernoulli",
+    "vae": "VAE",
+    "rna": "RNA",
+}
+
+
+def readable(name: str) -> str:
+    """Write a configured name as words, with the field's terms spelt as usual.
+
+    The hyperparameters of a candidate of a grid follow in brackets.
+    """
+    model, *differences = name.split("--")
+    if differences and all("-" in difference for difference in differences):
+        chosen = (difference.replace("_", " ").replace("-", " ", 1) for difference in differences)
+        return f"{readable(model)} ({', '.join(chosen)})"
+    words = name.replace("_", " ")
+    for term, spelt in TERMS.items():
+        if f" {term} " in f" {words} ":
+            words = f" {words} ".replace(f" {term} ", f" {spelt} ").strip()
+    return words
+
+
+def minus(number: str) -> str:
+    """Write a formatted number with the minus sign of typography."""
+    return number.replace("-", "−")
+
+
+def readable_set(name: str) -> str:
+    """Write a gene set's name as words; capitals alone, as MSigDB has them, become small."""
+    words = readable(name.removeprefix("HALLMARK_"))
+    return words.lower() if words.isupper() else words
+
+
+SETTINGS = {"raw_enabled": False, "file_insertion_enabled": False}
+
+
+def read_caption(path: str | Path) -> str:
+    """Read a caption as plain text, without line breaks."""
+    tree = docutils.core.publish_doctree(
+        Path(path).read_text(encoding="utf-8"), settings_overrides=SETTINGS
+    )
+    return " ".join(tree.astext().split())
+
+
+def caption_as_html(path: str | Path) -> str:
+    """Read a caption as HTML."""
+    return docutils.core.publish_parts(
+        Path(path).read_text(encoding="utf-8"), writer="html5", settings_overrides=SETTINGS
+    )["body"]

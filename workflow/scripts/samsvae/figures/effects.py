@@ -15,6 +15,7 @@ from samsvae.evaluation.differential_expression import (
     LOWER_LIMITS,
     stratum_names,
 )
+from samsvae.figures import minus, readable
 from samsvae.figures.style import (
     DIVERGING,
     EFFECT_UNITS,
@@ -31,7 +32,6 @@ from samsvae.figures.style import (
     panels,
     quartiles_of_row,
 )
-from samsvae.figures.text import minus, readable
 
 
 def draw_effects(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:

@@ -13,6 +13,7 @@ from matplotlib.ticker import NullFormatter, NullLocator, StrMethodFormatter
 
 from samsvae.evaluation.agreement import MASK_THRESHOLD
 from samsvae.evaluation.metrics import RUN_SCORES
+from samsvae.figures import minus, readable
 from samsvae.figures.style import (
     COLUMN_WIDTH,
     error_bars,
@@ -22,7 +23,6 @@ from samsvae.figures.style import (
     nothing_to_show,
     panels,
 )
-from samsvae.figures.text import minus, readable
 
 BOUND = RUN_SCORES["iwelbo"]
 STEPS_LEFT_OUT = 0.1  # the steep first part, which would hide the rest

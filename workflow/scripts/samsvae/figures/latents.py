@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from samsvae.biology.similarity import LATENT, OBSERVED, PREDICTED
+from samsvae.figures import minus, readable, readable_set
 from samsvae.figures.style import (
     DIVERGING,
     PAGE_WIDTH,
@@ -21,7 +22,6 @@ from samsvae.figures.style import (
     nothing_to_show,
     panels,
 )
-from samsvae.figures.text import minus, readable, readable_set
 
 MOST_DIMENSIONS, MOST_FACTORS, MOST_GROUPS = 30, 40, 9
 ROW_HEIGHT = 0.085  # inches, of a label of 5 points

@@ -11,6 +11,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from samsvae.biology.enrichment import OBSERVED, OVER_REPRESENTATION, PRERANKED
+from samsvae.figures import readable
 from samsvae.figures.style import (
     DIVERGING,
     EFFECT_UNITS,
@@ -24,7 +25,6 @@ from samsvae.figures.style import (
     panels,
     set_name,
 )
-from samsvae.figures.text import readable
 
 MOST_MODELS, MOST_FACTORS = 4, 30
 SMALLEST_FDR = 1e-10

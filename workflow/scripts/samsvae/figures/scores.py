@@ -21,6 +21,7 @@ from samsvae.evaluation.summary import (
     headlines,
     scope_of_summary,
 )
+from samsvae.figures import minus, readable
 from samsvae.figures.style import (
     error_bars,
     model_colours,
@@ -30,7 +31,6 @@ from samsvae.figures.style import (
     panels,
     quartiles_of_row,
 )
-from samsvae.figures.text import minus, readable
 
 LABEL_WIDTH = 24  # characters
 FILLED = (BEST, NOT_DIFFERENT)  # verdicts of filled markers

@@ -12,6 +12,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from samsvae.biology import ALL, OTHER
+from samsvae.figures import readable
 from samsvae.figures.style import (
     PAGE_WIDTH,
     SEQUENTIAL,
@@ -20,7 +21,6 @@ from samsvae.figures.style import (
     nothing_to_show,
     panels,
 )
-from samsvae.figures.text import readable
 from samsvae.screen.labels import CONTROL
 
 TOLERANCE = 0.05  # above chance, within which a basal state counts as independent

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from samsvae.figures.text import readable_set
+from samsvae.figures import readable_set
 from samsvae.runtime.files import whole_file
 
 mpl.use("svg")

@@ -14,7 +14,7 @@ from samsvae.inference.cells import Cells, CellStream
 from samsvae.inference.noise import seeded
 from samsvae.inference.posterior import draw_shifts, log_importance_weights
 from samsvae.models.base import PerturbationModel
-from samsvae.runtime.progress import Progress
+from samsvae.runtime.script import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ from samsvae.inference.step import (
 )
 from samsvae.models.base import PerturbationModel
 from samsvae.runtime.errors import InputError, Interrupted
-from samsvae.runtime.progress import Progress
+from samsvae.runtime.script import Progress
 
 logger = logging.getLogger(__name__)
 

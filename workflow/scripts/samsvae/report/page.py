@@ -19,7 +19,7 @@ from markupsafe import Markup
 from samsvae.config.experiments import splits
 from samsvae.config.screens import perturbation_kind
 from samsvae.evaluation.comparison import CONFIDENCE
-from samsvae.figures.text import caption_as_html, readable
+from samsvae.figures import caption_as_html, readable
 from samsvae.report.sections import SECTIONS, Figure, Table, figures_of, sections_of
 from samsvae.report.sentences import (
     biology_in_words,

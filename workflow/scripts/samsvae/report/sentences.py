@@ -25,7 +25,7 @@ from samsvae.evaluation.summary import (
     headlines,
     scope_of_summary,
 )
-from samsvae.figures.text import readable, readable_set
+from samsvae.figures import readable, readable_set
 from samsvae.report.sections import BATCHES, COUNTS, GENE_SETS, GUIDES, PAPER, TRAINING
 from samsvae.runtime.files import read_table
 from samsvae.screen.labels import CONTROL, components

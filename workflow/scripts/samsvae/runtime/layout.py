@@ -21,12 +21,12 @@ from samsvae.config.experiments import (
     has_grid,
     has_mask,
     is_ceiling,
+    is_published,
     is_trained,
     runs,
     splits,
 )
 from samsvae.config.screens import download_of, knows_batches, knows_guides, perturbation_kind
-from samsvae.evaluation.published import is_published
 from samsvae.report.sections import (
     BATCHES,
     COUNTS,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from samsvae.runtime.progress import Progress
+from samsvae.runtime.script import Progress
 
 # indices of cells in the file, and their counts, cells x genes; genes and genes x cells while a
 # CSC element is read

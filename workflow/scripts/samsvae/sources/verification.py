@@ -9,7 +9,7 @@ from typing import Any
 
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import write_text
-from samsvae.runtime.progress import Progress
+from samsvae.runtime.script import Progress
 
 BLOCK_BYTES = 1 << 20
 
