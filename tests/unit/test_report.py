@@ -255,6 +255,20 @@ def test_the_page_says_first_whether_the_screen_is_sound(results, report):
     assert quality_in_words(results / "second/tables", PROPERTIES["second"], None, 0.05) == []
 
 
+def test_sections_of_a_screen_without_effects_say_that_they_show_noise(results, report):
+    assert "what this section shows is noise" not in report.read_text()
+    hits = results / "first/tables/hits.tsv"
+    kept = hits.read_text()
+    hits.write_text(HITS.assign(is_hit=False).to_csv(sep="\t", index=False))
+    captions = [CAPTIONS / f"{name}.rst" for name in SHOWN_FIGURES]
+    page, findings = results / "noise.html", results / "noise.txt"
+    write_report(CONFIG, PROPERTIES, captions, CAPTIONS / "report.html.j2", page, findings)
+    hits.write_text(kept)
+    assert page.read_text().count("what this section shows is noise") >= 4
+    said = findings.read_text().split("Soundness of the screen.\n- ")[1]
+    assert said.startswith("Nothing reproducible was found")
+
+
 def test_a_screen_without_effects_is_called_that_in_its_first_sentence():
     said, reservation = hits_in_words(HITS.assign(is_hit=False), 0.05)
     assert said.startswith("Nothing reproducible was found: none of 3 perturbations")

@@ -20,7 +20,7 @@ from samsvae.config.experiments import splits
 from samsvae.config.screens import perturbation_kind
 from samsvae.evaluation.comparison import CONFIDENCE
 from samsvae.figures import caption_as_html, readable
-from samsvae.report.sections import SECTIONS, Figure, Table, figures_of, sections_of
+from samsvae.report.sections import COUNTS, SECTIONS, Figure, Table, figures_of, sections_of
 from samsvae.report.sentences import (
     biology_in_words,
     cells_in_words,
@@ -39,6 +39,12 @@ from samsvae.runtime.provenance import digest_of, versions
 SCREEN_SCALE = 1.75  # pixels per point of a figure made for print
 MOST_ROWS = 1000
 SIGNIFICANT_DIGITS = 4
+# sections that describe noise where no perturbation has an effect
+OF_EFFECTS = ("effects", "expression", "combinations", "pathways", "mechanisms")
+NO_EFFECTS = (
+    "No perturbation of this screen differs reproducibly from control cells (see “Is the screen "
+    "sound?”): what this section shows is noise."
+)
 
 
 def figure_entry(figure: Figure, experiment: Path, caption: Path, embedded: bool) -> dict[str, Any]:
@@ -235,6 +241,12 @@ def _sections(
         for name, properties in experiments.items()
         for figure in figures_of(properties)
     ]
+    empty = {
+        name
+        for name, properties in experiments.items()
+        if COUNTS in properties
+        and not read_table(results / name / "tables" / "hits.tsv")["is_hit"].any()
+    }
     embedded = sum(drawing.stat().st_size for drawing in drawings) <= LARGEST_PAGE
 
     def entries(name: str, section: str) -> list[dict[str, Any]]:
@@ -253,7 +265,12 @@ def _sections(
             "title": section.title,
             "lead": section.lead,
             "parts": [
-                {"experiment": name, "title": readable(name), "entries": found}
+                {
+                    "experiment": name,
+                    "title": readable(name),
+                    "entries": found,
+                    "warning": NO_EFFECTS if section.name in OF_EFFECTS and name in empty else "",
+                }
                 for name in experiments
                 if (found := entries(name, section.name))
             ],
