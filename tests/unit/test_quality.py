@@ -11,6 +11,7 @@ from samsvae.biology.quality import (
     cells_by_batch,
     depth_ratios,
     detectable_effects,
+    effects_by_context,
     fake_targets,
     hits,
     null_calibration,
@@ -20,6 +21,7 @@ from samsvae.biology.quality import (
     split_half_correlations,
     strata_of_cells,
 )
+from samsvae.biology.similarity import similarity_table
 from samsvae.evaluation.effects import effects_in_use, log_expression
 from samsvae.evaluation.stratified import Strata, stratified_effects, stratified_rank_sum
 from samsvae.screen.canonical import perturbations
@@ -385,6 +387,68 @@ def test_few_groups_of_control_cells_of_a_real_screen_have_a_significant_gene(pa
         false += int(table["n_significant"].iloc[0] > 0)
     print(f"{n_cells} cells: {false / 2:.1f} % of 200 groups have a significant gene")
     assert false <= 0.07 * 200
+
+
+@pytest.mark.slow
+def test_a_real_screen_with_permuted_labels_has_no_hits_and_a_pale_map(papalexi):
+    rng = np.random.default_rng(0)
+    screen = papalexi.copy()
+    labels = screen.obs["perturbation"].astype(str).to_numpy()
+    for batch in screen.obs["batch"].unique():
+        inside = np.flatnonzero(screen.obs["batch"] == batch)
+        labels[inside] = labels[rng.permutation(inside)]
+    screen.obs["perturbation"] = pd.Categorical(labels)
+    expression, strata, effects = assessed(screen)
+    library_size = screen.obs["library_size"].to_numpy(dtype=float)
+    states = principal_components(expression, 0)
+    table = hits(effects, states, expression, library_size, strata, 0.05, 0)
+    assert not table["is_hit"].any()
+    assert stats.kstest(table["pvalue"], "uniform").pvalue > 0.01
+    assert abs(table["split_half"].mean()) < 0.05
+    long = effects.to_df().rename_axis("perturbation").reset_index()
+    long = long.melt("perturbation", var_name="gene", value_name="screen_effect")
+    long = long.assign(model="no_change", predicted=0.0)
+    mean = []
+    for error in (0 * effects.var["control_standard_error"], effects.var["control_standard_error"]):
+        pairs = similarity_table(long, pd.DataFrame(columns=["model"]), error)
+        mean.append(pairs.loc[pairs["first"] != pairs["second"], "similarity"].mean())
+    print(f"mean similarity with the control cells' noise {mean[0]:.3f}, without {mean[1]:.3f}")
+    assert mean[0] > 0.15
+    assert abs(mean[1]) < 0.08
+
+
+def test_effects_that_depend_on_the_context_are_found():
+    """Cells of two lines that differ in every gene; one perturbation acts in one line alone."""
+    rng = np.random.default_rng(7)
+    shifts = random_shifts(rng, 3, size=0.8)
+    lines = []
+    for line, acting in (("x", ["T0", "T1", "T2"]), ("y", ["T0", "T1"])):
+        own = {name: shift * (name in acting) for name, shift in shifts.items()}
+        own["INERT"] = np.zeros(N_GENES)
+        one = simulated(rng, own, n_cells=150)
+        one.obs["context"] = line
+        lines.append(one)
+    screen = anndata.concat(lines, index_unique="-")
+    screen.obs["perturbation"] = pd.Categorical(screen.obs["perturbation"])
+    del screen.obs["batch"]
+    expression, strata, effects = assessed(screen)
+    assert strata.sizes.shape[0] == 2
+    assert effects.obs.loc["INERT", "n_de"] <= 1
+    table = effects_by_context(screen, expression, strata, 0.05).set_index(
+        ["perturbation", "context"]
+    )
+    assert (table.loc["T2", "n_heterogeneous"] >= 5).all()
+    assert (table.loc[["T0", "T1", "INERT"], "n_heterogeneous"] <= 2).all()
+    assert (table.loc[["T0", "T1"], "correlation"] > 0.6).all()
+    assert table.loc[("T2", "y"), "n_de"] <= 1 < table.loc[("T2", "x"), "n_de"]
+    alone = screen[screen.obs["context"] == "x"].copy()
+    inside, _ = stratified_effects(
+        log_expression(alone), Strata.of(alone.obs["perturbation"], perturbations(alone))
+    )
+    assert table.loc[("T2", "x"), "n_cells"] == 150
+    assert np.isfinite(inside).all()
+    del screen.obs["context"]
+    assert effects_by_context(screen, expression, strata, 0.05).empty
 
 
 def test_halves_of_an_effect_agree_though_they_share_no_cell():

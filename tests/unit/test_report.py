@@ -22,6 +22,7 @@ from samsvae.report.page import (
 )
 from samsvae.report.sections import (
     BATCHES,
+    CONTEXTS,
     COUNTS,
     FRACTIONS,
     GENE_SETS,
@@ -43,6 +44,7 @@ from samsvae.report.sentences import (
     basal_in_words,
     changes_in_words,
     combinations_in_words,
+    contexts_in_words,
     hits_in_words,
     null_in_words,
     pathways_in_words,
@@ -187,7 +189,7 @@ def test_every_figure_has_a_function_and_a_caption_that_is_read_either_way():
 
 def test_an_experiment_shows_what_it_has_the_data_for():
     every = [
-        COUNTS, BATCHES, GUIDES, TRAINING, GENE_SETS, FRACTIONS, TRUTH, MASKS, GROUPS, STATE_MAP,
+        COUNTS, BATCHES, CONTEXTS, GUIDES, TRAINING, GENE_SETS, FRACTIONS, TRUTH, MASKS, GROUPS, STATE_MAP,
     ]  # fmt: skip
     assert {f.name for f in figures_of(every)} == set(SHOWN_FIGURES)
     assert all(figure.needs == () for figure in figures_of([]))
@@ -278,6 +280,16 @@ def test_a_screen_without_effects_is_called_that_in_its_first_sentence():
     assert null_in_words(inflated)[1]
     assert null_in_words(NULL)[1] == ""
     assert targets_in_words(CHANGES, "knockout")[1] == ""
+    contexts = pd.DataFrame(
+        {
+            "perturbation": ["A", "A", "B", "B"],
+            "context": list("xyxy"),
+            "n_heterogeneous": [3, 3, 0, 0],
+        }
+    )
+    assert "1 of 2 perturbations differ between the 2 contexts" in contexts_in_words(contexts)[0]
+    assert contexts_in_words(contexts)[1]
+    assert contexts_in_words(contexts.assign(n_heterogeneous=0))[1] == ""
     assert "knock-out need not" in targets_in_words(CHANGES, "knockout")[0]
     assert "2 of 2" in targets_in_words(CHANGES, "activation")[1]
 

@@ -13,6 +13,7 @@ rule assess_screen:
         knock_down=f"{TABLES}/knock_down.tsv",
         guides=f"{TABLES}/guides.tsv",
         batches=f"{TABLES}/batches.tsv",
+        contexts=f"{TABLES}/contexts.tsv",
     log:
         "results/logs/assess_screen/{experiment}.log",
     benchmark:

@@ -49,6 +49,8 @@ def main(snakemake: Any) -> None:
     hits = quality.hits(effects, states, expression, library_size, strata, fdr, SEED)
     write_tsv(hits, output.hits)
     write_tsv(quality.cells_by_batch(screen, fewest), output.batches)
+    by_context = quality.effects_by_context(screen, expression, strata, fdr)
+    write_tsv(by_context, output.contexts)
 
     of_guides, table = guides.guide_groups(screen, settings["min_cells_guide"])
     guide_strata = Strata(of_guides, stratum, len(table), strata.min_controls)

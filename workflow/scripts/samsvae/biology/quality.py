@@ -4,6 +4,8 @@ All cells are used, since a screen is described here and no model is evaluated. 
 log2(CP10k + 1), against the control cells of the same stratum where the screen has batches.
 """
 
+from dataclasses import replace
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -19,19 +21,19 @@ from samsvae.evaluation.stratified import (
     moments,
     stratified_effects,
 )
-from samsvae.screen.canonical import BATCH, GUIDE, perturbations
+from samsvae.screen.canonical import BATCH, CONTEXT, GUIDE, perturbations
 from samsvae.screen.labels import CONTROL
 
 
 def strata_of_cells(screen: anndata.AnnData, by_batch: bool, depth_bins: int = 1) -> np.ndarray:
-    """Assign cells to strata by batch, and by depth within the batch.
+    """Assign cells to strata by batch and context, and by depth within these.
 
     Parameters
     ----------
     screen
         Canonical screen.
     by_batch
-        Whether batches are strata.
+        Whether batches, and contexts such as cell lines, are strata.
     depth_bins
         Number of bins of the library size, between quantiles of the control cells of a batch.
 
@@ -41,8 +43,10 @@ def strata_of_cells(screen: anndata.AnnData, by_batch: bool, depth_bins: int = 1
         Stratum of each cell, from 0.
     """
     batch = np.zeros(screen.n_obs, dtype=np.int64)
-    if by_batch and BATCH in screen.obs:
-        batch = pd.factorize(screen.obs[BATCH].astype(str), sort=True)[0].astype(np.int64)
+    named = [name for name in (CONTEXT, BATCH) if name in screen.obs]
+    if by_batch and named:
+        of_cell = screen.obs.groupby([screen.obs[name].astype(str) for name in named], sort=True)
+        batch = of_cell.ngroup().to_numpy(dtype=np.int64)
     if depth_bins == 1:
         return batch
     library_size = screen.obs["library_size"].to_numpy(dtype=np.float64)
@@ -442,3 +446,86 @@ def cells_by_batch(screen: anndata.AnnData, min_controls: int) -> pd.DataFrame:
     long["control_fraction"] = long["n_control_cells"] / controls.sum()
     long["compared"] = (long["n_control_cells"] >= min_controls) & (long["n_cells"] > 0)
     return long.sort_values(["perturbation", "batch"], kind="stable")[BATCHES]
+
+
+CONTEXTS = [
+    "perturbation", "context", "n_cells", "n_tested", "n_de", "correlation", "n_heterogeneous",
+]  # fmt: skip
+
+
+def effects_by_context(
+    screen: anndata.AnnData, expression: sparse.csr_matrix, strata: Strata, fdr: float
+) -> pd.DataFrame:
+    """Compare the effects of each perturbation between contexts, such as cell lines.
+
+    Parameters
+    ----------
+    screen
+        Canonical screen.
+    expression
+        log2(CP10k + 1), cells x genes.
+    strata
+        Groups of cells by perturbation; a stratum lies within a context.
+    fdr
+        False discovery rate below which a gene is differentially expressed, or heterogeneous.
+
+    Returns
+    -------
+    DataFrame
+        One row per perturbation and context with cells that are compared: ``n_de`` of ``n_tested``
+        genes; the ``correlation`` of its effect with the mean effect in the other contexts
+        (weighted by their inverse variances); and ``n_heterogeneous``, of the perturbation, genes
+        whose effects differ between contexts by Cochran's Q test. Empty without contexts.
+    """
+    if CONTEXT not in screen.obs:
+        return pd.DataFrame(columns=CONTEXTS)
+    names = perturbations(screen)
+    of_cell = screen.obs[CONTEXT].astype(str).to_numpy()
+    contexts = sorted(set(of_cell))
+    own = [
+        replace(strata, group=np.where(of_cell == context, strata.group, LEFT_OUT))
+        for context in contexts
+    ]
+    effect, error = (
+        np.stack(values)
+        for values in zip(*(stratified_effects(expression, part) for part in own), strict=True)
+    )
+    rate = np.stack([gated_tests(expression, part)[1] for part in own])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weight = np.where(np.isfinite(error) & (error > 0), 1 / error**2, 0.0)
+    known = np.nan_to_num(effect)
+    total = weight.sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.sum(weight * known, axis=0) / total
+        statistic = np.sum(weight * (known - mean) ** 2, axis=0)
+        others = (total * mean - weight * known) / (total - weight)
+    degrees = (weight > 0).sum(axis=0) - 1
+    tested = np.isfinite(rate).any(axis=0) & (degrees > 0)
+    pvalue = np.where(tested, stats.chi2.sf(statistic, np.maximum(degrees, 1)), np.nan)
+    differs = np.zeros(len(names), dtype=int)
+    for row, values in enumerate(pvalue):
+        finite = values[np.isfinite(values)]
+        if len(finite):
+            differs[row] = int((stats.false_discovery_control(finite) < fdr).sum())
+    rows = [
+        {
+            "perturbation": name,
+            "context": context,
+            "n_cells": int(own[at].compared[:, row].sum()),
+            "n_tested": int(np.isfinite(rate[at, row]).sum()),
+            "n_de": int((rate[at, row] < fdr).sum()),
+            "correlation": _correlation(effect[at, row], others[at, row]),
+            "n_heterogeneous": differs[row],
+        }
+        for row, name in enumerate(names)
+        for at, context in enumerate(contexts)
+        if own[at].compared[:, row].any()
+    ]
+    return pd.DataFrame(rows, columns=CONTEXTS)
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    known = np.isfinite(first) & np.isfinite(second)
+    if known.sum() < 2 or not np.ptp(first[known]) or not np.ptp(second[known]):
+        return np.nan
+    return float(np.corrcoef(first[known], second[known])[0, 1])

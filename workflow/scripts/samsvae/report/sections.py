@@ -14,6 +14,7 @@ TABLES_FOLDER = "results/{experiment}/tables"
 # properties of an experiment that a figure or table needs
 COUNTS = "counts"  # UMI counts, and so effects on expression
 BATCHES = "batches"  # of cells, named by the source
+CONTEXTS = "contexts"  # of cells, such as cell lines, named by the source
 GUIDES = "guides"  # of cells, beside the genes that they target
 TRAINING = "training"  # at least one trained model
 GENE_SETS = "gene_sets"
@@ -175,6 +176,14 @@ SECTIONS = (
                 "batches.tsv",
                 "Cells of each perturbation and control cells by batch.",
                 (COUNTS, BATCHES),
+            ),
+            Table(
+                "contexts.tsv",
+                "Every perturbation in each context: differentially expressed genes, correlation "
+                "of its effect with that in the other contexts, and number of genes whose effects "
+                "differ between contexts (Cochran's Q test).",
+                (COUNTS, CONTEXTS),
+                first="-n_heterogeneous",
             ),
         ),
     ),

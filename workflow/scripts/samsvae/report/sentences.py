@@ -26,7 +26,7 @@ from samsvae.evaluation.summary import (
     scope_of_summary,
 )
 from samsvae.figures import readable, readable_set
-from samsvae.report.sections import BATCHES, COUNTS, GENE_SETS, GUIDES, PAPER, TRAINING
+from samsvae.report.sections import BATCHES, CONTEXTS, COUNTS, GENE_SETS, GUIDES, PAPER, TRAINING
 from samsvae.runtime.files import read_table
 from samsvae.screen.labels import CONTROL, components
 
@@ -321,6 +321,7 @@ def quality_in_words(tables: Path, has: Collection[str], kind: str | None, fdr: 
         targets_in_words(read_table(tables / "knock_down.tsv"), kind),
         guides_in_words(read_table(tables / "guides.tsv")) if GUIDES in has else ("", ""),
         batches_in_words(read_table(tables / "batches.tsv")) if BATCHES in has else ("", ""),
+        contexts_in_words(read_table(tables / "contexts.tsv")) if CONTEXTS in has else ("", ""),
         depth_in_words(hits),
     ]
     reservations = [reservation for _, reservation in found if reservation]
@@ -427,6 +428,20 @@ def batches_in_words(batches: pd.DataFrame) -> tuple[str, str]:
         sentence += f"; {left_out.sum():,} cells are in batches without enough control cells"
     unbalanced = difference.max() > LARGEST_IMBALANCE
     return f"{sentence}.", "effects that ignore batches are confounded" if unbalanced else ""
+
+
+def contexts_in_words(contexts: pd.DataFrame) -> tuple[str, str]:
+    """Describe how effects differ between contexts; a sentence, and a reservation or nothing."""
+    number = contexts.groupby("perturbation", sort=False)["n_heterogeneous"].first()
+    differ = number[number > 0].sort_values(ascending=False, kind="stable")
+    sentence = (
+        f"Effects of {len(differ):,} of {len(number):,} perturbations differ between the "
+        f"{contexts['context'].nunique():,} contexts in at least one gene"
+    )
+    if differ.empty:
+        return f"{sentence}.", ""
+    named = _named([f"{name} ({genes:,})" for name, genes in differ.items()])
+    return f"{sentence}: {named}.", f"{len(differ):,} perturbations depend on the context"
 
 
 def depth_in_words(hits: pd.DataFrame) -> tuple[str, str]:

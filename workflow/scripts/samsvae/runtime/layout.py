@@ -29,6 +29,7 @@ from samsvae.config.experiments import (
 from samsvae.config.screens import download_of, knows_batches, knows_guides, perturbation_kind
 from samsvae.report.sections import (
     BATCHES,
+    CONTEXTS,
     COUNTS,
     FRACTIONS,
     GENE_SETS,
@@ -150,6 +151,7 @@ class Layout:
         has = {
             COUNTS: self.has_counts(experiment),
             BATCHES: knows_batches(self.screen_entry(experiment)),
+            CONTEXTS: self.screen_entry(experiment).get("context_column"),
             GUIDES: knows_guides(self.screen_entry(experiment)),
             TRAINING: trained,
             GENE_SETS: gene_set_names(self.config, experiment),
