@@ -35,10 +35,9 @@ from samsvae.biology.quality import (
     null_calibration,
     principal_components,
     screen_effects,
-    strata_of_cells,
 )
 from samsvae.evaluation.effects import log_expression
-from samsvae.evaluation.stratified import Strata, gated_tests, stratified_effects
+from samsvae.evaluation.stratified import Strata, gated_tests, strata_of_cells, stratified_effects
 from samsvae.evaluation.truth import true_effects
 from samsvae.screen.canonical import perturbations
 from samsvae.screen.labels import CONTROL

@@ -19,11 +19,15 @@ from samsvae.biology.quality import (
     quantiles,
     screen_effects,
     split_half_correlations,
-    strata_of_cells,
 )
 from samsvae.biology.similarity import similarity_table
 from samsvae.evaluation.effects import effects_in_use, log_expression
-from samsvae.evaluation.stratified import Strata, stratified_effects, stratified_rank_sum
+from samsvae.evaluation.stratified import (
+    Strata,
+    strata_of_cells,
+    stratified_effects,
+    stratified_rank_sum,
+)
 from samsvae.screen.canonical import perturbations
 from samsvae.sources.h5ad_source import H5adSource
 from tests.conftest import canonical, real_file

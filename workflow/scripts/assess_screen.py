@@ -7,7 +7,7 @@ import pandas as pd
 
 from samsvae.biology import guides, quality
 from samsvae.evaluation.effects import effects_in_use, log_expression, write_effects
-from samsvae.evaluation.stratified import Strata, stratified_effects
+from samsvae.evaluation.stratified import Strata, strata_of_cells, stratified_effects
 from samsvae.runtime.files import write_tsv
 from samsvae.runtime.provenance import provenance
 from samsvae.runtime.script import run_job
@@ -28,7 +28,7 @@ def main(snakemake: Any) -> None:
 
     labels, names = screen.obs["perturbation"], perturbations(screen)
     by_batch = settings["effects"] != "plain"
-    stratum = quality.strata_of_cells(screen, by_batch, settings["depth_bins"])
+    stratum = strata_of_cells(screen, by_batch, settings["depth_bins"])
     plain = Strata.of(labels, names)
     strata = Strata.of(labels, names, stratum, fewest) if stratum.any() else plain
     effects = quality.screen_effects(screen, expression, plain, strata, fdr, made_by)

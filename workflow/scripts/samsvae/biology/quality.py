@@ -25,42 +25,6 @@ from samsvae.screen.canonical import BATCH, CONTEXT, GUIDE, perturbations
 from samsvae.screen.labels import CONTROL
 
 
-def strata_of_cells(screen: anndata.AnnData, by_batch: bool, depth_bins: int = 1) -> np.ndarray:
-    """Assign cells to strata by batch and context, and by depth within these.
-
-    Parameters
-    ----------
-    screen
-        Canonical screen.
-    by_batch
-        Whether batches, and contexts such as cell lines, are strata.
-    depth_bins
-        Number of bins of the library size, between quantiles of the control cells of a batch.
-
-    Returns
-    -------
-    ndarray of int
-        Stratum of each cell, from 0.
-    """
-    batch = np.zeros(screen.n_obs, dtype=np.int64)
-    named = [name for name in (CONTEXT, BATCH) if name in screen.obs]
-    if by_batch and named:
-        of_cell = screen.obs.groupby([screen.obs[name].astype(str) for name in named], sort=True)
-        batch = of_cell.ngroup().to_numpy(dtype=np.int64)
-    if depth_bins == 1:
-        return batch
-    library_size = screen.obs["library_size"].to_numpy(dtype=np.float64)
-    is_control = (screen.obs["perturbation"] == CONTROL).to_numpy()
-    levels = np.linspace(0, 1, depth_bins + 1)[1:-1]
-    depth = np.zeros(screen.n_obs, dtype=np.int64)
-    for own in np.unique(batch):
-        inside = batch == own
-        if (inside & is_control).any():
-            limits = np.quantile(library_size[inside & is_control], levels)
-            depth[inside] = np.searchsorted(limits, library_size[inside], side="right")
-    return batch * depth_bins + depth
-
-
 def screen_effects(
     screen: anndata.AnnData,
     expression: sparse.csr_matrix,

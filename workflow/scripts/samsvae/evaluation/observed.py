@@ -18,9 +18,15 @@ from samsvae.evaluation.effects import (
     log_expression,
     n_cells_with_gene,
 )
-from samsvae.evaluation.stratified import Strata, gated_tests, stratified_effects
+from samsvae.evaluation.stratified import (
+    Strata,
+    gated_tests,
+    knows_strata,
+    strata_of_cells,
+    stratified_effects,
+)
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import BATCH, perturbations
+from samsvae.screen.canonical import perturbations
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import TEST, TRAIN, UNUSED, VAL, held_out_cells
 
@@ -56,8 +62,9 @@ def observed_effects(
         ``ate_held_out``: among held-out cells alone; ``standard_error`` of `ate`; ``log2fc``:
         log2 ratio of mean CP10k + 1; ``pvalue`` and ``fdr``: rank-sum test of held-out cells
         against control cells, see :func:`samsvae.evaluation.stratified.gated_tests`, NaN for genes
-        that too few cells express. Where the screen has batches, ``ate_stratified`` and so on are
-        the same within batches, but for `log2fc`. ``obs`` has numbers of cells by perturbation,
+        that too few cells express. Where the screen has batches or contexts, ``ate_stratified``
+        and so on are the same within these, but for `log2fc`. ``obs`` has numbers of cells by
+        perturbation,
         ``var`` numbers of cells in which a gene is detected, and the ``control_standard_error`` of
         the control cells' mean, which is part of every `standard_error`; ``uns`` has the number of
         control cells.
@@ -85,7 +92,7 @@ def observed_effects(
         "pvalue": pvalue,
         "fdr": fdr,
     }
-    if BATCH in screen.obs:
+    if knows_strata(screen):
         within = {"all": cells, "held_out": held_out, "tested": tested}
         layers |= _stratified(screen, labels, names, within, min_controls)
     labels, parts = labels[cells], parts[cells]
@@ -137,8 +144,8 @@ def _compared(
     min_controls: int,
 ) -> tuple[sparse.csr_matrix, Strata]:
     """Return the expression of some cells, and their perturbations and batches."""
-    batch = pd.factorize(screen.obs[BATCH].astype(str), sort=True)[0].astype(np.int64)
-    strata = Strata.of(labels[cells], names, batch[cells], min_controls)
+    stratum = strata_of_cells(screen, by_batch=True)
+    strata = Strata.of(labels[cells], names, stratum[cells], min_controls)
     return log_expression(screen, cells), strata
 
 
@@ -219,7 +226,7 @@ def split_half(
         observed_effects(screen, parts, provenance, ~half, min_controls=min_controls), how
     )
     effect = means.effects()[0]
-    if how != "plain" and BATCH in screen.obs:
+    if how != "plain" and knows_strata(screen):
         fewest = max(min_controls // 2, 1)
         within, _ = stratified_effects(*_compared(screen, labels, names, half, fewest))
         effect = np.where(np.isfinite(within), within, effect)

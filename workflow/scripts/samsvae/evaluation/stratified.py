@@ -9,11 +9,13 @@ and tests of genes are the Wilcoxon rank-sum test.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import anndata
 import numba
 import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
+from samsvae.screen.canonical import BATCH, CONTEXT
 from samsvae.screen.labels import CONTROL
 
 LEFT_OUT = -1  # group of a cell that is in no comparison
@@ -81,6 +83,47 @@ class Strata:
         sizes = self.sizes
         enough = sizes[:, -1:] >= max(self.min_controls, 1)
         return np.where(enough, sizes[:, :-1], 0)
+
+
+def knows_strata(screen: anndata.AnnData) -> bool:
+    """Whether a screen names batches or contexts of its cells."""
+    return BATCH in screen.obs or CONTEXT in screen.obs
+
+
+def strata_of_cells(screen: anndata.AnnData, by_batch: bool, depth_bins: int = 1) -> np.ndarray:
+    """Assign cells to strata by batch and context, and by depth within these.
+
+    Parameters
+    ----------
+    screen
+        Canonical screen.
+    by_batch
+        Whether batches, and contexts such as cell lines, are strata.
+    depth_bins
+        Number of bins of the library size, between quantiles of the control cells of a batch.
+
+    Returns
+    -------
+    ndarray of int
+        Stratum of each cell, from 0.
+    """
+    batch = np.zeros(screen.n_obs, dtype=np.int64)
+    named = [name for name in (CONTEXT, BATCH) if name in screen.obs]
+    if by_batch and named:
+        of_cell = screen.obs.groupby([screen.obs[name].astype(str) for name in named], sort=True)
+        batch = of_cell.ngroup().to_numpy(dtype=np.int64)
+    if depth_bins == 1:
+        return batch
+    library_size = screen.obs["library_size"].to_numpy(dtype=np.float64)
+    is_control = (screen.obs["perturbation"] == CONTROL).to_numpy()
+    levels = np.linspace(0, 1, depth_bins + 1)[1:-1]
+    depth = np.zeros(screen.n_obs, dtype=np.int64)
+    for own in np.unique(batch):
+        inside = batch == own
+        if (inside & is_control).any():
+            limits = np.quantile(library_size[inside & is_control], levels)
+            depth[inside] = np.searchsorted(limits, library_size[inside], side="right")
+    return batch * depth_bins + depth
 
 
 def stratified_effects(
