@@ -425,6 +425,7 @@ TABLES = {
     ("guides", "none"): guides_table(3, known=False),
     ("batches", "three"): batches_table(20, 3),
     ("batches", "many"): batches_table(200, 14),
+    ("batches", "very many"): batches_table(3, 60),
     ("effects", "few"): effects_table(3),
     ("similarity", "one"): similarity_table(1, LATENT_KINDS),
     ("similarity", "many"): similarity_table(60, LATENT_KINDS),

@@ -275,6 +275,8 @@ def test_a_screen_without_effects_is_called_that_in_its_first_sentence():
     said, reservation = hits_in_words(HITS.assign(is_hit=False), 0.05)
     assert said.startswith("Nothing reproducible was found: none of 3 perturbations")
     assert reservation == ""
+    untested, _ = hits_in_words(HITS.assign(pvalue=np.nan, is_hit=False), 0.05)
+    assert untested.startswith("No perturbation could be tested")
     inflated = NULL.assign(**{"lambda": [1.5, 1.6]})
     assert "inflated" in null_in_words(inflated)[0]
     assert null_in_words(inflated)[1]

@@ -60,7 +60,8 @@ def main(snakemake: Any) -> None:
     by_guide = guides.Groups(table, guide_strata, *stratified_effects(expression, guide_strata))
     how = expression, screen.X, library_size, screen.var_names, settings["perturbation_kind"]
     pooled, single = (guides.knock_down(groups, *how) for groups in (of_perturbations, by_guide))
-    write_tsv(pd.concat([pooled, single], ignore_index=True), output.knock_down)
+    found = [table for table in (pooled, single) if len(table)] or [pooled]
+    write_tsv(pd.concat(found, ignore_index=True), output.knock_down)
     significant = pd.DataFrame(effects_in_use(effects, "fdr") < fdr, effects.obs_names)
     write_tsv(guides.compare_guides(table, by_guide.effect, single, significant), output.guides)
 

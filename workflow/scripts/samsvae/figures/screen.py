@@ -87,6 +87,7 @@ def draw_split(table: pd.DataFrame, **_: Any) -> Figure:
 
 ROW_HEIGHT = 0.13  # inches, of a perturbation
 MOST_ROWS = 60  # perturbations, of a figure with a row each
+MOST_BATCHES = 16  # with a colour that a legend explains
 
 
 def draw_null(table: pd.DataFrame, **_: Any) -> Figure:
@@ -230,8 +231,8 @@ def draw_batches(table: pd.DataFrame, **_: Any) -> Figure:
         start += values
     name_rows(axis, ["control cells", *names], fontsize=5)
     axis.set(xlabel="fraction of cells", xlim=(0, 1))
-    axis.legend(
-        title="batch", loc="center left", bbox_to_anchor=(1, 0.5), handlelength=1,
-        ncols=1 + len(batches) // 30,
-    )  # fmt: skip
+    if len(batches) <= MOST_BATCHES:
+        axis.legend(title="batch", loc="center left", bbox_to_anchor=(1, 0.5), handlelength=1)
+    else:
+        axis.set_title(f"{len(batches):,} batches, in the order of their names")
     return figure

@@ -336,6 +336,12 @@ def quality_in_words(tables: Path, has: Collection[str], kind: str | None, fdr: 
 def hits_in_words(hits: pd.DataFrame, fdr: float) -> tuple[str, str]:
     """Describe which perturbations have an effect; a sentence, and a reservation or nothing."""
     tested = hits.dropna(subset="pvalue")
+    if tested.empty:
+        return (
+            "No perturbation could be tested: each has fewer than two cells, or none in a batch "
+            "with enough control cells.",
+            "",
+        )
     found = tested[tested["is_hit"]]
     test = f"permutation test of the E-distance, false discovery rate {100 * fdr:g} %"
     if found.empty:
