@@ -57,6 +57,7 @@ TINY_CONFIG: dict[str, Any] = {
         "iwelbo_particles": 10,
         "top_genes": 10,
         "mapped_cells": 0,
+        "min_cells_guide": 5,
     },
     "enrichment": {"top_genes": 12, "max_perturbations": 5, "permutations": 50},
     "experiments": {
