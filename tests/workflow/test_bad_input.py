@@ -75,7 +75,7 @@ CASES = {
 # what is known of a screen before it is split
 OF_THE_SCREEN = {
     "screen_effects.h5ad", "hits.tsv", "null_calibration.tsv", "null_quantiles.tsv",
-    "knock_down.tsv", "guides.tsv", "batches.tsv", "contexts.tsv",
+    "knock_down.tsv", "guides.tsv", "batches.tsv", "contexts.tsv", "perturbations.tsv",
 }  # fmt: skip
 
 
