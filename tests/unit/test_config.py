@@ -235,7 +235,7 @@ def test_other_defaults_in_schema_and_code_are_the_same(definition, settings):
         if field.default is not dataclasses.MISSING
     }
     defaults = schema_defaults(definition)
-    # which jobs there are, and what a target should do, is the workflow's affair
+    # these choose jobs and describe targets, and are no settings of the class
     not_settings = ("seeds_together", "perturbation_kind")
     assert {k: v for k, v in defaults.items() if k not in not_settings} == in_code
 

@@ -18,6 +18,7 @@ from samsvae.config.experiments import Split
 from samsvae.evaluation import predicted as predicted_module
 from samsvae.evaluation.baselines import BASELINES, additive, mean_effect, no_change
 from samsvae.evaluation.effects import (
+    as_compared,
     effects_table,
     list_perturbations,
     log_expression,
@@ -237,6 +238,24 @@ def observed(tiny_screen):
 def all_cells(tiny_screen):
     strata = Strata.of(tiny_screen.obs["perturbation"], perturbations(tiny_screen))
     return screen_effects(tiny_screen, log_expression(tiny_screen), strata, strata, 0.05, "{}")
+
+
+def test_effects_within_batches_are_compared_where_there_are_any():
+    plain, within = np.array([[1.0, 2.0]] * 3), np.array([[3.0, 4.0], [5.0, 6.0], [np.nan] * 2])
+    held_out = np.array([[7.0, 8.0], [np.nan] * 2, [np.nan] * 2])
+    fdr = np.array([[0.1, np.nan]] * 3)
+    layers = {
+        "ate": plain, "ate_held_out": plain, "fdr": fdr, "ate_stratified": within,
+        "ate_held_out_stratified": held_out, "fdr_stratified": fdr / 2,
+    }  # fmt: skip
+    names = ["A", "B", "C"]
+    chosen = as_compared(effects_table(plain, names, ["x", "y"], layers, "{}"), None)
+    np.testing.assert_array_equal(chosen.X, [[3, 4], [5, 6], [1, 2]])
+    np.testing.assert_array_equal(chosen.layers["ate_held_out"], [[7, 8], [1, 2], [1, 2]])
+    np.testing.assert_allclose(chosen.layers["fdr"][:, 0], [0.05, 0.05, 0.1])
+    assert np.isnan(chosen.layers["fdr"][:, 1]).all()
+    kept = as_compared(effects_table(plain, names, ["x", "y"], layers, "{}"), "plain")
+    np.testing.assert_array_equal(kept.X, plain)
 
 
 def test_observed_effects_are_differences_of_means(tiny_screen, observed):

@@ -296,6 +296,7 @@ def hits(
     error = effects_in_use(effects, "standard_error")
     with np.errstate(divide="ignore", invalid="ignore"):
         strength = np.nan_to_num(np.abs(np.asarray(effects.X) / error), posinf=0.0)
+    first = effects.var_names.to_numpy(dtype=object)[strength.argmax(axis=1)]
     table = pd.DataFrame(
         {
             "perturbation": list(effects.obs_names),
@@ -311,7 +312,7 @@ def hits(
             "split_half": split_half_correlations(expression, strata, seed),
             "depth_ratio": ratio,
             "depth_difference": np.maximum(ratio, 1 / ratio) > DIFFERENT_DEPTH,
-            "first_gene": effects.var_names[strength.argmax(axis=1)],
+            "first_gene": np.where(strength.any(axis=1), first, None),
         }
     )
     by = ["fdr", "n_de", "e_distance"]

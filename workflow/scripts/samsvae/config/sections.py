@@ -169,7 +169,8 @@ class Evaluation(Section):
     effects: Literal["stratified", "plain"] | None = Field(
         None,
         description='Observed effects and tests of all cells: "stratified", within batches, or '
-        '"plain", the paper\'s; null for stratified wherever a screen has batches. Both are kept.',
+        '"plain", the paper\'s; null for stratified wherever a screen has batches, where the plain '
+        "ones are kept beside them.",
     )
     min_controls_per_batch: Count = Field(
         10,

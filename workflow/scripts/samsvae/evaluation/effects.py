@@ -213,7 +213,8 @@ def as_compared(observed: anndata.AnnData, how: str | None) -> anndata.AnnData:
     how
         ``plain`` for the paper's effects; else ``X`` and the layers ``ate``, ``ate_held_out``,
         ``standard_error``, ``pvalue`` and ``fdr`` are those within batches, where the screen has
-        batches and a perturbation has cells in one with control cells.
+        batches and a perturbation has cells in one with control cells; an effect of held-out cells
+        alone needs held-out control cells there, too, and is plain otherwise.
     """
     if how == "plain" or "ate_stratified" not in observed.layers:
         return observed
@@ -221,7 +222,8 @@ def as_compared(observed: anndata.AnnData, how: str | None) -> anndata.AnnData:
     for name in [layer for layer in observed.layers if layer.endswith("_stratified")]:
         plain = name.removesuffix("_stratified")
         within = np.asarray(observed.layers[name])
-        observed.layers[plain] = np.where(known[:, None], within, observed.layers[plain])
+        own = known & np.isfinite(within).all(axis=1) if plain == "ate_held_out" else known
+        observed.layers[plain] = np.where(own[:, None], within, observed.layers[plain])
     observed.X = np.asarray(observed.layers["ate"])
     return observed
 

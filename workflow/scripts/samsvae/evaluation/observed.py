@@ -64,10 +64,9 @@ def observed_effects(
         against control cells, see :func:`samsvae.evaluation.stratified.gated_tests`, NaN for genes
         that too few cells express. Where the screen has batches or contexts, ``ate_stratified``
         and so on are the same within these, but for `log2fc`. ``obs`` has numbers of cells by
-        perturbation,
-        ``var`` numbers of cells in which a gene is detected, and the ``control_standard_error`` of
-        the control cells' mean, which is part of every `standard_error`; ``uns`` has the number of
-        control cells.
+        perturbation, ``var`` numbers of cells in which a gene is detected, and the
+        ``control_standard_error`` of the control cells' mean, which is part of every
+        `standard_error`; ``uns`` has the number of control cells.
     """
     cells = np.ones(screen.n_obs, dtype=bool) if cells is None else cells
     labels = screen.obs["perturbation"].astype(str)

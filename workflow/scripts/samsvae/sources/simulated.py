@@ -96,7 +96,7 @@ class Simulation:
         if self.knock_down and self.n_perturbations > free:
             raise InputError(
                 f"knock_down: {self.n_perturbations} targets are measured genes outside "
-                f"programmes, of which n_genes: {self.n_genes} leaves {free}."
+                f"programmes; n_genes: {self.n_genes} has {free} of these."
             )
 
 
