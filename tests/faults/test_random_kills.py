@@ -26,7 +26,7 @@ SPLIT = "results/random/random-seed0"
 STAGES = {
     "training": (["train_model"], [f"{SPLIT}/sams/seed0/model.safetensors"]),
     "evaluation": (
-        ["estimate_iwelbo", "predict_effects", "evaluate_effects", "compare_models", "enrich_effects"],
+        ["evaluate_run", "evaluate_effects", "compare_models", "enrich_effects"],
         [
             f"{SPLIT}/sams/seed0/iwelbo.parquet",
             f"{SPLIT}/sams/seed0/predicted_effects.h5ad",

@@ -85,7 +85,7 @@ def test_other_words_in_any_file_rerun_nothing(library):
         ("inference/trainer.py", {"train_model"}, {"enrich_effects", "observe_effects", "split_cells"}),
         ("inference/objective.py", {"train_model"}, {"enrich_effects", "select_model", "draw_figures"}),
         ("models/networks.py", {"train_model"}, {"split_cells", "enrich_effects", "predict_baseline"}),
-        ("biology/enrichment.py", {"enrich_effects", "tabulate_latents"}, {"train_model", "predict_effects", "estimate_iwelbo"}),
+        ("biology/enrichment.py", {"enrich_effects", "tabulate_latents"}, {"train_model", "evaluate_run"}),
         ("screen/splits.py", {"split_cells"}, {"enrich_effects", "draw_figures", "simulate_screen"}),
         ("figures/style.py", {"draw_figures", "draw_perturbation"}, {"train_model", "tabulate_effects"}),
     ],
@@ -212,7 +212,7 @@ def test_a_digest_depends_on_no_place(library, tmp_path_factory):
     assert code_digest(elsewhere) == code_digest(library.parent / "train_model.py")
 
 
-@pytest.mark.parametrize("script", ["train_model", "predict_effects", "sample_cells"])
+@pytest.mark.parametrize("script", ["train_model", "evaluate_run", "sample_cells"])
 def test_a_model_depends_on_the_module_of_its_own_kind_alone(library, script):
     def of_kinds():
         path = library.parent / f"{script}.py"

@@ -68,10 +68,10 @@ def with_own(check_files=False, **user):
 def test_the_targets_of_the_default_configuration():
     default = layout()
     files = default.all_runs()
-    # two experiments of one split: 3 trained models by 3 seeds with 4 files, 3 baselines and a
+    # two experiments of one split: 3 trained models by 3 seeds with 2 files, 3 baselines and a
     # ceiling by 3 seeds with one
-    assert len(files) == len(set(files)) == 2 * (3 * 3 * 4 + 3 + 3)
-    assert "results/simulated/random-seed0/cpa_vae/seed2/iwelbo.parquet" in files
+    assert len(files) == len(set(files)) == 2 * (3 * 3 * 2 + 3 + 3)
+    assert "results/simulated/random-seed0/cpa_vae/seed2/model.safetensors" in files
     assert "results/simulated/tables/metrics.parquet" in default.all_tables()
     assert "results/simulated/tables/split.tsv" in default.all_tables()
     figures = default.all_figures()

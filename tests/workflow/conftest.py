@@ -43,9 +43,7 @@ TINY_CONFIG: dict[str, Any] = {
     "models": {
         "sams": {"kind": "sams_vae", **SMALL_NETWORK},
         "cpa": {"kind": "cpa_vae", **SMALL_NETWORK},
-        "beta": {"kind": "sams_vae_beta_bernoulli", "rate_guide": "beta", **SMALL_NETWORK},
         "svae": {"kind": "svae_plus", **SMALL_NETWORK},
-        "cvae": {"kind": "conditional_vae", **SMALL_NETWORK},
         "additive": {"kind": "additive"},
         "no_change": {"kind": "no_change"},
         "mean_effect": {"kind": "mean_effect"},
@@ -67,9 +65,7 @@ TINY_CONFIG: dict[str, Any] = {
             "models": [
                 "sams",
                 "cpa",
-                "beta",
                 "svae",
-                "cvae",
                 "additive",
                 "no_change",
                 "mean_effect",

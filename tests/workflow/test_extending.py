@@ -82,9 +82,9 @@ def extended(tmp_path_factory):
             "median_effect": {"kind": "median_effect"},
         },
         "experiments": {
-            "new": {"screen": "tiny", "split": {"kind": "random"}, "models": MODELS},
+            "new": {"screen": "tiny", "split": {"kind": "random"}, "models": MODELS, "gene_sets": []},
         },
-    }
+    }  # fmt: skip
     done = project.snakemake()
     assert done.returncode == 0, done.stdout[-6000:]
     return project, lines

@@ -37,7 +37,7 @@ def test_the_papers_grid_is_planned_in_full_without_file_or_network(name, projec
     project.config = configuration(name)
     planned = project.planned()
     assert planned["split_cells"] == splits
-    assert planned["train"] == planned["estimate_iwelbo"] == splits * trained * seeds
+    assert planned["train"] == planned["evaluate_run"] == splits * trained * seeds
     assert planned["predict_baseline"] == splits * baselines
     assert planned["download"] == planned[f"build_{name}"] == 1
 

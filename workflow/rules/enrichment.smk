@@ -6,7 +6,7 @@ rule enrich_effects:
     """Test gene sets for enrichment among observed and predicted effects."""
     input:
         screen=rules.assess_screen.output.effects,
-        predicted=layout.for_runs(rules.predict_effects.output.effects, reference=True),
+        predicted=layout.for_runs(rules.evaluate_run.output.effects, reference=True),
         gene_sets=layout.gene_sets_of,
     output:
         table=f"{TABLES}/enrichment.tsv",
@@ -31,7 +31,7 @@ rule enrich_effects:
 use rule enrich_effects as enrich_effects_of_run with:
     input:
         screen=rules.assess_screen.output.effects,
-        predicted=[rules.predict_effects.output.effects],
+        predicted=[rules.evaluate_run.output.effects],
         gene_sets=layout.gene_sets_of,
     output:
         table=f"{RUN}/enrichment.tsv",

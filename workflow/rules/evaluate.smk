@@ -1,41 +1,11 @@
 # Metrics of models and predictions, and comparison of models.
 
 
-rule estimate_iwelbo:
-    """Estimate the importance-weighted ELBO (IWELBO) of held-out cells."""
-    input:
-        screen=layout.screen_of,
-        split=rules.split_cells.output.split,
-        model=rules.train.output.model,
-    output:
-        iwelbo=f"{RUN}/iwelbo.parquet",
-        by_particles=f"{RUN}/iwelbo_by_particles.tsv",
-    log:
-        "results/logs/estimate_iwelbo/{experiment}/{split}/{model}-seed{seed}.log",
-    benchmark:
-        "results/benchmarks/estimate_iwelbo/{experiment}/{split}/{model}-seed{seed}.tsv"
-    wildcard_constraints:
-        model=one_of(layout.fitted),
-    conda:
-        "../../envs/samsvae.yaml"
-    threads: 1
-    resources:
-        mem_mb=growing(4000),
-        runtime=growing(120),
-        gpu=1,
-    params:
-        particles=config["evaluation"]["iwelbo_particles"],
-        seed=lambda wildcards: int(wildcards.seed),
-        code=uses_model("estimate_iwelbo"),
-    script:
-        "../scripts/estimate_iwelbo.py"
-
-
 rule evaluate_effects:
     """Score the predicted effects of all runs on a split."""
     input:
         observed=rules.observe_effects.output.effects,
-        predicted=layout.for_runs(rules.predict_effects.output.effects),
+        predicted=layout.for_runs(rules.evaluate_run.output.effects),
     output:
         metrics=f"{SPLIT}/metrics.parquet",
         de_comparison=f"{SPLIT}/de_comparison.tsv",
@@ -82,11 +52,9 @@ rule collect_de_comparison:
 rule compare_iwelbo:
     """Average the IWELBO of every run and compare models."""
     input:
-        iwelbo=layout.for_runs(
-            rules.estimate_iwelbo.output.iwelbo, models=layout.trained
-        ),
+        iwelbo=layout.for_runs(rules.evaluate_run.output.iwelbo, models=layout.trained),
         by_particles=layout.for_runs(
-            rules.estimate_iwelbo.output.by_particles, models=layout.trained
+            rules.evaluate_run.output.by_particles, models=layout.trained
         ),
     output:
         table=f"{TABLES}/iwelbo.tsv",
@@ -112,7 +80,7 @@ rule recover_truth:
         screen=layout.screen_of,
         predicted=branch(
             layout.true_effects_of,
-            then=layout.for_runs(rules.predict_effects.output.effects),
+            then=layout.for_runs(rules.evaluate_run.output.effects),
         ),
         models=layout.for_runs(rules.train.output.model, models=layout.trained),
         splits=layout.for_splits(rules.split_cells.output.split),
@@ -172,7 +140,7 @@ rule compare_models:
     """Compare models by confidence intervals and paired tests."""
     input:
         metrics=rules.collect_metrics.output.table,
-        iwelbo=layout.for_single_runs(rules.estimate_iwelbo.output.iwelbo),
+        iwelbo=layout.for_single_runs(rules.evaluate_run.output.iwelbo),
     output:
         intervals=f"{TABLES}/intervals.tsv",
         differences=f"{TABLES}/paired_differences.tsv",

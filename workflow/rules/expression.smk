@@ -6,7 +6,7 @@ rule tabulate_effects:
     input:
         observed=layout.for_first_split(rules.observe_effects.output.effects),
         screen=rules.assess_screen.output.effects,
-        predicted=layout.for_runs(rules.predict_effects.output.effects, reference=True),
+        predicted=layout.for_runs(rules.evaluate_run.output.effects, reference=True),
     output:
         table=f"{TABLES}/effects.parquet",
     log:
@@ -54,7 +54,7 @@ rule tabulate_combinations:
     input:
         observed=layout.for_first_split(rules.observe_effects.output.effects),
         predicted=layout.for_runs(
-            rules.predict_effects.output.effects,
+            rules.evaluate_run.output.effects,
             reference=True,
             models=layout.trained + layout.baselines,
         ),

@@ -21,7 +21,7 @@ use rule collect_de_comparison as collect_training with:
 use rule collect_training as collect_iwelbo_by_particles with:
     input:
         tables=layout.for_runs(
-            rules.estimate_iwelbo.output.by_particles, models=layout.trained
+            rules.evaluate_run.output.by_particles, models=layout.trained
         ),
     output:
         table=f"{TABLES}/iwelbo_by_particles.tsv",

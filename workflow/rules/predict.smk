@@ -26,34 +26,55 @@ rule observe_effects:
         "../scripts/observe_effects.py"
 
 
-rule predict_effects:
-    """Predict effects with a trained model."""
+# The IWELBO and the effects of a run are one job, since loading the model takes longer than either
+# for a small screen, and one job instead of two halves the plan of a large grid.
+rule evaluate_run:
+    """Estimate the IWELBO of held-out cells, and predict the effect of every perturbation."""
     input:
         screen=layout.screen_of,
+        split=rules.split_cells.output.split,
         model=rules.train.output.model,
     output:
+        iwelbo=f"{RUN}/iwelbo.parquet",
+        by_particles=f"{RUN}/iwelbo_by_particles.tsv",
         effects=f"{RUN}/predicted_effects.h5ad",
     log:
-        "results/logs/predict_effects/{experiment}/{split}/{model}-seed{seed}.log",
+        "results/logs/evaluate_run/{experiment}/{split}/{model}-seed{seed}.log",
     benchmark:
-        "results/benchmarks/predict_effects/{experiment}/{split}/{model}-seed{seed}.tsv"
+        "results/benchmarks/evaluate_run/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
         experiment=one_of(filter(layout.has_counts, layout.experiments)),
-        model=one_of(layout.trained),
+        model=one_of(layout.fitted),
     conda:
         "../../envs/samsvae.yaml"
     threads: 1
     resources:
         mem_mb=growing(4000, per_input=1),
-        runtime=growing(60),
+        runtime=growing(180),
         gpu=1,
     params:
+        particles=config["evaluation"]["iwelbo_particles"],
         draws=config["evaluation"]["effect_draws"],
         estimator=config["evaluation"]["effect_estimator"],
         seed=lambda wildcards: int(wildcards.seed),
-        code=uses_model("predict_effects"),
+        code=uses_model("evaluate_run"),
     script:
-        "../scripts/predict_effects.py"
+        "../scripts/evaluate_run.py"
+
+
+use rule evaluate_run as estimate_iwelbo with:
+    output:
+        iwelbo=f"{RUN}/iwelbo.parquet",
+        by_particles=f"{RUN}/iwelbo_by_particles.tsv",
+    log:
+        "results/logs/estimate_iwelbo/{experiment}/{split}/{model}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/estimate_iwelbo/{experiment}/{split}/{model}-seed{seed}.tsv"
+    wildcard_constraints:
+        experiment=one_of(
+            name for name in layout.experiments if not layout.has_counts(name)
+        ),
+        model=one_of(layout.fitted),
 
 
 rule predict_baseline:

@@ -2,14 +2,21 @@
 # memory or time succeeds when retried; profiles/slurm sets the number of retries.
 
 
+import os
+
+
 def growing(amount, per_input=0):
     """Return a resource function: the amount times the number of the attempt.
 
     For memory, `per_input` adds a multiple of the size of the job's input files, whose compressed
-    sparse counts become dense.
+    sparse counts become dense. The sizes are those of local files: `input.size_mb` starts an event
+    loop for each job, which takes longer than all else in planning a large grid.
     """
     if not per_input:
         return lambda wildcards, attempt: attempt * amount
-    return lambda wildcards, input, attempt: attempt * (
-        amount + int(per_input * input.size_mb)
-    )
+
+    def memory(wildcards, input, attempt):
+        megabytes = sum(os.path.getsize(path) for path in input) / 2**20
+        return attempt * (amount + int(per_input * megabytes))
+
+    return memory

@@ -6,25 +6,26 @@
 rule select_model:
     """Select the best candidate of a grid by the validation cells."""
     input:
-        iwelbo=layout.for_candidates(
-            rules.estimate_iwelbo.output.iwelbo, all_seeds=True
-        ),
+        iwelbo=layout.for_candidates(rules.evaluate_run.output.iwelbo, all_seeds=True),
+        by_particles=layout.for_candidates(rules.evaluate_run.output.by_particles),
+        effects=layout.for_candidates(rules.evaluate_run.output.effects),
         model=layout.for_candidates(rules.train.output.model),
         last_model=layout.for_candidates(rules.train.output.last_model),
         history=layout.for_candidates(rules.train.output.history),
-        by_particles=layout.for_candidates(rules.estimate_iwelbo.output.by_particles),
     output:
         selection=f"{RUN}/selection.tsv",
         iwelbo=f"{RUN}/iwelbo.parquet",
+        by_particles=f"{RUN}/iwelbo_by_particles.tsv",
+        effects=f"{RUN}/predicted_effects.h5ad",
         model=f"{RUN}/model.safetensors",
         last_model=f"{RUN}/last_model.safetensors",
         history=f"{RUN}/history.tsv",
-        by_particles=f"{RUN}/iwelbo_by_particles.tsv",
     log:
         "results/logs/select_model/{experiment}/{split}/{model}-seed{seed}.log",
     benchmark:
         "results/benchmarks/select_model/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
+        experiment=one_of(filter(layout.has_counts, layout.experiments)),
         model=one_of(layout.candidates),
     conda:
         "../../envs/samsvae.yaml"
@@ -37,6 +38,29 @@ rule select_model:
         code=uses("select_model"),
     script:
         "../scripts/select_model.py"
+
+
+use rule select_model as select_model_without_effects with:
+    input:
+        iwelbo=layout.for_candidates(
+            rules.estimate_iwelbo.output.iwelbo, all_seeds=True
+        ),
+        by_particles=layout.for_candidates(rules.estimate_iwelbo.output.by_particles),
+        model=layout.for_candidates(rules.train.output.model),
+        last_model=layout.for_candidates(rules.train.output.last_model),
+        history=layout.for_candidates(rules.train.output.history),
+    output:
+        selection=f"{RUN}/selection.tsv",
+        iwelbo=f"{RUN}/iwelbo.parquet",
+        by_particles=f"{RUN}/iwelbo_by_particles.tsv",
+        model=f"{RUN}/model.safetensors",
+        last_model=f"{RUN}/last_model.safetensors",
+        history=f"{RUN}/history.tsv",
+    wildcard_constraints:
+        experiment=one_of(
+            name for name in layout.experiments if not layout.has_counts(name)
+        ),
+        model=one_of(layout.candidates),
 
 
 rule tabulate_selection:

@@ -26,8 +26,9 @@ def main(snakemake: Any) -> None:
     logging.info("chosen: %s, %.2f nats per cell", chosen["candidate"], chosen["mean_iwelbo"])
     place = list(params.candidates).index(chosen["candidate"])
     sources = {"iwelbo": bounds[chosen["candidate"], int(seed)]}
-    for name in ("model", "last_model", "history", "by_particles"):
-        sources[name] = given[name][place]
+    for name in ("by_particles", "effects", "model", "last_model", "history"):
+        if name in dict(given.items()):
+            sources[name] = given[name][place]
     for name, source in sources.items():
         with whole_file(output[name]) as temporary:
             shutil.copyfile(source, temporary)

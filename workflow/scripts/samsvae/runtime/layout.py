@@ -491,16 +491,14 @@ class Layout:
     # Targets.
 
     def all_runs(self) -> list[str]:
-        """List the final outputs of every run of every experiment."""
-        trained = ["model.safetensors", "history.tsv", "iwelbo.parquet"]
+        """List the models and predicted effects of every run of every experiment."""
+        trained = self.for_runs(f"{RUN}/model.safetensors", models=self.trained)
+        predicted = self.for_runs(f"{RUN}/predicted_effects.h5ad")
         return [
             file
             for experiment in self.experiments
-            for name in ["predicted_effects.h5ad", *trained]
-            if name in trained or self.has_counts(experiment)
-            for file in self.for_runs(
-                f"{RUN}/{name}", models=self.trained if name in trained else None
-            )({"experiment": experiment})
+            for files in ([trained, predicted] if self.has_counts(experiment) else [trained])
+            for file in files({"experiment": experiment})
         ]
 
     def all_tables(self) -> list[str]:

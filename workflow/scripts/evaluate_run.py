@@ -1,0 +1,67 @@
+"""Estimate the IWELBO of held-out cells of a trained model, and predict its effects."""
+
+from typing import Any
+
+import torch
+
+from samsvae.evaluation.effects import effects_table, write_effects
+from samsvae.evaluation.predicted import ESTIMATORS, predicted_effects
+from samsvae.inference.cells import CellStream
+from samsvae.inference.checkpoint import TrainedModel, load_model
+from samsvae.inference.iwelbo import StreamedBounds
+from samsvae.inference.machine import choose_device, explain_out_of_memory, keep_freed_memory
+from samsvae.runtime.files import write_parquet_parts, write_tsv
+from samsvae.runtime.provenance import provenance
+from samsvae.runtime.script import run_job
+from samsvae.screen.canonical import open_screen, perturbations, read_digest
+from samsvae.screen.splits import TEST, VAL
+
+
+def main(snakemake: Any) -> None:
+    """Run the rule."""
+    keep_freed_memory()
+    torch.set_num_threads(snakemake.threads)
+    device = choose_device()
+    trained = load_model(snakemake.input.model, device)
+    estimate_iwelbo(snakemake, trained, device)
+    if "effects" in dict(snakemake.output.items()):
+        predict_effects(snakemake, trained, device)
+
+
+def estimate_iwelbo(snakemake: Any, trained: TrainedModel, device: torch.device) -> None:
+    """Write the IWELBO of every validation and test cell."""
+    files = snakemake.input.screen, snakemake.input.split
+    cells = CellStream.of(*files, (VAL, TEST), trained.encoding, device)
+    particles, seed = snakemake.params.particles, snakemake.params.seed
+    bounds = StreamedBounds(trained.model, cells, particles, seed)
+    config = {"iwelbo_particles": particles, "seed": seed}
+    digest = read_digest(snakemake.input.screen)
+    made_by = provenance(config, snakemake.params.code, screen=digest)
+    with explain_out_of_memory(device, f"evaluation.iwelbo_particles (now {particles})"):
+        write_parquet_parts(bounds.tables(), (), made_by, snakemake.output.iwelbo)
+    write_tsv(bounds.by_particles(), snakemake.output.by_particles)
+
+
+def predict_effects(snakemake: Any, trained: TrainedModel, device: torch.device) -> None:
+    """Write the predicted effect of every perturbation of the screen."""
+    with open_screen(snakemake.input.screen) as screen:
+        names = perturbations(screen)
+    estimator, seed = snakemake.params.estimator, snakemake.params.seed
+    draws = snakemake.params.draws or ESTIMATORS[estimator].draws
+    with explain_out_of_memory(device, f"evaluation.effect_draws (now {draws})"):
+        effects, error = predicted_effects(trained, names, draws, seed, estimator)
+    config = {
+        "model": trained.settings,
+        "effect_estimator": estimator,
+        "effect_draws": draws,
+        "seed": seed,
+    }
+    digest = read_digest(snakemake.input.screen)
+    made_by = provenance(config, snakemake.params.code, screen=digest)
+    layers = {"standard_error": error}
+    table = effects_table(effects, names, trained.genes, layers, made_by)
+    write_effects(table, snakemake.output.effects)
+
+
+if __name__ == "__main__":
+    run_job(main, globals().get("snakemake"))
