@@ -4,7 +4,9 @@ All cells are used. Effects are in log2(CP10k + 1), against the control cells of
 where the screen has batches.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import anndata
 import numpy as np
@@ -154,32 +156,48 @@ def knock_down(
     mean, control, error = mean_ratios(counts[:, targets].astype(np.float64), library_size, strata)
     pvalue = stratified_rank_sum(expression[:, targets], strata)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = mean / control
-        log2fc = np.log2(ratio)
         strength = np.nan_to_num(np.abs(groups.effect / groups.standard_error))
     found = []
     for row, gene, at in pairs:
         one = row, column[at]
-        expected = None if kind is None else bool(np.sign(log2fc[one]) == SIGN[kind])
-        found.append(
-            {
-                "perturbation": rows["perturbation"].iloc[row],
-                "guide": rows["guide"].iloc[row],
-                "gene": gene,
-                "n_cells": int(strata.compared[:, row].sum()),
-                "mean": mean[one],
-                "control_mean": control[one],
-                "ratio": ratio[one],
-                "log2fc": log2fc[one],
-                "low": log2fc[one] - NORMAL * error[one],
-                "high": log2fc[one] + NORMAL * error[one],
-                "pvalue": pvalue[one],
-                "rank": 1 + int(np.sum(strength[row] > strength[row, at])),
-                "n_genes": len(genes),
-                "as_expected": expected,
-            }
-        )
+        number = int(strata.compared[:, row].sum())
+        values = (mean[one], control[one], error[one], pvalue[one])
+        found.append(change_of_target(rows.iloc[row], gene, number, *values, kind))
+        found[-1] |= {
+            "rank": 1 + int(np.sum(strength[row] > strength[row, at])),
+            "n_genes": len(genes),
+        }
     return pd.DataFrame(found, columns=KNOCK_DOWN)
+
+
+def change_of_target(
+    group: Mapping[str, Any],
+    gene: str,
+    n_cells: int,
+    mean: float,
+    control_mean: float,
+    error: float,
+    pvalue: float,
+    kind: str | None,
+) -> dict[str, Any]:
+    """Describe the change of a target gene in a group of cells, as of :func:`knock_down`."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.divide(mean, control_mean)
+        log2fc = np.log2(ratio)
+    return {
+        "perturbation": group["perturbation"],
+        "guide": group["guide"],
+        "gene": gene,
+        "n_cells": n_cells,
+        "mean": mean,
+        "control_mean": control_mean,
+        "ratio": ratio,
+        "log2fc": log2fc,
+        "low": log2fc - NORMAL * error,
+        "high": log2fc + NORMAL * error,
+        "pvalue": pvalue,
+        "as_expected": None if kind is None else bool(np.sign(log2fc) == SIGN[kind]),
+    }
 
 
 def guide_groups(screen: anndata.AnnData, min_cells: int) -> tuple[np.ndarray, pd.DataFrame]:

@@ -5,6 +5,7 @@ log2(CP10k + 1), against the control cells of the same stratum where the screen 
 """
 
 from dataclasses import replace
+from typing import Any
 
 import anndata
 import numpy as np
@@ -70,27 +71,57 @@ def screen_effects(
     used = np.zeros(plain.n_groups, dtype=bool)
     if stratified is not plain:
         used = stratified.compared.sum(axis=0) > 0
+    compared = np.where(used, stratified.compared.sum(axis=0), plain.compared.sum(axis=0))
+    number = plain.sizes.sum(axis=0)[:-1]
+    table = table_of_effects(screen, layers, used, number, compared, fdr, provenance)
+    table.var["n_cells"] = np.asarray((expression > 0).sum(axis=0)).ravel()
+    controls = expression[plain.group == plain.n_groups]
+    table.var["control_standard_error"] = np.sqrt(moments(controls)[1] / controls.shape[0])
+    return table
+
+
+def table_of_effects(
+    screen: anndata.AnnData,
+    layers: dict[str, np.ndarray],
+    used: np.ndarray,
+    n_cells: np.ndarray,
+    n_compared: np.ndarray,
+    fdr: float,
+    provenance: str,
+) -> anndata.AnnData:
+    """Build the table of :func:`screen_effects` from its layers.
+
+    Parameters
+    ----------
+    screen
+        Canonical screen.
+    layers
+        Plain and, where there are strata, stratified effects and tests.
+    used
+        Perturbations whose stratified effects are used.
+    n_cells, n_compared
+        Cells of each perturbation, and those that are compared.
+    fdr
+        False discovery rate below which a gene is differentially expressed.
+    provenance
+        Provenance record, JSON.
+    """
     chosen = {
         name: np.where(used[:, None], layers.get(f"{name}_stratified", layers[name]), layers[name])
         for name in ("ate", "pvalue", "fdr")
     }
-    compared = np.where(used, stratified.compared.sum(axis=0), plain.compared.sum(axis=0))
     names = perturbations(screen)
     obs = pd.DataFrame(
         {
-            "n_cells": plain.sizes.sum(axis=0)[:-1],
-            "n_compared": compared,
+            "n_cells": n_cells,
+            "n_compared": n_compared,
             "is_stratified": used,
             "n_tested": np.isfinite(chosen["pvalue"]).sum(axis=1),
             "n_de": (chosen["fdr"] < fdr).sum(axis=1),
         },
         index=names,
     )
-    table = effects_table(chosen["ate"], names, list(screen.var_names), layers, provenance, obs)
-    table.var["n_cells"] = np.asarray((expression > 0).sum(axis=0)).ravel()
-    controls = expression[plain.group == plain.n_groups]
-    table.var["control_standard_error"] = np.sqrt(moments(controls)[1] / controls.shape[0])
-    return table
+    return effects_table(chosen["ate"], names, list(screen.var_names), layers, provenance, obs)
 
 
 NULL = [
@@ -190,21 +221,27 @@ def null_calibration(
         if not len(tested):
             continue
         pooled.append(tested)
-        rows.append(
-            {
-                "fake_target": name,
-                "n_cells": int((group == name).sum()),
-                "n_genes": len(tested),
-                "fraction_p05": np.mean(tested < 0.05),
-                "fraction_p01": np.mean(tested < 0.01),
-                "fraction_p001": np.mean(tested < 0.001),
-                "lambda": np.median(stats.chi2.isf(tested, 1)) / MEDIAN_CHI_SQUARE,
-                "n_significant": int(np.sum(rate < fdr)),
-                "depth_ratio": depth_ratios(library_size, strata)[0],
-            }
-        )
+        depth = depth_ratios(library_size, strata)[0]
+        rows.append(null_row(name, int((group == name).sum()), tested, rate, depth, fdr))
     values = np.concatenate(pooled) if pooled else np.empty(0)
     return pd.DataFrame(rows, columns=NULL), quantiles(values)
+
+
+def null_row(
+    name: str, n_cells: int, tested: np.ndarray, rate: np.ndarray, depth: float, fdr: float
+) -> dict[str, Any]:
+    """Summarise the p-values of a group without an effect, as of :func:`null_calibration`."""
+    return {
+        "fake_target": name,
+        "n_cells": n_cells,
+        "n_genes": len(tested),
+        "fraction_p05": np.mean(tested < 0.05),
+        "fraction_p01": np.mean(tested < 0.01),
+        "fraction_p001": np.mean(tested < 0.001),
+        "lambda": np.median(stats.chi2.isf(tested, 1)) / MEDIAN_CHI_SQUARE,
+        "n_significant": int(np.sum(rate < fdr)),
+        "depth_ratio": depth,
+    }
 
 
 def quantiles(pvalues: np.ndarray) -> pd.DataFrame:
@@ -281,6 +318,40 @@ def hits(
     Returns
     -------
     DataFrame
+        As of :func:`table_of_hits`.
+    """
+    distance, pvalue = energy_tests(components_of_cells, strata, fdr=fdr, seed=seed)
+    ratio = depth_ratios(library_size, strata)
+    halves = split_half_correlations(expression, strata, seed)
+    return table_of_hits(effects, distance, pvalue, ratio, halves, fdr)
+
+
+def table_of_hits(
+    effects: anndata.AnnData,
+    distance: np.ndarray,
+    pvalue: np.ndarray,
+    depth_ratio: np.ndarray,
+    split_half: np.ndarray,
+    fdr: float,
+) -> pd.DataFrame:
+    """Sort perturbations by the strength of their effects.
+
+    Parameters
+    ----------
+    effects
+        As of :func:`screen_effects`.
+    distance, pvalue
+        E-distance of each perturbation, and the p-value of its permutation test.
+    depth_ratio
+        Median library size of each perturbation relative to control cells.
+    split_half
+        Correlation of the effects of two halves of the cells of each perturbation.
+    fdr
+        False discovery rate of hits.
+
+    Returns
+    -------
+    DataFrame
         Sorted by decreasing strength: E-distance with the p-value of its permutation test and the
         false discovery rate over perturbations, ``is_hit``; differentially expressed and tested
         genes; the ``detectable_effect``; ``split_half``, the correlation of effects of two halves
@@ -288,11 +359,9 @@ def hits(
         relative to control cells, and whether it differs by more than a quarter
         (``depth_difference``); and the gene of largest effect per standard error.
     """
-    distance, pvalue = energy_tests(components_of_cells, strata, fdr=fdr, seed=seed)
     rate = np.full_like(pvalue, np.nan)
     known = np.isfinite(pvalue)
     rate[known] = stats.false_discovery_control(pvalue[known]) if known.any() else 1.0
-    ratio = depth_ratios(library_size, strata)
     error = effects_in_use(effects, "standard_error")
     with np.errstate(divide="ignore", invalid="ignore"):
         strength = np.nan_to_num(np.abs(np.asarray(effects.X) / error), posinf=0.0)
@@ -309,9 +378,9 @@ def hits(
             "n_de": effects.obs["n_de"].to_numpy(),
             "n_tested": effects.obs["n_tested"].to_numpy(),
             "detectable_effect": detectable_effects(error, fdr),
-            "split_half": split_half_correlations(expression, strata, seed),
-            "depth_ratio": ratio,
-            "depth_difference": np.maximum(ratio, 1 / ratio) > DIFFERENT_DEPTH,
+            "split_half": split_half,
+            "depth_ratio": depth_ratio,
+            "depth_difference": np.maximum(depth_ratio, 1 / depth_ratio) > DIFFERENT_DEPTH,
             "first_gene": np.where(strength.any(axis=1), first, None),
         }
     )
@@ -361,11 +430,16 @@ def split_half_correlations(expression: sparse.csr_matrix, strata: Strata, seed:
         group = np.where(half == number, strata.group, LEFT_OUT)
         own = Strata(group, strata.stratum, strata.n_groups, max(strata.min_controls // 2, 1))
         effects.append(stratified_effects(expression, own)[0])
-    centred = [effect - effect.mean(axis=1, keepdims=True) for effect in effects]
+    correlation = correlate_rows(*effects)
+    return np.where(strata.compared.sum(axis=0) >= 4, correlation, np.nan)
+
+
+def correlate_rows(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Compute the Pearson correlation of each row of two matrices; NaN for a constant row."""
+    centred = [effect - effect.mean(axis=1, keepdims=True) for effect in (first, second)]
     with np.errstate(invalid="ignore", divide="ignore"):
         norms = np.sqrt(np.sum(centred[0] ** 2, axis=1) * np.sum(centred[1] ** 2, axis=1))
-        correlation = np.sum(centred[0] * centred[1], axis=1) / norms
-    return np.where(strata.compared.sum(axis=0) >= 4, correlation, np.nan)
+        return np.asarray(np.sum(centred[0] * centred[1], axis=1) / norms)
 
 
 def depth_ratios(library_size: np.ndarray, strata: Strata) -> np.ndarray:
@@ -403,12 +477,33 @@ def cells_by_batch(screen: anndata.AnnData, min_controls: int) -> pd.DataFrame:
     if BATCH not in screen.obs:
         return pd.DataFrame(columns=BATCHES)
     counts = pd.crosstab(screen.obs["perturbation"].astype(str), screen.obs[BATCH].astype(str))
-    controls = counts.loc[CONTROL]
-    table = counts.drop(index=CONTROL).rename_axis("perturbation").reset_index()
-    long = table.melt("perturbation", var_name="batch", value_name="n_cells")
-    long["n_control_cells"] = long["batch"].map(controls)
-    long["fraction"] = long["n_cells"] / long.groupby("perturbation")["n_cells"].transform("sum")
-    long["control_fraction"] = long["n_control_cells"] / controls.sum()
+    controls = counts.loc[[CONTROL]]
+    others = counts.drop(index=CONTROL)
+    return table_of_batches(others, others * 0 + controls.to_numpy(), min_controls)
+
+
+def table_of_batches(
+    n_cells: pd.DataFrame, n_controls: pd.DataFrame, min_controls: int
+) -> pd.DataFrame:
+    """Build the table of :func:`cells_by_batch`.
+
+    Parameters
+    ----------
+    n_cells, n_controls
+        Cells of each perturbation, and those that they are compared with, perturbations x batches.
+    min_controls
+        Smallest number of the latter of a batch that is compared.
+    """
+    shown = {
+        "n_cells": n_cells,
+        "n_control_cells": n_controls,
+        "fraction": n_cells.div(n_cells.sum(axis=1), axis=0),
+        "control_fraction": n_controls.div(n_controls.sum(axis=1), axis=0),
+    }
+    pairs = pd.MultiIndex.from_product([n_cells.index, n_cells.columns])
+    pairs.names = ["perturbation", "batch"]
+    columns = {name: table.to_numpy().ravel() for name, table in shown.items()}
+    long = pd.DataFrame(columns, index=pairs).reset_index()
     long["compared"] = (long["n_control_cells"] >= min_controls) & (long["n_cells"] > 0)
     return long.sort_values(["perturbation", "batch"], kind="stable")[BATCHES]
 
@@ -444,7 +539,6 @@ def effects_by_context(
     """
     if CONTEXT not in screen.obs:
         return pd.DataFrame(columns=CONTEXTS)
-    names = perturbations(screen)
     of_cell = screen.obs[CONTEXT].astype(str).to_numpy()
     contexts = sorted(set(of_cell))
     own = [
@@ -456,6 +550,32 @@ def effects_by_context(
         for values in zip(*(stratified_effects(expression, part) for part in own), strict=True)
     )
     rate = np.stack([gated_tests(expression, part)[1] for part in own])
+    number = np.stack([part.compared.sum(axis=0) for part in own])
+    return compare_contexts(perturbations(screen), contexts, number, effect, error, rate, fdr)
+
+
+def compare_contexts(
+    names: list[str],
+    contexts: list[str],
+    n_cells: np.ndarray,
+    effect: np.ndarray,
+    error: np.ndarray,
+    rate: np.ndarray,
+    fdr: float,
+) -> pd.DataFrame:
+    """Build the table of :func:`effects_by_context`.
+
+    Parameters
+    ----------
+    names, contexts
+        Perturbations and contexts.
+    n_cells
+        Compared cells, contexts x perturbations.
+    effect, error, rate
+        Effects, standard errors and false discovery rates, contexts x perturbations x genes.
+    fdr
+        False discovery rate below which a gene is differentially expressed, or heterogeneous.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         weight = np.where(np.isfinite(error) & (error > 0), 1 / error**2, 0.0)
     known = np.nan_to_num(effect)
@@ -476,7 +596,7 @@ def effects_by_context(
         {
             "perturbation": name,
             "context": context,
-            "n_cells": int(own[at].compared[:, row].sum()),
+            "n_cells": int(n_cells[at, row]),
             "n_tested": int(np.isfinite(rate[at, row]).sum()),
             "n_de": int((rate[at, row] < fdr).sum()),
             "correlation": _correlation(effect[at, row], others[at, row]),
@@ -484,7 +604,7 @@ def effects_by_context(
         }
         for row, name in enumerate(names)
         for at, context in enumerate(contexts)
-        if own[at].compared[:, row].any()
+        if n_cells[at, row]
     ]
     return pd.DataFrame(rows, columns=CONTEXTS)
 
