@@ -216,6 +216,21 @@ def test_a_pair_stays_though_its_single_genes_go(tmp_path, caplog):
     assert "left out 2 of 3 perturbations with 3 cells in all: A 1, B 2" in caplog.text
 
 
+def test_min_cells_of_marginal_effects_counts_all_cells_of_a_perturbation(tmp_path):
+    data = cells_and_counts(6)
+    data.obs["label"] = ["control", "A", "A+B", "A+B", "B+C", "B"]
+    path = write(tmp_path / "a.h5ad", data)
+    source = H5adSource(path, "label", min_cells=2, unit="perturbation", compared_with="complement")
+    screen = canonical(source)
+    assert list(screen.obs["perturbation"]) == ["control", "A", "A+B", "A+B", "B"]
+    assert list(screen.uns["perturbations"]) == ["A", "B"]
+    assert (screen.uns["unit"], screen.uns["compared_with"]) == ("perturbation", "complement")
+    plain = canonical(H5adSource(path, "label"))
+    assert "unit" not in plain.uns
+    every = canonical(H5adSource(path, "label", unit="perturbation"))
+    assert content_digest(every) != content_digest(plain)
+
+
 @given(st.dictionaries(st.sampled_from(GENES), DOSE))
 def test_labels_of_doses_are_read_back(cell):
     assert doses(label_of(cell)) == cell

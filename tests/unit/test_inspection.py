@@ -357,12 +357,30 @@ def many_lost(data):
     pass
 
 
-@fault(WARNING, "many guides per cell", "median 3", "max_perturbations: 1", delimiter="+")
+@fault(WARNING, "many guides per cell", "median 3", "unit: perturbation", delimiter="+")
 def high_moi(data):
     rng = np.random.default_rng(7)
     data.obs["label"] = ["control"] * N_CONTROLS + [
         "+".join(rng.choice(GENES, 3, replace=False)) for _ in range(data.n_obs - N_CONTROLS)
     ]
+
+
+def test_a_screen_of_marginal_effects_is_judged_by_single_perturbations(tmp_path):
+    data = sound_screen()
+    high_moi(data)
+    said = {}
+    for unit in ("combination", "perturbation"):
+        check = checked(data, tmp_path / f"{unit}.h5ad", unit=unit)
+        said[unit] = {finding.name for finding in check.findings}
+    assert "many guides per cell" in said["combination"]
+    assert said["perturbation"] == {"pairs in two orders", "perturbations with few cells"}
+    n_cells = data.n_obs - N_CONTROLS
+    number = np.median(
+        [sum(gene in label.split("+") for label in data.obs["label"]) for gene in GENES]
+    )
+    mean = 3 * n_cells / data.n_obs
+    assert check.facts["perturbations"] == f"{len(GENES)}: in cells with {mean:.1f} on average"
+    assert check.facts["cells per perturbation"].startswith(f"median {number:.0f}")
 
 
 @fault(

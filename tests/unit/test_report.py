@@ -28,6 +28,7 @@ from samsvae.report.sections import (
     GENE_SETS,
     GROUPS,
     GUIDES,
+    MARGINAL,
     MASKS,
     SECTIONS,
     SHOWN_FIGURES,
@@ -42,6 +43,7 @@ from samsvae.report.sections import (
 )
 from samsvae.report.sentences import (
     basal_in_words,
+    cells_in_words,
     changes_in_words,
     combinations_in_words,
     contexts_in_words,
@@ -255,6 +257,23 @@ def test_the_page_says_first_whether_the_screen_is_sound(results, report):
     assert "Soundness of the screen." in text
     assert text.index("change expression") < text.index("significantly change the expression")
     assert quality_in_words(results / "second/tables", PROPERTIES["second"], None, 0.05) == []
+
+
+def test_words_on_marginal_effects_name_what_these_are_relative_to(results, tmp_path):
+    has = [*PROPERTIES["first"], MARGINAL]
+    told = " ".join(quality_in_words(results / "first/tables", has, "knockdown", 0.05))
+    assert "40 % of other cells" in told
+    assert "groups of cells without a common target" in told
+    assert "control cells" not in told
+    labels = ["control", "A", "A+B", "A+B+C", "B"]
+    cells = pd.DataFrame({"cell": labels, "perturbation": labels, "split": "train"})
+    cells.to_csv(tmp_path / "split.tsv", sep="\t", index=False)
+    anndata.AnnData(np.ones((5, 7))).write_h5ad(tmp_path / "screen.h5ad")
+    said = cells_in_words(tmp_path / "split.tsv", tmp_path / "screen.h5ad", has)
+    assert said.startswith(
+        "5 cells and 7 genes; 3 perturbations, each in a median of 3 cells, and 1.8 in a perturbed"
+    )
+    assert "1 control cells" in said
 
 
 def test_sections_of_a_screen_without_effects_say_that_they_show_noise(results, report):

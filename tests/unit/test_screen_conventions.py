@@ -183,8 +183,19 @@ def igvf(folder):
     return LABELS, {"KLF1_g1", "NT_1"}
 
 
+def high_moi(folder):
+    targets = ["non-targeting" if target == "NT" else target for target in TARGETS]
+    lines = [f"{guide}\t{target}" for guide, target in zip(GUIDES, targets, strict=True)]
+    (folder / "guides.tsv").write_text("\n".join(lines))
+    data = bare()
+    data.obsm["guides"] = pd.DataFrame(umis_of(DESIGN)[0], data.obs_names, GUIDES)
+    data.write_h5ad(folder / "high_moi.h5ad")
+    return LABELS, {"KLF1_g1", "NT_1"}
+
+
 CONVENTIONS = [
     gears, scperturb, cell_ranger, cell_ranger_calls, cellxgene, replogle_essential, pertpy, igvf,
+    high_moi,
 ]  # fmt: skip
 
 

@@ -3,15 +3,17 @@
 Seeds are trained together on the way, as one program: two of one model, and the only one of another.
 """
 
+import copy
 import re
 
+import anndata
 import pandas as pd
 import pytest
 import torch
 
 from samsvae.evaluation.metrics import read_run_metrics
 from samsvae.inference.checkpoint import load_model
-from tests.workflow.conftest import SMALL_NETWORK, TINY_CONFIG
+from tests.workflow.conftest import SMALL_NETWORK, TINY_CONFIG, Project
 
 pytestmark = pytest.mark.workflow
 
@@ -67,3 +69,53 @@ def test_truth_is_compared_with_what_a_model_recovers(project):
     refused = project.snakemake(other, "--dry-run")
     assert refused.returncode != 0
     assert "trained together, and 1 is none of them (0, 2). Add it" in refused.stdout
+
+
+def test_cells_with_several_perturbations_have_effects_of_single_ones(project):
+    screen = {
+        "source": "simulated", "n_perturbations": 8, "n_pairs": 0, "n_controls": 60, "n_genes": 60,
+        "n_factors": 3, "programme_size": 10, "cells_per_perturbation": 90, "guides_per_cell": 3,
+        "unit": "perturbation",
+    }  # fmt: skip
+    project.config = {
+        "screens": {"several": screen},
+        "models": {
+            "sams": {"kind": "sams_vae", **SMALL_NETWORK},
+            "additive": {"kind": "additive"},
+            "ceiling": {"kind": "split_half"},
+        },
+        "training": TINY_CONFIG["training"],
+        "evaluation": TINY_CONFIG["evaluation"],
+        "experiments": {
+            "several": {
+                "screen": "several",
+                "split": {"kind": "random"},
+                "models": ["sams", "additive", "ceiling"],
+                "gene_sets": [],
+            }
+        },
+    }
+    tables = [f"results/several/tables/{name}" for name in ("metrics.parquet", "screen.tsv")]
+    done = project.snakemake(*tables, "results/several/figures/hits.svg")
+    assert done.returncode == 0, done.stdout[-4000:]
+    results = project.folder / "results"
+    names = [f"TARGET{number}" for number in ("01", "02", "03", "04", "05", "06", "07", "08")]
+    for model in ("sams", "additive", "ceiling"):
+        run = results / f"several/random-seed0/{model}/seed0"
+        assert list(anndata.read_h5ad(run / "predicted_effects.h5ad").obs_names) == names
+    hits = pd.read_csv(results / "several/tables/hits.tsv", sep="\t")
+    cells = pd.read_csv(results / "several/tables/screen.tsv", sep="\t")
+    number = cells[cells["measure"] == "cells"].set_index("perturbation")["value"]
+    assert hits.set_index("perturbation")["n_cells"].to_dict() == number[names].to_dict()
+    assert (
+        number.sum()
+        > 1.5 * pd.read_csv(results / "several/random-seed0/split.tsv", sep="\t").shape[0]
+    )
+    metrics = pd.read_parquet(results / "several/tables/metrics.parquet")
+    assert set(metrics["perturbation"].dropna()) <= set(names)
+    assert "other cells" in (results / "several/figures/hits.svg").read_text()
+    unique = copy.deepcopy(project.config)
+    unique["models"]["sams"]["combinations"] = "unique"
+    refused = Project(project.folder, unique).snakemake("--dry-run")
+    assert refused.returncode != 0
+    assert "screens.several.unit" in refused.stdout

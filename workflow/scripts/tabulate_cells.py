@@ -4,7 +4,7 @@ from typing import Any
 
 from samsvae.runtime.files import read_table, write_tsv
 from samsvae.runtime.script import run_job
-from samsvae.screen.canonical import open_screen
+from samsvae.screen.canonical import has_marginal_effects, open_screen
 from samsvae.screen.splits import cell_table, parts_table, screen_table
 
 
@@ -17,9 +17,10 @@ def main(snakemake: Any) -> None:
             for name, path in zip(snakemake.params.splits, paths, strict=True)
         }
         table = cell_table(screen, parts)
+        by_perturbation = has_marginal_effects(screen)
     write_tsv(table, output.table)
     first = read_table(paths[0], text=["cell", "perturbation"])
-    write_tsv(screen_table(first), output.screen)
+    write_tsv(screen_table(first, by_perturbation), output.screen)
     write_tsv(parts_table(first), output.parts)
 
 

@@ -17,7 +17,7 @@ from jsonschema.protocols import Validator
 
 from samsvae.config.experiments import GRID, expanded, grid_faults, is_trained, with_grids
 from samsvae.config.schema import Schema
-from samsvae.config.screens import SOURCES, Source, download_of
+from samsvae.config.screens import SOURCES, Source, download_of, has_marginal_effects
 from samsvae.config.sections import RENAMED, json_schema
 from samsvae.runtime.errors import InputError
 
@@ -334,6 +334,14 @@ def _source_mismatches(config: Config, name: str) -> list[str]:
             f"- experiments.{name}.split.kind: 'as_simulated' has no meaning for a screen of the "
             f"source {source.name!r}; allowed for: {', '.join(dividing)}"
         )
+    marginal = has_marginal_effects(config["screens"][experiment["screen"]])
+    problems += [
+        f"- experiments.{name}.models: {one!r} has combinations: 'unique', by which a combination "
+        f"has no single perturbations, and screens.{experiment['screen']}.unit is 'perturbation'; "
+        "allowed: combinations: 'additive'"
+        for one in experiment["models"]
+        if marginal and config["models"].get(one, {}).get("combinations") == "unique"
+    ]
     if not source.has_counts:
         models = {one: config["models"].get(one) for one in experiment["models"]}
         problems += [

@@ -72,6 +72,24 @@ GuideGeneColumn = Annotated[
     ),
 ]
 
+Unit = Annotated[
+    Literal["combination", "perturbation"],
+    Field(
+        description='Whose effects are compared: "combination", those of cells with the same '
+        'perturbations, or "perturbation", the marginal ones of single perturbations in all cells '
+        "that have them, for screens of a high multiplicity of infection."
+    ),
+]
+
+ComparedWith = Annotated[
+    Literal["controls", "complement"],
+    Field(
+        description='What the effects of unit: perturbation are relative to: "controls", a cell '
+        'without perturbations, in a linear model of all of them, or "complement", all cells '
+        "without the perturbation, whatever others these have."
+    ),
+]
+
 
 class Source(Section):
     """One source of cells.
@@ -150,6 +168,14 @@ class Simulated(Source):
         description="How far the log2 of a target's own expression is lowered; 0 for targets that "
         "are not measured.",
     )
+    guides_per_cell: NotNegativeNumber = Field(
+        0.0,
+        description="Mean number of targets of a cell beside control cells, drawn at random as at "
+        "a high multiplicity of infection; 0 for cells of one target or a designed pair. A target "
+        "has cells_per_perturbation cells on average.",
+    )
+    unit: Unit = "combination"
+    compared_with: ComparedWith = "controls"
 
 
 class SimulatedAdditive(Source):
@@ -433,6 +459,8 @@ class H5ad(Source):
         description="Column of obs with each cell's context (cell line, donor, time point); kept "
         "as context in the canonical screen.",
     )
+    unit: Unit = "combination"
+    compared_with: ComparedWith = "controls"
     covariates: UniqueWords = Field(
         [], description="Columns of obs that the canonical screen keeps, as they are."
     )
@@ -464,6 +492,11 @@ def knows_guides(screen: Mapping[str, Any]) -> bool:
     genes = ((screen.get(form) or {}).get("gene_column") for form in forms)
     named = (screen.get(key) for key in ("guide_column", "guide_table", "guide_pattern"))
     return any(genes) or any(named)
+
+
+def has_marginal_effects(screen: Mapping[str, Any]) -> bool:
+    """Whether a screen's entry compares the effects of single perturbations."""
+    return screen.get("unit") == "perturbation"
 
 
 def download_of(screen: Mapping[str, Any]) -> str | None:

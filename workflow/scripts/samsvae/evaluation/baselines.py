@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import anndata
 import numpy as np
 
-from samsvae.evaluation.effects import expression_in_blocks, group_means
+from samsvae.evaluation.marginal import mean_profiles
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import perturbations
 from samsvae.screen.labels import CONTROL, components, doses
@@ -71,8 +71,8 @@ def bilinear(
             len(unknown),
             ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else ""),
         )
-    means = group_means(expression_in_blocks(screen, train), every, screen.n_vars)
-    genes = principal_components(means.mean.T, n_components)
+    profiles = mean_profiles(screen, train, every)
+    genes = principal_components(profiles.T, n_components)
 
     def representation(labels: Sequence[str]) -> np.ndarray:
         parts = [[(row[p], dose) for p, dose in doses(one).items() if p in row] for one in labels]
@@ -80,7 +80,7 @@ def bilinear(
 
     # control is a condition without target gene and without effect
     chosen = [every.index(name) for name in known]
-    effects = np.vstack([means.effects()[0][chosen], np.zeros(screen.n_vars)])
+    effects = np.vstack([(profiles[:-1] - profiles[-1])[chosen], np.zeros(screen.n_vars)])
     mean = effects.mean(axis=0)
     weights = ridge_weights(genes, representation([*known, CONTROL]), effects - mean, ridge)
     return representation(names) @ weights.T @ genes.T + mean
@@ -127,8 +127,8 @@ def no_change(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) 
 def mean_effect(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Predict the unweighted mean effect of training perturbations for each perturbation."""
     seen = perturbations(screen[train])
-    means = group_means(expression_in_blocks(screen, train), seen, screen.n_vars)
-    return np.tile(means.effects()[0].mean(axis=0), (len(names), 1))
+    profiles = mean_profiles(screen, train, seen)
+    return np.tile((profiles[:-1] - profiles[-1]).mean(axis=0), (len(names), 1))
 
 
 def additive(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -152,9 +152,9 @@ def additive(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -
         Perturbations x genes, log2(CP10k + 1).
     """
     singles = [name for name in perturbations(screen[train]) if len(components(name)) == 1]
-    means = group_means(expression_in_blocks(screen, train), singles, screen.n_vars)
+    profiles = mean_profiles(screen, train, singles)
     seen: dict[str, dict[float, np.ndarray]] = {}
-    for single, effect in zip(singles, means.effects()[0], strict=True):
+    for single, effect in zip(singles, profiles[:-1] - profiles[-1], strict=True):
         [(gene, dose)] = doses(single).items()
         seen.setdefault(gene, {})[dose] = effect
     predicted = np.zeros((len(names), screen.n_vars))

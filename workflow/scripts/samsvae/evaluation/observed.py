@@ -18,6 +18,7 @@ from samsvae.evaluation.effects import (
     log_expression,
     n_cells_with_gene,
 )
+from samsvae.evaluation.marginal import Regression, fit
 from samsvae.evaluation.stratified import (
     Strata,
     gated_tests,
@@ -26,9 +27,11 @@ from samsvae.evaluation.stratified import (
     stratified_effects,
 )
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import perturbations
+from samsvae.screen.canonical import has_marginal_effects, perturbations
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import TEST, TRAIN, UNUSED, VAL, held_out_cells
+
+PARTS = (TRAIN, VAL, TEST, UNUSED)
 
 PSEUDOCOUNT = 1.0  # added to mean CP10k before the ratio, as Seurat does
 
@@ -41,6 +44,10 @@ def observed_effects(
     min_controls: int = 10,
 ) -> anndata.AnnData:
     """Compute the observed effects of each perturbation.
+
+    Where the screen has marginal effects, they are those of :mod:`samsvae.evaluation.marginal`
+    among all cells and among held-out cells, with batches as covariates of the layers
+    ``_stratified``; the tests are of held-out cells and of control cells.
 
     Parameters
     ----------
@@ -70,6 +77,8 @@ def observed_effects(
     """
     cells = np.ones(screen.n_obs, dtype=bool) if cells is None else cells
     labels = screen.obs["perturbation"].astype(str)
+    if has_marginal_effects(screen):
+        return _marginal_effects(screen, labels, parts, provenance, cells)
     names = sorted(set(labels[cells]) - {CONTROL})
     held_out = np.zeros_like(cells)
     held_out[cells] = held_out_cells(labels[cells], parts[cells])
@@ -95,7 +104,7 @@ def observed_effects(
         within = {"all": cells, "held_out": held_out, "tested": tested}
         layers |= _stratified(screen, labels, names, within, min_controls)
     labels, parts = labels[cells], parts[cells]
-    counted = pd.crosstab(labels, parts).reindex(index=names, columns=[TRAIN, VAL, TEST, UNUSED])
+    counted = pd.crosstab(labels, parts).reindex(index=names, columns=list(PARTS))
     obs = counted.fillna(0).astype(int).add_prefix("n_")
     obs.insert(0, "n_cells", means.n_cells[:-1])
     obs["n_held_out"] = labels[held_out[cells]].value_counts().reindex(names).fillna(0).astype(int)
@@ -110,6 +119,50 @@ def observed_effects(
     table.var["n_cells"] = n_cells_with_gene(screen, cells)
     table.var["control_standard_error"] = means.standard_error[-1].astype(np.float32)
     table.uns["n_control_cells"] = int(means.n_cells[-1])
+    return table
+
+
+def _marginal_effects(
+    screen: anndata.AnnData,
+    labels: pd.Series,
+    parts: pd.Series,
+    provenance: str,
+    cells: np.ndarray,
+) -> anndata.AnnData:
+    """Compute marginal effects of some cells, as a table of observed effects."""
+    held_out = cells & parts.isin([TEST, UNUSED]).to_numpy()
+    tested = held_out | (cells & (labels == CONTROL).to_numpy())
+    expression = log_expression(screen)
+    ways = {"": False, "_stratified": True} if knows_strata(screen) else {"": False}
+    layers: dict[str, np.ndarray] = {}
+    for suffix, by_batch in ways.items():
+        of_cells = Regression.of(screen, by_batch)
+        everything = fit(expression[cells], of_cells[cells])
+        test = fit(expression[tested], of_cells[tested])
+        layers |= {
+            f"ate{suffix}": everything.effect,
+            f"ate_held_out{suffix}": fit(expression[held_out], of_cells[held_out]).effect,
+            f"standard_error{suffix}": everything.standard_error,
+            f"pvalue{suffix}": test.pvalue,
+            f"fdr{suffix}": test.fdr,
+        }
+    names, has = of_cells.names, sparse.csr_matrix(of_cells.present[cells] != 0, dtype=float)
+    rates = cp10k(screen.X[np.flatnonzero(cells)], screen.obs["library_size"].to_numpy()[cells])
+    number = of_cells[cells].n_cells
+    own = (has.T @ rates).toarray()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = own / number[:, None]
+        others = (np.asarray(rates.sum(axis=0)) - own) / (cells.sum() - number)[:, None]
+    layers["log2fc"] = np.log2((mean + PSEUDOCOUNT) / (others + PSEUDOCOUNT))
+    in_part = {f"n_{part}": of_cells[cells & (parts == part).to_numpy()].n_cells for part in PARTS}
+    obs = pd.DataFrame(
+        {"n_cells": number, **in_part, "n_held_out": of_cells[held_out].n_cells}, index=names
+    )
+    genes = list(screen.var_names)
+    table = effects_table(layers["ate"], names, genes, layers, provenance, obs)
+    table.var["n_cells"] = n_cells_with_gene(screen, cells)
+    table.var["control_standard_error"] = np.sqrt(everything.shared_variance).astype(np.float32)
+    table.uns["n_control_cells"] = int((cells & (labels == CONTROL).to_numpy()).sum())
     return table
 
 
@@ -214,6 +267,8 @@ def split_half(
     """
     names = perturbations(screen)
     labels = screen.obs["perturbation"].astype(str)
+    if has_marginal_effects(screen):
+        return _marginal_half(screen, parts, seed, provenance, how)
     half = half_of_held_out(labels, parts, seed)
     means = group_means(expression_in_blocks(screen, half), names, screen.n_vars)
     if not means.n_cells[-1]:
@@ -236,6 +291,33 @@ def split_half(
         names,
         list(screen.var_names),
         {name: np.where(halved[:, None], layer, np.nan) for name, layer in layers.items()},
+        provenance,
+        others.obs,
+    )
+
+
+def _marginal_half(
+    screen: anndata.AnnData,
+    parts: pd.Series,
+    seed: int,
+    provenance: str,
+    how: str | None,
+) -> anndata.AnnData:
+    """Compute the split-half ceiling of marginal effects: a random half of held-out cells."""
+    held_out = np.flatnonzero(parts.isin([TEST, UNUSED]))
+    half = np.zeros(screen.n_obs, dtype=bool)
+    half[np.random.default_rng(seed).permutation(held_out)[: len(held_out) // 2]] = True
+    within = how != "plain" and knows_strata(screen)
+    of_half = Regression.of(screen, within)[half]
+    effect = fit(log_expression(screen, half), of_half).effect
+    others = as_compared(observed_effects(screen, parts, provenance, ~half), how)
+    halved = np.isfinite(effect).all(axis=1)[:, None]
+    layers = {name: np.asarray(others.layers[name]) for name in ("ate", "ate_held_out", "fdr")}
+    return effects_table(
+        np.where(halved, effect, 0.0),
+        list(others.obs_names),
+        list(screen.var_names),
+        {name: np.where(halved, layer, np.nan) for name, layer in layers.items()},
         provenance,
         others.obs,
     )

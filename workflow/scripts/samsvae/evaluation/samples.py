@@ -25,6 +25,7 @@ from samsvae.inference.posterior import BasalCells, draw_effects
 from samsvae.models.base import PerturbationModel, shift_of_conditions
 from samsvae.models.likelihoods import NormalLikelihood
 from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import has_marginal_effects
 from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import TEST, held_out_cells
@@ -252,12 +253,18 @@ def compared_cells(screen: anndata.AnnData, parts: pd.Series) -> np.ndarray:
     Raises
     ------
     InputError
-        If the screen has no counts, or no control cells are held out.
+        If the screen has no counts or marginal effects, or no control cells are held out.
     """
     if not np.issubdtype(screen.X.dtype, np.integer):
         raise InputError(
             "cell-eval compares log-normalised counts, but X of this screen has no counts. Export "
             "cells of a screen with counts."
+        )
+    if has_marginal_effects(screen):
+        raise InputError(
+            "cell-eval compares cells of one perturbation each, and this screen has marginal "
+            "effects (unit: perturbation), of cells with several. Export cells of a screen with "
+            "unit: combination."
         )
     labels = screen.obs["perturbation"].astype(str)
     held_out = held_out_cells(labels, parts)

@@ -106,15 +106,15 @@ def draw_null(table: pd.DataFrame, **_: Any) -> Figure:
     return figure
 
 
-def draw_hits(table: pd.DataFrame, **_: Any) -> Figure:
+def draw_hits(table: pd.DataFrame, reference: str = "control cells", **_: Any) -> Figure:
     """Draw the strength of perturbations against their cells, from hits.tsv."""
     known = table.dropna(subset="e_distance")
     if known.empty:
-        return nothing_to_show("No perturbation has two cells to compare with control cells.")
+        return nothing_to_show(f"No perturbation has two cells to compare with {reference}.")
     colours = {True: sns.color_palette("colorblind")[0], False: "0.65"}
     figure, axes = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.8))
     columns = {
-        "e_distance": "E-distance from control cells",
+        "e_distance": f"E-distance from {reference}",
         "n_de": "differentially expressed genes",
     }
     for axis, (column, title) in zip(axes, columns.items(), strict=True):
@@ -141,7 +141,7 @@ def draw_hits(table: pd.DataFrame, **_: Any) -> Figure:
     return figure
 
 
-def draw_knock_down(table: pd.DataFrame, **_: Any) -> Figure:
+def draw_knock_down(table: pd.DataFrame, reference: str = "control cells", **_: Any) -> Figure:
     """Draw the change of target genes, by perturbation and by guide, from knock_down.tsv."""
     finite = table[table["log2fc"].astype(float).abs() < np.inf].fillna({"guide": ""})
     pooled = finite[finite["guide"] == ""].sort_values("log2fc", kind="stable")
@@ -168,7 +168,7 @@ def draw_knock_down(table: pd.DataFrame, **_: Any) -> Figure:
     )  # fmt: skip
     axis.axvline(0, color="0.6", linewidth=0.6, zorder=0)
     name_rows(axis, names, fontsize=5, style="italic")
-    axis.set_xlabel("target gene, log2 of mean CP10k relative to control cells")
+    axis.set_xlabel(f"target gene, log2 of mean CP10k relative to {reference}")
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
 
@@ -211,7 +211,7 @@ def draw_guides(table: pd.DataFrame, **_: Any) -> Figure:
     return figure
 
 
-def draw_batches(table: pd.DataFrame, **_: Any) -> Figure:
+def draw_batches(table: pd.DataFrame, reference: str = "control cells", **_: Any) -> Figure:
     """Draw the fractions of each perturbation's cells in each batch, from batches.tsv."""
     batches = sorted(table["batch"].astype(str).unique())
     table = table.astype({"batch": str})
@@ -229,7 +229,7 @@ def draw_batches(table: pd.DataFrame, **_: Any) -> Figure:
         values = np.array([control[batch], *own.reindex(names)])
         axis.barh(range(len(values)), values, left=start, color=colour, label=batch, height=0.8)
         start += values
-    name_rows(axis, ["control cells", *names], fontsize=5)
+    name_rows(axis, [reference, *names], fontsize=5)
     axis.set(xlabel="fraction of cells", xlim=(0, 1))
     if len(batches) <= MOST_BATCHES:
         axis.legend(title="batch", loc="center left", bbox_to_anchor=(1, 0.5), handlelength=1)

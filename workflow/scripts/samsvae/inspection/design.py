@@ -226,23 +226,43 @@ def design_findings(evidence: Evidence) -> Iterator[Finding]:
     cells = pd.Series(np.asarray(labels)).value_counts()
     n_controls = int(cells.get(CONTROL, 0))
     yield from _losses(evidence)
-    yield from _many_guides(evidence.design.n_perturbations, conditions)
+    if not evidence.by_perturbation:
+        yield from _many_guides(evidence.design.n_perturbations, conditions)
     if n_controls == len(labels):
         yield Finding(
             ERROR, "no perturbation", "every cell is a control cell; there is nothing to model."
         )
-    if n_controls < FEW_CONTROLS:
+    if n_controls < FEW_CONTROLS and not evidence.by_perturbation:
         yield Finding(
             WARNING,
             "few control cells",
             f"there are {n_controls} control cells. Every effect is a difference "
             "from their mean, so their noise is in all of them.",
         )
-    yield from _sizes(cells.drop(CONTROL, errors="ignore"))
-    yield from _lone_pairs(conditions)
+    yield from _sizes(cells_of_perturbations(evidence, cells))
+    if not evidence.by_perturbation:
+        yield from _lone_pairs(conditions)
     yield from _doses_like_counts(conditions)
+    if evidence.by_perturbation:
+        return
     for name, batch in evidence.batches.items():
         yield from _unbalanced(name, batch, labels)
+
+
+def cells_of_perturbations(evidence: Evidence, cells: pd.Series) -> pd.Series:
+    """Count the cells of each condition, or of each single perturbation, without control.
+
+    Parameters
+    ----------
+    evidence
+        Evidence of the screen, with its design matrix.
+    cells
+        Number of cells of each condition.
+    """
+    if evidence.by_perturbation and evidence.design is not None:
+        design = evidence.design
+        return pd.Series(design.matrix.getnnz(axis=0), index=design.names)
+    return cells.drop(CONTROL, errors="ignore")
 
 
 def find_batches(
@@ -303,9 +323,10 @@ def _many_guides(sizes: np.ndarray, conditions: list[dict[str, float]]) -> Itera
             f"perturbations (median {np.median(sizes[perturbed]):.0f}), in "
             f"{n_combinations:,} combinations that seem to be of chance, as at a high multiplicity "
             "of infection (MOI). Few combinations have cells enough for an observed effect of "
-            "their own. Keep combinations: additive in the models, whose latent effects are of "
-            "single perturbations; max_perturbations: 1 keeps the cells with one perturbation "
-            "alone. 'min_cells' would leave out nearly every cell.",
+            "their own. Set unit: perturbation, by which effects, tests and predictions are of "
+            "single perturbations in all cells that have them (and combinations: additive in the "
+            "models); or max_perturbations: 1, which keeps the cells with one perturbation alone. "
+            "Without these, 'min_cells' would leave out nearly every cell.",
         )
 
 

@@ -273,6 +273,8 @@ class Evidence:
         Guides, their targets and kinds; None if unknown.
     library_size_column
         The column of library sizes, if one is set.
+    by_perturbation
+        Whether effects are of single perturbations in all cells that have them.
     """
 
     matrix: str
@@ -297,6 +299,7 @@ class Evidence:
     n_guides: np.ndarray | None = None
     guides: pd.DataFrame | None = None
     library_size_column: str | None = None
+    by_perturbation: bool = False
 
     @property
     def surveyed(self) -> np.ndarray:

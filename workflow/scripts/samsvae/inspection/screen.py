@@ -12,10 +12,16 @@ import pandas as pd
 
 from samsvae.biology.gene_sets import measured_sets, read_gmt
 from samsvae.inspection.counts import PARTIAL_LAYERS, TOTALS, count_findings
-from samsvae.inspection.design import BATCH, design_findings, find_batches, name_findings
+from samsvae.inspection.design import (
+    BATCH,
+    cells_of_perturbations,
+    design_findings,
+    find_batches,
+    name_findings,
+)
 from samsvae.inspection.evidence import ERROR, Evidence, Finding, sample_of_cells, survey_counts
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import NO_COUNT, lost_cells
+from samsvae.screen.canonical import NO_COUNT, PERTURBATION, lost_cells
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.validation import check_library_sizes, check_text
 from samsvae.sources.counts import CountMatrix
@@ -196,6 +202,7 @@ def _read(file: AnnDataFile, source: H5adSource, found: Inspection) -> Evidence:
         n_guides=None if assigned is None else assigned.n_guides,
         guides=None if assigned is None or assigned.guides is None else assigned.guides.table,
         library_size_column=source.library_size_column,
+        by_perturbation=source.unit == PERTURBATION,
     )
 
 
@@ -261,14 +268,17 @@ def _facts(evidence: Evidence) -> dict[str, str]:
     }
     if evidence.design is not None:
         labels, conditions = evidence.design.conditions()
-        cells = labels.value_counts().drop(CONTROL, errors="ignore")
+        cells = cells_of_perturbations(evidence, labels.value_counts())
         n_controls = int((labels == CONTROL).sum())
         sizes = np.array([len(condition) for condition in conditions])
         of_size = [f"{(sizes == 1).sum()} single genes", f"{(sizes == 2).sum()} pairs"]
         if (sizes > 2).any():
             of_size.append(f"{(sizes > 2).sum()} of three or more")
+        n_guides = evidence.design.n_perturbations
+        several = f"in cells with {n_guides.mean():.1f} on average"
         facts |= {
-            "perturbations": f"{len(cells):,}: {', '.join(of_size)}",
+            "perturbations": f"{len(cells):,}: "
+            f"{several if evidence.by_perturbation else ', '.join(of_size)}",
             "control cells": f"{n_controls:,} ({100 * n_controls / len(labels):.1f} %)",
         }
         if len(cells):

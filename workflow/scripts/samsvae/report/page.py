@@ -197,7 +197,7 @@ def _introduction(
         "name": name,
         "title": readable(name),
         "description": describe(config, name),
-        "cells": cells_in_words(results / name / first / "split.tsv", screen),
+        "cells": cells_in_words(results / name / first / "split.tsv", screen, has),
         "competitors": [(readable(model), what) for model, what in competitors(config, name)],
         "findings": {
             "Soundness of the screen.": quality_in_words(

@@ -25,6 +25,7 @@ TRUTH = "truth"  # a simulated screen
 MASKS = "masks"  # a model with masks of latent dimensions
 GROUPS = "groups"  # known groups of perturbations
 STATE_MAP = "state_map"  # unless switched off
+MARGINAL = "marginal"  # effects of single perturbations in cells with several
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ SECTIONS = (
         "Is the screen sound?",
         "Before any model: are the tests calibrated, do perturbations change their targets and "
         "anything else, do guides and batches agree? All cells are used here, and compared with "
-        "control cells of the same batch where the screen names batches.",
+        "control cells of the same batch where the screen names batches; for marginal effects "
+        "(unit: perturbation) with all cells without the perturbation.",
         (
             Figure("null", "screen", "null_quantiles.tsv", (COUNTS,)),
             Figure("hits", "screen", "hits.tsv", (COUNTS,)),

@@ -26,7 +26,16 @@ from samsvae.evaluation.summary import (
     scope_of_summary,
 )
 from samsvae.figures import readable, readable_set
-from samsvae.report.sections import BATCHES, CONTEXTS, COUNTS, GENE_SETS, GUIDES, PAPER, TRAINING
+from samsvae.report.sections import (
+    BATCHES,
+    CONTEXTS,
+    COUNTS,
+    GENE_SETS,
+    GUIDES,
+    MARGINAL,
+    PAPER,
+    TRAINING,
+)
 from samsvae.runtime.files import read_table
 from samsvae.screen.labels import CONTROL, components
 
@@ -55,7 +64,7 @@ def describe(config: Mapping[str, Any], name: str) -> str:
     )
 
 
-def cells_in_words(split: Path, screen: Path) -> str:
+def cells_in_words(split: Path, screen: Path, has: Collection[str] = ()) -> str:
     """Describe the number of cells, genes and perturbations of a screen.
 
     Parameters
@@ -64,6 +73,8 @@ def cells_in_words(split: Path, screen: Path) -> str:
         A table split.tsv of the screen.
     screen
         The screen's file; only its number of genes is read.
+    has
+        Properties of the experiment, see :mod:`samsvae.report.sections`.
     """
     labels = read_table(split)["perturbation"].value_counts()
     perturbed = labels.drop(CONTROL, errors="ignore")
@@ -71,11 +82,23 @@ def cells_in_words(split: Path, screen: Path) -> str:
     with h5py.File(screen) as file:
         counts = file["X"]
         n_genes = int(counts.attrs["shape"][1] if "shape" in counts.attrs else counts.shape[1])
+    n_control = labels.get(CONTROL, 0)
+    if MARGINAL in has:
+        parts = {name: components(name) for name in perturbed.index}
+        number = pd.Series(parts, dtype=object).explode().rename("part").to_frame()
+        of_single = perturbed.reindex(number.index).groupby(number["part"].to_numpy()).sum()
+        return (
+            f"{labels.sum():,} cells and {n_genes:,} genes; {len(of_single):,} perturbations, "
+            f"each in a median of {of_single.median():,.0f} cells, and "
+            f"{of_single.sum() / max(perturbed.sum(), 1):.1f} in a perturbed cell on average; "
+            f"{n_control:,} control cells. Effects are marginal: of a single perturbation in all "
+            "cells that have it, whatever others these have."
+        )
     among = f", {combined:,} of them combinations," if combined else ""
     return (
         f"{labels.sum():,} cells and {n_genes:,} genes; {len(perturbed):,} perturbations{among} "
         f"with a median of {perturbed.median():,.0f} cells; "
-        f"{labels.get(CONTROL, 0):,} control cells."
+        f"{n_control:,} control cells."
     )
 
 
@@ -315,14 +338,17 @@ def quality_in_words(tables: Path, has: Collection[str], kind: str | None, fdr: 
     if COUNTS not in has:
         return []
     hits = read_table(tables / "hits.tsv")
+    marginal = MARGINAL in has
     found = [
-        hits_in_words(hits, fdr),
-        null_in_words(read_table(tables / "null_calibration.tsv")),
+        hits_in_words(hits, fdr, marginal),
+        null_in_words(read_table(tables / "null_calibration.tsv"), marginal),
         targets_in_words(read_table(tables / "knock_down.tsv"), kind),
         guides_in_words(read_table(tables / "guides.tsv")) if GUIDES in has else ("", ""),
-        batches_in_words(read_table(tables / "batches.tsv")) if BATCHES in has else ("", ""),
+        batches_in_words(read_table(tables / "batches.tsv"), marginal)
+        if BATCHES in has
+        else ("", ""),
         contexts_in_words(read_table(tables / "contexts.tsv")) if CONTEXTS in has else ("", ""),
-        depth_in_words(hits),
+        depth_in_words(hits, marginal),
     ]
     reservations = [reservation for _, reservation in found if reservation]
     verdict = "The screen is usable"
@@ -333,7 +359,12 @@ def quality_in_words(tables: Path, has: Collection[str], kind: str | None, fdr: 
     return [*(said for said, _ in found if said), f"{verdict}."]
 
 
-def hits_in_words(hits: pd.DataFrame, fdr: float) -> tuple[str, str]:
+def reference(marginal: bool) -> str:
+    """Name the cells that perturbations are compared with."""
+    return "other cells" if marginal else "control cells"
+
+
+def hits_in_words(hits: pd.DataFrame, fdr: float, marginal: bool = False) -> tuple[str, str]:
     """Describe which perturbations have an effect; a sentence, and a reservation or nothing."""
     tested = hits.dropna(subset="pvalue")
     if tested.empty:
@@ -347,8 +378,8 @@ def hits_in_words(hits: pd.DataFrame, fdr: float) -> tuple[str, str]:
     if found.empty:
         return (
             f"Nothing reproducible was found: none of {len(tested):,} perturbations differs from "
-            f"control cells ({test}). Similarities, pathways and comparisons of models describe "
-            "noise.",
+            f"{reference(marginal)} ({test}). Similarities, pathways and comparisons of models "
+            "describe noise.",
             "",
         )
     named = ", ".join(found["perturbation"].head(MOST_NAMED))
@@ -364,14 +395,15 @@ LARGEST_INFLATION = 1.2  # of the median chi-square statistic of control cells
 LARGEST_FRACTION = 0.07  # of p-values below 0.05 of control cells
 
 
-def null_in_words(null: pd.DataFrame) -> tuple[str, str]:
+def null_in_words(null: pd.DataFrame, marginal: bool = False) -> tuple[str, str]:
     """Describe the calibration of tests; a sentence, and a reservation or nothing."""
     if null.empty:
         return "There are too few control cells to tell whether tests are calibrated.", ""
     fraction, inflation = null["fraction_p05"].median(), null["lambda"].median()
     false = int((null["n_significant"] > 0).sum())
+    groups = "cells without a common target" if marginal else "control cells"
     sentence = (
-        f"In {len(null):,} groups of control cells tested like perturbations, "
+        f"In {len(null):,} groups of {groups} tested like perturbations, "
         f"{100 * fraction:.1f} % of p-values are below 0.05 (expected: 5 %; genomic inflation "
         f"{inflation:.2f}), and {false:,} groups have a significant gene"
     )
@@ -419,7 +451,7 @@ def guides_in_words(guides: pd.DataFrame) -> tuple[str, str]:
 LARGEST_IMBALANCE = 0.1  # of the fraction of cells in a batch
 
 
-def batches_in_words(batches: pd.DataFrame) -> tuple[str, str]:
+def batches_in_words(batches: pd.DataFrame, marginal: bool = False) -> tuple[str, str]:
     """Describe the balance of batches; a sentence, and a reservation or nothing."""
     difference = (batches["fraction"] - batches["control_fraction"]).abs()
     largest = batches.loc[difference.idxmax()]
@@ -427,11 +459,13 @@ def batches_in_words(batches: pd.DataFrame) -> tuple[str, str]:
     sentence = (
         f"Batches and perturbations are balanced to within {100 * difference.max():.0f} percentage "
         f"points: {100 * largest['fraction']:.0f} % of the cells of {largest['perturbation']} are "
-        f"in batch {largest['batch']}, and {100 * largest['control_fraction']:.0f} % of control "
-        "cells"
+        f"in batch {largest['batch']}, and {100 * largest['control_fraction']:.0f} % of "
+        f"{reference(marginal)}"
     )
     if left_out.sum():
-        sentence += f"; {left_out.sum():,} cells are in batches without enough control cells"
+        sentence += (
+            f"; {left_out.sum():,} cells are in batches without enough {reference(marginal)}"
+        )
     unbalanced = difference.max() > LARGEST_IMBALANCE
     return f"{sentence}.", "effects that ignore batches are confounded" if unbalanced else ""
 
@@ -450,7 +484,7 @@ def contexts_in_words(contexts: pd.DataFrame) -> tuple[str, str]:
     return f"{sentence}: {named}.", f"{len(differ):,} perturbations depend on the context"
 
 
-def depth_in_words(hits: pd.DataFrame) -> tuple[str, str]:
+def depth_in_words(hits: pd.DataFrame, marginal: bool = False) -> tuple[str, str]:
     """Describe perturbations of other depth than control cells; a sentence, and a reservation."""
     deep = hits[hits["depth_difference"].astype(bool)]
     if deep.empty:
@@ -460,7 +494,7 @@ def depth_in_words(hits: pd.DataFrame) -> tuple[str, str]:
     )
     return (
         f"The median library size of {len(deep):,} perturbations differs by more than a quarter "
-        f"from that of control cells: {named}.",
+        f"from that of {reference(marginal)}: {named}.",
         f"{len(deep):,} perturbations differ in depth",
     )
 

@@ -26,7 +26,13 @@ from samsvae.config.experiments import (
     runs,
     splits,
 )
-from samsvae.config.screens import download_of, knows_batches, knows_guides, perturbation_kind
+from samsvae.config.screens import (
+    download_of,
+    has_marginal_effects,
+    knows_batches,
+    knows_guides,
+    perturbation_kind,
+)
 from samsvae.report.sections import (
     BATCHES,
     CONTEXTS,
@@ -36,6 +42,7 @@ from samsvae.report.sections import (
     GRIDS,
     GROUPS,
     GUIDES,
+    MARGINAL,
     MASKS,
     PAPER,
     SPLIT_FOLDER,
@@ -58,6 +65,8 @@ from samsvae.sources import (
     own_settings,
 )
 
+# cells that perturbations are compared with, whether or not effects are marginal
+REFERENCES = {False: "control cells", True: "other cells"}
 Wildcards = Mapping[str, str]
 RunOf = dict[str, Any]
 InputFunction = Callable[[Wildcards], list[str]]
@@ -153,6 +162,7 @@ class Layout:
             BATCHES: knows_batches(self.screen_entry(experiment)),
             CONTEXTS: self.screen_entry(experiment).get("context_column"),
             GUIDES: knows_guides(self.screen_entry(experiment)),
+            MARGINAL: has_marginal_effects(self.screen_entry(experiment)),
             TRAINING: trained,
             GENE_SETS: gene_set_names(self.config, experiment),
             FRACTIONS: len(conditions(self.splits(experiment))) > 1,
@@ -298,7 +308,9 @@ class Layout:
         entry = self.screens[wildcards["screen"]]
         if entry["source"] == "h5ad":
             return own_settings(entry)
-        return {"path": SCREEN.format(**wildcards), **CANONICAL}
+        keys: tuple[str, ...] = ("unit", "compared_with")
+        unit = {key: entry[key] for key in keys if key in entry}
+        return {"path": SCREEN.format(**wildcards), **CANONICAL, **unit}
 
     def checked_files_of(self, wildcards: Wildcards) -> list[str]:
         """List the existing files of a check; the check reports missing ones."""
@@ -553,7 +565,9 @@ class Layout:
     def options_of_figures(self, wildcards: Wildcards) -> dict[str, Any]:
         """Return the options of figures."""
         evaluation = self.config["evaluation"]
+        marginal = MARGINAL in self.properties(wildcards["experiment"])
         return {
+            "reference": REFERENCES[marginal],
             "models": self.experiments[wildcards["experiment"]]["models"],
             "evaluation": {key: evaluation[key] for key in ("top_genes", "fdr")},
         }

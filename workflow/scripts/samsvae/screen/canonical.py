@@ -18,6 +18,9 @@ An AnnData object with
 - ``obs["guide"]``: all guides of the cell, joined by ``|``; ``obsm["guides"]``: the same as CSR,
   cells x guides, in the order of the table ``uns["guides"]``: ``guide``, ``target`` (``control``
   if it targets no gene) and ``kind`` (targeting, non-targeting or safe-targeting);
+- ``uns["unit"]``: ``perturbation`` where effects are those of single perturbations in all cells
+  that have them, whatever else these have, relative to ``uns["compared_with"]`` (``controls`` or
+  ``complement``); without it effects are those of conditions;
 - ``uns["lost_cells"]``: numbers of cells of the source that were left out, ``reason`` and
   ``cells``.
 """
@@ -53,7 +56,8 @@ DECLARED = {
     "library_size_column": "library_size",
     "guides": GUIDE,
 }
-LOST_CELLS = "lost_cells"  # in uns
+LOST_CELLS, UNIT, COMPARED_WITH = "lost_cells", "unit", "compared_with"  # in uns
+PERTURBATION = "perturbation"  # the unit of marginal effects
 NO_COUNT = "no count"  # reason of a cell without counts of the retained genes
 
 
@@ -130,7 +134,8 @@ def describe_cells(
     guides
         Guides of the cells; None if unknown.
     declared
-        Source columns of columns of ``obs``, by keys of :data:`DECLARED`.
+        Source columns of columns of ``obs``, by keys of :data:`DECLARED`; and, if the unit of
+        effects is the perturbation, ``unit`` and ``compared_with``.
 
     Returns
     -------
@@ -207,6 +212,8 @@ class ContentDigest:
             if key in screen.uns:
                 digest.update(f"{key}\n".encode())
                 digest.update("\n".join(screen.obs[column].astype(str)).encode())
+        if UNIT in screen.uns:
+            digest.update(f"{UNIT}\n{screen.uns[UNIT]} {screen.uns[COMPARED_WITH]}".encode())
         return digest.hexdigest()
 
 
@@ -217,8 +224,24 @@ def content_digest(screen: anndata.AnnData) -> str:
     return digest.of(screen)
 
 
+def has_marginal_effects(screen: anndata.AnnData) -> bool:
+    """Whether a screen's effects are of single perturbations, not of conditions."""
+    return str(screen.uns.get(UNIT, "")) == PERTURBATION
+
+
 def perturbations(screen: anndata.AnnData) -> list[str]:
-    """List the perturbations of a screen (without control), in alphabetical order."""
+    """List the perturbations whose effects are compared, in alphabetical order.
+
+    These are the conditions of a screen's cells but control, or else the columns of its design
+    matrix, where :func:`has_marginal_effects`.
+    """
+    if has_marginal_effects(screen):
+        return list(Design.of_screen(screen).names)
+    return conditions(screen)
+
+
+def conditions(screen: anndata.AnnData) -> list[str]:
+    """List the conditions of a screen's cells (without control), in alphabetical order."""
     return sorted(set(screen.obs["perturbation"]) - {CONTROL})
 
 

@@ -367,13 +367,15 @@ def parts_table(split: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["kind", "part", "cells", "fraction"])
 
 
-def screen_table(split: pd.DataFrame) -> pd.DataFrame:
+def screen_table(split: pd.DataFrame, by_perturbation: bool = False) -> pd.DataFrame:
     """Count the cells of each perturbation, and describe the distribution of library sizes.
 
     Parameters
     ----------
     split
         As of :func:`split_table`.
+    by_perturbation
+        Whether a cell counts for each of its single perturbations, not for its condition.
 
     Returns
     -------
@@ -384,6 +386,11 @@ def screen_table(split: pd.DataFrame) -> pd.DataFrame:
         cells (kind), in the same 40 intervals.
     """
     number = split["perturbation"].value_counts()
+    if by_perturbation:
+        parts = {label: components(label) or [CONTROL] for label in number.index}
+        one_each = number.rename("n").rename_axis("label").reset_index()
+        exploded = one_each.assign(part=one_each["label"].map(parts)).explode("part")
+        number = exploded.groupby("part")["n"].sum().sort_values(ascending=False, kind="stable")
     names = [CONTROL, *number.index.drop(CONTROL, errors="ignore")]
     rows: list[dict[str, Any]] = [
         {

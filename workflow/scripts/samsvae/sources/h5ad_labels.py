@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import sparse
 
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import lost_cells
+from samsvae.screen.canonical import PERTURBATION, lost_cells
 from samsvae.screen.design import Design, Guides, group_rows, span_of_row
 from samsvae.screen.labels import (
     CONTROL,
@@ -416,11 +416,16 @@ def _with_several(read: Assignment, source: H5adSource) -> Assignment:
 def _with_few(read: Assignment, source: H5adSource) -> Assignment:
     """Leave out perturbations with few cells.
 
-    Only a combination's own cells count, whether or not its single genes are kept.
+    Only a combination's own cells count, whether or not its single genes are kept; but where
+    effects are of single perturbations, all cells that have these.
     """
-    labels = read.design.labels()
-    cells = labels[read.kept].remove_unused_categories().value_counts()
-    cells = cells.drop(CONTROL, errors="ignore")
+    if source.unit == PERTURBATION:
+        kept = read.design[np.flatnonzero(read.kept)]
+        cells = pd.Series(kept.matrix.getnnz(axis=0), index=kept.names)
+    else:
+        labels = read.design.labels()
+        cells = labels[read.kept].remove_unused_categories().value_counts()
+        cells = cells.drop(CONTROL, errors="ignore")
     few = cells[cells < source.min_cells].sort_index()
     if not len(few):
         return read
@@ -434,6 +439,9 @@ def _with_few(read: Assignment, source: H5adSource) -> Assignment:
         source.min_cells, len(few), len(cells), few.sum(),
         ", ".join(f"{name} {number}" for name, number in few.items()),
     )  # fmt: skip
+    if source.unit == PERTURBATION:
+        columns = [read.design.names.index(name) for name in few.index]
+        return _without(read, read.design.matrix[:, columns].getnnz(axis=1) > 0, FEW_CELLS)
     return _without(read, labels.isin(few.index), FEW_CELLS)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import BATCH, CONTEXT, GUIDE
+from samsvae.screen.canonical import BATCH, COMPARED_WITH, CONTEXT, GUIDE, PERTURBATION, UNIT
 from samsvae.screen.labels import CONTROL, LabelSet
 from samsvae.sources.counts import CountMatrix
 from samsvae.sources.h5ad_file import (
@@ -117,6 +117,8 @@ class H5adSource:
     library_size_column: str | None = None
     batch_column: str | Sequence[str] | None = None
     context_column: str | None = None
+    unit: str = "combination"
+    compared_with: str = "controls"
     covariates: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -206,8 +208,10 @@ class H5adSource:
 
     @property
     def declared(self) -> dict[str, str]:
-        """Source columns of columns of the canonical screen, by configuration key."""
+        """Source columns of columns of the canonical screen, by configuration key, and its unit."""
         given = {
+            UNIT: self.unit if self.unit == PERTURBATION else None,
+            COMPARED_WITH: self.compared_with if self.unit == PERTURBATION else None,
             "batch_column": JOINED_BATCHES.join(self.batch_columns),
             "context_column": self.context_column,
             "library_size_column": self.library_size_column,

@@ -9,7 +9,8 @@ are additive. Counts are negative binomial with log-normal library sizes and gen
 
 By option, as in real screens: batches shift the logits of genes and the depth of their cells, and
 control cells are more frequent in one; each target has several guides, some of them dead; some
-cells with a guide escape; and each target is a measured gene whose own logit is lowered.
+cells with a guide escape; each target is a measured gene whose own logit is lowered; and cells
+have a random number of targets, as at a high multiplicity of infection.
 
 A simulation of counts is a canonical screen. Gaussian measurements are float32 instead of counts,
 each cell with a library size of 1, which models with the likelihood ``normal`` do not use.
@@ -46,7 +47,15 @@ import pandas as pd
 from scipy import sparse
 
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import BATCH, GUIDE, build_screen, describe_cells
+from samsvae.screen.canonical import (
+    BATCH,
+    COMPARED_WITH,
+    GUIDE,
+    PERTURBATION,
+    UNIT,
+    build_screen,
+    describe_cells,
+)
 from samsvae.screen.design import Design, Guides
 from samsvae.screen.labels import CONTROL
 
@@ -79,6 +88,9 @@ class Simulation:
     dead_guides: float = 0.0
     escapers: float = 0.0
     knock_down: float = 0.0
+    guides_per_cell: float = 0.0
+    unit: str = "combination"
+    compared_with: str = "controls"
 
     def __post_init__(self) -> None:
         possible = self.n_perturbations * (self.n_perturbations - 1) // 2
@@ -97,6 +109,11 @@ class Simulation:
             raise InputError(
                 f"knock_down: {self.n_perturbations} targets are measured genes outside "
                 f"programmes; n_genes: {self.n_genes} has {free} of these."
+            )
+        if self.guides_per_cell > self.n_perturbations:
+            raise InputError(
+                f"guides_per_cell: {self.guides_per_cell} targets cannot be drawn from "
+                f"n_perturbations: {self.n_perturbations}."
             )
 
 
@@ -158,6 +175,8 @@ def simulate(settings: Simulation) -> tuple[anndata.AnnData, dict[str, list[str]
         where="the simulated screen",
     )
     screen.obsm["true_basal"] = basal.astype(np.float32)
+    if settings.unit == PERTURBATION:
+        screen.uns |= {UNIT: PERTURBATION, COMPARED_WITH: settings.compared_with}
     if settings.n_batches > 1:
         screen.obs[BATCH] = pd.Categorical([f"batch{number + 1}" for number in batch])
         screen.uns["batch_column"] = BATCH
@@ -266,6 +285,12 @@ def _effects(rng: np.random.Generator, settings: Simulation) -> tuple[np.ndarray
 
 
 def _design(rng: np.random.Generator, settings: Simulation) -> np.ndarray:
+    if settings.guides_per_cell:
+        n_all = settings.n_perturbations * settings.cells_per_perturbation
+        chance = min(settings.guides_per_cell / settings.n_perturbations, 1.0)
+        shape = max(round(n_all / settings.guides_per_cell), 1), settings.n_perturbations
+        drawn = (rng.random(shape) < chance).astype(float)
+        return np.vstack([np.zeros((settings.n_controls, settings.n_perturbations)), drawn])
     pairs = list(combinations(range(settings.n_perturbations), 2))
     chosen = sorted(rng.choice(len(pairs), settings.n_pairs, replace=False))
     members: list[tuple[int, ...]] = [()] * settings.n_controls

@@ -1,0 +1,393 @@
+"""Marginal effects of single perturbations in cells with several, by least squares.
+
+At a high multiplicity of infection (MOI) nearly every cell has a combination of its own, so that
+no combination has cells enough for an effect. The effect of a single perturbation t is then a
+coefficient of the linear model of the expression y of a gene in cell i
+
+    y_i = c + sum_t d_it beta_t + sum_b z_ib gamma_b + s_i delta + error
+
+with d the design matrix, z the batch and s the logarithm of the library size (deeper cells have
+both more guides and more genes detected). Compared with ``controls``, all perturbations are in one
+model, and beta_t is the difference from a cell without any. Compared with the ``complement``, each
+perturbation has a model of its own without the others, and beta_t is the difference from all cells
+without t, whose other perturbations are on average those of the cells with t (the default of
+SCEPTRE at high MOI, Barry et al. 2024).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import anndata
+import numpy as np
+from scipy import linalg, sparse, stats
+
+from samsvae.evaluation.effects import expression_in_blocks, group_means, log_expression
+from samsvae.evaluation.stratified import FEWEST_EXPECTED, Strata, strata_of_cells
+from samsvae.screen.canonical import COMPARED_WITH, has_marginal_effects
+from samsvae.screen.design import Design
+
+LARGEST_BLOCK = 2**24  # elements of a dense block of cells
+FEWEST_CELLS = 2  # with a perturbation, for an error
+DEPTH_BINS = 5  # of the strata of the test
+COLLINEAR = 1e-10  # smallest pivot of the scaled normal equations
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Regressors of cells.
+
+    Attributes
+    ----------
+    names
+        Perturbations.
+    present
+        Design matrix, cells x perturbations.
+    nuisance
+        Cells x covariates: an intercept, batches and the logarithm of the library size.
+    stratum
+        Batch and bin of the library size of each cell, within which errors of the test are alike.
+    compared_with
+        ``controls`` or ``complement``.
+    """
+
+    names: list[str]
+    present: sparse.csr_matrix
+    nuisance: np.ndarray
+    stratum: np.ndarray
+    compared_with: str
+
+    @classmethod
+    def of(cls, screen: anndata.AnnData, by_batch: bool = True) -> "Regression":
+        """Build the regressors of all cells of a screen.
+
+        Parameters
+        ----------
+        screen
+            Canonical screen.
+        by_batch
+            Whether batches and contexts are covariates.
+        """
+        design = Design.of_screen(screen)
+        depth = np.log(screen.obs["library_size"].to_numpy(dtype=np.float64))
+        batch = strata_of_cells(screen, by_batch)
+        columns = [np.ones(len(depth)), (depth - depth.mean()) / (depth.std() or 1.0)]
+        columns += [(batch == number).astype(float) for number in range(1, batch.max() + 1)]
+        limits = np.quantile(depth, np.linspace(0, 1, DEPTH_BINS + 1)[1:-1])
+        stratum = batch * DEPTH_BINS + np.searchsorted(limits, depth, side="right")
+        present = design.matrix.astype(np.float64)
+        how = str(screen.uns[COMPARED_WITH])
+        return cls(design.names, present, np.column_stack(columns), stratum, how)
+
+    def __getitem__(self, cells: np.ndarray) -> "Regression":
+        """Select some cells; perturbations without any stay."""
+        return replace(
+            self,
+            present=self.present[cells],
+            nuisance=self.nuisance[cells],
+            stratum=self.stratum[cells],
+        )
+
+    def with_groups(self, names: Sequence[str], present: sparse.csr_matrix) -> "Regression":
+        """Replace the perturbations by other groups of cells, such as those of guides."""
+        return replace(
+            self, names=list(names), present=sparse.csr_matrix(present, dtype=np.float64)
+        )
+
+    @property
+    def n_cells(self) -> np.ndarray:
+        """Number of cells with each perturbation."""
+        return np.asarray((self.present != 0).sum(axis=0)).ravel()
+
+    def against_others(self, name: str, stratum: np.ndarray) -> Strata:
+        """Compare the cells with a perturbation with all cells without it, within strata."""
+        has = self.present[:, [self.names.index(name)]].toarray().ravel() != 0
+        return Strata(np.where(has, 0, 1), stratum, 1)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Least-squares effects and tests, each perturbations x genes.
+
+    Attributes
+    ----------
+    effect
+        Coefficients, log2(CP10k + 1) at dose 1; NaN for a perturbation without cells.
+    standard_error
+        Robust to errors that differ between cells: HC2 (MacKinnon and White 1985). NaN for a
+        perturbation with a single cell.
+    pvalue
+        Of a score test: the coefficient relative to its standard deviation if residuals were
+        exchanged between the cells of a stratum, with the skewness of that distribution (Pearson
+        type III). HC2 errors do not hold for a gene that few cells express, since the cells with
+        a perturbation may all be 0 by chance. NaN for genes that fewer than five cells with the
+        perturbation are expected to express, by the cells without it.
+    fdr
+        By Benjamini-Hochberg over the tested genes of a perturbation.
+    shared_variance
+        Of each gene, the mean covariance of the effects of two perturbations, whose reference is
+        the same; 0 if each is compared with its own complement.
+    """
+
+    effect: np.ndarray
+    standard_error: np.ndarray
+    pvalue: np.ndarray
+    fdr: np.ndarray
+    shared_variance: np.ndarray
+
+
+def fit(expression: sparse.csr_matrix, cells: Regression) -> Fit:
+    """Estimate and test the marginal effect of each perturbation on each gene.
+
+    A perturbation that the others and the covariates determine (as where every cell has exactly
+    one, and none has none) is compared with the complement.
+
+    Own code, since libraries fit one gene at a time, on dense cells.
+
+    Parameters
+    ----------
+    expression
+        Cells x genes, log2(CP10k + 1).
+    cells
+        Regressors of the same cells.
+
+    Returns
+    -------
+    Fit
+        Effects, their standard errors and tests.
+    """
+    parts = _each_alone(expression, cells)
+    shared = np.zeros(expression.shape[1])
+    if cells.compared_with == "controls":
+        together, estimable, shared = _all_together(expression, cells)
+        parts = _Estimates(
+            *(
+                np.where(estimable[:, None], ours, theirs)
+                for ours, theirs in zip(together, parts, strict=True)
+            )
+        )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = parts.effect / np.sqrt(parts.null_variance)
+        skewness = parts.null_third_moment / parts.null_variance**1.5
+        pvalue = np.minimum(2 * stats.pearson3.sf(np.abs(z), np.sign(z) * skewness), 1.0)
+    pvalue[~_testable(expression, cells)] = np.nan
+    for values in (parts.variance, pvalue):
+        values[cells.n_cells < FEWEST_CELLS] = np.nan
+    rate = np.full_like(pvalue, np.nan)
+    for own, adjusted in zip(pvalue, rate, strict=True):
+        tested = np.isfinite(own)
+        if tested.any():
+            adjusted[tested] = stats.false_discovery_control(own[tested])
+    return Fit(parts.effect, np.sqrt(np.clip(parts.variance, 0, None)), pvalue, rate, shared)
+
+
+def residuals(values: np.ndarray, cells: Regression) -> tuple[np.ndarray, np.ndarray]:
+    """Subtract what covariates explain, and, compared with controls, all perturbations.
+
+    Parameters
+    ----------
+    values
+        Cells x variables, such as principal components of expression.
+    cells
+        Regressors of the same cells.
+
+    Returns
+    -------
+    rest : ndarray
+        Residuals, cells x variables.
+    coefficient : ndarray
+        What was subtracted for each perturbation, perturbations x variables.
+    """
+    together = cells.compared_with == "controls"
+    present = cells.present if together else cells.present[:, :0]
+    regressors = sparse.csr_matrix(sparse.hstack([cells.nuisance, present], format="csr"))
+    inverse, _ = _inverse((regressors.T @ regressors).toarray())
+    coefficient = inverse @ (regressors.T @ values)
+    rest = values - regressors @ coefficient
+    subtracted = coefficient[cells.nuisance.shape[1] :]
+    return rest, subtracted if together else np.zeros((len(cells.names), values.shape[1]))
+
+
+class _Estimates(NamedTuple):
+    """Effects, their HC2 variances, and moments under the null, each perturbations x genes."""
+
+    effect: np.ndarray
+    variance: np.ndarray
+    null_variance: np.ndarray
+    null_third_moment: np.ndarray
+
+
+def _each_alone(expression: sparse.csr_matrix, cells: Regression) -> _Estimates:
+    """Regress expression on one perturbation at a time and the covariates.
+
+    Frisch and Waugh: the coefficient is that of the perturbation's residuals, after a regression
+    on the covariates, on those of the expression.
+    """
+    nuisance, present = cells.nuisance, cells.present
+    inverse = _inverse(nuisance.T @ nuisance)[0]
+    of_genes = inverse @ np.asarray(expression.T @ nuisance).T
+    of_present = inverse @ np.asarray(present.T @ nuisance).T
+    size = np.asarray(present.multiply(present).sum(axis=0)).ravel()
+    size = size - np.sum(np.asarray(present.T @ nuisance).T * of_present, axis=0)
+    product = (present.T @ expression).toarray() - np.asarray(present.T @ nuisance) @ of_genes
+    used = size > COLLINEAR * max(size.max(initial=0.0), 1.0)
+    size = np.where(used, size, np.inf)
+    effect = product / size[:, None]
+    sums = _Sums(cells, expression.shape[1])
+    variance = np.zeros_like(effect)
+    for rows in _blocks(expression):
+        covariates = nuisance[rows]
+        leverage = np.sum(covariates @ inverse * covariates, axis=1)
+        residual = expression[rows].toarray() - covariates @ of_genes
+        own = present[rows].toarray() - covariates @ of_present
+        weight = own / size
+        sums.add(rows, weight, residual, degrees=nuisance.shape[1])
+        corrected = weight**2 / np.clip(1 - leverage[:, None] - own * weight, COLLINEAR, None)
+        # the square of the residual minus the perturbation's own part
+        variance += corrected.T @ residual**2
+        variance -= 2 * effect * ((corrected * own).T @ residual)
+        variance += effect**2 * np.sum(corrected * own**2, axis=0)[:, None]
+    effect[~used] = variance[~used] = np.nan
+    return _Estimates(effect, variance, *sums.moments())
+
+
+def _all_together(
+    expression: sparse.csr_matrix, cells: Regression
+) -> tuple[_Estimates, np.ndarray, np.ndarray]:
+    """Regress expression on all perturbations and the covariates.
+
+    Returns
+    -------
+    estimates : _Estimates
+        Of all perturbations.
+    estimable : ndarray of bool
+        Perturbations that the others and the covariates do not determine.
+    shared_variance : ndarray
+        Of each gene, as for :class:`Fit`.
+    """
+    n_covariates = cells.nuisance.shape[1]
+    regressors = sparse.csr_matrix(sparse.hstack([cells.nuisance, cells.present], format="csr"))
+    inverse, estimable = _inverse((regressors.T @ regressors).toarray())
+    coefficient = inverse @ (regressors.T @ expression).toarray()
+    effect = coefficient[n_covariates:]
+    sums = _Sums(cells, expression.shape[1])
+    variance = np.zeros_like(effect)
+    for rows in _blocks(expression):
+        block = regressors[rows]
+        weight = np.asarray(block @ inverse)
+        leverage = np.asarray(block.multiply(weight).sum(axis=1)).ravel()
+        residual = expression[rows].toarray() - np.asarray(block @ coefficient)
+        weight = weight[:, n_covariates:]
+        sums.add(rows, weight, residual, degrees=int(estimable.sum()))
+        # a cell that determines a coefficient alone has no residual
+        scale = np.where(leverage < 1 - COLLINEAR, 1 - leverage, np.inf)
+        variance += (weight**2).T @ (residual**2 / scale[:, None])
+    own = inverse[n_covariates:, n_covariates:]
+    n_pairs = max(len(own) * (len(own) - 1), 1)
+    shared = max((own.sum() - np.trace(own)) / n_pairs, 0.0) * sums.residual_variance()
+    return _Estimates(effect, variance, *sums.moments()), estimable[n_covariates:], shared
+
+
+class _Sums:
+    """Moments of a weighted sum of residuals that are exchanged within strata."""
+
+    def __init__(self, cells: Regression, n_genes: int) -> None:
+        n_strata = int(cells.stratum.max(initial=0)) + 1
+        self.stratum = cells.stratum
+        self.number = np.bincount(cells.stratum, minlength=n_strata)
+        self.degrees = 0
+        shape = len(cells.names), n_strata
+        self.of_weights = [np.zeros(shape), np.zeros(shape)]
+        self.of_residuals = [np.zeros((n_strata, n_genes)), np.zeros((n_strata, n_genes))]
+
+    def add(self, rows: slice, weight: np.ndarray, residual: np.ndarray, degrees: int) -> None:
+        """Add a block of cells."""
+        self.degrees = degrees
+        own = self.stratum[rows]
+        member = np.zeros((len(own), len(self.number)))
+        member[np.arange(len(own)), own] = 1
+        for at, power in enumerate((2, 3)):
+            self.of_weights[at] += (weight**power).T @ member
+            self.of_residuals[at] += member.T @ residual**power
+
+    def residual_variance(self) -> np.ndarray:
+        """Return the variance of the residuals of each gene."""
+        total: np.ndarray = self.of_residuals[0].sum(axis=0)
+        return total / max(self.number.sum() - self.degrees, 1)
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return variance and third moment, perturbations x genes."""
+        n_cells = self.number.sum()
+        number = np.maximum(self.number, 1)[:, None]
+        correction = n_cells / max(n_cells - self.degrees, 1)
+        variance = self.of_weights[0] @ (self.of_residuals[0] / number) * correction
+        return variance, self.of_weights[1] @ (self.of_residuals[1] / number)
+
+
+def _blocks(expression: sparse.csr_matrix) -> Iterator[slice]:
+    """Divide cells into blocks that fit in memory when dense."""
+    size = max(1, LARGEST_BLOCK // max(expression.shape[1], 1))
+    for first in range(0, expression.shape[0], size):
+        yield slice(first, first + size)
+
+
+def _inverse(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Invert the matrix of normal equations, and find the coefficients that it determines."""
+    scale = np.sqrt(np.diag(gram))
+    scale = np.where(scale > 0, scale, 1.0)
+    scaled = gram / np.outer(scale, scale)
+    try:
+        factor = linalg.cholesky(scaled, lower=True)
+        if np.diag(factor).min() ** 2 > COLLINEAR:
+            identity = np.eye(len(gram))
+            inverse = linalg.cho_solve((factor, True), identity)
+            return inverse / np.outer(scale, scale), np.ones(len(gram), dtype=bool)
+    except linalg.LinAlgError:
+        pass
+    values, vectors = linalg.eigh(scaled)
+    kept = values > COLLINEAR * len(gram)
+    inverse = (vectors[:, kept] / values[kept]) @ vectors[:, kept].T
+    determined = 1 - np.sum(vectors[:, kept] ** 2, axis=1) < np.sqrt(COLLINEAR)
+    return inverse / np.outer(scale, scale), determined & (np.diag(gram) > 0)
+
+
+def _testable(expression: sparse.csr_matrix, cells: Regression) -> np.ndarray:
+    """Choose the genes to test by the cells without the perturbation, perturbations x genes."""
+    has = sparse.csr_matrix(cells.present != 0, dtype=np.float64)
+    detected = sparse.csr_matrix(expression != 0, dtype=np.float64)
+    with_it = (has.T @ detected).toarray()
+    n_with = cells.n_cells[:, None].astype(float)
+    n_without = expression.shape[0] - n_with
+    without = np.asarray(detected.sum(axis=0)) - with_it
+    fraction = without / np.maximum(n_without, 1)
+    return np.asarray(np.minimum(n_with, n_without) * fraction >= FEWEST_EXPECTED)
+
+
+def mean_profiles(screen: anndata.AnnData, cells: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Average the expression of some cells by perturbation.
+
+    Parameters
+    ----------
+    screen
+        Canonical screen.
+    cells
+        Boolean, one per cell of the screen.
+    names
+        Perturbations that have such cells.
+
+    Returns
+    -------
+    ndarray
+        Perturbations (control last) x genes, log2(CP10k + 1). Where the screen has marginal
+        effects, the mean of control cells plus these (of all cells, if there are no control cells).
+    """
+    if not has_marginal_effects(screen):
+        return group_means(expression_in_blocks(screen, cells), names, screen.n_vars).mean
+    regression = Regression.of(screen, by_batch=False)[cells]
+    expression = log_expression(screen, cells)
+    effect = fit(expression, regression).effect
+    chosen = effect[[regression.names.index(name) for name in names]]
+    without = np.diff(regression.present.indptr) == 0
+    reference = expression[without] if without.any() else expression
+    control = np.asarray(reference.mean(axis=0)).ravel()
+    return np.vstack([chosen + control, control])
