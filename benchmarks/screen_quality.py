@@ -1,6 +1,6 @@
 """How well a screen's own tests do, and how long they take.
 
-``python -m benchmarks.screen_quality`` prints JSON of three parts:
+``python -m benchmarks.screen_quality`` prints JSON of five parts:
 
 - ``batches``: simulated screens with a batch effect and control cells in excess in one batch, and
   the same without a batch effect. False discovery rate and power of the plain and of the
@@ -10,8 +10,13 @@
   counts a cell), or of ``--screen FILE`` (a canonical screen): the percentage of groups with any
   significant gene, and the percentage of planted changes that are found, genes whose counts are
   halved in the group.
+- ``many_guides``: simulated screens with six perturbations in a cell and with one, of the same
+  number of cells of a perturbation and of the same number of cells: correlation of marginal effects
+  with the noise-free ones, as a ratio to what single perturbations reach; cells of the largest
+  combinations; and how well the slope of dead guides tells them apart, with cells that escape.
 - ``speed``: seconds of each step of ``assess_screen`` and the peak memory, on a synthetic screen of
   100,000 cells x 1,200 genes x 700 perturbations in four batches.
+- ``marginal_speed``: the same of marginal effects, of as many cells with six perturbations each.
 
 ``--only`` runs one of them.
 """
@@ -21,6 +26,7 @@ import json
 import resource
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +38,8 @@ from scipy import sparse, stats
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scripts"))
 
 from benchmarks.differential_expression import synthetic
-from samsvae.biology.guides import guide_groups
+from samsvae.biology.guides import KNOCK_DOWN, compare_guides, guide_groups
+from samsvae.biology.many_guides import marginal_hits, marginal_null, marginal_screen_effects
 from samsvae.biology.quality import (
     fake_targets,
     hits,
@@ -40,13 +47,21 @@ from samsvae.biology.quality import (
     principal_components,
     screen_effects,
 )
-from samsvae.evaluation.effects import log_cp10k, log_expression
+from samsvae.evaluation.effects import (
+    expression_in_blocks,
+    group_means,
+    log_cp10k,
+    log_expression,
+)
+from samsvae.evaluation.marginal import Regression, fit
 from samsvae.evaluation.stratified import Strata, gated_tests, strata_of_cells, stratified_effects
 from samsvae.evaluation.truth import true_effects
-from samsvae.screen.canonical import perturbations, read_screen
+from samsvae.screen.canonical import describe_cells, perturbations, read_screen
+from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL
 from samsvae.sources.simulated import Simulation, simulate
 
+PARTS = ("batches", "few_cells", "many_guides", "speed", "marginal_speed")
 FDR = 0.05
 MIN_CONTROLS = 10
 GROUP_SIZES = (20, 60, 200)
@@ -141,6 +156,112 @@ def of_few_cells(path: Path | None, n_groups: int) -> dict[str, Any]:
     return found
 
 
+def correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Correlate two matrices of effects."""
+    return float(np.corrcoef(np.ravel(first), np.ravel(second))[0, 1])
+
+
+def of_many_guides(n_seeds: int) -> dict[str, Any]:
+    """Compare marginal effects of cells with six perturbations with those of cells with one."""
+    rows: list[dict[str, float]] = []
+    for seed in range(n_seeds):
+        settings = Simulation(seed=seed, n_perturbations=100, n_pairs=0, cells_per_perturbation=60)
+        one = simulate(settings)[0]
+        names = perturbations(one)
+        means = group_means(expression_in_blocks(one), names, one.n_vars)
+        alone = correlation(means.effects()[0], true_effects(one, names, seed))
+        row = {"one_perturbation": alone}
+        for what, n_cells in (("same cells of a target", 60), ("same cells", 360)):
+            several = replace(
+                settings, guides_per_cell=6, unit="perturbation", cells_per_perturbation=n_cells
+            )
+            screen = simulate(several)[0]
+            true = true_effects(screen, names, seed)
+            expression = log_expression(screen)
+            for how in ("controls", "complement"):
+                screen.uns["compared_with"] = how
+                found = fit(expression, Regression.of(screen)).effect
+                row[f"{what}, {how}, ratio"] = correlation(found, true) / alone
+            own = screen.obs["perturbation"].value_counts().drop(CONTROL)
+            row[f"{what}, cells of the largest combination"] = int(own.max())
+        rows.append({**row, **_dead_guides(seed)})
+    table = pd.DataFrame(rows)
+    return {
+        name: {"mean": round(float(values.mean()), 3), "lowest": round(float(values.min()), 3)}
+        for name, values in table.items()
+    }
+
+
+def _dead_guides(seed: int) -> dict[str, float]:
+    """Score guides without an effect by their slopes, where cells of the others escape."""
+    screen = simulate(
+        Simulation(
+            seed=seed, n_perturbations=40, n_pairs=0, cells_per_perturbation=240, n_controls=1000,
+            guides_per_target=4, dead_guides=0.15, escapers=0.3, inert_fraction=0.0,
+        )
+    )[0]  # fmt: skip
+    expression, names = log_expression(screen), perturbations(screen)
+    strata = Strata.of(screen.obs["perturbation"], names)
+    effects = screen_effects(screen, expression, strata, strata, FDR, "{}")
+    group, table = guide_groups(screen, 20)
+    own = stratified_effects(expression, Strata(group, 0 * strata.stratum, len(table)))[0]
+    significant = pd.DataFrame(np.asarray(effects.layers["fdr"]) < FDR, names)
+    compared = compare_guides(table, own, pd.DataFrame(columns=KNOCK_DOWN), significant)
+    acts = pd.Series(screen.obsm["true_response"].any(axis=1), screen.obs["guide"].astype(str))
+    alive = compared["guide"].map(acts.groupby(level=0).any()).to_numpy(dtype=bool)
+    slope = compared["slope"].to_numpy()
+    known = np.isfinite(slope)
+    ranked = stats.mannwhitneyu(slope[known & alive], slope[known & ~alive])
+    area = ranked.statistic / ((known & alive).sum() * (known & ~alive).sum())
+    return {"dead guides among escapers, area under the ROC curve": float(area)}
+
+
+def of_marginal_speed(
+    n_cells: int, n_genes: int, n_perturbations: int, n_guides: float
+) -> dict[str, Any]:
+    """Time the steps of assessing a screen with several perturbations in a cell."""
+    expression, _ = synthetic(n_cells, n_genes, 1, n_cells // 2)
+    rng = np.random.default_rng(1)
+    design = sparse.random_array(
+        (n_cells, n_perturbations), density=n_guides / n_perturbations, rng=rng, format="csr",
+        data_sampler=lambda size: np.ones(size),
+    )  # fmt: skip
+    names = [f"T{number:04d}" for number in range(n_perturbations)]
+    genes = [f"G{number}" for number in range(n_genes)]
+    sizes = rng.lognormal(8, 0.4, n_cells)
+    declared = {"unit": "perturbation", "compared_with": "controls"}
+    cells = pd.RangeIndex(n_cells).astype(str)
+    batch = pd.DataFrame({"batch": pd.Categorical(rng.choice(list("abcd"), n_cells))}, cells)
+    screen = describe_cells(Design.of(design, names), sizes, cells, genes, batch, declared=declared)
+    settings = {"min_cells_null": 30, "fdr": FDR}
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+
+    def lap(step: str) -> None:
+        nonlocal started
+        seconds[step] = round(time.perf_counter() - started, 1)
+        started = time.perf_counter()
+
+    regression = Regression.of(screen)
+    effects = marginal_screen_effects(screen, expression, True, FDR, "{}")
+    lap("effects and tests, plain and with batches")
+    marginal_null(screen, expression, regression, settings, 0)
+    lap("null")
+    states = principal_components(expression, 0)
+    lap("principal components")
+    marginal_hits(effects, states, expression, sizes, regression, FDR, 0)
+    lap("hits")
+    return {
+        "cells": n_cells,
+        "genes": n_genes,
+        "perturbations": n_perturbations,
+        "perturbations_in_a_cell": n_guides,
+        "seconds": seconds,
+        "seconds_in_all": round(sum(seconds.values()), 1),
+        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
 def of_speed(n_cells: int, n_genes: int, n_perturbations: int, n_controls: int) -> dict[str, Any]:
     """Time the steps of assessing a screen."""
     expression, labels = synthetic(n_cells, n_genes, n_perturbations, n_controls)
@@ -201,7 +322,7 @@ def of_speed(n_cells: int, n_genes: int, n_perturbations: int, n_controls: int) 
 def main() -> None:
     """Read the options, run, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=["batches", "few_cells", "speed"])
+    parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--groups", type=int, default=200)
     parser.add_argument("--screen", type=Path, help="canonical screen, for few_cells")
@@ -218,6 +339,11 @@ def main() -> None:
     if chosen.only in (None, "speed"):
         sizes = (chosen.cells, chosen.genes, chosen.perturbations, chosen.controls)
         found["speed"] = of_speed(*sizes)
+    if chosen.only in (None, "many_guides"):
+        found["many_guides"] = of_many_guides(min(chosen.seeds, 5))
+    if chosen.only in (None, "marginal_speed"):
+        sizes = (chosen.cells, chosen.genes, chosen.perturbations, chosen.controls)
+        found["marginal_speed"] = of_marginal_speed(*sizes[:3], n_guides=6.0)
     print(json.dumps(found, indent=1))
 
 

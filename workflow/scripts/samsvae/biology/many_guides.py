@@ -28,8 +28,8 @@ from samsvae.biology.quality import (
     table_of_effects,
     table_of_hits,
 )
-from samsvae.evaluation.marginal import Regression, fit, residuals
-from samsvae.evaluation.stratified import energy_tests, knows_strata, stratified_rank_sum
+from samsvae.evaluation.marginal import Regression, fit, marginal_energy_tests
+from samsvae.evaluation.stratified import knows_strata, stratified_rank_sum
 from samsvae.screen.canonical import BATCH, CONTEXT
 from samsvae.screen.labels import components
 
@@ -178,9 +178,7 @@ def marginal_hits(
 ) -> pd.DataFrame:
     """Test whether each perturbation does anything, and say what could have been found.
 
-    The energy test compares the cells with a perturbation with all others, after the effects of the
-    other perturbations, of batches and of the library size on the principal components are
-    subtracted; permutations exchange cells of the same batch and depth.
+    See :func:`samsvae.evaluation.marginal.marginal_energy_tests` for the test.
 
     Parameters
     ----------
@@ -202,19 +200,18 @@ def marginal_hits(
     Returns
     -------
     DataFrame
-        As of :func:`samsvae.biology.quality.table_of_hits`; depth is relative to all other cells,
+        As of :func:`samsvae.biology.quality.table_of_hits`; depth is relative to all cells,
         and the halves are of all cells.
     """
-    n_perturbations = len(cells.names)
-    distance, pvalue, ratio = (np.full(n_perturbations, np.nan) for _ in range(3))
-    rest, own_part = residuals(states, cells)
-    for at, name in enumerate(cells.names):
-        strata = cells.against_others(name, cells.stratum)
-        own = cells.present[:, [at]].toarray() * own_part[at]
-        found = energy_tests(rest + own, strata, fdr=fdr, seed=seed, n_tests=n_perturbations)
-        distance[at], pvalue[at] = found[0][0], found[1][0]
-        plain = cells.against_others(name, np.zeros_like(cells.stratum))
-        ratio[at] = depth_ratios(library_size, plain)[0]
+    distance, pvalue = marginal_energy_tests(states, cells, fdr, seed)
+    # nearly all cells are without any one perturbation
+    usual = np.median(library_size)
+    ratio = np.array(
+        [
+            np.median(library_size[own]) / usual if len(own) else np.nan
+            for own in map(cells.cells_with, range(len(cells.names)))
+        ]
+    )
     half = np.random.default_rng(seed).permutation(len(library_size)) % 2 == 0
     first, second = (fit(expression[part], cells[part]).effect for part in (half, ~half))
     return table_of_hits(effects, distance, pvalue, ratio, correlate_rows(first, second), fdr)

@@ -16,9 +16,11 @@ SCEPTRE at high MOI, Barry et al. 2024).
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import anndata
+import numba
 import numpy as np
 from scipy import linalg, sparse, stats
 
@@ -101,8 +103,19 @@ class Regression:
 
     def against_others(self, name: str, stratum: np.ndarray) -> Strata:
         """Compare the cells with a perturbation with all cells without it, within strata."""
-        has = self.present[:, [self.names.index(name)]].toarray().ravel() != 0
-        return Strata(np.where(has, 0, 1), stratum, 1)
+        group = np.ones(len(stratum), dtype=np.int64)
+        group[self.cells_with(self.names.index(name))] = 0
+        return Strata(group, stratum, 1)
+
+    def cells_with(self, column: int) -> np.ndarray:
+        """Return the indices of the cells with a perturbation."""
+        return self._columns.indices[slice(*self._columns.indptr[column : column + 2])]
+
+    @cached_property
+    def _columns(self) -> sparse.csc_matrix:
+        columns = sparse.csc_matrix(self.present)
+        columns.eliminate_zeros()
+        return columns
 
 
 @dataclass(frozen=True)
@@ -156,16 +169,17 @@ def fit(expression: sparse.csr_matrix, cells: Regression) -> Fit:
     Fit
         Effects, their standard errors and tests.
     """
-    parts = _each_alone(expression, cells)
     shared = np.zeros(expression.shape[1])
-    if cells.compared_with == "controls":
-        together, estimable, shared = _all_together(expression, cells)
-        parts = _Estimates(
-            *(
-                np.where(estimable[:, None], ours, theirs)
-                for ours, theirs in zip(together, parts, strict=True)
-            )
-        )
+    if cells.compared_with == "complement":
+        parts = _each_alone(expression, cells)
+    else:
+        parts, estimable, shared = _all_together(expression, cells)
+        if not estimable.all():
+            rest = np.flatnonzero(~estimable)
+            names = [cells.names[at] for at in rest]
+            alone = _each_alone(expression, cells.with_groups(names, cells.present[:, rest]))
+            for ours, theirs in zip(parts, alone, strict=True):
+                ours[rest] = theirs
     with np.errstate(divide="ignore", invalid="ignore"):
         z = parts.effect / np.sqrt(parts.null_variance)
         skewness = parts.null_third_moment / parts.null_variance**1.5
@@ -206,6 +220,120 @@ def residuals(values: np.ndarray, cells: Regression) -> tuple[np.ndarray, np.nda
     rest = values - regressors @ coefficient
     subtracted = coefficient[cells.nuisance.shape[1] :]
     return rest, subtracted if together else np.zeros((len(cells.names), values.shape[1]))
+
+
+FEW_PERMUTATIONS = 199  # at first, of a perturbation
+N_PERMUTATIONS = 999  # of one that exceeds nearly all of these
+
+
+def marginal_energy_tests(
+    values: np.ndarray, cells: Regression, fdr: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Test the energy distance of the cells with each perturbation from all other cells.
+
+    The distance is that of :func:`samsvae.evaluation.stratified.energy_tests`. What the covariates
+    explain of the values is subtracted before and, compared with controls, what the other
+    perturbations do. Permutations exchange cells of the same stratum. Their number grows while the
+    p-value is small: 199, 999, and as many as a significant rate over perturbations needs.
+
+    Parameters
+    ----------
+    values
+        Cells x variables, such as principal components of expression.
+    cells
+        Regressors of the same cells.
+    fdr
+        False discovery rate over perturbations that p-values should be able to reach.
+    seed
+        Seed of the permutations.
+
+    Returns
+    -------
+    distance, pvalue : ndarray
+        Of each perturbation; NaN for one with fewer than two cells, or than two others.
+    """
+    rest, own = residuals(values, cells)
+    order = np.argsort(cells.stratum, kind="stable")
+    rest = np.ascontiguousarray(rest[order])
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    number = np.bincount(cells.stratum)
+    edges = np.concatenate([[0], np.cumsum(number)])
+    rng = np.random.default_rng(seed)
+    most = max(int(np.ceil(len(cells.names) / fdr)), N_PERMUTATIONS)
+    stages = np.array([FEW_PERMUTATIONS, N_PERMUTATIONS, most])
+    distance, pvalue = (np.full(len(cells.names), np.nan) for _ in range(2))
+    dose = cells._columns.data
+    for at in range(len(cells.names)):
+        span = slice(*cells._columns.indptr[at : at + 2])
+        members = place[cells._columns.indices[span]]
+        if 2 <= len(members) <= len(order) - 2:
+            shift = np.outer(dose[span], own[at])
+            rest[members] += shift
+            distance[at], pvalue[at] = _one_against_others(rest, members, edges, stages, rng)
+            rest[members] -= shift
+    return distance, pvalue
+
+
+@numba.njit(cache=True)
+def _one_against_others(
+    values: np.ndarray,
+    members: np.ndarray,
+    edges: np.ndarray,
+    stages: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[float, float]:
+    """Compute the energy distance of members from all others, and the p-value by permutations.
+
+    `edges` are the first cells of strata, in which cells are consecutive.
+    """
+    n_cells, n_values = values.shape
+    whole = np.zeros(n_values)
+    squares = np.empty(n_cells)
+    for cell in range(n_cells):
+        squares[cell] = np.sum(values[cell] ** 2)
+        whole += values[cell]
+    whole_square = squares.sum()
+    n_own = np.zeros(len(edges) - 1, dtype=np.int64)
+    total, square = np.zeros(n_values), 0.0
+    for cell in members:
+        n_own[np.searchsorted(edges, cell, side="right") - 1] += 1
+        total += values[cell]
+        square += squares[cell]
+    n, m = float(len(members)), float(n_cells - len(members))
+    observed = _energy(total, square, whole, whole_square, n, m)
+    limit = observed - 1e-9 * abs(observed)  # equal distances differ by rounding
+    order = np.arange(n_cells)
+    done, reached = 0, 0
+    for stage in stages:
+        while done < stage:
+            total[:] = 0
+            square = 0.0
+            for stratum in range(len(n_own)):
+                first, last = edges[stratum], edges[stratum + 1]
+                for at in range(first, first + n_own[stratum]):
+                    other = rng.integers(at, last)
+                    order[at], order[other] = order[other], order[at]
+                    total += values[order[at]]
+                    square += squares[order[at]]
+            reached += _energy(total, square, whole, whole_square, n, m) >= limit
+            done += 1
+        # a p-value above 0.1 stays so, and one above 0 of 999 needs no more permutations
+        if 10 * reached > done or (reached > 0 and done >= stages[1]):
+            break
+    return observed, (1 + reached) / (1 + done)
+
+
+@numba.njit(cache=True)
+def _energy(
+    total: np.ndarray, square: float, whole: np.ndarray, whole_square: float, n: float, m: float
+) -> float:
+    """Compute the energy distance from sums over n of n + m cells, with squared distances."""
+    rest = whole - total
+    between = square / n + (whole_square - square) / m - 2 * np.sum(total * rest) / (n * m)
+    within = (square - np.sum(total**2) / n) / (n - 1)
+    within += (whole_square - square - np.sum(rest**2) / m) / (m - 1)
+    return float(2 * (between - within))
 
 
 class _Estimates(NamedTuple):
@@ -298,7 +426,7 @@ class _Sums:
         self.degrees = 0
         shape = len(cells.names), n_strata
         self.of_weights = [np.zeros(shape), np.zeros(shape)]
-        self.of_residuals = [np.zeros((n_strata, n_genes)), np.zeros((n_strata, n_genes))]
+        self.of_residuals = [np.zeros((n_genes, n_strata)), np.zeros((n_genes, n_strata))]
 
     def add(self, rows: slice, weight: np.ndarray, residual: np.ndarray, degrees: int) -> None:
         """Add a block of cells."""
@@ -306,22 +434,24 @@ class _Sums:
         own = self.stratum[rows]
         member = np.zeros((len(own), len(self.number)))
         member[np.arange(len(own)), own] = 1
-        for at, power in enumerate((2, 3)):
-            self.of_weights[at] += (weight**power).T @ member
-            self.of_residuals[at] += member.T @ residual**power
+        for values, sums in ((weight.T, self.of_weights), (residual.T, self.of_residuals)):
+            power = values * values
+            for total in sums:
+                total += power @ member
+                power *= values
 
     def residual_variance(self) -> np.ndarray:
         """Return the variance of the residuals of each gene."""
-        total: np.ndarray = self.of_residuals[0].sum(axis=0)
+        total: np.ndarray = self.of_residuals[0].sum(axis=1)
         return total / max(self.number.sum() - self.degrees, 1)
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Return variance and third moment, perturbations x genes."""
         n_cells = self.number.sum()
-        number = np.maximum(self.number, 1)[:, None]
+        number = np.maximum(self.number, 1)
         correction = n_cells / max(n_cells - self.degrees, 1)
-        variance = self.of_weights[0] @ (self.of_residuals[0] / number) * correction
-        return variance, self.of_weights[1] @ (self.of_residuals[1] / number)
+        variance = self.of_weights[0] @ (self.of_residuals[0] / number).T * correction
+        return variance, self.of_weights[1] @ (self.of_residuals[1] / number).T
 
 
 def _blocks(expression: sparse.csr_matrix) -> Iterator[slice]:

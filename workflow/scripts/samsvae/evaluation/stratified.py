@@ -400,7 +400,6 @@ def energy_tests(
     fdr: float = 0.05,
     n_permutations: int = N_PERMUTATIONS,
     seed: int = 0,
-    n_tests: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Test each perturbation's energy distance from control by permutations within strata.
 
@@ -429,8 +428,6 @@ def energy_tests(
         Number of permutations at first.
     seed
         Seed of the permutations.
-    n_tests
-        Number of perturbations over which rates are controlled; None for those of `strata`.
 
     Returns
     -------
@@ -442,7 +439,7 @@ def energy_tests(
     distance, pvalue = (np.full(strata.n_groups, np.nan) for _ in range(2))
     controls = strata.group == strata.n_groups
     rng = np.random.default_rng(seed)
-    further = max(int(np.ceil((n_tests or strata.n_groups) / fdr)) - n_permutations, 0)
+    further = max(int(np.ceil(strata.n_groups / fdr)) - n_permutations, 0)
     for group in range(strata.n_groups):
         shared = np.flatnonzero(compared[:, group])
         inside = np.isin(strata.stratum, shared)
