@@ -257,12 +257,16 @@ def test_power_is_what_a_test_finds():
     rng = np.random.default_rng(5)
     n_genes, found = 50, []
     error = np.full((1, n_genes), 0.1)
-    [size] = detectable_effects(error, 0.05)
+    every = np.ones_like(error, dtype=bool)
+    [size] = detectable_effects(error, every, 0.05)
     for _ in range(2000):
         z = rng.normal(size / 0.1)
         found.append(2 * stats.norm.sf(abs(z)) < 0.05 / n_genes)
     assert np.mean(found) == pytest.approx(0.8, abs=0.03)
-    assert np.isnan(detectable_effects(np.full((1, 3), np.nan), 0.05)).all()
+    assert np.isnan(detectable_effects(np.full((1, n_genes), np.nan), every, 0.05)).all()
+    silent = np.hstack([error, np.zeros((1, 3 * n_genes))])
+    assert detectable_effects(silent, silent > 0, 0.05) == pytest.approx([size])
+    assert np.isnan(detectable_effects(error, ~every, 0.05)).all()
 
 
 def test_depth_is_compared_within_batches():

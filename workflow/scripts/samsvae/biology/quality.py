@@ -363,6 +363,7 @@ def table_of_hits(
     known = np.isfinite(pvalue)
     rate[known] = stats.false_discovery_control(pvalue[known]) if known.any() else 1.0
     error = effects_in_use(effects, "standard_error")
+    tested = np.isfinite(effects_in_use(effects, "pvalue"))
     with np.errstate(divide="ignore", invalid="ignore"):
         strength = np.nan_to_num(np.abs(np.asarray(effects.X) / error), posinf=0.0)
     first = effects.var_names.to_numpy(dtype=object)[strength.argmax(axis=1)]
@@ -377,7 +378,7 @@ def table_of_hits(
             "is_hit": rate < fdr,
             "n_de": effects.obs["n_de"].to_numpy(),
             "n_tested": effects.obs["n_tested"].to_numpy(),
-            "detectable_effect": detectable_effects(error, fdr),
+            "detectable_effect": detectable_effects(error, tested, fdr),
             "split_half": split_half,
             "depth_ratio": depth_ratio,
             "depth_difference": np.maximum(depth_ratio, 1 / depth_ratio) > DIFFERENT_DEPTH,
@@ -388,25 +389,28 @@ def table_of_hits(
     return table.sort_values(by, ascending=[True, False, False], kind="stable")[HITS]
 
 
-def detectable_effects(standard_error: np.ndarray, fdr: float) -> np.ndarray:
-    """Compute the smallest effect that is found with 80 % power in a gene of median noise.
+def detectable_effects(standard_error: np.ndarray, tested: np.ndarray, fdr: float) -> np.ndarray:
+    """Compute the smallest effect that is found with 80 % power in a tested gene of median noise.
 
     Parameters
     ----------
     standard_error
         Perturbations x genes, log2(CP10k + 1).
+    tested
+        Boolean, perturbations x genes: those that enough cells express.
     fdr
-        Significance, divided by the number of genes (Bonferroni).
+        Significance, divided by the number of tested genes (Bonferroni).
 
     Returns
     -------
     ndarray
-        log2(CP10k + 1), of each perturbation; NaN where standard errors are unknown.
+        log2(CP10k + 1), of each perturbation; NaN without tested genes or standard errors.
     """
-    distance = stats.norm.isf(fdr / 2 / standard_error.shape[1]) + stats.norm.ppf(POWER)
-    known = np.isfinite(standard_error).all(axis=1)
+    number = tested.sum(axis=1)
     result = np.full(len(standard_error), np.nan)
-    result[known] = distance * np.median(standard_error[known], axis=1)
+    for row in np.flatnonzero(number):
+        distance = stats.norm.isf(fdr / 2 / number[row]) + stats.norm.ppf(POWER)
+        result[row] = distance * np.median(standard_error[row, tested[row]])
     return result
 
 
