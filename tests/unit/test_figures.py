@@ -20,6 +20,7 @@ from samsvae.evaluation.differential_expression import scores_by_strength, with_
 from samsvae.evaluation.scores import with_differences, with_intervals
 from samsvae.evaluation.scores import with_quartiles as with_quartiles_of_scores
 from samsvae.figures import readable
+from samsvae.figures.screen import MOST_ROWS
 from samsvae.figures.style import model_colours, save_figure, use_style
 from samsvae.report.sections import SHOWN_FIGURES
 from samsvae.report.sentences import condition_tables, describe, sentences
@@ -408,6 +409,15 @@ def batches_table(n, batches):
     return table.assign(fraction=table["n_cells"] / whole, control_fraction=1 / batches)
 
 
+def contexts_table(n, contexts):
+    rng = np.random.default_rng(1)
+    pairs = [(f"P{i}", f"c{j}") for i in range(n) for j in range(contexts) if (i, j) != (2, 1)]
+    table = pd.DataFrame(pairs, columns=["perturbation", "context"])
+    table["n_de"] = rng.integers(0, 300, len(table))
+    number = dict(zip(table["perturbation"].unique(), rng.integers(0, 90, n), strict=True))
+    return table.assign(n_heterogeneous=table["perturbation"].map(number))
+
+
 LATENT_KINDS = [("observed", "observed"), ("latent", MODELS[0]), ("predicted", MODELS[0])]
 TABLES = {
     ("screen", "few"): screen_table(split_table(8)),
@@ -424,6 +434,9 @@ TABLES = {
     ("guides", "some"): guides_table(12),
     ("guides", "none"): guides_table(3, known=False),
     ("batches", "three"): batches_table(20, 3),
+    ("contexts", "two"): contexts_table(12, 2),
+    ("contexts", "many"): contexts_table(90, 5),
+    ("contexts", "none"): contexts_table(0, 0),
     ("batches", "many"): batches_table(200, 14),
     ("batches", "very many"): batches_table(3, 60),
     ("effects", "few"): effects_table(3),
@@ -1082,6 +1095,24 @@ def reads_state_map(figure, table):
                 same(points.get_array(), rows["mito"])
 
 
+def reads_contexts(figure, table):
+    heat, bars = figure.axes[:2]
+    names = [label.get_text() for label in heat.get_yticklabels()]
+    assert len(names) == min(table["perturbation"].nunique(), MOST_ROWS)
+    strongest = table.groupby("perturbation")["n_de"].max()
+    assert not (strongest.drop(names) > strongest[names].min()).any()
+    assert list(strongest[names]) == sorted(strongest[names], reverse=True)
+    contexts = [label.get_text() for label in heat.get_xticklabels()]
+    expected = table.pivot_table(index="perturbation", columns="context", values="n_de")
+    shown = heat.collections[0].get_array()
+    np.testing.assert_array_equal(
+        np.ma.filled(shown.astype(float), np.nan), expected.loc[names, contexts].to_numpy()
+    )
+    widths = [bar.get_width() for bar in bars.patches]
+    first = table.drop_duplicates("perturbation").set_index("perturbation")
+    same(widths, first.loc[names, "n_heterogeneous"])
+
+
 def reads_truth(figure, table):
     images = [axis.images[0].get_array() for axis in figure.axes if axis.images]
     for index, model in enumerate(MODELS):
@@ -1137,6 +1168,7 @@ SHOWN_COLUMNS = {
     "knock_down": ["log2fc", "low", "high"],
     "guides": ["concordance", "slope"],
     "batches": ["fraction", "control_fraction"],
+    "contexts": ["n_de", "n_heterogeneous"],
     "training": ["elbo"],
     "iwelbo": ["difference", "difference_low", "difference_high", "mean_iwelbo"],
     "iwelbo_particles": [

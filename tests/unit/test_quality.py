@@ -9,6 +9,8 @@ from scipy import sparse, stats
 from samsvae.biology.guides import Groups, compare_guides, guide_groups, knock_down, mean_ratios
 from samsvae.biology.quality import (
     cells_by_batch,
+    common_shifts,
+    counts_of,
     depth_ratios,
     detectable_effects,
     effects_by_context,
@@ -21,7 +23,7 @@ from samsvae.biology.quality import (
     split_half_correlations,
 )
 from samsvae.biology.similarity import similarity_table
-from samsvae.evaluation.effects import effects_in_use, log_expression
+from samsvae.evaluation.effects import effects_in_use, log_cp10k, log_expression
 from samsvae.evaluation.stratified import (
     Strata,
     strata_of_cells,
@@ -267,6 +269,32 @@ def test_power_is_what_a_test_finds():
     silent = np.hstack([error, np.zeros((1, 3 * n_genes))])
     assert detectable_effects(silent, silent > 0, 0.05) == pytest.approx([size])
     assert np.isnan(detectable_effects(error, ~every, 0.05)).all()
+
+
+def test_composition_is_told_from_depth_and_from_regulation():
+    """One gene takes 40 % of the counts; cells are deeper; a third of the genes are raised."""
+    rng = np.random.default_rng(0)
+    n_genes, n_cells = 60, 200
+    share = rng.dirichlet(np.full(n_genes, 5.0))
+    one, many = share.copy(), share.copy()
+    one[7] = 0.4 * (1 - share[7]) / 0.6
+    many[:20] *= 2.0
+    shares = [one / one.sum(), share, many / many.sum(), share]
+    depth = [2000, 6000, 2000, 2000]
+    counts = np.vstack(
+        [rng.multinomial(size, own, n_cells) for size, own in zip(depth, shares, strict=True)]
+    )
+    library_size = counts.sum(axis=1).astype(float)
+    expression = log_cp10k(sparse.csr_matrix(counts), library_size)
+    np.testing.assert_allclose(counts_of(expression, library_size).toarray(), counts, atol=1e-6)
+    strata = Strata(np.repeat(np.arange(4), n_cells), np.zeros(4 * n_cells, dtype=int), 3)
+    means = mean_ratios(counts_of(expression, library_size), library_size, strata)[:2]
+    genes = pd.Index([f"G{number}" for number in range(n_genes)])
+    table = common_shifts(*means, genes)
+    assert list(table["composition_gene"]) == ["G7", None, None]
+    assert table["common_shift"][0] == pytest.approx(np.log2(0.6 / (1 - share[7])), abs=0.03)
+    assert table["common_shift"][1] == pytest.approx(0, abs=0.03)
+    assert depth_ratios(library_size, strata) == pytest.approx([1, 3, 1], rel=0.01)
 
 
 def test_depth_is_compared_within_batches():

@@ -104,7 +104,7 @@ HITS = pd.DataFrame(
     [("JAK2", 0.001, True, 31, 0.9, False), ("B", 0.002, True, 3, 0.7, True),
      ("CAV1", 0.4, False, 0, 1.0, False), ("FEW", np.nan, False, 0, 1.0, False)],
     columns=["perturbation", "pvalue", "is_hit", "n_de", "depth_ratio", "depth_difference"],
-)  # fmt: skip
+).assign(common_shift=[-0.41, 0.0, 0.2, 0.0], composition_gene=["HBG2", None, None, None])  # fmt: skip
 NULL = pd.DataFrame(
     {"fake_target": ["NT1", "NT2"], "fraction_p05": [0.04, 0.06], "lambda": [0.9, 1.1],
      "n_significant": [0, 1], "pvalue": 1.0}
@@ -247,11 +247,14 @@ def test_the_page_says_first_whether_the_screen_is_sound(results, report):
     assert "80 % of the cells of B are in batch b1, and 40 % of control cells" in told[4]
     assert "8 cells are in batches without enough control cells" in told[4]
     assert "B (0.70)" in told[5]
+    assert "JAK2 (HBG2, others −0.41)" in told[6]
+    assert "CAV1" not in told[6]
     for reservation in (
         "1 of 3 perturbations have no detectable effect",
         "1 of 2 measured targets do not change as expected",
         "1 odd guides",
         "effects that ignore batches are confounded",
+        "1 perturbations change the composition of counts",
     ):
         assert reservation in told[-1]
     assert "Soundness of the screen." in text

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from samsvae.biology.quality import effects_by_context
 from samsvae.evaluation.effects import log_expression
+from samsvae.evaluation.stratified import Strata
 from samsvae.evaluation.truth import true_effects
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import content_digest, perturbations
@@ -140,3 +142,23 @@ def test_options_change_nothing_else():
 def test_too_many_measured_targets_are_refused():
     with pytest.raises(InputError, match="knock_down"):
         Simulation(n_genes=60, n_factors=3, programme_size=19, knock_down=1.0)
+
+
+def test_contexts_differ_and_some_targets_act_in_the_first_alone():
+    settings = Simulation(n_contexts=2, context_specific=0.25, n_pairs=0, inert_fraction=0.0)
+    screen, _ = simulate(settings)
+    assert set(screen.obs["context"]) == {"context1", "context2"}
+    has = screen.obsm["dosage"].toarray() > 0
+    response = screen.obsm["true_response"] > 0
+    second = (screen.obs["context"] == "context2").to_numpy()
+    np.testing.assert_array_equal(response[~second], has[~second])
+    silent = has[second].any(axis=0) & ~response[second].any(axis=0)
+    assert silent.sum() == 6
+    strata = Strata.of(screen.obs["perturbation"], perturbations(screen), second.astype(int))
+    table = effects_by_context(screen, log_expression(screen), strata, 0.05)
+    number = table.pivot_table(index="perturbation", columns="context", values="n_de")
+    names = np.array(screen.uns["perturbations"])
+    assert number.loc[names[silent], "context2"].max() <= 1
+    assert (number.loc[names[silent], "context1"] > 2).mean() > 0.6
+    differ = table.groupby("perturbation")["n_heterogeneous"].first()
+    assert differ[names[silent]].median() > 2 * differ[names[~silent]].median()

@@ -19,8 +19,10 @@ from samsvae.biology.quality import (
     BATCHES,
     CONTEXTS,
     NULL,
+    common_shifts,
     compare_contexts,
     correlate_rows,
+    counts_of,
     depth_ratios,
     null_row,
     quantiles,
@@ -28,6 +30,7 @@ from samsvae.biology.quality import (
     table_of_effects,
     table_of_hits,
 )
+from samsvae.evaluation.effects import CP10K
 from samsvae.evaluation.marginal import Regression, fit, marginal_energy_tests
 from samsvae.evaluation.stratified import knows_strata, stratified_rank_sum
 from samsvae.screen.canonical import BATCH, CONTEXT
@@ -214,7 +217,15 @@ def marginal_hits(
     )
     half = np.random.default_rng(seed).permutation(len(library_size)) % 2 == 0
     first, second = (fit(expression[part], cells[part]).effect for part in (half, ~half))
-    return table_of_hits(effects, distance, pvalue, ratio, correlate_rows(first, second), fdr)
+    halves = correlate_rows(first, second)
+    counts = counts_of(expression, library_size)
+    has = sparse.csr_matrix(cells.present != 0, dtype=np.float64)
+    total, size = np.asarray(counts.sum(axis=0)), library_size.sum()
+    own, own_size = (has.T @ counts).toarray(), (has.T @ library_size)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = CP10K * own / own_size, CP10K * (total - own) / (size - own_size)
+    shifts = common_shifts(*means, effects.var_names)
+    return table_of_hits(effects, distance, pvalue, ratio, halves, shifts, fdr)
 
 
 def marginal_knock_down(

@@ -13,7 +13,8 @@ import pandas as pd
 from scipy import sparse, stats
 from sklearn.decomposition import PCA
 
-from samsvae.evaluation.effects import effects_in_use, effects_table
+from samsvae.biology.guides import mean_ratios
+from samsvae.evaluation.effects import CP10K, effects_in_use, effects_table
 from samsvae.evaluation.stratified import (
     LEFT_OUT,
     Strata,
@@ -282,9 +283,12 @@ def principal_components(expression: sparse.csr_matrix, seed: int) -> np.ndarray
 POWER = 0.8
 HITS = [
     "perturbation", "n_cells", "n_compared", "e_distance", "pvalue", "fdr", "is_hit", "n_de",
-    "n_tested", "detectable_effect", "split_half", "depth_ratio", "depth_difference", "first_gene",
+    "n_tested", "detectable_effect", "split_half", "depth_ratio", "depth_difference",
+    "common_shift", "composition_gene", "first_gene",
 ]  # fmt: skip
 DIFFERENT_DEPTH = 1.25  # ratio of median library sizes that could be taken for an effect
+LARGE_SHIFT = 0.1  # log2 ratio that the genes share
+FEWEST_COUNTS = 1.0  # CP10k of control cells, of a gene that tells of a common shift
 
 
 def hits(
@@ -323,7 +327,53 @@ def hits(
     distance, pvalue = energy_tests(components_of_cells, strata, fdr=fdr, seed=seed)
     ratio = depth_ratios(library_size, strata)
     halves = split_half_correlations(expression, strata, seed)
-    return table_of_hits(effects, distance, pvalue, ratio, halves, fdr)
+    means = mean_ratios(counts_of(expression, library_size), library_size, strata)[:2]
+    shifts = common_shifts(*means, effects.var_names)
+    return table_of_hits(effects, distance, pvalue, ratio, halves, shifts, fdr)
+
+
+def counts_of(expression: sparse.csr_matrix, library_size: np.ndarray) -> sparse.csr_matrix:
+    """Compute counts from log2(CP10k + 1), cells x genes."""
+    counts = expression.copy()
+    counts.data = np.exp2(counts.data) - 1
+    return sparse.csr_matrix(sparse.diags_array(library_size / CP10K) @ counts)
+
+
+def common_shifts(mean: np.ndarray, control_mean: np.ndarray, genes: pd.Index) -> pd.DataFrame:
+    """Find perturbations by which one gene pushes all others up or down.
+
+    Counts are relative: if a gene takes a larger part of them, all others have less, though nothing
+    else changes. Such a shift is common to the genes, while the depth of the cells is the same.
+
+    Parameters
+    ----------
+    mean, control_mean
+        CP10k of all cells of a perturbation together, and of the cells that it is compared with,
+        perturbations x genes.
+    genes
+        Symbols of the genes.
+
+    Returns
+    -------
+    DataFrame
+        ``common_shift``, the median log2 ratio over genes with at least 1 CP10k in control cells;
+        ``composition_gene``, the gene whose change of share explains most of a shift of more than
+        0.1, None if none does.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.log2(mean / control_mean)
+        ratio[~((control_mean >= FEWEST_COUNTS) & np.isfinite(ratio))] = np.nan
+        change = np.nan_to_num(mean - control_mean)
+        found = np.abs(change).argmax(axis=1)
+        rows = np.arange(len(mean))
+        left, left_before = (1 - m[rows, found] / CP10K for m in (mean, control_mean))
+        explained = np.log2(left / left_before)
+    shift = np.full(len(mean), np.nan)
+    known = np.isfinite(ratio).any(axis=1)
+    shift[known] = np.nanmedian(ratio[known], axis=1)
+    by_one = (np.abs(shift) > LARGE_SHIFT) & (np.abs(shift - explained) < np.abs(shift) / 2)
+    gene = np.where(by_one, genes.to_numpy(dtype=object)[found], None)
+    return pd.DataFrame({"common_shift": shift, "composition_gene": gene})
 
 
 def table_of_hits(
@@ -332,6 +382,7 @@ def table_of_hits(
     pvalue: np.ndarray,
     depth_ratio: np.ndarray,
     split_half: np.ndarray,
+    shifts: pd.DataFrame,
     fdr: float,
 ) -> pd.DataFrame:
     """Sort perturbations by the strength of their effects.
@@ -346,6 +397,8 @@ def table_of_hits(
         Median library size of each perturbation relative to control cells.
     split_half
         Correlation of the effects of two halves of the cells of each perturbation.
+    shifts
+        Of each perturbation, as of :func:`common_shifts`.
     fdr
         False discovery rate of hits.
 
@@ -357,7 +410,8 @@ def table_of_hits(
         genes; the ``detectable_effect``; ``split_half``, the correlation of effects of two halves
         of the cells, each against its own half of the control cells; the median library size
         relative to control cells, and whether it differs by more than a quarter
-        (``depth_difference``); and the gene of largest effect per standard error.
+        (``depth_difference``); the columns of :func:`common_shifts`; and the gene of largest effect
+        per standard error.
     """
     rate = np.full_like(pvalue, np.nan)
     known = np.isfinite(pvalue)
@@ -382,6 +436,7 @@ def table_of_hits(
             "split_half": split_half,
             "depth_ratio": depth_ratio,
             "depth_difference": np.maximum(depth_ratio, 1 / depth_ratio) > DIFFERENT_DEPTH,
+            **shifts,
             "first_gene": np.where(strength.any(axis=1), first, None),
         }
     )

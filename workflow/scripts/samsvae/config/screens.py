@@ -156,6 +156,14 @@ class Simulated(Source):
     batch_imbalance: Fraction = Field(
         0.0, description="Fraction of the control cells that are moved to the first batch."
     )
+    n_contexts: Count = Field(
+        1,
+        description="Contexts of cells, such as cell lines, which differ in the logits of genes by "
+        "a standard deviation of 0.5.",
+    )
+    context_specific: Fraction = Field(
+        0.0, description="Fraction of the targets that act in the first context alone."
+    )
     guides_per_target: Count = Field(
         1, description="Guides of each target; with one, the screen names no guides."
     )
@@ -482,6 +490,11 @@ def perturbation_kind(screen: Mapping[str, Any]) -> str | None:
 def knows_batches(screen: Mapping[str, Any]) -> bool:
     """Whether a screen's entry says which batch a cell is of."""
     return bool(screen.get("batch_column")) or screen.get("n_batches", 1) > 1
+
+
+def knows_contexts(screen: Mapping[str, Any]) -> bool:
+    """Whether a screen's entry says which context a cell is of."""
+    return bool(screen.get("context_column")) or screen.get("n_contexts", 1) > 1
 
 
 def knows_guides(screen: Mapping[str, Any]) -> bool:

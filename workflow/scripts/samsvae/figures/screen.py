@@ -236,3 +236,27 @@ def draw_batches(table: pd.DataFrame, reference: str = "control cells", **_: Any
     else:
         axis.set_title(f"{len(batches):,} batches, in the order of their names")
     return figure
+
+
+def draw_contexts(table: pd.DataFrame, **_: Any) -> Figure:
+    """Draw the changed genes of perturbations in each context, from contexts.tsv."""
+    if table.empty:
+        return nothing_to_show("No perturbation has cells to compare in any context.")
+    table = table.astype({"context": str})
+    strength = table.groupby("perturbation")["n_de"].max()
+    names = list(strength.sort_values(ascending=False, kind="stable").index[:MOST_ROWS])
+    numbers = table.pivot_table(index="perturbation", columns="context", values="n_de").loc[names]
+    differ = table.groupby("perturbation")["n_heterogeneous"].first().loc[names]
+    height = 1.1 + ROW_HEIGHT * len(names)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, height), sharey=True)
+    colours = plt.get_cmap("viridis").with_extremes(bad="0.9")
+    shown = left.pcolormesh(
+        np.arange(numbers.shape[1] + 1), np.arange(len(names) + 1) - 0.5,
+        np.ma.masked_invalid(numbers.to_numpy(dtype=float)), cmap=colours,
+    )  # fmt: skip
+    left.set_xticks(np.arange(numbers.shape[1]) + 0.5, list(numbers.columns), rotation=90)
+    figure.colorbar(shown, ax=left, label="differentially expressed genes")
+    right.barh(range(len(names)), differ, color=sns.color_palette("colorblind")[0], height=0.8)
+    right.set_xlabel("genes that differ between contexts")
+    name_rows(left, names, fontsize=5)
+    return figure

@@ -399,7 +399,8 @@ def _unbalanced(what: str, batch: pd.Categorical, labels: pd.Categorical) -> Ite
                 "batches without control cells",
                 f"by {what}, {len(without)} of {len(fraction)} batches have no "
                 f"control cell: {some(without)}. Effects of the batch will be taken for effects "
-                "of perturbations.",
+                "of perturbations. With 'batch_column', cells are compared with control cells of "
+                "their own batch, and the cells of these batches with none.",
             )
     others = table.drop(CONTROL, errors="ignore")
     absent = (others == 0).to_numpy() @ fraction.to_numpy()
@@ -414,5 +415,6 @@ def _unbalanced(what: str, batch: pd.Categorical, labels: pd.Categorical) -> Ite
             "perturbations confined to batches",
             f"by {what}, {len(confined)} of {len(others)} perturbations are "
             f"missing from batches where they should be by chance: {some(shown)}. Effects of batch "
-            "and perturbation are confounded.",
+            "and perturbation are confounded; with 'batch_column', cells are compared within "
+            "batches.",
         )

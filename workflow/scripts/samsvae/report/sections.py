@@ -145,13 +145,15 @@ SECTIONS = (
             Figure("knock_down", "screen", "knock_down.tsv", (COUNTS,)),
             Figure("guides", "screen", "guides.tsv", (COUNTS, GUIDES)),
             Figure("batches", "screen", "batches.tsv", (COUNTS, BATCHES)),
+            Figure("contexts", "screen", "contexts.tsv", (COUNTS, CONTEXTS)),
             Table(
                 "hits.tsv",
                 "Every perturbation by decreasing strength: its E-distance with the p-value of a "
                 "permutation test, differentially expressed genes among the tested ones, the "
                 "smallest effect that would have been found with 80 % power in a gene of median "
-                "noise, the correlation of effects of two halves of its cells, and its median "
-                "library size relative to control cells.",
+                "noise, the correlation of effects of two halves of its cells, its median library "
+                "size relative to control cells, the median log2 ratio of genes (common shift) "
+                "and the gene whose share of the counts explains it, if one does.",
                 (COUNTS,),
             ),
             Table(

@@ -349,6 +349,7 @@ def quality_in_words(tables: Path, has: Collection[str], kind: str | None, fdr: 
         else ("", ""),
         contexts_in_words(read_table(tables / "contexts.tsv")) if CONTEXTS in has else ("", ""),
         depth_in_words(hits, marginal),
+        composition_in_words(hits),
     ]
     reservations = [reservation for _, reservation in found if reservation]
     verdict = "The screen is usable"
@@ -496,6 +497,25 @@ def depth_in_words(hits: pd.DataFrame, marginal: bool = False) -> tuple[str, str
         f"The median library size of {len(deep):,} perturbations differs by more than a quarter "
         f"from that of {reference(marginal)}: {named}.",
         f"{len(deep):,} perturbations differ in depth",
+    )
+
+
+def composition_in_words(hits: pd.DataFrame) -> tuple[str, str]:
+    """Describe perturbations by which one gene shifts all others; a sentence, and a reservation."""
+    shifted = hits.dropna(subset="composition_gene")
+    if shifted.empty:
+        return "", ""
+    named = _named(
+        [
+            f"{row['perturbation']} ({row['composition_gene']}, others "
+            f"{row['common_shift']:+.2f})".replace("-", "−")
+            for _, row in shifted.iterrows()
+        ]
+    )
+    return (
+        f"With {len(shifted):,} perturbations one gene changes its share of the counts so much "
+        f"that most others shift (log2); this is composition, not regulation: {named}.",
+        f"{len(shifted):,} perturbations change the composition of counts",
     )
 
 

@@ -30,6 +30,7 @@ from samsvae.config.screens import (
     download_of,
     has_marginal_effects,
     knows_batches,
+    knows_contexts,
     knows_guides,
     perturbation_kind,
 )
@@ -160,7 +161,7 @@ class Layout:
         has = {
             COUNTS: self.has_counts(experiment),
             BATCHES: knows_batches(self.screen_entry(experiment)),
-            CONTEXTS: self.screen_entry(experiment).get("context_column"),
+            CONTEXTS: knows_contexts(self.screen_entry(experiment)),
             GUIDES: knows_guides(self.screen_entry(experiment)),
             MARGINAL: has_marginal_effects(self.screen_entry(experiment)),
             TRAINING: trained,

@@ -8,7 +8,8 @@ are additive. Counts are negative binomial with log-normal library sizes and gen
     x_ig ~ NegativeBinomial(mean l_i rho_ig, inverse dispersion c_g)
 
 By option, as in real screens: batches shift the logits of genes and the depth of their cells, and
-control cells are more frequent in one; each target has several guides, some of them dead; some
+control cells are more frequent in one; contexts shift genes, too, and some targets act in the first
+alone; each target has several guides, some of them dead; some
 cells with a guide escape; each target is a measured gene whose own logit is lowered; and cells
 have a random number of targets, as at a high multiplicity of infection.
 
@@ -50,6 +51,7 @@ from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import (
     BATCH,
     COMPARED_WITH,
+    CONTEXT,
     GUIDE,
     PERTURBATION,
     UNIT,
@@ -61,6 +63,7 @@ from samsvae.screen.labels import CONTROL
 
 N_DECOYS_PER_PROGRAMME = 4
 BATCH_DEPTH = 0.2  # standard deviation of the logarithm of a batch's depth
+CONTEXT_EFFECT = 0.5  # standard deviation of a context's shifts of the logits of genes
 CONTROL_GUIDES = 8
 N_NUISANCE_FACTORS = 2  # basal variation without perturbation effects, such as the cell cycle
 
@@ -84,6 +87,8 @@ class Simulation:
     n_batches: int = 1
     batch_effect: float = 0.3
     batch_imbalance: float = 0.0
+    n_contexts: int = 1
+    context_specific: float = 0.0
     guides_per_target: int = 1
     dead_guides: float = 0.0
     escapers: float = 0.0
@@ -157,10 +162,18 @@ def simulate(settings: Simulation) -> tuple[anndata.AnnData, dict[str, list[str]
     batch = _batches(other, settings, design)
     guides, response = _guides(other, settings, design, targets)
 
+    if settings.n_contexts > 1:
+        context = other.integers(settings.n_contexts, size=len(design))
+        n_specific = round(settings.context_specific * len(targets))
+        specific = other.choice(len(targets), n_specific, replace=False)
+        response[np.ix_(context > 0, specific)] = 0
     latent = basal.copy()
     latent[:, : settings.n_factors] += response @ (mask * embedding)
     logits = latent @ loadings + log_proportion
     logits[:, own_gene] -= np.log(2) * settings.knock_down * response[:, : len(own_gene)]
+    if settings.n_contexts > 1:
+        size = settings.n_contexts, settings.n_genes
+        logits += other.normal(0, CONTEXT_EFFECT, size)[context]
     if settings.n_batches > 1:
         shifts = other.normal(0, settings.batch_effect, (settings.n_batches, settings.n_genes))
         logits += shifts[batch]
@@ -180,11 +193,14 @@ def simulate(settings: Simulation) -> tuple[anndata.AnnData, dict[str, list[str]
     if settings.n_batches > 1:
         screen.obs[BATCH] = pd.Categorical([f"batch{number + 1}" for number in batch])
         screen.uns["batch_column"] = BATCH
+    if settings.n_contexts > 1:
+        screen.obs[CONTEXT] = pd.Categorical([f"context{number + 1}" for number in context])
+        screen.uns["context_column"] = CONTEXT
     if guides is not None:
         screen.obs[GUIDE] = guides.names()
         screen.obsm["guides"] = guides.present
         screen.uns["guides"] = guides.table
-    if settings.dead_guides or settings.escapers:
+    if settings.dead_guides or settings.escapers or settings.context_specific:
         screen.obsm["true_response"] = response.astype(np.float32)
     screen.uns["truth"] = {
         "targets": np.array(targets, dtype=object),
