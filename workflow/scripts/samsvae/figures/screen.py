@@ -133,7 +133,7 @@ def draw_hits(table: pd.DataFrame, reference: str = "control cells", **_: Any) -
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axis.margins(x=0.15, y=0.08)
     axes[0].axhline(0, color="0.6", linewidth=0.6, zorder=0)
-    axes[1].legend(loc="upper left")
+    figure.legend(*axes[0].get_legend_handles_labels(), ncols=2, loc="outside lower center")
     figure.draw_without_rendering()
     named = known[known["is_hit"]]
     for axis, column in zip(axes, columns, strict=True):

@@ -253,8 +253,14 @@ def _guides(
     controls = [f"NT_g{number + 1}" for number in range(CONTROL_GUIDES)]
     cells, target = np.nonzero(design)
     guide = target * per_target + chosen[cells, target]
-    untargeted = np.flatnonzero(~design.any(axis=1))
-    of_control = len(names) + rng.integers(CONTROL_GUIDES, size=len(untargeted))
+    if settings.guides_per_cell:
+        # as frequent as guides with a target, in all cells
+        chance = settings.guides_per_cell / settings.n_perturbations / per_target
+        untargeted, drawn = np.nonzero(rng.random((len(design), CONTROL_GUIDES)) < chance)
+    else:
+        untargeted = np.flatnonzero(~design.any(axis=1))
+        drawn = rng.integers(CONTROL_GUIDES, size=len(untargeted))
+    of_control = len(names) + drawn
     rows, columns = np.concatenate([cells, untargeted]), np.concatenate([guide, of_control])
     table = pd.DataFrame(
         {
