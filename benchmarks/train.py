@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scripts"))
 
+from samsvae import kernels
 from samsvae.inference.cells import Cells
 from samsvae.inference.machine import (
     MATMUL_PRECISIONS,
@@ -32,7 +33,6 @@ from samsvae.inference.machine import (
 )
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import Trainer
-from samsvae.kernels import compilers
 from samsvae.kernels.linear import multiply
 from samsvae.models import MODELS, build_model
 
@@ -113,7 +113,7 @@ def count_operations() -> FlopCounterMode:
     others: dict[Any, Callable[..., int]] = {}
     if torch.backends.mkldnn.is_available():
         others[torch.ops.mkldnn._linear_pointwise] = _operations_of_layer
-    if torch.cuda.is_available() and compilers.has_triton(torch.empty(0, device="cuda").device):
+    if torch.cuda.is_available() and kernels.has_triton(torch.empty(0, device="cuda").device):
         from samsvae.kernels import gamma_poisson_triton
 
         assert gamma_poisson_triton  # defines the operation
@@ -156,7 +156,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         cuda_graph=not arguments.without_graph,
     )
     if arguments.without_triton:
-        compilers.has_triton = cache(lambda device: False)
+        kernels.has_triton = cache(lambda device: False)
     sizes = arguments.genes, arguments.perturbations
     trainer = Trainer(lambda: build_model(settings, *sizes), cells, training, seeds=[0])
     with matmul_precision(arguments.precision), trainer.replicates[0].stream():

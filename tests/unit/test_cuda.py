@@ -20,7 +20,7 @@ from samsvae.inference.objective import elbo
 from samsvae.inference.posterior import draw_shifts, log_importance_weights
 from samsvae.inference.step import Training, TrainingStep
 from samsvae.inference.trainer import Trainer, fit
-from samsvae.kernels.compilers import compile_function, has_triton
+from samsvae.kernels import compile_function, has_triton
 from samsvae.kernels.gamma_poisson import log_prob
 from samsvae.kernels.random import cell_keys, cell_normals
 from samsvae.models import MODELS, build_model

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.func import functional_call, stack_module_state, vmap
 
-from samsvae.kernels import SMALLEST_MEAN, gamma_poisson_numba
-from samsvae.kernels.compilers import has_triton
+from samsvae.kernels import SMALLEST_MEAN, gamma_poisson_numba, has_triton
 from samsvae.kernels.gamma_poisson import log_prob, reference_log_prob
 
 NAMES = ("concentration", "hidden", "weight", "bias")

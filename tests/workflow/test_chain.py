@@ -198,7 +198,7 @@ def test_one_figure_comes_back_with_those_of_its_module_and_soon(finished):
         ("biology/enrichment.py", {"enrich_effects", "compare_pathways"}, {"train", "evaluate_run"}),
         ("evaluation/predicted.py", {"evaluate_run", "evaluate_effects"}, {"train", "observe_effects", "split_cells"}),
         ("models/sams_vae.py", {"train", "evaluate_run"}, {"split_cells", "observe_effects", "predict_baseline"}),
-        ("figures/fits.py", {"draw_fits", "write_report"}, {"train", "collect_training"}),
+        ("figures/scores.py", {"draw_scores", "write_report"}, {"train", "collect_training"}),
     ],
 )  # fmt: skip
 def test_an_edited_module_reruns_what_uses_it_and_nothing_else(finished, module, reruns, spares):
@@ -242,12 +242,12 @@ def test_an_edited_model_is_retrained_without_the_others(finished):
 
 
 def test_figures_of_an_edited_module_are_drawn_alone(finished):
-    path = finished.folder / LIBRARY / "figures/fits.py"
+    path = finished.folder / LIBRARY / "figures/scores.py"
     source = path.read_text()
     path.write_text(source + "\nEDITED = 1\n")
     planned = finished.planned()
     path.write_text(source)
-    assert planned == {"draw_fits": 2, "write_report": 1}
+    assert planned == {"draw_scores": 2, "write_report": 1}
 
 
 def test_a_changed_model_is_retrained_alone(finished):
@@ -334,7 +334,7 @@ def test_the_chain_behind_a_figure_leads_back_to_the_cells(finished):
     told = (finished.folder / f"{figure}.provenance.txt").read_text()
     assert told in done.stdout
     stages = re.findall(r"(?m)^(\w+): \d+ file", told)
-    assert {"draw_fits", "compare_iwelbo", "evaluate_run", "train", "simulate_screen"} <= set(
+    assert {"draw_scores", "compare_iwelbo", "evaluate_run", "train", "simulate_screen"} <= set(
         stages
     )
     screen = finished.folder / "results/screens/tiny/screen.h5ad"

@@ -14,8 +14,7 @@ from torch import Tensor
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.noise import seeded
 from samsvae.inference.posterior import BasalCells, draw_effects_in_parts
-from samsvae.kernels import SMALLEST_MEAN
-from samsvae.kernels.compilers import is_compiled_for, match_numba_threads
+from samsvae.kernels import SMALLEST_MEAN, is_compiled_for, match_numba_threads
 from samsvae.models.base import PerturbationModel, shift_of_conditions
 from samsvae.models.likelihoods import (
     GammaPoissonLikelihood,

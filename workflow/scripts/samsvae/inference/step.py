@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from samsvae import kernels
 from samsvae.inference.cells import Cells
 from samsvae.inference.mask_warmup import MaskWarmup, check_rotatable, rotate_to_sparsest_axes
 from samsvae.inference.noise import NoiseSpec, RandomStream, SampleFromNoise
 from samsvae.inference.objective import RECONSTRUCTION, BoundTerms, elbo, iwae
 from samsvae.inference.posterior import has_masks
-from samsvae.kernels import compilers
-from samsvae.kernels.compilers import compile_function
+from samsvae.kernels import compile_function
 from samsvae.models.base import Batch, PerturbationModel
 from samsvae.runtime.errors import DivergenceError
 
@@ -229,7 +229,7 @@ class TrainingStep:
     def _is_worth_compiling(self) -> bool:
         """Whether compiling (some 20 s) takes less time than it saves (some 0.4 ms a step)."""
         device = self.positions.device
-        return self.training.max_steps >= STEPS_WORTH_COMPILING and compilers.has_triton(device)
+        return self.training.max_steps >= STEPS_WORTH_COMPILING and kernels.has_triton(device)
 
     def _compile(self) -> None:
         device = self.positions.device

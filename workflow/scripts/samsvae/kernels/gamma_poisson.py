@@ -12,7 +12,8 @@ from pyro.distributions import GammaPoisson
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from samsvae.kernels import SMALLEST_MEAN, compilers, gamma_poisson_numba
+from samsvae import kernels
+from samsvae.kernels import SMALLEST_MEAN, gamma_poisson_numba
 
 
 def log_prob(
@@ -168,9 +169,9 @@ class _LogProb(torch.autograd.Function):
 
 def _kernels(tensor: Tensor) -> Kernels | None:
     """Choose the fused implementation for a tensor; None if there is none."""
-    if compilers.is_compiled_for(tensor):
+    if kernels.is_compiled_for(tensor):
         return gamma_poisson_numba
-    if tensor.dtype == torch.float32 and compilers.has_triton(tensor.device):
+    if tensor.dtype == torch.float32 and kernels.has_triton(tensor.device):
         from samsvae.kernels import gamma_poisson_triton
 
         return gamma_poisson_triton

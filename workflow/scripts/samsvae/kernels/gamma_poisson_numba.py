@@ -26,8 +26,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from samsvae.kernels import SMALLEST_MEAN
-from samsvae.kernels.compilers import match_numba_threads
+from samsvae.kernels import SMALLEST_MEAN, match_numba_threads
 from samsvae.kernels.linear import multiply
 
 ROWS_AT_A_TIME = 512  # so that intermediate results stay in the cache

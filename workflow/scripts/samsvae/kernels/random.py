@@ -13,7 +13,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from samsvae.kernels.compilers import has_triton, match_numba_threads
+from samsvae.kernels import has_triton, match_numba_threads
 from samsvae.kernels.gamma_poisson_numba import _log_of_sum, inlined
 
 ROUNDS = 10

@@ -198,9 +198,9 @@ SECTIONS = (
         "(IWELBO) is a lower bound on its logarithm; a higher bound on held-out cells indicates a "
         "better model of the screen.",
         (
-            Figure("training", "fits", "training.tsv", (TRAINING,)),
-            Figure("iwelbo", "fits", "iwelbo.tsv", (TRAINING,)),
-            Figure("iwelbo_particles", "fits", "iwelbo_by_particles.tsv", (TRAINING,)),
+            Figure("training", "scores", "training.tsv", (TRAINING,)),
+            Figure("iwelbo", "scores", "iwelbo.tsv", (TRAINING,)),
+            Figure("iwelbo_particles", "scores", "iwelbo_by_particles.tsv", (TRAINING,)),
             Table(
                 "iwelbo.tsv",
                 "Mean bound of every run in nats per cell, and its difference to the "
@@ -400,8 +400,8 @@ SECTIONS = (
         "In a simulated screen the factors of each perturbation and the latent state of each cell "
         "are known.",
         (
-            Figure("truth", "fits", "matched_masks.tsv", (TRAINING, TRUTH)),
-            Figure("recovery", "fits", "recovery.tsv", (TRAINING, TRUTH)),
+            Figure("truth", "scores", "matched_masks.tsv", (TRAINING, TRUTH)),
+            Figure("recovery", "scores", "recovery.tsv", (TRAINING, TRUTH)),
         ),
     ),
 )
