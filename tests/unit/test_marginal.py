@@ -18,9 +18,10 @@ from samsvae.biology.many_guides import (
 from samsvae.config.experiments import Split
 from samsvae.evaluation.baselines import BASELINES
 from samsvae.evaluation.effects import expression_in_blocks, group_means, log_expression
-from samsvae.evaluation.marginal import Regression, fit
+from samsvae.evaluation.marginal import Regression, fit, marginal_energy_tests
 from samsvae.evaluation.observed import observed_effects, split_half
 from samsvae.evaluation.samples import compared_cells
+from samsvae.evaluation.stratified import energy_tests
 from samsvae.evaluation.truth import true_effects
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import content_digest, perturbations
@@ -287,6 +288,46 @@ def score_of_dead_guides(screen, guides):
     assert 5 <= dead[known].sum() < known.sum()
     ranks = stats.mannwhitneyu(slope[known & ~dead], slope[known & dead])
     return ranks.statistic / ((known & ~dead).sum() * (known & dead).sum())
+
+
+def test_the_energy_test_is_that_of_conditions_against_all_other_cells():
+    """Of many cells with an effect, a weak one, and none; each in two strata."""
+    rng = np.random.default_rng(0)
+    present = rng.random((600, 3)) < 0.2
+    stratum = rng.integers(2, size=600)
+    values = rng.normal(size=(600, 4)) + stratum[:, None]
+    values[:, 0] += 2 * present[:, 0] + 0.25 * present[:, 1]
+    nuisance = np.column_stack([np.ones(600), stratum])
+    cells = Regression(
+        list("ABC"), sparse.csr_matrix(present, dtype=float), nuisance, stratum, "complement"
+    )
+    distance, pvalue = marginal_energy_tests(values, cells, 0.05, 0)
+    left = values - nuisance @ np.linalg.lstsq(nuisance, values, rcond=None)[0]
+    for at, name in enumerate(cells.names):
+        theirs = energy_tests(left, cells.against_others(name, stratum), n_permutations=4999)
+        assert distance[at] == pytest.approx(theirs[0][0], rel=1e-9)
+        error = 3 * np.sqrt(theirs[1][0] * (1 - theirs[1][0]) / 200)
+        assert pvalue[at] == pytest.approx(theirs[1][0], abs=max(error, 0.001))
+    assert pvalue[0] == pytest.approx(1 / 1000)
+    # the effect of the first perturbation is no distance of the others, nor is theirs subtracted
+    together = replace(cells, compared_with="controls")
+    assert marginal_energy_tests(values, together, 0.05, 0)[0][0] == pytest.approx(
+        distance[0], rel=0.1
+    )
+
+
+@pytest.mark.parametrize("how", ["controls", "complement"])
+def test_pvalues_of_the_energy_test_are_uniform_without_effects(how):
+    """Of a tenth as many perturbations as cells, which the linear model fits all."""
+    rng = np.random.default_rng(1)
+    found = []
+    for seed in range(20):
+        present = sparse.csr_matrix(rng.random((200, 20)) < 0.1, dtype=float)
+        cells = Regression(
+            list(map(str, range(20))), present, np.ones((200, 1)), np.zeros(200, dtype=int), how
+        )
+        found.append(marginal_energy_tests(rng.normal(size=(200, 5)), cells, 0.05, seed)[1])
+    assert stats.kstest(np.concatenate(found), "uniform").pvalue > 0.01
 
 
 def test_without_guides_random_groups_are_the_null(high_moi):

@@ -210,7 +210,9 @@ def residuals(values: np.ndarray, cells: Regression) -> tuple[np.ndarray, np.nda
     rest : ndarray
         Residuals, cells x variables.
     coefficient : ndarray
-        What was subtracted for each perturbation, perturbations x variables.
+        What was subtracted for each perturbation, perturbations x variables. It is scaled to vary
+        as the difference of the means of two random groups of residuals, of these numbers of
+        cells, does: coefficients of many regressors vary more, and residuals less.
     """
     together = cells.compared_with == "controls"
     present = cells.present if together else cells.present[:, :0]
@@ -218,8 +220,15 @@ def residuals(values: np.ndarray, cells: Regression) -> tuple[np.ndarray, np.nda
     inverse, _ = _inverse((regressors.T @ regressors).toarray())
     coefficient = inverse @ (regressors.T @ values)
     rest = values - regressors @ coefficient
-    subtracted = coefficient[cells.nuisance.shape[1] :]
-    return rest, subtracted if together else np.zeros((len(cells.names), values.shape[1]))
+    if not together:
+        return rest, np.zeros((len(cells.names), values.shape[1]))
+    n_cells, n_covariates = len(rest), cells.nuisance.shape[1]
+    number = np.clip(cells.n_cells, 1, n_cells - 1)
+    of_means = (1 / number + 1 / (n_cells - number)) * (1 - regressors.shape[1] / n_cells)
+    of_coefficients = np.diag(inverse)[n_covariates:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.sqrt(np.clip(of_means / of_coefficients, 0, 1))
+    return rest, coefficient[n_covariates:] * np.nan_to_num(scale)[:, None]
 
 
 FEW_PERMUTATIONS = 199  # at first, of a perturbation
