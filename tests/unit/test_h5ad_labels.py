@@ -222,8 +222,15 @@ def test_min_cells_of_marginal_effects_counts_all_cells_of_a_perturbation(tmp_pa
     path = write(tmp_path / "a.h5ad", data)
     source = H5adSource(path, "label", min_cells=2, unit="perturbation", compared_with="complement")
     screen = canonical(source)
-    assert list(screen.obs["perturbation"]) == ["control", "A", "A+B", "A+B", "B"]
+    # the one cell of C has B as well, and stays
+    assert list(screen.obs["perturbation"]) == ["control", "A", "A+B", "A+B", "B", "B"]
     assert list(screen.uns["perturbations"]) == ["A", "B"]
+    data.obs["label"] = ["A", "A", "A+B", "B", "B+C", "C"]
+    none = write(tmp_path / "none.h5ad", data)
+    with pytest.raises(InputError, match="control"):
+        canonical(H5adSource(none, "label"))
+    frequent = canonical(H5adSource(none, "label", min_cells=3, unit="perturbation"))
+    assert list(frequent.obs["perturbation"]) == ["A", "A", "A+B", "B", "B"]
     assert (screen.uns["unit"], screen.uns["compared_with"]) == ("perturbation", "complement")
     plain = canonical(H5adSource(path, "label"))
     assert "unit" not in plain.uns

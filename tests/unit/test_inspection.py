@@ -383,6 +383,21 @@ def test_a_screen_of_marginal_effects_is_judged_by_single_perturbations(tmp_path
     assert check.facts["cells per perturbation"].startswith(f"median {number:.0f}")
 
 
+def test_perturbations_that_cannot_be_told_apart_are_named(tmp_path):
+    data = sound_screen()
+    data.obs["label"] = ["control"] * N_CONTROLS + [
+        "+".join(["BAK1", "JUN"] if at % 3 else ["KLF1", "CEBPA"][: 1 + at % 2])
+        for at in range(data.n_obs - N_CONTROLS)
+    ]
+    data.obs["batch"] = pd.Categorical(
+        ["one" if "KLF1" in label else "two" for label in data.obs["label"]]
+    )
+    check = checked(data, tmp_path / "a.h5ad", unit="perturbation")
+    said = {finding.name: finding.message for finding in check.findings}
+    assert "BAK1 = JUN" in said["perturbations with the same cells"]
+    assert "KLF1 in one" in said["perturbations confined to batches"]
+
+
 @fault(
     WARNING, "labels that look like combinations", "KLF1_CEBPA", "delimiter: '_'", delimiter=None
 )

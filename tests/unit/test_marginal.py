@@ -14,6 +14,7 @@ from samsvae.biology.many_guides import (
     cells_of_guides,
     marginal_effects_by_context,
     marginal_null,
+    marginal_screen_effects,
 )
 from samsvae.config.experiments import Split
 from samsvae.evaluation.baselines import BASELINES
@@ -328,6 +329,70 @@ def test_pvalues_of_the_energy_test_are_uniform_without_effects(how):
         )
         found.append(marginal_energy_tests(rng.normal(size=(200, 5)), cells, 0.05, seed)[1])
     assert stats.kstest(np.concatenate(found), "uniform").pvalue > 0.01
+
+
+def test_few_control_cells_make_no_hits():
+    """The noise of few control cells is in every coefficient, and in no permutation."""
+    rng = np.random.default_rng(5)
+    own = rng.integers(4, size=400)
+    present = np.eye(4)[own]
+    present[:20] = 0
+    cells = Regression(
+        list("ABCD"), sparse.csr_matrix(present), np.ones((400, 1)), np.zeros(400, dtype=int),
+        "controls",
+    )  # fmt: skip
+    found = [
+        marginal_energy_tests(rng.normal(size=(400, 30)), cells, 0.05, seed)[1]
+        for seed in range(40)
+    ]
+    assert np.mean(np.concatenate(found) < 0.05) < 0.1
+
+
+def test_perturbations_of_the_same_cells_and_of_a_batch_are_compared_with_others():
+    rng = np.random.default_rng(6)
+    present = rng.random((500, 5)) < 0.2
+    present[:, 1] = present[:, 0]
+    batch = rng.integers(2, size=500)
+    present[:, 2] = batch == 1
+    values = rng.normal(size=(500, 6))
+    values[:, 0] += 3 * present[:, 0] + 5 * batch
+    nuisance = np.column_stack([np.ones(500), batch])
+    cells = Regression(
+        list("ABCDE"), sparse.csr_matrix(present, dtype=float), nuisance, batch, "controls"
+    )
+    distance, pvalue = marginal_energy_tests(values, cells, 0.05, 0)
+    alone = marginal_energy_tests(values, replace(cells, compared_with="complement"), 0.05, 0)
+    np.testing.assert_allclose(distance[:2], alone[0][:2])
+    assert pvalue[:2].max() < 0.002
+    assert np.isnan(distance[2])
+    assert np.isnan(pvalue[2])
+    assert np.isfinite(distance[3:]).all()
+    found = fit(sparse.csr_matrix(values), cells)
+    assert np.isnan(found.effect[2]).all()
+    assert np.isfinite(found.effect[[0, 1, 3, 4]]).all()
+
+
+def test_a_perturbation_of_a_batch_is_compared_without_batches(high_moi):
+    screen, parts = high_moi[0].copy(), high_moi[1]
+    has = screen.obsm["dosage"].toarray()
+    has[:, 0] = screen.obs["batch"] == "batch1"
+    screen.obsm["dosage"] = sparse.csr_matrix(has)
+    logs = log_expression(screen)
+    effects = marginal_screen_effects(screen, logs, True, 0.05, "")
+    assert list(effects.obs["is_stratified"]) == [False, *[True] * 29]
+    np.testing.assert_array_equal(effects.X[0], effects.layers["ate"][0])
+    assert np.isfinite(effects.X).all()
+    assert np.isfinite(split_half(screen, parts, 0, "").layers["ate"]).all()
+
+
+@pytest.mark.parametrize("how", ["controls", "complement"])
+def test_doses_of_any_size_are_estimable(how):
+    expression, regression = cells(7, how=how)
+    doses = sparse.diags_array([1e5, 1.0, 2.0, 0.5, 1e-8])
+    dosed = replace(regression, present=sparse.csr_matrix(regression.present @ doses))
+    ours, theirs = fit(expression, regression), fit(expression, dosed)
+    np.testing.assert_allclose(doses @ theirs.effect, ours.effect, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(theirs.pvalue, ours.pvalue, rtol=1e-5)
 
 
 def test_without_guides_random_groups_are_the_null(high_moi):

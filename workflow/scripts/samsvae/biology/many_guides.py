@@ -76,7 +76,8 @@ def marginal_screen_effects(
         names = ("ate", "standard_error", "pvalue", "fdr")
         layers |= {f"{name}{suffix}": values for name, values in zip(names, own, strict=True)}
     number = cells.n_cells
-    used = np.full(len(number), within)
+    # a perturbation of a whole batch is compared without batches
+    used = np.isfinite(layers.get("ate_stratified", layers["ate"])).all(axis=1) & within
     table = table_of_effects(screen, layers, used, number, number, fdr, provenance)
     table.var["n_cells"] = np.asarray((expression > 0).sum(axis=0)).ravel()
     table.var["control_standard_error"] = np.sqrt(found.shared_variance)

@@ -195,7 +195,9 @@ def fit(expression: sparse.csr_matrix, cells: Regression) -> Fit:
     return Fit(parts.effect, np.sqrt(np.clip(parts.variance, 0, None)), pvalue, rate, shared)
 
 
-def residuals(values: np.ndarray, cells: Regression) -> tuple[np.ndarray, np.ndarray]:
+def residuals(
+    values: np.ndarray, cells: Regression
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Subtract what covariates explain, and, compared with controls, all perturbations.
 
     Parameters
@@ -207,28 +209,37 @@ def residuals(values: np.ndarray, cells: Regression) -> tuple[np.ndarray, np.nda
 
     Returns
     -------
-    rest : ndarray
-        Residuals, cells x variables.
-    coefficient : ndarray
-        What was subtracted for each perturbation, perturbations x variables. It is scaled to vary
-        as the difference of the means of two random groups of residuals, of these numbers of
+    list of (rest, coefficient, columns)
+        Residuals, cells x variables; what was subtracted for each perturbation, perturbations x
+        variables; and the perturbations to compare by these residuals: those that the others do not
+        determine, and then the others, of which nothing is subtracted. The coefficient is scaled to
+        vary as the difference of the means of two random groups of residuals, of these numbers of
         cells, does: coefficients of many regressors vary more, and residuals less.
     """
-    together = cells.compared_with == "controls"
-    present = cells.present if together else cells.present[:, :0]
-    regressors = sparse.csr_matrix(sparse.hstack([cells.nuisance, present], format="csr"))
-    inverse, _ = _inverse((regressors.T @ regressors).toarray())
+    nuisance, present = cells.nuisance, cells.present
+    n_cells, n_covariates = nuisance.shape
+    alone = values - nuisance @ (_inverse(nuisance.T @ nuisance)[0] @ (nuisance.T @ values))
+    nothing = np.zeros((len(cells.names), values.shape[1]))
+    own = _size_alone(cells)
+    if cells.compared_with == "complement":
+        return [(alone, nothing, np.flatnonzero(own > 0))]
+    regressors = sparse.csr_matrix(sparse.hstack([nuisance, present], format="csr"))
+    inverse, estimable = _inverse((regressors.T @ regressors).toarray())
+    estimable = estimable[n_covariates:]
     coefficient = inverse @ (regressors.T @ values)
-    rest = values - regressors @ coefficient
-    if not together:
-        return rest, np.zeros((len(cells.names), values.shape[1]))
-    n_cells, n_covariates = len(rest), cells.nuisance.shape[1]
     number = np.clip(cells.n_cells, 1, n_cells - 1)
     of_means = (1 / number + 1 / (n_cells - number)) * (1 - regressors.shape[1] / n_cells)
     of_coefficients = np.diag(inverse)[n_covariates:]
     with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.sqrt(np.clip(of_means / of_coefficients, 0, 1))
-    return rest, coefficient[n_covariates:] * np.nan_to_num(scale)[:, None]
+        scale = np.nan_to_num(np.sqrt(np.clip(of_means / of_coefficients, 0, 1)))
+    return [
+        (
+            values - regressors @ coefficient,
+            coefficient[n_covariates:] * scale[:, None],
+            np.flatnonzero(estimable),
+        ),
+        (alone, nothing, np.flatnonzero(~estimable & (own > 0))),
+    ]
 
 
 FEW_PERMUTATIONS = 199  # at first, of a perturbation
@@ -259,11 +270,10 @@ def marginal_energy_tests(
     Returns
     -------
     distance, pvalue : ndarray
-        Of each perturbation; NaN for one with fewer than two cells, or than two others.
+        Of each perturbation; NaN for one with fewer than two cells, or than two others, and for
+        one that the covariates determine, such as that of a whole batch.
     """
-    rest, own = residuals(values, cells)
     order = np.argsort(cells.stratum, kind="stable")
-    rest = np.ascontiguousarray(rest[order])
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     number = np.bincount(cells.stratum)
@@ -273,14 +283,16 @@ def marginal_energy_tests(
     stages = np.array([FEW_PERMUTATIONS, N_PERMUTATIONS, most])
     distance, pvalue = (np.full(len(cells.names), np.nan) for _ in range(2))
     dose = cells._columns.data
-    for at in range(len(cells.names)):
-        span = slice(*cells._columns.indptr[at : at + 2])
-        members = place[cells._columns.indices[span]]
-        if 2 <= len(members) <= len(order) - 2:
-            shift = np.outer(dose[span], own[at])
-            rest[members] += shift
-            distance[at], pvalue[at] = _one_against_others(rest, members, edges, stages, rng)
-            rest[members] -= shift
+    for residual, own, columns in residuals(values, cells):
+        rest = np.ascontiguousarray(residual[order])
+        for at in columns:
+            span = slice(*cells._columns.indptr[at : at + 2])
+            members = place[cells._columns.indices[span]]
+            if 2 <= len(members) <= len(order) - 2:
+                shift = np.outer(dose[span], own[at])
+                rest[members] += shift
+                distance[at], pvalue[at] = _one_against_others(rest, members, edges, stages, rng)
+                rest[members] -= shift
     return distance, pvalue
 
 
@@ -364,10 +376,9 @@ def _each_alone(expression: sparse.csr_matrix, cells: Regression) -> _Estimates:
     inverse = _inverse(nuisance.T @ nuisance)[0]
     of_genes = inverse @ np.asarray(expression.T @ nuisance).T
     of_present = inverse @ np.asarray(present.T @ nuisance).T
-    size = np.asarray(present.multiply(present).sum(axis=0)).ravel()
-    size = size - np.sum(np.asarray(present.T @ nuisance).T * of_present, axis=0)
+    size = _size_alone(cells)
     product = (present.T @ expression).toarray() - np.asarray(present.T @ nuisance) @ of_genes
-    used = size > COLLINEAR * max(size.max(initial=0.0), 1.0)
+    used = size > 0
     size = np.where(used, size, np.inf)
     effect = product / size[:, None]
     sums = _Sums(cells, expression.shape[1])
@@ -386,6 +397,15 @@ def _each_alone(expression: sparse.csr_matrix, cells: Regression) -> _Estimates:
         variance += effect**2 * np.sum(corrected * own**2, axis=0)[:, None]
     effect[~used] = variance[~used] = np.nan
     return _Estimates(effect, variance, *sums.moments())
+
+
+def _size_alone(cells: Regression) -> np.ndarray:
+    """Sum the squares of each perturbation that covariates do not explain; 0 if they do."""
+    product = np.asarray(cells.present.T @ cells.nuisance)
+    inverse = _inverse(cells.nuisance.T @ cells.nuisance)[0]
+    whole = np.asarray(cells.present.multiply(cells.present).sum(axis=0)).ravel()
+    rest = whole - np.sum(product @ inverse * product, axis=1)
+    return np.where(rest > np.sqrt(COLLINEAR) * whole, rest, 0.0)
 
 
 def _all_together(

@@ -308,8 +308,11 @@ def _marginal_half(
     half = np.zeros(screen.n_obs, dtype=bool)
     half[np.random.default_rng(seed).permutation(held_out)[: len(held_out) // 2]] = True
     within = how != "plain" and knows_strata(screen)
-    of_half = Regression.of(screen, within)[half]
-    effect = fit(log_expression(screen, half), of_half).effect
+    expression = log_expression(screen, half)
+    effect = fit(expression, Regression.of(screen, by_batch=False)[half]).effect
+    if within:
+        stratified = fit(expression, Regression.of(screen)[half]).effect
+        effect = np.where(np.isfinite(stratified), stratified, effect)
     others = as_compared(observed_effects(screen, parts, provenance, ~half), how)
     halved = np.isfinite(effect).all(axis=1)[:, None]
     layers = {name: np.asarray(others.layers[name]) for name in ("ate", "ate_held_out", "fdr")}

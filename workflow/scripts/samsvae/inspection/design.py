@@ -6,8 +6,10 @@ from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from samsvae.inspection.evidence import ERROR, WARNING, Evidence, Finding, some
+from samsvae.screen.design import Design, group_rows
 from samsvae.screen.labels import (
     CONTROL,
     CONTROL_LIKE,
@@ -244,9 +246,12 @@ def design_findings(evidence: Evidence) -> Iterator[Finding]:
         yield from _lone_pairs(conditions)
     yield from _doses_like_counts(conditions)
     if evidence.by_perturbation:
-        return
+        yield from _same_cells(evidence.design)
     for name, batch in evidence.batches.items():
-        yield from _unbalanced(name, batch, labels)
+        if evidence.by_perturbation:
+            yield from _confined(name, *_cells_in_batches(evidence.design, batch))
+        else:
+            yield from _unbalanced(name, batch, labels)
 
 
 def cells_of_perturbations(evidence: Evidence, cells: pd.Series) -> pd.Series:
@@ -402,7 +407,11 @@ def _unbalanced(what: str, batch: pd.Categorical, labels: pd.Categorical) -> Ite
                 "of perturbations. With 'batch_column', cells are compared with control cells of "
                 "their own batch, and the cells of these batches with none.",
             )
-    others = table.drop(CONTROL, errors="ignore")
+    yield from _confined(what, table.drop(CONTROL, errors="ignore"), fraction)
+
+
+def _confined(what: str, others: pd.DataFrame, fraction: pd.Series) -> Iterator[Finding]:
+    """Check whether perturbations are missing from batches; cells of each, and of all."""
     absent = (others == 0).to_numpy() @ fraction.to_numpy()
     # probability that as many random cells would all belong to the other batches
     confined = others[(1 - absent) ** others.sum(axis=1).to_numpy() < BY_CHANCE]
@@ -417,4 +426,27 @@ def _unbalanced(what: str, batch: pd.Categorical, labels: pd.Categorical) -> Ite
             f"missing from batches where they should be by chance: {some(shown)}. Effects of batch "
             "and perturbation are confounded; with 'batch_column', cells are compared within "
             "batches.",
+        )
+
+
+def _cells_in_batches(design: Design, batch: pd.Categorical) -> tuple[pd.DataFrame, pd.Series]:
+    """Count the cells of each single perturbation in each batch; with each batch's fraction."""
+    member = pd.get_dummies(batch, dtype=float)
+    counted = (design.matrix != 0).astype(float).T @ member.to_numpy()
+    numbers = pd.DataFrame(counted.astype(int), index=design.names, columns=list(member.columns))
+    return numbers, member.mean()
+
+
+def _same_cells(design: Design) -> Iterator[Finding]:
+    """Check whether perturbations have the same cells, by which their effects are one."""
+    columns = sparse.csr_matrix((design.matrix != 0).T, dtype=np.float32)
+    columns.sort_indices()
+    together = pd.Series(design.names).groupby(group_rows(columns)[0]).agg(list)
+    same = [" = ".join(names) for names in together if len(names) > 1]
+    if same:
+        yield Finding(
+            WARNING,
+            "perturbations with the same cells",
+            f"perturbations always occur together, so that their effects cannot be told apart, and "
+            f"each has the effect of both: {some(same)}. Give them one name.",
         )

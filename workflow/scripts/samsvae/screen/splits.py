@@ -162,7 +162,8 @@ def check_trained(design: Design, parts: np.ndarray, untrained_perturbations: st
         If there are any and they are to be refused, or if there are no training control cells.
     """
     is_control = design.n_perturbations == 0
-    if not is_control[parts == TRAIN].any():
+    # only a screen with marginal effects may have none at all
+    if is_control.any() and not is_control[parts == TRAIN].any():
         raise InputError(
             f"None of the {int(is_control.sum())} control cell(s) is a training cell. Add "
             f"cells labelled {CONTROL!r} to the screen, or use another seed of the split."

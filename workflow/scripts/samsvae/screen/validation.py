@@ -201,7 +201,7 @@ def check_library_sizes(library_size: np.ndarray, total: np.ndarray, where: str)
         )
 
 
-def check_design(design: Design, where: str) -> None:
+def check_design(design: Design, where: str, needs_control: bool = True) -> None:
     """Refuse a screen without control cells, or without perturbed cells.
 
     Parameters
@@ -210,6 +210,8 @@ def check_design(design: Design, where: str) -> None:
         Design matrix of the cells.
     where
         Source of the data, for messages.
+    needs_control
+        Whether effects are relative to control cells.
 
     Raises
     ------
@@ -225,7 +227,7 @@ def check_design(design: Design, where: str) -> None:
                 "the file."
             )
     is_control = design.n_perturbations == 0
-    if not is_control.any():
+    if needs_control and not is_control.any():
         raise InputError(f"{where}: there is no control cell.")
     if is_control.all():
         raise InputError(f"{where}: every cell is a control cell; there is nothing to model.")

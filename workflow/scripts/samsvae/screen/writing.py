@@ -15,6 +15,7 @@ from samsvae.runtime.files import whole_file
 from samsvae.screen.canonical import (
     LOST_CELLS,
     NO_COUNT,
+    UNIT,
     ContentDigest,
     describe_cells,
     library_sizes,
@@ -101,7 +102,8 @@ def write_screen_in_blocks(
     """
     check_names(cell_names, "cell", where)
     check_names(gene_names, "gene", where)
-    check_design(design, where)
+    needs_control = UNIT not in (declared or {})
+    check_design(design, where, needs_control)
     # no chunk cache, since only complete chunks are written
     with whole_file(path) as temporary, h5py.File(temporary, "w", rdcc_nbytes=0) as file:
         counts = _Counts(file, len(gene_names))
@@ -120,7 +122,7 @@ def write_screen_in_blocks(
                 where, n_lost, len(design), len(gene_names),
             )  # fmt: skip
             design = design[kept]
-            check_design(design, where)
+            check_design(design, where, needs_control)
             if lost is not None:
                 lost = lost_cells({NO_COUNT: n_lost}, lost)
         screen = describe_cells(

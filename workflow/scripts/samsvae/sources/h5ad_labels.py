@@ -109,14 +109,15 @@ def read_assignment(
     Raises
     ------
     InputError
-        If a column is missing, a label, guide or dose is not valid, or no control cells or no
-        perturbations remain.
+        If a column is missing, a label, guide or dose is not valid, or no perturbations remain, or
+        no control cells where these are needed.
     """
     if source.form == "perturbation_column":
         read = _from_labels(file, source, frozenset(measured))
     else:
         read = _from_matrix(read_guide_matrix(file, source), source)
-    if not (read.kept & (read.design.n_perturbations == 0)).any():
+    has_control = (read.kept & (read.design.n_perturbations == 0)).any()
+    if not has_control and source.unit != PERTURBATION:
         if source.form == "perturbation_column":
             raise refuse_no_control(
                 read.written, source.controls, f"{source.path}: obs[{source.perturbation_column!r}]"
@@ -416,14 +417,14 @@ def _with_several(read: Assignment, source: H5adSource) -> Assignment:
 def _with_few(read: Assignment, source: H5adSource) -> Assignment:
     """Leave out perturbations with few cells.
 
-    Only a combination's own cells count, whether or not its single genes are kept; but where
-    effects are of single perturbations, all cells that have these.
+    Only a combination's own cells count, whether or not its single genes are kept. Where effects
+    are of single perturbations, all cells that have these count, and a cell with others stays.
     """
+    labels = read.design.labels()
     if source.unit == PERTURBATION:
         kept = read.design[np.flatnonzero(read.kept)]
         cells = pd.Series(kept.matrix.getnnz(axis=0), index=kept.names)
     else:
-        labels = read.design.labels()
         cells = labels[read.kept].remove_unused_categories().value_counts()
         cells = cells.drop(CONTROL, errors="ignore")
     few = cells[cells < source.min_cells].sort_index()
@@ -440,8 +441,11 @@ def _with_few(read: Assignment, source: H5adSource) -> Assignment:
         ", ".join(f"{name} {number}" for name, number in few.items()),
     )  # fmt: skip
     if source.unit == PERTURBATION:
-        columns = [read.design.names.index(name) for name in few.index]
-        return _without(read, read.design.matrix[:, columns].getnnz(axis=1) > 0, FEW_CELLS)
+        columns = ~np.isin(read.design.names, few.index)
+        names = np.array(read.design.names, dtype=object)[columns]
+        frequent = Design(sparse.csr_matrix(read.design.matrix[:, columns]), list(names))
+        has_none = (frequent.n_perturbations == 0) & (read.design.n_perturbations > 0)
+        return _without(replace(read, design=frequent), has_none, FEW_CELLS)
     return _without(read, labels.isin(few.index), FEW_CELLS)
 
 
