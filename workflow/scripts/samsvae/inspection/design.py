@@ -447,6 +447,6 @@ def _same_cells(design: Design) -> Iterator[Finding]:
         yield Finding(
             WARNING,
             "perturbations with the same cells",
-            f"perturbations always occur together, so that their effects cannot be told apart, and "
+            f"perturbations always occur together, so that their effects cannot be separated, and "
             f"each has the effect of both: {some(same)}. Give them one name.",
         )
