@@ -70,6 +70,20 @@ GROUP_SIZES = (20, 60, 200)
 NO_EFFECT = 0.02  # log2(CP10k + 1)
 
 
+class Laps:
+    """Seconds of consecutive steps, each ended by a call with its name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.started = time.perf_counter()
+
+    def __call__(self, step: str) -> None:
+        """End a step, and begin the next."""
+        now = time.perf_counter()
+        self.seconds[step] = round(now - self.started, 1)
+        self.started = now
+
+
 def discoveries(screen: anndata.AnnData, true: np.ndarray, by_batch: bool) -> dict[str, float]:
     """Count false and true discoveries of the test of all cells of perturbations."""
     names = perturbations(screen)
@@ -234,14 +248,7 @@ def of_marginal_speed(
     batch = pd.DataFrame({"batch": pd.Categorical(rng.choice(list("abcd"), n_cells))}, cells)
     screen = describe_cells(Design.of(design, names), sizes, cells, genes, batch, declared=declared)
     settings = {"min_cells_null": 30, "fdr": FDR}
-    seconds: dict[str, float] = {}
-    started = time.perf_counter()
-
-    def lap(step: str) -> None:
-        nonlocal started
-        seconds[step] = round(time.perf_counter() - started, 1)
-        started = time.perf_counter()
-
+    lap = Laps()
     regression = Regression.of(screen)
     effects = marginal_screen_effects(screen, expression, True, FDR, "{}")
     lap("effects and tests, plain and with batches")
@@ -256,8 +263,8 @@ def of_marginal_speed(
         "genes": n_genes,
         "perturbations": n_perturbations,
         "perturbations_in_a_cell": n_guides,
-        "seconds": seconds,
-        "seconds_in_all": round(sum(seconds.values()), 1),
+        "seconds": lap.seconds,
+        "seconds_in_all": round(sum(lap.seconds.values()), 1),
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
 
@@ -280,14 +287,7 @@ def of_speed(n_cells: int, n_genes: int, n_perturbations: int, n_controls: int) 
     )
     names = perturbations(screen)
     library_size = screen.obs["library_size"].to_numpy()
-    seconds: dict[str, float] = {}
-    started = time.perf_counter()
-
-    def lap(step: str) -> None:
-        nonlocal started
-        seconds[step] = round(time.perf_counter() - started, 1)
-        started = time.perf_counter()
-
+    lap = Laps()
     stratum = strata_of_cells(screen, True)
     plain = Strata.of(labels, names)
     strata = Strata.of(labels, names, stratum, MIN_CONTROLS)
@@ -313,8 +313,8 @@ def of_speed(n_cells: int, n_genes: int, n_perturbations: int, n_controls: int) 
         "perturbations": len(names),
         "guides": len(guides),
         "hits": int(table["is_hit"].sum()),
-        "seconds": seconds,
-        "seconds_in_all": round(sum(seconds.values()), 1),
+        "seconds": lap.seconds,
+        "seconds_in_all": round(sum(lap.seconds.values()), 1),
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
 

@@ -25,7 +25,13 @@ import numpy as np
 from scipy import linalg, sparse, stats
 
 from samsvae.evaluation.effects import expression_in_blocks, group_means, log_expression
-from samsvae.evaluation.stratified import FEWEST_EXPECTED, Strata, strata_of_cells
+from samsvae.evaluation.stratified import (
+    FEWEST_EXPECTED,
+    Strata,
+    discovery_rates,
+    energy_distance,
+    strata_of_cells,
+)
 from samsvae.screen.canonical import COMPARED_WITH, has_marginal_effects
 from samsvae.screen.design import Design
 
@@ -187,11 +193,7 @@ def fit(expression: sparse.csr_matrix, cells: Regression) -> Fit:
     pvalue[~_testable(expression, cells)] = np.nan
     for values in (parts.variance, pvalue):
         values[cells.n_cells < FEWEST_CELLS] = np.nan
-    rate = np.full_like(pvalue, np.nan)
-    for own, adjusted in zip(pvalue, rate, strict=True):
-        tested = np.isfinite(own)
-        if tested.any():
-            adjusted[tested] = stats.false_discovery_control(own[tested])
+    rate = discovery_rates(pvalue)
     return Fit(parts.effect, np.sqrt(np.clip(parts.variance, 0, None)), pvalue, rate, shared)
 
 
@@ -211,10 +213,10 @@ def residuals(
     -------
     list of (rest, coefficient, columns)
         Residuals, cells x variables; what was subtracted for each perturbation, perturbations x
-        variables; and the perturbations to compare by these residuals: those that the others do not
-        determine, and then the others, of which nothing is subtracted. The coefficient is scaled to
-        vary as the difference of the means of two random groups of residuals, of these numbers of
-        cells, does: coefficients of many regressors vary more, and residuals less.
+        variables; and the perturbations to compare by these residuals: first those that are
+        estimable, then collinear ones, for which covariates alone are subtracted. The coefficient
+        is scaled to the variance that the difference of the means of two random groups of residuals
+        of the same sizes has: with many regressors coefficients vary more, and residuals less.
     """
     nuisance, present = cells.nuisance, cells.present
     n_cells, n_covariates = nuisance.shape
@@ -322,7 +324,7 @@ def _one_against_others(
         total += values[cell]
         square += squares[cell]
     n, m = float(len(members)), float(n_cells - len(members))
-    observed = _energy(total, square, whole, whole_square, n, m)
+    observed = energy_distance(total, square, whole, whole_square, n, m)
     limit = observed - 1e-9 * abs(observed)  # equal distances differ by rounding
     order = np.arange(n_cells)
     done, reached = 0, 0
@@ -337,24 +339,12 @@ def _one_against_others(
                     order[at], order[other] = order[other], order[at]
                     total += values[order[at]]
                     square += squares[order[at]]
-            reached += _energy(total, square, whole, whole_square, n, m) >= limit
+            reached += energy_distance(total, square, whole, whole_square, n, m) >= limit
             done += 1
         # a p-value above 0.1 stays so, and one above 0 of 999 needs no more permutations
         if 10 * reached > done or (reached > 0 and done >= stages[1]):
             break
     return observed, (1 + reached) / (1 + done)
-
-
-@numba.njit(cache=True)
-def _energy(
-    total: np.ndarray, square: float, whole: np.ndarray, whole_square: float, n: float, m: float
-) -> float:
-    """Compute the energy distance from sums over n of n + m cells, with squared distances."""
-    rest = whole - total
-    between = square / n + (whole_square - square) / m - 2 * np.sum(total * rest) / (n * m)
-    within = (square - np.sum(total**2) / n) / (n - 1)
-    within += (whole_square - square - np.sum(rest**2) / m) / (m - 1)
-    return float(2 * (between - within))
 
 
 class _Estimates(NamedTuple):

@@ -383,12 +383,17 @@ def gated_tests(expression: sparse.csr_matrix, strata: Strata) -> tuple[np.ndarr
     """
     pvalue = stratified_rank_sum(expression, strata, skewed=True)
     pvalue[~testable_genes(expression, strata)] = np.nan
-    fdr = np.full_like(pvalue, np.nan)
-    for own, rate in zip(pvalue, fdr, strict=True):
+    return pvalue, discovery_rates(pvalue)
+
+
+def discovery_rates(pvalue: np.ndarray) -> np.ndarray:
+    """Adjust the p-values of each row by Benjamini-Hochberg; NaN where a gene is not tested."""
+    rates = np.full_like(pvalue, np.nan)
+    for own, rate in zip(pvalue, rates, strict=True):
         tested = np.isfinite(own)
         if tested.any():
             rate[tested] = stats.false_discovery_control(own[tested])
-    return pvalue, fdr
+    return rates
 
 
 N_PERMUTATIONS = 999
@@ -465,6 +470,18 @@ def energy_tests(
 
 
 @numba.njit(cache=True)
+def energy_distance(
+    total: np.ndarray, square: float, whole: np.ndarray, whole_square: float, n: float, m: float
+) -> float:
+    """Compute the energy distance from sums over n of n + m cells, with squared distances."""
+    rest = whole - total
+    between = square / n + (whole_square - square) / m - 2 * np.sum(total * rest) / (n * m)
+    within = (square - np.sum(total**2) / n) / (n - 1)
+    within += (whole_square - square - np.sum(rest**2) / m) / (m - 1)
+    return float(2 * (between - within))
+
+
+@numba.njit(cache=True)
 def _permuted_distances(
     cells: np.ndarray,
     n_own: np.ndarray,
@@ -495,9 +512,5 @@ def _permuted_distances(
                 total += cells[order[at]]
                 square += squares[order[at]]
             first = last
-        rest = whole - total
-        between = square / n + (whole_square - square) / m - 2 * np.sum(total * rest) / (n * m)
-        within = (square - np.sum(total**2) / n) / (n - 1)
-        within += (whole_square - square - np.sum(rest**2) / m) / (m - 1)
-        found[permutation] = 2 * (between - within)
+        found[permutation] = energy_distance(total, square, whole, whole_square, n, m)
     return found
