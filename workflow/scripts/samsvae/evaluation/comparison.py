@@ -87,8 +87,8 @@ def replicates_within_runs(scores: pd.DataFrame, models: list[str], over: str) -
 
 
 def _table(scores: pd.DataFrame, by: str, models: list[str]) -> np.ndarray:
-    means = scores.pivot_table(index=by, columns="model", values="value", observed=True)
-    return means.reindex(columns=models).to_numpy(dtype=float)
+    means = scores.groupby([by, "model"], observed=True)["value"].mean().dropna()
+    return means.unstack("model").reindex(columns=models).to_numpy(dtype=float)
 
 
 CONFIDENCE = 0.95
