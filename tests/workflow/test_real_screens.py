@@ -15,7 +15,7 @@ pytestmark = pytest.mark.workflow
 SAMS = {"kind": "sams_vae", "n_latent": 50, "n_hidden": 200}
 INTERFERON_GAMMA = ["IFNGR1", "IFNGR2", "JAK2", "STAT1"]
 N_PAIRS_WITH_BOTH_SINGLES = 5
-TRAINING = {"max_steps": 4000, "batch_size": 512, "learning_rate": 0.001, "validate_every": 500}
+TRAINING = {"max_steps": 1500, "batch_size": 512, "learning_rate": 0.003, "validate_every": 500}
 
 
 def effects(project, experiment, split, model):
