@@ -88,7 +88,9 @@ def replicates_within_runs(scores: pd.DataFrame, models: list[str], over: str) -
 
 def _table(scores: pd.DataFrame, by: str, models: list[str]) -> np.ndarray:
     means = scores.groupby([by, "model"], observed=True)["value"].mean().dropna()
-    return means.unstack("model").reindex(columns=models).to_numpy(dtype=float)
+    # twice as fast as a pivot table
+    table = means.unstack("model")  # noqa: PD010
+    return table.reindex(columns=models).to_numpy(dtype=float)
 
 
 CONFIDENCE = 0.95
