@@ -248,3 +248,50 @@ def test_without_triton_plain_operations_are_used_and_the_log_says_so(monkeypatc
         assert not has_triton.__wrapped__(torch.device("cuda"))
     assert re.search(r"Triton.* cuda\b.*PyTorch", caplog.text)
     assert not has_triton(torch.device("cpu"))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 1000),
+    st.sampled_from([(), (1,), (3,), (2, 2)]),
+    st.integers(1, 9),
+    st.integers(1, 40),
+    st.integers(1, 3),
+    st.booleans(),
+)
+def test_offsets_of_some_genes_are_those_of_the_definition(
+    seed, particles, cells, genes, targets, is_constant
+):
+    """Value and gradients, those of the offsets included; a gene may occur twice."""
+    inputs = problem(seed, particles, cells, genes, 3, largest=60.0)
+    inputs[2] = torch.linspace(0.5, 5, genes)
+    own = torch.randint(genes, (cells, targets))
+    offsets = torch.randn(*particles, cells, targets)
+    cell_weight = torch.tensor(0.7) if is_constant else torch.randn(*particles, cells)
+
+    def of(function, *given):
+        *others, shifts = (each.detach().clone() for each in given)
+        wanted = [each.requires_grad_() for each in (*others[2:], shifts)]
+        value = function(*others, own, shifts)
+        return value.detach(), *torch.autograd.grad((value * cell_weight).sum(), wanted)
+
+    found = of(log_prob, *inputs, offsets)
+    cell_weight = cell_weight.double()
+    truth = of(reference_log_prob, *(each.double() for each in (*inputs, offsets)))
+    for ours, exact_value in zip(found, truth, strict=True):
+        scale = 1 + exact_value.abs().max()
+        assert bool(((ours.double() - exact_value).abs() <= 2e-4 * scale).all())
+    with torch.no_grad():
+        alone = log_prob(*inputs, own, offsets)
+    torch.testing.assert_close(alone.double(), truth[0], rtol=1e-5, atol=1e-2)
+
+
+def test_an_offset_is_a_change_of_the_bias_of_one_cell():
+    counts, size, c, hidden, weight, bias = problem()
+    own, offsets = torch.tensor([[7]]), torch.tensor([[1.5]])
+    changed = bias.clone()
+    changed[7] += 1.5
+    with torch.no_grad():
+        ours = log_prob(counts[:1], size[:1], c, hidden[:, :1], weight, bias, own, offsets)
+        expected = log_prob(counts[:1], size[:1], c, hidden[:, :1], weight, changed)
+    torch.testing.assert_close(ours, expected)

@@ -23,6 +23,8 @@ def log_prob(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor,
+    genes: Tensor | None = None,
+    offsets: Tensor | None = None,
 ) -> Tensor:
     """Compute the log-probability of the counts of each cell, summed over genes.
 
@@ -30,6 +32,8 @@ def log_prob(
 
         x_g ~ GammaPoisson(concentration c_g, rate c_g / mean_g)
         mean = l softmax(W h + b) + 1e-4
+
+    where offsets may be added to the logits W h + b of some genes.
 
     Parameters
     ----------
@@ -43,6 +47,8 @@ def log_prob(
         h, [..., B, H]; leading dimensions such as particles.
     weight, bias
         W, G x H, and b, length G.
+    genes, offsets
+        M genes of each cell, B x M, and what is added to their logits, [..., B, M].
 
     Returns
     -------
@@ -50,10 +56,14 @@ def log_prob(
         Nats, [..., B].
     """
     kernels = _kernels(hidden)
+    given = (counts, library_size, concentration)
     if kernels is None or not (counts.numel() and hidden.numel()):
-        return reference_log_prob(counts, library_size, concentration, hidden, weight, bias)
+        return reference_log_prob(*given, hidden, weight, bias, genes, offsets)
     particles = hidden.reshape(-1, *hidden.shape[-2:])
-    one_replicate = (counts, library_size, concentration, particles, weight, bias)
+    one_replicate: tuple[Tensor, ...] = (*given, particles, weight, bias)
+    if genes is not None and offsets is not None:
+        own = offsets.expand(*hidden.shape[:-1], -1).reshape(*particles.shape[:-1], -1)
+        one_replicate += (genes, own)
     inputs = [each.unsqueeze(0) for each in one_replicate]
     if torch.is_grad_enabled():
         value: Tensor = _LogProb.apply(*inputs)[0]
@@ -69,20 +79,32 @@ def reference_log_prob(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor,
+    genes: Tensor | None = None,
+    offsets: Tensor | None = None,
 ) -> Tensor:
     """Compute :func:`log_prob` by operations of PyTorch and Pyro."""
-    proportion = torch.softmax(torch.nn.functional.linear(hidden, weight, bias), -1)
+    logits = torch.nn.functional.linear(hidden, weight, bias)
+    if genes is not None and offsets is not None:
+        logits = add_at(logits, genes, offsets)
+    proportion = torch.softmax(logits, -1)
     mean = library_size[..., None] * proportion + SMALLEST_MEAN
     distribution = GammaPoisson(concentration, concentration / mean, validate_args=False)
     return distribution.log_prob(counts).sum(-1)
+
+
+def add_at(logits: Tensor, genes: Tensor, offsets: Tensor) -> Tensor:
+    """Add offsets [..., M] to the logits [..., G] of some genes [..., M]; all broadcast."""
+    shape = torch.broadcast_shapes(logits.shape[:-1], offsets.shape[:-1])
+    own = offsets.expand(*shape, -1)
+    return logits.expand(*shape, -1).scatter_add(-1, genes.expand_as(own), own)
 
 
 class Kernels(Protocol):
     """Fused implementation for R replicates of a model, each with its own cells.
 
     Shapes are those of :func:`log_prob` after a leading dimension of replicates: counts R x B x G,
-    library sizes R x B, concentrations R x G, hidden layers R x P x B x H, weights R x G x H and
-    biases R x G, for P particles.
+    library sizes R x B, concentrations R x G, hidden layers R x P x B x H, weights R x G x H,
+    biases R x G, and optionally genes R x B x M and offsets R x P x B x M, for P particles.
     """
 
     def log_prob(
@@ -93,6 +115,8 @@ class Kernels(Protocol):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor,
+        genes: Tensor | None = None,
+        offsets: Tensor | None = None,
     ) -> Tensor:
         """Compute the log-probability, R x P x B."""
 
@@ -105,11 +129,13 @@ class Kernels(Protocol):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        genes: Tensor | None = None,
+        offsets: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Compute the log-probability, and gradients of its sum weighted by `cell_weight`.
 
-        Gradients are with respect to the concentration, the hidden layer, the weight and the bias;
-        `cell_weight` is R x P x B.
+        Gradients are with respect to the concentration, the hidden layer, the weight, the bias and
+        the offsets (empty without them); `cell_weight` is R x P x B.
         """
 
 
@@ -140,10 +166,10 @@ class _LogProb(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *output_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         cell_weight = output_gradients[0]
+        n_inputs = len(ctx.needs_input_grad)
         if cell_weight is None:
-            return (None,) * 6
-        *inputs, by_concentration, by_hidden, by_weight, by_bias = ctx.saved_tensors
-        gradients = [by_concentration, by_hidden, by_weight, by_bias]
+            return (None,) * n_inputs
+        inputs, gradients = ctx.saved_tensors[:n_inputs], ctx.saved_tensors[n_inputs:]
         if any(cell_weight.stride()[1:]):
             kernels = _kernels(inputs[3])
             assert kernels is not None
@@ -151,7 +177,8 @@ class _LogProb(torch.autograd.Function):
         else:  # a constant gradient per replicate: zero strides tell without synchronisation
             common = cell_weight[:, 0, 0]
             gradients = [g * common.view(-1, *[1] * (g.dim() - 1)) for g in gradients]
-        return None, None, *gradients
+        by_offsets = (None, gradients[-1]) if n_inputs > 6 else ()
+        return None, None, *gradients[:-1], *by_offsets
 
     @staticmethod
     def vmap(

@@ -60,9 +60,12 @@ def log_prob(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor,
+    genes: Tensor | None = None,
+    offsets: Tensor | None = None,
 ) -> Tensor:
     """Compute the log-probability; see :class:`samsvae.kernels.gamma_poisson.Kernels`."""
-    inputs = (counts, library_size, concentration, hidden, weight, bias)
+    inputs: tuple[Tensor, ...] = (counts, library_size, concentration, hidden, weight, bias)
+    inputs += _given(genes, offsets)
     of_replicates = zip(*(each.detach() for each in inputs), strict=True)
     return _stack([_log_prob(*each) for each in of_replicates])
 
@@ -75,13 +78,21 @@ def log_prob_and_gradients(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    genes: Tensor | None = None,
+    offsets: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Compute log-probability and gradients; see :class:`samsvae.kernels.gamma_poisson.Kernels`."""
-    inputs = (cell_weight, counts, library_size, concentration, hidden, weight, bias)
+    of_cells = cell_weight, counts, library_size
+    inputs: tuple[Tensor, ...] = (*of_cells, concentration, hidden, weight, bias)
+    inputs += _given(genes, offsets)
     of_replicates = zip(*(each.detach() for each in inputs), strict=True)
     found = [_log_prob_and_gradients(*each) for each in of_replicates]
-    value, by_c, by_hidden, by_weight, by_bias = map(_stack, zip(*found, strict=True))
-    return value, by_c, by_hidden, by_weight, by_bias
+    value, by_c, by_hidden, by_weight, by_bias, by_own = map(_stack, zip(*found, strict=True))
+    return value, by_c, by_hidden, by_weight, by_bias, by_own
+
+
+def _given(genes: Tensor | None, offsets: Tensor | None) -> tuple[Tensor, ...]:
+    return () if genes is None or offsets is None else (genes, offsets)
 
 
 def _stack(replicates: Sequence[Tensor]) -> Tensor:
@@ -96,11 +107,13 @@ def _log_prob(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor,
+    *own: Tensor,
 ) -> Tensor:
     value = hidden.new_empty(hidden.shape[:-1])
     match_numba_threads()
     for cells, particles in _blocks(hidden):
         logits = _logits(hidden[particles, cells], weight)
+        _add_offsets(logits, cells, particles, *own)
         term = torch.empty(logits.shape[:-1])
         given = (counts[cells], library_size[cells], c, 1 / c, bias, logits, term)
         _decoder_term(np.float32(SMALLEST_MEAN), *_arrays(given))
@@ -116,24 +129,38 @@ def _log_prob_and_gradients(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *own: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     value, by_hidden = hidden.new_empty(hidden.shape[:-1]), torch.empty_like(hidden)
+    by_offsets = torch.empty_like(own[1]) if own else hidden.new_empty(0)
     by_c, by_bias = torch.zeros_like(c), torch.zeros_like(bias)
     by_weight = weight.new_zeros(weight.shape[::-1]).T  # the layout that `multiply` returns
     match_numba_threads()
     for cells, particles in _blocks(hidden):
         h = hidden[particles, cells]
         logits = _logits(h, weight)
+        _add_offsets(logits, cells, particles, *own)
         term = torch.empty(logits.shape[:-1])
         x, size, own_weight = counts[cells], library_size[cells], cell_weight[particles, cells]
         given = (x, size, c, 1 / c, bias, own_weight, logits, term, by_c, by_bias)
         _decoder_term_and_gradients(np.float32(SMALLEST_MEAN), *_arrays(given))
         value[particles, cells] = term
+        if own:
+            genes = own[0][cells].expand(len(logits), -1, -1)
+            by_offsets[particles, cells] = logits.gather(-1, genes)
         by_logits = logits.view(-1, len(bias))
         by_weight += multiply(by_logits.T, h.view(-1, h.shape[-1]))
         by_hidden[particles, cells] = multiply(by_logits, weight).view_as(h)
     term, term_by_c = _counts_term(counts, c, cell_weight.sum(0))
-    return value + term, by_c + term_by_c, by_hidden, by_weight, by_bias
+    return value + term, by_c + term_by_c, by_hidden, by_weight, by_bias, by_offsets
+
+
+def _add_offsets(logits: Tensor, cells: slice, particles: slice, *own: Tensor) -> None:
+    """Add offsets to the logits of a block in place, given genes and offsets of all cells."""
+    if own:
+        genes, offsets = own
+        here = offsets[particles, cells]
+        logits.scatter_add_(-1, genes[cells].expand_as(here), here)
 
 
 def _logits(hidden: Tensor, weight: Tensor) -> Tensor:

@@ -40,12 +40,15 @@ def log_prob(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor,
+    genes: Tensor | None = None,
+    offsets: Tensor | None = None,
 ) -> Tensor:
     """Compute the log-probability; see :class:`samsvae.kernels.gamma_poisson.Kernels`."""
     inputs = (counts, library_size, concentration, hidden, weight, bias)
     counts, library_size, c, hidden, weight, bias = (each.detach().contiguous() for each in inputs)
     terms, _ = _counts_terms(counts, c, None)
     logits = _logits(hidden, weight)
+    _add_offsets(logits, genes, offsets)
     return _launch_rows(logits, counts, library_size, c, bias, None, terms)[0]
 
 
@@ -58,22 +61,25 @@ def log_prob_and_gradients(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    genes: Tensor | None = None,
+    offsets: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Compute log-probability and gradients; see :class:`samsvae.kernels.gamma_poisson.Kernels`."""
     inputs = (cell_weight, counts, library_size, concentration, hidden, weight, bias)
     cell_weight, counts, library_size, c, hidden, weight, bias = (
         each.contiguous() for each in inputs
     )
     replicates, particles, cells, _ = hidden.shape
-    genes = counts.shape[-1]
+    n_genes = counts.shape[-1]
     terms, cells_by_c = _counts_terms(counts, c, cell_weight)
     logits = _logits(hidden, weight)
+    _add_offsets(logits, genes, offsets)
     value, rows_by_c, rows_by_bias = _launch_rows(
         logits, counts, library_size, c, bias, cell_weight, terms
     )
     assert rows_by_c is not None  # with gradients
     by_c, by_bias = torch.empty_like(c), torch.empty_like(bias)
-    _sum_chunks[(triton.cdiv(genes, SUMMED_GENES), replicates)](
+    _sum_chunks[(triton.cdiv(n_genes, SUMMED_GENES), replicates)](
         rows_by_c,
         rows_by_bias,
         cells_by_c,
@@ -81,24 +87,48 @@ def log_prob_and_gradients(
         by_bias,
         rows_by_c.shape[1],
         CELL_CHUNKS,
-        genes,
+        n_genes,
         SUMMED_CHUNKS,
         SUMMED_GENES,
     )
+    if genes is not None and offsets is not None:
+        # the kernel has replaced logits by their gradients
+        by_offsets = logits.gather(-1, genes[:, None].expand_as(offsets)).float()
+    else:
+        by_offsets = hidden.new_empty(replicates, 0)
     by_logits = logits.view(replicates, particles * cells, -1)
     h, w = hidden.to(logits.dtype).view(replicates, particles * cells, -1), _padded(weight, logits)
-    by_weight = _multiply(by_logits.transpose(1, 2), h)[:, :genes]
+    by_weight = _multiply(by_logits.transpose(1, 2), h)[:, :n_genes]
     if torch.get_float32_matmul_precision() == "high":
         # TF32 units need matrices that are contiguous along the sum; a copy is faster than none
         w = w.transpose(1, 2).contiguous().transpose(1, 2)
     by_hidden = _multiply(by_logits, w).view(hidden.shape)
-    return value, by_c, by_hidden, by_weight.contiguous(), by_bias
+    return value, by_c, by_hidden, by_weight.contiguous(), by_bias, by_offsets
 
 
 @log_prob_and_gradients.register_fake
-def _(cell_weight, counts, library_size, concentration, hidden, weight, bias):
+def _(
+    cell_weight,
+    counts,
+    library_size,
+    concentration,
+    hidden,
+    weight,
+    bias,
+    genes=None,
+    offsets=None,
+):
     value = cell_weight.new_empty(cell_weight.shape)
-    return value, *(each.new_empty(each.shape) for each in (concentration, hidden, weight, bias))
+    by_offsets = hidden.new_empty((len(hidden), 0) if offsets is None else offsets.shape)
+    inputs = (concentration, hidden, weight, bias)
+    return value, *(each.new_empty(each.shape) for each in inputs), by_offsets
+
+
+def _add_offsets(logits: Tensor, genes: Tensor | None, offsets: Tensor | None) -> None:
+    """Add offsets to the logits of some genes in place."""
+    if genes is not None and offsets is not None:
+        own = offsets.to(logits.dtype)
+        logits.scatter_add_(-1, genes[:, None].expand_as(own), own)
 
 
 def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
