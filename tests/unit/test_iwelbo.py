@@ -44,7 +44,7 @@ class LinearLikelihood(nn.Module):
         super().__init__()
         self.loadings, self.noise = loadings, noise
 
-    def forward(self, latent, library_size):
+    def forward(self, latent, library_size, own=()):
         mean = latent @ self.loadings.T
         return Normal(mean, torch.full_like(mean, self.noise)).to_event(1)
 
@@ -60,10 +60,10 @@ class LinearGaussian(CpaVae):
         self.likelihood = LinearLikelihood(loadings, noise)
         self.widening = 1.0
 
-    def cell_guide(self, counts, shift):
+    def cell_guide(self, batch, shift):
         precision = torch.eye(self.n_latent) + self.loadings.T @ self.loadings / self.noise**2
         covariance = torch.linalg.inv(precision)
-        location = counts @ self.loadings / self.noise**2 @ covariance
+        location = batch.counts @ self.loadings / self.noise**2 @ covariance
         scale = covariance.diagonal().sqrt() * self.widening
         pyro.sample("basal", Normal(location, scale).to_event(1))
 

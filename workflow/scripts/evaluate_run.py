@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from samsvae.evaluation.effects import effects_table, write_effects
-from samsvae.evaluation.predicted import ESTIMATORS, predicted_effects
+from samsvae.evaluation.predicted import ESTIMATORS, predicted_effects, weights_of_strata
 from samsvae.inference.cells import CellStream
 from samsvae.inference.checkpoint import TrainedModel, load_model
 from samsvae.inference.iwelbo import StreamedBounds
@@ -14,7 +14,7 @@ from samsvae.runtime.files import write_parquet_parts, write_tsv
 from samsvae.runtime.provenance import provenance
 from samsvae.runtime.script import run_job
 from samsvae.screen.canonical import open_screen, perturbations, read_digest
-from samsvae.screen.splits import TEST, VAL
+from samsvae.screen.splits import TEST, VAL, held_out_cells, read_split
 
 
 def main(snakemake: Any) -> None:
@@ -31,7 +31,7 @@ def main(snakemake: Any) -> None:
 def estimate_iwelbo(snakemake: Any, trained: TrainedModel, device: torch.device) -> None:
     """Write the IWELBO of every validation and test cell."""
     files = snakemake.input.screen, snakemake.input.split
-    cells = CellStream.of(*files, (VAL, TEST), trained.encoding, device)
+    cells = CellStream.of(*files, (VAL, TEST), trained.encoding, device, trained.covariates)
     particles, seed = snakemake.params.particles, snakemake.params.seed
     bounds = StreamedBounds(trained.model, cells, particles, seed)
     config = {"iwelbo_particles": particles, "seed": seed}
@@ -46,14 +46,20 @@ def predict_effects(snakemake: Any, trained: TrainedModel, device: torch.device)
     """Write the predicted effect of every perturbation of the screen."""
     with open_screen(snakemake.input.screen) as screen:
         names = perturbations(screen)
+        labels = screen.obs["perturbation"].astype(str)
+        parts = read_split(snakemake.input.split, screen)
+        cells = held_out_cells(labels, parts)
+        min_controls = snakemake.params.min_controls_per_batch
+        weights = weights_of_strata(trained, screen, names, cells, min_controls)
     estimator, seed = snakemake.params.estimator, snakemake.params.seed
     draws = snakemake.params.draws or ESTIMATORS[estimator].draws
     with explain_out_of_memory(device, f"evaluation.effect_draws (now {draws})"):
-        effects, error = predicted_effects(trained, names, draws, seed, estimator)
+        effects, error = predicted_effects(trained, names, draws, seed, estimator, weights)
     config = {
         "model": trained.settings,
         "effect_estimator": estimator,
         "effect_draws": draws,
+        "min_controls_per_batch": min_controls,
         "seed": seed,
     }
     digest = read_digest(snakemake.input.screen)

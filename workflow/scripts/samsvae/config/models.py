@@ -72,6 +72,23 @@ class TrainedModel(ModelKind):
         'dose, "unique" as a perturbation of its own at its doses; a gene alone is scaled by its '
         "dose in both.",
     )
+    covariates: list[str] | None = Field(
+        None,
+        description="Columns of obs that encoder and decoder take beside the counts and the latent "
+        'state: "batch" and "context" as the screen names them, or any other column (text is '
+        "categorical, numbers are standardised). Predicted effects are averaged over batches and "
+        "contexts as observed ones are. null for batch and context where the screen has them; [] "
+        "for none, as in the paper.",
+    )
+    on_target: bool = Field(
+        False,
+        description="Whether each perturbation has an effect of its own on the gene that it "
+        "targets, where this gene is measured, beside the effects through latent factors. Names "
+        "of perturbations are compared with names of genes. false for the paper's models.",
+    )
+    on_target_prior_scale: Positive = Field(
+        2.0, description="Prior standard deviation of on-target effects, natural logarithm."
+    )
     likelihood: Literal["negative_binomial", "poisson", "normal"] = Field(
         "negative_binomial", description="Distribution of counts."
     )

@@ -5,23 +5,33 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import anndata
 import numpy as np
+import pandas as pd
 import pyro
 import torch
 from numba import njit, prange
 from torch import Tensor
 
+from samsvae.evaluation.stratified import Strata
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.noise import seeded
-from samsvae.inference.posterior import BasalCells, draw_effects_in_parts
+from samsvae.inference.posterior import (
+    BasalCells,
+    draw_covariates,
+    draw_effects_in_parts,
+    draw_on_target,
+)
 from samsvae.kernels import SMALLEST_MEAN, is_compiled_for, match_numba_threads
-from samsvae.models.base import PerturbationModel, shift_of_conditions
+from samsvae.models.base import shift_of_conditions
 from samsvae.models.likelihoods import (
     GammaPoissonLikelihood,
     Likelihood,
     NormalLikelihood,
     PoissonLikelihood,
 )
+from samsvae.screen.canonical import has_marginal_effects
+from samsvae.screen.design import Design
 
 # The integrand over log t is analytic in a strip and decays at both ends (as mean * t below, as
 # exp(-t) above), so that the trapezoid rule converges exponentially: at this step to 1e-8.
@@ -142,8 +152,12 @@ def predicted_effects(
     draws: int,
     seed: int,
     estimator: str = "integrated",
+    strata_weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predict average treatment effects of perturbations.
+
+    Where the model has covariates, effects are averaged over their strata, such as batches, as the
+    observed ones are: both treatment arms have the same covariates.
 
     Parameters
     ----------
@@ -160,6 +174,9 @@ def predicted_effects(
         random numbers, the same draw of the global variables and of a basal state, and the counts
         are integrated out. ``sampled``, the paper's: each treatment arm and the control arm have
         independent basal states, and counts are sampled from the likelihood.
+    strata_weights
+        Weight of each stratum of the model's covariates for each perturbation, perturbations x
+        strata, with rows that sum to 1; None for the frequencies among training cells.
 
     Returns
     -------
@@ -167,45 +184,117 @@ def predicted_effects(
         Perturbations x genes, log2(CP10k + 1); the error is that of the Monte-Carlo mean. For a
         Normal likelihood, differences on the scale of the data.
     """
+    estimate = ESTIMATORS[estimator].estimate
+    if strata_weights is None:
+        strata_weights = np.tile(trained.covariates.frequency, (len(perturbations), 1))
+    shape = len(perturbations), len(trained.genes)
+    effects, variance = np.zeros(shape), np.zeros(shape)
     with pyro.validation_enabled(False), seeded(seed, trained.device):
-        return ESTIMATORS[estimator].estimate(trained, perturbations, draws)
+        for stratum, given in enumerate(strata_of(trained)):
+            weight = strata_weights[:, stratum, None]
+            # two draws or more have a standard error
+            own_draws = max(2, round(draws * float(weight.sum()) / max(1, len(weight))))
+            own, own_variance = estimate(trained, perturbations, own_draws, given)
+            effects += weight * own
+            variance += weight**2 * own_variance
+    return effects, np.sqrt(variance)
+
+
+def strata_of(trained: TrainedModel) -> list[tuple[Tensor, ...]]:
+    """List the covariates of each stratum; a single empty item for a model without covariates."""
+    if not len(trained.covariates):
+        return [()]
+    encoded = torch.from_numpy(trained.covariates.of_strata()).to(trained.device)
+    return [(row,) for row in encoded]
+
+
+def weights_of_strata(
+    trained: TrainedModel,
+    screen: anndata.AnnData,
+    perturbations: Sequence[str],
+    cells: np.ndarray,
+    min_controls: int,
+) -> np.ndarray:
+    """Compute the fraction of each perturbation's cells in the strata of a model's covariates.
+
+    Parameters
+    ----------
+    trained
+        The model.
+    screen
+        Canonical screen.
+    perturbations
+        Canonical labels.
+    cells
+        Boolean, one per cell of the screen: those of observed effects, control cells included.
+    min_controls
+        Smallest number of control cells of a stratum whose cells count, as for observed effects;
+        without effect where the screen has marginal effects.
+
+    Returns
+    -------
+    ndarray
+        Perturbations x strata, with rows that sum to 1; the frequencies among training cells for
+        a perturbation without cells in such a stratum.
+    """
+    frequency = np.asarray(trained.covariates.frequency)
+    stratum = trained.covariates.stratum(screen.obs)
+    known = cells & (stratum >= 0)
+    number = np.zeros((len(frequency), len(perturbations)))
+    if has_marginal_effects(screen):
+        design = Design.of_screen(screen)[known]
+        column = pd.Index(design.names).get_indexer(perturbations)
+        for own in np.unique(stratum[known]):
+            has = design.matrix[stratum[known] == own] != 0
+            number[own] = np.asarray(has.sum(axis=0)).ravel()[column]
+    else:
+        labels = screen.obs["perturbation"].astype(str)[known]
+        compared = Strata.of(labels, perturbations, stratum[known], min_controls).compared
+        number[: len(compared)] = compared
+    total = number.sum(axis=0)
+    weights = np.divide(number, total, where=total > 0, out=np.tile(frequency, (len(total), 1)).T)
+    return weights.T
 
 
 @torch.no_grad()
 def _integrated(
-    trained: TrainedModel, perturbations: Sequence[str], draws: int
+    trained: TrainedModel, perturbations: Sequence[str], draws: int, given: tuple[Tensor, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     model, design = trained.model, _design(trained, perturbations)
     moments = Moments(len(perturbations), len(trained.genes))
     expression = expected_expression(model.likelihood)
-    for number, shifts in _shifts(model, design, draws):
+    for number, shifts, on_target in _shifts(trained, design, draws):
         basal = BasalCells.from_prior(model, shifts[:, :1], 1)
         for own, rows in _blocks(number, len(perturbations), len(trained.genes)):
-            treated = expression(basal[own].decoder_input(shifts[own, 1:][:, rows]))
-            control = expression(basal[own].decoder_input(shifts[own, :1]))
+            terms = _of_block(on_target, own, slice(rows.start + 1, rows.stop + 1))
+            treated = basal[own].decoder_input(shifts[own, 1:][:, rows])
+            treated = expression(treated, *given, own=terms)
+            control = expression(basal[own].decoder_input(shifts[own, :1]), *given)
             moments.add(rows, treated.sub_(control))
-    return moments.mean(draws), np.sqrt(moments.variance_of_mean(draws))
+    return moments.mean(draws), moments.variance_of_mean(draws)
 
 
 @torch.no_grad()
 def _sampled(
-    trained: TrainedModel, perturbations: Sequence[str], draws: int
+    trained: TrainedModel, perturbations: Sequence[str], draws: int, given: tuple[Tensor, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     model, design = trained.model, _design(trained, perturbations)
     moments = Moments(len(design), len(trained.genes))
     size = torch.full((1,), LIBRARY_SIZE, device=trained.device)
-    for number, shifts in _shifts(model, design, draws):
+    for number, shifts, on_target in _shifts(trained, design, draws):
         # treatment arms use the same masks and embeddings; the control arm, without any, stays
         # independent of them
         for own, rows in _blocks(number, len(design), len(trained.genes)):
             shift = shifts[own, rows]
             basal = BasalCells.from_prior(model, shift, shift.shape[1])
-            counts = model.likelihood(basal.decoder_input(shift), size).sample()
+            terms = _of_block(on_target, own, rows)
+            decoded = basal.decoder_input(shift)
+            counts = model.likelihood(decoded, size, *given, own=terms).sample()
             if not isinstance(model.likelihood, NormalLikelihood):
                 counts.add_(1).log2_()
             moments.add(rows, counts)
     mean, variance = moments.mean(draws), moments.variance_of_mean(draws)
-    return mean[1:] - mean[0], np.sqrt(variance[1:] + variance[0])
+    return mean[1:] - mean[0], variance[1:] + variance[0]
 
 
 @dataclass(frozen=True)
@@ -215,12 +304,15 @@ class Estimator:
     Attributes
     ----------
     estimate
-        Function of the model, the perturbations and the number of draws.
+        Function of the model, the perturbations, the number of draws and the covariates, to
+        effects and the variances of their Monte-Carlo means.
     draws
         Default number of draws.
     """
 
-    estimate: Callable[[TrainedModel, Sequence[str], int], tuple[np.ndarray, np.ndarray]]
+    estimate: Callable[
+        [TrainedModel, Sequence[str], int, tuple[Tensor, ...]], tuple[np.ndarray, np.ndarray]
+    ]
     draws: int
 
 
@@ -236,11 +328,29 @@ def _design(trained: TrainedModel, perturbations: Sequence[str]) -> Tensor:
     return torch.cat([torch.zeros_like(design[:1]), design]).to(trained.device)
 
 
-def _shifts(model: PerturbationModel, design: Tensor, draws: int) -> Iterator[tuple[int, Tensor]]:
-    """Draw the shifts of conditions: the number of draws, and draws x conditions x size."""
+def _shifts(
+    trained: TrainedModel, design: Tensor, draws: int
+) -> Iterator[tuple[int, Tensor, tuple[Tensor, ...]]]:
+    """Draw the effects of conditions in parts.
+
+    Yields
+    ------
+    tuple
+        The number of draws, the latent shifts, draws x conditions x size, and on-target effects as
+        of :func:`samsvae.inference.posterior.draw_on_target`.
+    """
+    model, targets = trained.model, trained.encoding.pairs(design)
     for number, effects in draw_effects_in_parts(model, draws):
-        shifts = shift_of_conditions(effects, design)
-        yield number, shifts.expand(number, *shifts.shape[-2:])
+        shifts = shift_of_conditions(effects, design).expand(number, -1, -1)
+        yield number, shifts, draw_on_target(model, targets, number)
+
+
+def _of_block(on_target: tuple[Tensor, ...], draws: slice, conditions: slice) -> tuple[Tensor, ...]:
+    """Select the on-target effects of some draws and conditions."""
+    if not on_target:
+        return ()
+    genes, terms = on_target
+    return genes[conditions], terms[draws, conditions]
 
 
 def _blocks(draws: int, conditions: int, genes: int) -> Iterator[tuple[slice, slice]]:
@@ -280,7 +390,7 @@ class Moments:
         return (variance / (draws - 1)).numpy()
 
 
-def expected_expression(likelihood: Likelihood) -> Callable[[Tensor], Tensor]:
+def expected_expression(likelihood: Likelihood) -> Callable[..., Tensor]:
     """Build the function from decoder inputs to expected expression.
 
     Parameters
@@ -291,8 +401,8 @@ def expected_expression(likelihood: Likelihood) -> Callable[[Tensor], Tensor]:
     Returns
     -------
     callable
-        Maps decoder inputs [..., size] to E[log2(1 + x)] [..., G] at a library size of 10,000; for
-        a Normal likelihood to E[x].
+        Maps decoder inputs [..., size], and covariates if there are any, to E[log2(1 + x)]
+        [..., G] at a library size of 10,000; for a Normal likelihood to E[x].
     """
     device = next(likelihood.parameters()).device
     library_size = torch.full((1,), LIBRARY_SIZE, device=device)
@@ -302,8 +412,12 @@ def expected_expression(likelihood: Likelihood) -> Callable[[Tensor], Tensor]:
         c = torch.full((likelihood.head.out_features,), POISSON, device=device)
         table = ExpectedLogCounts(c, LARGEST_POISSON_MEAN)
     else:
-        return lambda decoded: likelihood.mean(decoded, library_size)
-    return lambda decoded: table(likelihood.mean(decoded, library_size))
+        return lambda decoded, *given, own=(): likelihood.mean(
+            decoded, library_size, *given, own=own
+        )
+    return lambda decoded, *given, own=(): table(
+        likelihood.mean(decoded, library_size, *given, own=own)
+    )
 
 
 @dataclass(frozen=True)
@@ -377,10 +491,12 @@ def factor_effects(
             intervention[:, factor, dimensions] = sizes
             none = intervention.new_zeros(number, 1, model.n_latent)
             basal = BasalCells.from_prior(model, none, 1)
+            given = draw_covariates(trained, number)
             for first in range(0, number, block):
                 own = slice(first, first + block)
-                treated = expression(basal[own].decoder_input(intervention[own]))
-                control = expression(basal[own].decoder_input(none[own]))
+                of_draws = [each[own, None] for each in given]
+                treated = expression(basal[own].decoder_input(intervention[own]), *of_draws)
+                control = expression(basal[own].decoder_input(none[own]), *of_draws)
                 moments.add(slice(None), treated.sub_(control))
     return FactorEffects(
         dimensions.cpu().numpy(),

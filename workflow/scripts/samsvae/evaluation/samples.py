@@ -21,8 +21,8 @@ from samsvae.evaluation.observed import half_of_held_out
 from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.noise import seeded
-from samsvae.inference.posterior import BasalCells, draw_effects
-from samsvae.models.base import PerturbationModel, shift_of_conditions
+from samsvae.inference.posterior import BasalCells, draw_covariates, draw_effects, draw_on_target
+from samsvae.models.base import PerturbationModel, own_of_cells, shift_of_conditions
 from samsvae.models.likelihoods import NormalLikelihood
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import has_marginal_effects
@@ -85,14 +85,14 @@ def sample_cells(
         raise InputError(
             f"sample_from: {sample_from!r} is not allowed; allowed: {', '.join(SOURCES)}."
         )
-    model, device = trained.model, trained.device
+    device = trained.device
     design = _design(trained, perturbations)
     sizes = torch.as_tensor(library_sizes, dtype=torch.float32, device=device).reshape(-1)
     drawn = []
     for draw in range(cells_per_perturbation):
         own_seed = int(np.random.SeedSequence([seed, draw]).generate_state(1)[0])
         with seeded(own_seed, device):
-            drawn.append(_one_cell_each(model, design, sizes, sample_from))
+            drawn.append(_one_cell_each(trained, design, sizes, sample_from))
     # from draw by draw to perturbation by perturbation
     label, draws = np.indices((len(perturbations), cells_per_perturbation)).reshape(2, -1)
     order = draws * len(perturbations) + label
@@ -167,20 +167,26 @@ def counterfactual_cells(
     # refuse unknown perturbations
     _design(trained, list(Design.of_screen(screen).labels().categories))
     every = np.ones(screen.n_obs, dtype=bool)
-    cells = Cells.of(screen, every, trained.encoding, device)
+    cells = Cells.of(screen, every, trained.encoding, device, trained.covariates)
     parts = []
     with seeded(seed, device):
         effects = draw_effects(model, 1)
+        given = _design(trained, [CONTROL if perturbation is None else perturbation])
+        # those of the observed condition of each cell, or of the given one
+        pairs = cells.targets if perturbation is None else trained.encoding.pairs(given)
+        on_target = draw_on_target(model, pairs, 1)
         for batch in cells.batches(max(1, LARGEST_TENSOR // len(trained.genes))):
             shifts = shift_of_conditions(effects, batch.design).expand(1, -1, -1)
             inferred = BasalCells.from_guide(model, batch, shifts)
             if perturbation is None:
                 own = shifts.index_select(-2, batch.condition)
+                terms = own_of_cells(on_target, batch.condition)
             else:
-                given = _design(trained, [perturbation])
                 own = shift_of_conditions(effects, given).expand(1, len(batch.counts), -1)
+                terms = on_target
             decoder_input = inferred.decoder_input(own)
-            parts.append(_counts_and_latent(model, decoder_input, batch.library_size))
+            cell = batch.library_size, *batch.covariates
+            parts.append(_counts_and_latent(model, decoder_input, *cell, own=terms))
     return anndata.AnnData(
         X=sparse.vstack([counts for counts, _ in parts], format="csr"),
         obs=pd.DataFrame(
@@ -209,23 +215,31 @@ def _design(trained: TrainedModel, perturbations: Sequence[str]) -> Tensor:
 
 
 def _one_cell_each(
-    model: PerturbationModel, design: Tensor, sizes: Tensor, sample_from: str
+    trained: TrainedModel, design: Tensor, sizes: Tensor, sample_from: str
 ) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray]:
     """Draw one cell for each row of the design matrix: counts, library size and latent state."""
+    model = trained.model
     shift = shift_of_conditions(draw_effects(model, 1, sample_from), design)
     shift = shift.expand(1, len(design), -1)
+    own = draw_on_target(model, trained.encoding.pairs(design), 1, sample_from)
     decoder_input = BasalCells.from_prior(model, shift, len(design)).decoder_input(shift)
     size = sizes[torch.randint(len(sizes), (len(design),), device=design.device)]
-    counts, latent = _counts_and_latent(model, decoder_input, size)
+    given = draw_covariates(trained, len(design))
+    counts, latent = _counts_and_latent(model, decoder_input, size, *given, own=own)
     return counts, size.cpu().numpy(), latent
 
 
 def _counts_and_latent(
-    model: PerturbationModel, decoder_input: Tensor, size: Tensor
+    model: PerturbationModel,
+    decoder_input: Tensor,
+    size: Tensor,
+    *covariates: Tensor,
+    own: tuple[Tensor, ...] = (),
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
     """Draw counts given one particle of decoder inputs; return them with the latent state."""
     kind = np.float32 if isinstance(model.likelihood, NormalLikelihood) else np.int32
-    counts = model.likelihood(decoder_input, size).sample()[0].cpu().numpy()
+    law = model.likelihood(decoder_input, size, *covariates, own=own)
+    counts = law.sample()[0].cpu().numpy()
     latent = decoder_input[0, :, : model.n_latent].cpu().numpy()
     return sparse.csr_matrix(counts.astype(kind)), latent
 

@@ -1,7 +1,7 @@
 """Cells for training and evaluation: encoded, in batches on the device or streamed from files."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anndata
@@ -9,12 +9,14 @@ import h5py
 import numpy as np
 import pandas as pd
 import torch
+from anndata.io import read_elem
 from numpy.typing import ArrayLike
 from scipy import sparse
 from torch import Tensor
 
 from samsvae.models.base import Batch
-from samsvae.screen.canonical import counts_in_blocks
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import BATCH, CONTEXT, counts_in_blocks
 from samsvae.screen.design import Design
 from samsvae.screen.labels import doses, label_of
 from samsvae.screen.splits import CellsOfSplit
@@ -36,18 +38,75 @@ class Encoding:
         ``additive``: a combination is the sum of its genes, each scaled by its dose; ``unique``:
         a combination is a perturbation of its own under its full label, doses included, while a
         single gene is scaled by its dose.
+    targets
+        Pairs of a perturbation and a gene that it targets, both as indices, in the order of
+        perturbations; empty for a model without on-target effects.
     """
 
     names: tuple[str, ...]
     combinations: str = "additive"
+    targets: tuple[tuple[int, int], ...] = ()
 
     @classmethod
-    def of(cls, design: Design, combinations: str) -> "Encoding":
-        """Create the encoding of the perturbations of a design matrix."""
-        if combinations == "additive":
-            return cls(tuple(design.names), combinations)
-        conditions = design.conditions()[1]
-        return cls(tuple(sorted(set().union(*map(_as_one, conditions)))), combinations)
+    def of(cls, design: Design, combinations: str, genes: Sequence[str] = ()) -> "Encoding":
+        """Create the encoding of the perturbations of a design matrix.
+
+        Parameters
+        ----------
+        design
+            Design matrix of a screen.
+        combinations
+            As for the class.
+        genes
+            Genes among which the targets are; without them there are no targets.
+        """
+        names = tuple(design.names)
+        if combinations == "unique":
+            names = tuple(sorted(set().union(*map(_as_one, design.conditions()[1]))))
+        column = {gene: index for index, gene in enumerate(genes)}
+        targets = tuple(
+            (index, column[target])
+            for index, name in enumerate(names)
+            for target in doses(name)
+            if target in column
+        )
+        return cls(names, combinations, targets)
+
+    @property
+    def target_genes(self) -> list[int]:
+        """Gene of each pair of :attr:`targets`."""
+        return [gene for _, gene in self.targets]
+
+    def pairs(self, design: Tensor) -> tuple[Tensor, ...]:
+        """Find the pairs of a perturbation and its target of each condition.
+
+        Parameters
+        ----------
+        design
+            Rows of the model's design matrix, conditions x T.
+
+        Returns
+        -------
+        tuple of Tensor
+            As of :attr:`samsvae.models.base.Batch.targets`, on the device of the design matrix;
+            nothing without targets.
+        """
+        if not self.targets:
+            return ()
+        perturbation = np.array([index for index, _ in self.targets])
+        number = np.bincount(perturbation, minlength=len(self.names))
+        first = np.cumsum(number) - number
+        doses_of = design.cpu().numpy()
+        row, column = np.nonzero(doses_of)
+        row, column = (np.repeat(each, number[column]) for each in (row, column))
+        # position of a pair among those of its perturbation, and of its condition
+        among = pd.DataFrame({"row": row, "column": column}).groupby(["row", "column"]).cumcount()
+        position = pd.Series(row).groupby(row).cumcount().to_numpy()
+        shape = len(doses_of), int(position.max(initial=0)) + 1
+        pairs, dose = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
+        pairs[row, position] = first[column] + among.to_numpy()
+        dose[row, position] = doses_of[row, column]
+        return torch.from_numpy(pairs).to(design.device), torch.from_numpy(dose).to(design.device)
 
     def design(self, labels: Sequence[str]) -> np.ndarray:
         """Encode canonical labels as rows of the model's design matrix, as :meth:`rows`."""
@@ -86,6 +145,111 @@ def _as_one(condition: Mapping[str, float]) -> Mapping[str, float]:
 
 
 @dataclass(frozen=True)
+class Covariates:
+    """Encoding of covariates of cells as inputs of a model's encoder and decoder.
+
+    A categorical covariate, such as the batch, has an input for each level, 1 for the cells of this
+    level and 0 for others. A continuous one is standardised.
+
+    Attributes
+    ----------
+    levels
+        Levels of each categorical column of obs.
+    scaling
+        Mean and standard deviation over training cells of each continuous column of obs.
+    strata
+        Levels that occur together in training cells, one per categorical column.
+    frequency
+        Fraction of the training cells in each stratum.
+    """
+
+    levels: dict[str, list[str]] = field(default_factory=dict)
+    scaling: dict[str, tuple[float, float]] = field(default_factory=dict)
+    strata: list[list[str]] = field(default_factory=lambda: [[]])
+    frequency: list[float] = field(default_factory=lambda: [1.0])
+
+    @classmethod
+    def of(cls, obs: pd.DataFrame, columns: Sequence[str] | None) -> "Covariates":
+        """Create the encoding of the covariates of training cells.
+
+        Parameters
+        ----------
+        obs
+            Training cells of a canonical screen.
+        columns
+            Columns of obs; None for batch and context, where the screen has them. Columns with
+            one value have no input.
+
+        Raises
+        ------
+        InputError
+            If there is no such column, or a value is missing.
+        """
+        if columns is None:
+            columns = [name for name in (BATCH, CONTEXT) if name in obs]
+        levels, scaling = {}, {}
+        for name in columns:
+            if name not in obs:
+                raise InputError(
+                    f"covariates: the screen has no column {name!r}; it has {', '.join(obs)}."
+                )
+            if obs[name].isna().any():
+                raise InputError(
+                    f"covariates: {int(obs[name].isna().sum())} training cells have no {name!r}."
+                )
+            if obs[name].nunique() < 2:
+                continue
+            if _is_continuous(obs[name]):
+                values = obs[name].to_numpy(dtype=np.float64)
+                scaling[name] = float(values.mean()), float(values.std())
+            else:
+                levels[name] = sorted(obs[name].astype(str).unique())
+        if not levels:
+            return cls(levels, scaling)
+        number = obs[list(levels)].astype(str).value_counts(normalize=True).sort_index()
+        return cls(levels, scaling, [list(key) for key in number.index], number.tolist())
+
+    def __len__(self) -> int:
+        """Return the number of inputs."""
+        return sum(map(len, self.levels.values())) + len(self.scaling)
+
+    def encode(self, obs: pd.DataFrame) -> np.ndarray:
+        """Encode the covariates of cells, cells x inputs, float32.
+
+        A cell whose level no training cell has gets 0 for all levels.
+        """
+        parts = [np.zeros((len(obs), 0), dtype=np.float32)]
+        for name, levels in self.levels.items():
+            code = pd.Index(levels).get_indexer(obs[name].astype(str))
+            rows = np.eye(len(levels) + 1, len(levels), dtype=np.float32)
+            parts.append(rows[code])  # the last row, 0, for -1
+        for name, (mean, deviation) in self.scaling.items():
+            parts.append(((obs[[name]].to_numpy(dtype=np.float64)) - mean) / deviation)
+        return np.concatenate(parts, axis=1).astype(np.float32)
+
+    def stratum(self, obs: pd.DataFrame) -> np.ndarray:
+        """Find the stratum of each cell, -1 for one that no training cell is in."""
+        if not self.levels:
+            return np.zeros(len(obs), dtype=np.int64)
+        strata = pd.MultiIndex.from_tuples(map(tuple, self.strata))
+        keys = [obs[name].astype(str) for name in self.levels]
+        return strata.get_indexer(pd.MultiIndex.from_arrays(keys))
+
+    def of_strata(self) -> np.ndarray:
+        """Encode the strata, strata x inputs, with continuous covariates at their means."""
+        obs = pd.DataFrame(self.strata, columns=list(self.levels))
+        return self.encode(obs.assign(**{name: mean for name, (mean, _) in self.scaling.items()}))
+
+
+def _is_continuous(column: pd.Series) -> bool:
+    is_number = pd.api.types.is_numeric_dtype(column)
+    return is_number and not pd.api.types.is_bool_dtype(column)
+
+
+NO_COVARIATES = Covariates()
+
+
+@dataclass(frozen=True)
 class Cells:
     """Cells in the smallest integer type that holds their counts, or in float32 without counts.
 
@@ -99,19 +263,30 @@ class Cells:
         Distinct rows of the design matrix, C x T.
     condition
         Row of `design` of each cell, length N.
+    covariates
+        Covariates of the cells, N x C, as the only item; empty without covariates.
+    targets
+        As of :attr:`samsvae.models.base.Batch.targets`.
     """
 
     counts: Tensor
     library_size: Tensor
     design: Tensor
     condition: Tensor
+    covariates: tuple[Tensor, ...] = ()
+    targets: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return len(self.counts)
 
     @classmethod
     def of(
-        cls, screen: anndata.AnnData, keep: np.ndarray, encoding: Encoding, device: torch.device
+        cls,
+        screen: anndata.AnnData,
+        keep: np.ndarray,
+        encoding: Encoding,
+        device: torch.device,
+        covariates: Covariates = NO_COVARIATES,
     ) -> "Cells":
         """Move some cells of a screen to the device.
 
@@ -125,13 +300,18 @@ class Cells:
             Encoding of conditions as rows of the model's design matrix.
         device
             Device of the cells.
+        covariates
+            Encoding of the cells' covariates.
         """
         labels, conditions = Design.of_screen(screen)[keep].conditions()
+        design = torch.from_numpy(encoding.rows(conditions)).to(device)
         return cls(
             counts=_gather(screen, keep, device),
             library_size=_on(device, screen.obs["library_size"][keep], torch.float32),
-            design=torch.from_numpy(encoding.rows(conditions)).to(device),
+            design=design,
             condition=_on(device, labels.codes, torch.long),
+            covariates=_given(covariates, screen.obs[keep], device),
+            targets=encoding.pairs(design),
         )
 
     @classmethod
@@ -141,6 +321,8 @@ class Cells:
         library_size: np.ndarray,
         design: Tensor,
         condition: np.ndarray,
+        covariates: tuple[Tensor, ...] = (),
+        targets: tuple[Tensor, ...] = (),
     ) -> "Cells":
         """Move cells to the device of their design matrix; arguments as the attributes."""
         return cls(
@@ -148,6 +330,8 @@ class Cells:
             library_size=_on(design.device, library_size, torch.float32),
             design=design,
             condition=_on(design.device, condition, torch.long),
+            covariates=covariates,
+            targets=targets,
         )
 
     def batch(self, index: Tensor) -> Batch:
@@ -158,6 +342,8 @@ class Cells:
             design=self.design,
             condition=self.condition[index],
             n_cells=len(self),
+            covariates=tuple(values[index] for values in self.covariates),
+            targets=self.targets,
         )
 
     def random_batches(self, size: int, seed: int) -> "RandomBatches":
@@ -192,6 +378,11 @@ def _gather(screen: anndata.AnnData, keep: np.ndarray, device: torch.device) -> 
         gathered[done : done + len(block)] = block
         done += len(block)
     return gathered
+
+
+def _given(covariates: Covariates, obs: pd.DataFrame, device: torch.device) -> tuple[Tensor, ...]:
+    """Encode covariates on the device, as the only item; nothing without covariates."""
+    return (torch.from_numpy(covariates.encode(obs)).to(device),) if len(covariates) else ()
 
 
 def _dense(counts: sparse.csr_matrix) -> Tensor:
@@ -276,6 +467,10 @@ class CellStream:
         Row of the design matrix of each condition, C x T.
     n_cells
         Number of streamed cells.
+    covariates
+        Encoding of the cells' covariates.
+    targets
+        As of :attr:`samsvae.models.base.Batch.targets`.
     """
 
     screen: Path
@@ -284,6 +479,8 @@ class CellStream:
     labels: tuple[str, ...]
     design: Tensor
     n_cells: int
+    covariates: Covariates
+    targets: tuple[Tensor, ...]
 
     @classmethod
     def of(
@@ -293,6 +490,7 @@ class CellStream:
         parts: Sequence[str],
         encoding: Encoding,
         device: torch.device,
+        covariates: Covariates = NO_COVARIATES,
     ) -> "CellStream":
         """Scan a split for the cells to stream.
 
@@ -308,6 +506,8 @@ class CellStream:
             Encoding of conditions as rows of the model's design matrix.
         device
             Device of the cells.
+        covariates
+            Encoding of the cells' covariates.
 
         Raises
         ------
@@ -328,7 +528,9 @@ class CellStream:
                 first += len(block)
         ordered = tuple(sorted(conditions))
         design = torch.from_numpy(encoding.rows([conditions[label] for label in ordered]))
-        return cls(Path(screen), cells, tuple(parts), ordered, design.to(device), n_cells)
+        design = design.to(device)
+        also = covariates, encoding.pairs(design)
+        return cls(Path(screen), cells, tuple(parts), ordered, design, n_cells, *also)
 
     def blocks(self) -> Iterator[tuple[pd.DataFrame, Cells]]:
         """Iterate over all cells once, in order.
@@ -341,7 +543,10 @@ class CellStream:
             The same cells, whose conditions are rows of :attr:`design`.
         """
         first = 0
+        names = [*self.covariates.levels, *self.covariates.scaling]
         with h5py.File(self.screen, "r") as file:
+            # a code or a number of each cell
+            obs = pd.DataFrame({name: read_elem(file[f"obs/{name}"]) for name in names})
             for block in self.cells:
                 chosen = block["split"].isin(self.parts).to_numpy()
                 if chosen.any():
@@ -350,7 +555,9 @@ class CellStream:
                     table = block[chosen].reset_index(drop=True)
                     condition = labels.set_categories(self.labels).codes
                     size = table["library_size"].to_numpy()
-                    yield table, Cells.on_device(counts, size, self.design, condition)
+                    own = obs[first : first + len(block)][chosen] if names else obs
+                    given = _given(self.covariates, own, self.design.device), self.targets
+                    yield table, Cells.on_device(counts, size, self.design, condition, *given)
                 first += len(block)
 
 

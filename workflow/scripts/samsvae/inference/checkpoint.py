@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from samsvae.inference.cells import Encoding
+from samsvae.inference.cells import NO_COVARIATES, Covariates, Encoding
 from samsvae.models import build_model
 from samsvae.models.base import PerturbationModel
 from samsvae.runtime.files import whole_file
@@ -33,12 +33,15 @@ class TrainedModel:
         Gene symbols, in the order of the model's outputs.
     encoding
         Encoding of its perturbations.
+    covariates
+        Encoding of its covariates.
     """
 
     model: PerturbationModel
     settings: dict[str, Any]
     genes: list[str]
     encoding: Encoding
+    covariates: Covariates = NO_COVARIATES
 
     @property
     def device(self) -> torch.device:
@@ -52,6 +55,8 @@ def save_model(trained: TrainedModel, provenance: str, path: str | Path) -> None
         "settings": json.dumps(trained.settings, sort_keys=True),
         "genes": json.dumps(trained.genes),
         "perturbations": json.dumps(trained.encoding.names),
+        "covariates": json.dumps(asdict(trained.covariates)),
+        "targets": json.dumps(trained.encoding.targets),
         "provenance": provenance,
     }
     weights = {
@@ -69,10 +74,14 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> TrainedM
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     settings = json.loads(metadata["settings"])
     genes = json.loads(metadata["genes"])
-    encoding = Encoding(tuple(json.loads(metadata["perturbations"])), settings["combinations"])
-    model = build_model(settings, len(genes), len(encoding.names)).to(device)
+    names = tuple(json.loads(metadata["perturbations"]))
+    targets = tuple(tuple(pair) for pair in json.loads(metadata["targets"]))
+    encoding = Encoding(names, settings["combinations"], targets)
+    covariates = Covariates(**json.loads(metadata["covariates"]))
+    sizes = len(genes), len(names), len(covariates)
+    model = build_model(settings, *sizes, encoding.target_genes).to(device)
     model.load_state_dict(weights)
-    return TrainedModel(model.eval(), settings, genes, encoding)
+    return TrainedModel(model.eval(), settings, genes, encoding, covariates)
 
 
 @dataclass(frozen=True)

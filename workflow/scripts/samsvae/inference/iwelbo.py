@@ -12,7 +12,7 @@ from torch import Tensor
 
 from samsvae.inference.cells import Cells, CellStream
 from samsvae.inference.noise import seeded
-from samsvae.inference.posterior import draw_shifts, log_importance_weights
+from samsvae.inference.posterior import draw_on_target, draw_shifts, log_importance_weights
 from samsvae.models.base import PerturbationModel
 from samsvae.runtime.script import Progress
 
@@ -48,9 +48,9 @@ def iwelbo(
     bound, standard_error : ndarray
         Of each cell, in nats; the error is that of the Monte-Carlo estimate, by the delta method.
     """
-    shifts = _shifts(model, cells.design, particles, seed)
+    shifts, on_target = _draw_globals(model, cells, particles, seed)
     bound, error = np.empty(len(cells)), np.empty(len(cells))
-    for here, weights in log_weights_in_batches(model, cells, shifts, seed):
+    for here, weights in log_weights_in_batches(model, cells, shifts, seed, on_target):
         bound[here], error[here] = _summarise(weights)
     return bound, error
 
@@ -88,12 +88,12 @@ class StreamedBounds:
             Rows of the split's table, with ``iwelbo`` and ``standard_error`` in nats; a single
             empty table if there are no cells.
         """
-        shifts = _shifts(self.model, self.cells.design, self.particles, self.seed)
+        shifts, *own = _draw_globals(self.model, self.cells, self.particles, self.seed)
         progress = Progress("cell", self.cells.n_cells, " cells")
         for table, cells in self.cells.blocks():
             part = table["split"].to_numpy()
             bound, error = np.empty(len(cells)), np.empty(len(cells))
-            for here, weights in log_weights_in_batches(self.model, cells, shifts, self.seed):
+            for here, weights in log_weights_in_batches(self.model, cells, shifts, self.seed, *own):
                 bound[here], error[here] = _summarise(weights)
                 for name, mean in self.means.items():
                     mean.add(weights[:, part[here] == name])
@@ -121,14 +121,29 @@ class StreamedBounds:
 
 @torch.no_grad()
 @pyro.validation_enabled(False)
-def _shifts(model: PerturbationModel, design: Tensor, particles: int, seed: int) -> Tensor:
-    """Draw the global variables once for all cells; shifts of the conditions, Q x C x size."""
-    with seeded(seed, design.device):
-        return draw_shifts(model, design, particles).expand(particles, -1, -1)
+def _draw_globals(
+    model: PerturbationModel, cells: Cells | CellStream, particles: int, seed: int
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Draw the global variables once for all cells.
+
+    Returns
+    -------
+    shifts : Tensor
+        Shifts of the conditions, Q x C x size.
+    on_target : tuple of Tensor
+        Their on-target effects, as of :func:`samsvae.inference.posterior.draw_on_target`.
+    """
+    with seeded(seed, cells.design.device):
+        shifts = draw_shifts(model, cells.design, particles).expand(particles, -1, -1)
+        return shifts, draw_on_target(model, cells.targets, particles)
 
 
 def log_weights_in_batches(
-    model: PerturbationModel, cells: Cells, shifts: Tensor, seed: int
+    model: PerturbationModel,
+    cells: Cells,
+    shifts: Tensor,
+    seed: int,
+    on_target: tuple[Tensor, ...] = (),
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Go through cells in batches.
 
@@ -145,7 +160,7 @@ def log_weights_in_batches(
         rows = max(rows, LARGEST_BATCH // max(1, cells.counts.shape[1]))
     for batch in cells.batches(max(1, rows // particles)):
         with pyro.validation_enabled(False):
-            weights = log_importance_weights(model, batch, shifts, seed)
+            weights = log_importance_weights(model, batch, shifts, seed, on_target)
         here = slice(done, done := done + weights.shape[1])
         yield here, weights.cpu().double().numpy()
 

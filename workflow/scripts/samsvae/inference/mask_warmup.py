@@ -169,18 +169,18 @@ def rotate_latent_space(model: nn.Module, rotation: Tensor) -> None:
     Parameters
     ----------
     model
-        Has a decoder ``likelihood.hidden`` of the latent state, an ``encoder`` of counts and
-        optionally the latent shift, and an ``embedding``: a parameter T x K, a
-        :class:`MeanFieldEmbedding` or a :class:`CorrelatedEmbedding`.
+        Has a decoder ``likelihood.hidden`` whose last input is the latent state, an ``encoder`` of
+        counts and, if its ``basal_encoder`` is correlated, the latent shift, and an ``embedding``:
+        a parameter T x K, a :class:`MeanFieldEmbedding` or a :class:`CorrelatedEmbedding`.
     rotation
         R, orthogonal, K x K.
     """
     decoder: Any = model.likelihood
     encoder: Any = model.encoder
     embedding: Any = model.embedding
-    _rotate_input(decoder.hidden, 0, rotation)
+    _rotate_input(decoder.hidden, -1, rotation)
     _rotate_output(encoder, rotation)
-    if len(encoder.hidden.first) > 1:
+    if getattr(model, "basal_encoder", "mean_field") == "correlated":
         _rotate_input(encoder.hidden, 1, rotation)
     if isinstance(embedding, nn.Parameter):
         embedding.copy_(embedding @ rotation)

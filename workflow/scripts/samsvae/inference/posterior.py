@@ -72,6 +72,53 @@ def draw_effects_in_parts(
         yield number, draw_effects(model, number)
 
 
+def draw_on_target(
+    model: PerturbationModel,
+    targets: tuple[Tensor, ...],
+    draws: int,
+    sample_from: str = "posterior",
+) -> tuple[Tensor, ...]:
+    """Draw the on-target effects of conditions.
+
+    Parameters
+    ----------
+    model
+        Model and guide.
+    targets
+        As of :attr:`samsvae.models.base.Batch.targets`.
+    draws
+        Number of draws S.
+    sample_from
+        ``posterior``: from the guide; ``prior``.
+
+    Returns
+    -------
+    tuple of Tensor
+        Genes, C x M, and the terms of their logits, [S, C, M]; nothing for a model without
+        on-target effects.
+    """
+    if model.on_target is None:
+        return ()
+    program = model.on_target.guide if sample_from == "posterior" else model.on_target.prior
+    with pyro.plate("particles", draws, dim=-2):
+        return model.on_target.of_conditions(program(), *targets)
+
+
+def draw_covariates(trained: TrainedModel, number: int) -> tuple[Tensor, ...]:
+    """Draw the covariates of cells at their frequencies among training cells.
+
+    Returns
+    -------
+    tuple of Tensor
+        Number x C as the only item; nothing for a model without covariates.
+    """
+    if not len(trained.covariates):
+        return ()
+    frequency = torch.tensor(trained.covariates.frequency, device=trained.device)
+    stratum = torch.multinomial(frequency, number, replacement=True)
+    return (torch.from_numpy(trained.covariates.of_strata()).to(trained.device)[stratum],)
+
+
 def draw_shifts(model: PerturbationModel, design: Tensor, draws: int) -> Tensor:
     """Draw the latent shift of each condition from the guide.
 
@@ -148,7 +195,11 @@ def unmasked_effects(model: PerturbationModel) -> Tensor | None:
 
 @torch.no_grad()
 def log_importance_weights(
-    model: PerturbationModel, batch: Batch, shifts: Tensor, seed: int
+    model: PerturbationModel,
+    batch: Batch,
+    shifts: Tensor,
+    seed: int,
+    on_target: tuple[Tensor, ...] = (),
 ) -> Tensor:
     """Compute log importance weights of cells' own variables.
 
@@ -163,6 +214,8 @@ def log_importance_weights(
     seed
         Seed of the cells' noise. Up to rounding, the weights of a cell depend neither on the order
         of cells nor on their batches.
+    on_target
+        Their on-target effects, as of :func:`draw_on_target`.
 
     Returns
     -------
@@ -171,8 +224,9 @@ def log_importance_weights(
     """
     own = shifts.index_select(-2, batch.condition)
     with SampleFromNoise(CellNoise(batch.counts, len(shifts), seed), strict=False):
-        guide = poutine.trace(model.cell_guide).get_trace(batch.counts, own)
-    generative = poutine.trace(poutine.replay(model.cell_model, guide)).get_trace(batch, own)
+        guide = poutine.trace(model.cell_guide).get_trace(batch, own)
+    program = poutine.trace(poutine.replay(model.cell_model, guide))
+    generative = program.get_trace(batch, own, on_target)
     return log_weights(latent_sites(guide), generative).expand(len(shifts), -1)
 
 
@@ -233,7 +287,7 @@ class BasalCells:
                 context.enter_context(AtMeans())
             context.enter_context(pyro.plate("particles", len(shifts), dim=-2))
             context.enter_context(model.cells(batch))
-            trace = poutine.trace(model.cell_guide).get_trace(batch.counts, own)
+            trace = poutine.trace(model.cell_guide).get_trace(batch, own)
         return cls(model, _values(trace))
 
     def __getitem__(self, draws: slice) -> "BasalCells":
@@ -307,7 +361,7 @@ def cell_states(
         this state.
     """
     model, device = trained.model, trained.device
-    cells = Cells.of(screen, keep, trained.encoding, device)
+    cells = Cells.of(screen, keep, trained.encoding, device, trained.covariates)
     basal, total = [], []
     with seeded(seed, device):
         effects = draw_effects(model, STATE_DRAWS)

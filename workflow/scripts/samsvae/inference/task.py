@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import Cells, Covariates, Encoding
 from samsvae.inference.checkpoint import StateFile, TrainedModel, save_model
 from samsvae.inference.machine import explain_out_of_memory
 from samsvae.inference.step import Training
@@ -37,6 +37,8 @@ class TrainingTask:
         Genes of the screen.
     encoding
         Encoding of conditions as rows of the model's design matrix.
+    covariates
+        Encoding of the cells' covariates.
     train, validation
         Cells to fit, and cells to select the best checkpoint by.
     n_replicates
@@ -51,6 +53,7 @@ class TrainingTask:
     training: Training
     genes: list[str]
     encoding: Encoding
+    covariates: Covariates
     train: Cells
     validation: Cells
     n_replicates: int
@@ -92,8 +95,15 @@ class TrainingTask:
                 [seed] = seeds  # labels differ by seed
                 logging.info("labels are shuffled: this model is a negative control")
                 screen.obsm["dosage"] = screen.obsm["dosage"][shuffled_cells(parts, seed)]
-            encoding = Encoding.of(Design.of_screen(screen), settings["combinations"])
+            genes = list(screen.var_names) if settings["on_target"] else ()
+            design = Design.of_screen(screen)
+            encoding = Encoding.of(design, settings["combinations"], genes)
             logging.info("%d cells, %d genes, device %s", screen.n_obs, screen.n_vars, device)
+            is_trained = (parts == TRAIN).to_numpy()
+            covariates = Covariates.of(screen.obs[is_trained], settings["covariates"])
+            for name, levels in covariates.levels.items():
+                logging.info("covariate %s with %d levels", name, len(levels))
+            own = encoding, device, covariates
             digest = digest_of_screen(screen)
             depends_on = [settings, training, seeds, code, digest, versions(), parts.tolist()]
             return cls(
@@ -101,8 +111,9 @@ class TrainingTask:
                 training=Training(**training),
                 genes=list(screen.var_names),
                 encoding=encoding,
-                train=Cells.of(screen, (parts == TRAIN).to_numpy(), encoding, device),
-                validation=Cells.of(screen, (parts == VAL).to_numpy(), encoding, device),
+                covariates=covariates,
+                train=Cells.of(screen, is_trained, *own),
+                validation=Cells.of(screen, (parts == VAL).to_numpy(), *own),
                 n_replicates=len(seeds),
                 code=code,
                 screen=digest,
@@ -111,7 +122,8 @@ class TrainingTask:
 
     def build(self) -> PerturbationModel:
         """Build the model with initial weights."""
-        return build_model(self.settings, len(self.genes), len(self.encoding.names))
+        sizes = len(self.genes), len(self.encoding.names), len(self.covariates)
+        return build_model(self.settings, *sizes, self.encoding.target_genes)
 
     def state_file(self, path: Path) -> StateFile:
         """Return the file of the state of the unfinished training."""
@@ -135,7 +147,9 @@ class TrainingTask:
         config = {"model": self.settings, "training": asdict(self.training), "seed": seed}
         made_by = provenance(config, self.code, screen=self.screen)
         write_tsv(fitted.history, folder / "history.tsv")
-        trained = TrainedModel(fitted.model, self.settings, self.genes, self.encoding)
+        trained = TrainedModel(
+            fitted.model, self.settings, self.genes, self.encoding, self.covariates
+        )
         save_model(trained, made_by, folder / "model.safetensors")
         trained.model.load_state_dict(fitted.last_weights)
         save_model(trained, made_by, folder / "last_model.safetensors")

@@ -7,7 +7,7 @@ the Snakefile does not import torch.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from samsvae.config.models import KINDS
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 MODELS = {name: kind.implementation for name, kind in KINDS.items() if kind.implementation}
 
 # settings of a model's entry that its constructor does not take
-NOT_HYPERPARAMETERS = {"kind", "combinations", "shuffle_labels", "grid"}
+NOT_HYPERPARAMETERS = {
+    "kind", "combinations", "covariates", "on_target", "on_target_prior_scale", "shuffle_labels",
+    "grid",
+}  # fmt: skip
 
 
 def model_class(kind: str) -> type[PerturbationModel]:
@@ -38,8 +41,29 @@ def model_class(kind: str) -> type[PerturbationModel]:
 
 
 def build_model(
-    settings: Mapping[str, Any], n_genes: int, n_perturbations: int
+    settings: Mapping[str, Any],
+    n_genes: int,
+    n_perturbations: int,
+    n_covariates: int = 0,
+    target_genes: Sequence[int] = (),
 ) -> PerturbationModel:
-    """Build a model with initial weights from its entry in the configuration."""
+    """Build a model with initial weights.
+
+    Parameters
+    ----------
+    settings
+        Its entry in the configuration.
+    n_genes, n_perturbations, n_covariates
+        Its sizes.
+    target_genes
+        Index of the gene of each pair of a perturbation and a measured gene that it targets; empty
+        for a model without on-target effects.
+    """
     hyperparameters = {k: v for k, v in settings.items() if k not in NOT_HYPERPARAMETERS}
-    return model_class(settings["kind"])(n_genes, n_perturbations, **hyperparameters)
+    hyperparameters["n_covariates"] = n_covariates
+    model = model_class(settings["kind"])(n_genes, n_perturbations, **hyperparameters)
+    if target_genes:
+        from samsvae.models.base import OnTarget
+
+        model.on_target = OnTarget(target_genes, settings["on_target_prior_scale"])
+    return model

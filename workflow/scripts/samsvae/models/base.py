@@ -1,6 +1,8 @@
 """Base class of generative models of perturbed cells, and of their guides."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,6 +34,12 @@ class Batch:
         Row of `design` of each cell, length B.
     n_cells
         Number of cells N that the batch represents.
+    covariates
+        Covariates of the cells, B x C, as the only item; empty without covariates.
+    targets
+        For each condition, which of the model's M pairs of a perturbation and its target gene it
+        has, conditions x pairs, and their doses, 0 where it has fewer; empty for a model without
+        on-target effects.
     """
 
     counts: Tensor
@@ -39,17 +47,24 @@ class Batch:
     design: Tensor
     condition: Tensor
     n_cells: int
+    covariates: tuple[Tensor, ...] = ()
+    targets: tuple[Tensor, ...] = ()
 
 
 class PerturbationModel(nn.Module, ABC):
     """Generative model of counts under perturbations, and its guide.
 
-    The joint density of global variables w, cells' own variables z and counts x is::
+    The joint density of global variables w, cells' own variables z and counts x, given library
+    sizes l and covariates c, such as the batch, is::
 
-        p(w) prod_i p(z_i) p(x_i | h(z_i, shift_i), l_i),   shift_i = sum_t d_it effect_t(w)
+        p(w) prod_i p(z_i) p(x_i | h(z_i, shift_i), l_i, c_i),   shift_i = sum_t d_it effect_t(w)
 
-    A family defines p(w), p(z), h and the guide q(w) prod_i q(z_i | x_i, shift_i) by the four
-    methods below; the prior of the cells' own variables does not depend on the perturbation.
+    The logits of genes that a perturbation targets have a term of their own, if the model has
+    on-target effects (:class:`OnTarget`).
+
+    A family defines p(w), p(z), h and the guide q(w) prod_i q(z_i | x_i, shift_i, c_i) by the four
+    methods below; the prior of the cells' own variables depends neither on the perturbation nor
+    on covariates.
     Training and every query of a trained model run these methods, so a family is evaluated with
     the priors that it is trained with.
 
@@ -61,6 +76,8 @@ class PerturbationModel(nn.Module, ABC):
         Width and number of hidden layers of encoder and decoder.
     likelihood
         A name in :data:`samsvae.models.likelihoods.LIKELIHOODS`.
+    n_covariates
+        C, number of covariates that encoder and decoder take.
     """
 
     infers_basal_state: ClassVar[bool] = False  # a latent state without perturbation effects
@@ -71,6 +88,7 @@ class PerturbationModel(nn.Module, ABC):
         self.n_perturbations = n_perturbations
         self.n_latent = n_latent
         self.standardise = Standardise(n_genes, logarithm=likelihood != "normal")
+        self.on_target: OnTarget | None = None
 
     @abstractmethod
     def global_prior(self) -> Tensor | None:
@@ -103,25 +121,37 @@ class PerturbationModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def cell_guide(self, counts: Tensor, shift: Tensor) -> None:
-        """Sample cells' own variables from the guide, given counts B x G and shifts."""
+    def cell_guide(self, batch: Batch, shift: Tensor) -> None:
+        """Sample cells' own variables from the guide, given counts, covariates and shifts."""
 
     def model(self, batch: Batch) -> None:
-        """Run the generative model p(w) prod_i p(z_i) p(x_i | h(z_i, shift_i), l_i)."""
+        """Run the generative model p(w) prod_i p(z_i) p(x_i | h(z_i, shift_i), l_i, c_i)."""
         shift = shift_of_cells(self.global_prior(), batch)
+        own: tuple[Tensor, ...] = ()
+        if self.on_target is not None:
+            own = self.on_target.of_conditions(self.on_target.prior(), *batch.targets)
         with self.cells(batch):
-            self.cell_model(batch, shift)
+            self.cell_model(batch, shift, own)
 
-    def cell_model(self, batch: Batch, shift: Tensor) -> None:
-        """Run p(z_i) p(x_i | h(z_i, shift_i), l_i) for each cell."""
-        counts = self.likelihood(self.cell_prior(shift), batch.library_size)
+    def cell_model(self, batch: Batch, shift: Tensor, own: tuple[Tensor, ...] = ()) -> None:
+        """Run p(z_i) p(x_i | h(z_i, shift_i), l_i, c_i) for each cell.
+
+        `own` has the target genes of the conditions and their effects, as of
+        :meth:`OnTarget.of_conditions`.
+        """
+        given = (batch.library_size, *batch.covariates)
+        counts = self.likelihood(
+            self.cell_prior(shift), *given, own=own_of_cells(own, batch.condition)
+        )
         pyro.sample(COUNTS, counts, obs=batch.counts)
 
     def guide(self, batch: Batch) -> None:
-        """Run the guide q(w) prod_i q(z_i | x_i, shift_i)."""
+        """Run the guide q(w) prod_i q(z_i | x_i, shift_i, c_i)."""
         shift = shift_of_cells(self.global_guide(), batch)
+        if self.on_target is not None:
+            self.on_target.guide()
         with self.cells(batch):
-            self.cell_guide(batch.counts, shift)
+            self.cell_guide(batch, shift)
 
     def standard_normal(self, like: Tensor) -> Normal:
         """Return N(0, I) over K dimensions, with the device and type of `like`."""
@@ -136,6 +166,72 @@ class PerturbationModel(nn.Module, ABC):
         """Return the plate over cells, which scales their terms by N / B."""
         drawn = torch.arange(len(batch.counts), device=batch.counts.device)
         return pyro.plate(CELLS, batch.n_cells, subsample=drawn, dim=-1)
+
+
+class OnTarget(nn.Module):
+    """Effects of perturbations on the expression of the genes that they target.
+
+    For each pair j of a perturbation t and a measured gene g that it targets, the decoder's logit
+    of g, before the softmax, rises by d_it o_j in a cell at dose d_it::
+
+        o_j ~ N(0, s^2),  q(o_j) = N(mu_j, sigma_j), mu = 0 and sigma = 0.1 at the start
+
+    A latent factor that is shared by many genes cannot hold the change of a single one.
+
+    Parameters
+    ----------
+    genes
+        Index of the gene of each pair, length J.
+    prior_scale
+        s, natural logarithm.
+    """
+
+    gene: Tensor
+
+    def __init__(self, genes: Sequence[int], prior_scale: float) -> None:
+        super().__init__()
+        self.prior_scale = prior_scale
+        self.register_buffer("gene", torch.tensor(list(genes), dtype=torch.long))
+        self.location = nn.Parameter(torch.zeros(len(genes), 1))
+        self.log_scale = nn.Parameter(torch.full((len(genes), 1), math.log(0.1)))
+
+    def prior(self) -> Tensor:
+        """Sample o ~ p(o), [..., J]."""
+        zero = torch.zeros_like(self.location)
+        return self._sample(Normal(zero, torch.full_like(zero, self.prior_scale)))
+
+    def guide(self) -> Tensor:
+        """Sample o ~ q(o), [..., J]."""
+        return self._sample(Normal(self.location, self.log_scale.exp()))
+
+    def _sample(self, normal: Normal) -> Tensor:
+        with pyro.plate("targets", len(self.gene), dim=-1):
+            effect: Tensor = pyro.sample("on_target", normal.to_event(1))
+        return effect[..., 0]
+
+    def of_conditions(self, effects: Tensor, pairs: Tensor, doses: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the terms d_t o_j of conditions.
+
+        Parameters
+        ----------
+        effects
+            o, [..., J].
+        pairs, doses
+            As of :attr:`Batch.targets`, C x M.
+
+        Returns
+        -------
+        genes : Tensor
+            C x M.
+        terms : Tensor
+            [..., C, M].
+        """
+        return self.gene[pairs], effects[..., pairs] * doses
+
+
+def own_of_cells(own: tuple[Tensor, ...], condition: Tensor) -> tuple[Tensor, ...]:
+    """Select the target genes and their terms for the condition of each cell."""
+    return tuple(each.index_select(-2, condition) for each in own)
 
 
 def shift_of_conditions(effects: Tensor | None, design: Tensor) -> Tensor:

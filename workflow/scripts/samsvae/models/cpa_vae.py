@@ -5,9 +5,9 @@ import torch
 from pyro.distributions import Normal
 from torch import Tensor
 
-from samsvae.models.base import PerturbationModel
+from samsvae.models.base import Batch, PerturbationModel
 from samsvae.models.likelihoods import LIKELIHOODS
-from samsvae.models.networks import GaussianNetwork, MeanFieldEmbedding
+from samsvae.models.networks import GaussianNetwork, MeanFieldEmbedding, covariate_inputs
 
 
 class CpaVae(PerturbationModel):
@@ -17,16 +17,16 @@ class CpaVae(PerturbationModel):
 
         e_t   ~ N(0, s^2 I)
         z_i^b ~ N(0, I),  z_i = z_i^b + sum_t d_it e_t
-        x_i   ~ p(x | z_i, l_i)
+        x_i   ~ p(x | z_i, l_i, c_i)
 
     Guide::
 
         q(e_t)     = N(mu_t, sigma_t), mu = 0 and sigma = 1 at the start
-        q(z^b | x) = N(NN(norm x)) or N(NN([norm x, sum_t d_t e_t]))
+        q(z^b | x) = N(NN([norm x, c])) or N(NN([norm x, sum_t d_t e_t, c]))
 
     Parameters
     ----------
-    n_genes, n_perturbations, n_latent, n_hidden, n_layers, likelihood
+    n_genes, n_perturbations, n_latent, n_hidden, n_layers, likelihood, n_covariates
         As for :class:`samsvae.models.base.PerturbationModel`.
     embedding_prior_scale
         s, in units of the basal state's standard deviation.
@@ -47,14 +47,18 @@ class CpaVae(PerturbationModel):
         embedding_prior_scale: float = 1.0,
         basal_encoder: str = "correlated",
         likelihood: str = "negative_binomial",
+        n_covariates: int = 0,
     ) -> None:
         super().__init__(n_genes, n_perturbations, n_latent, likelihood)
         self.embedding_prior_scale = embedding_prior_scale
         self.basal_encoder = basal_encoder
-        # p(x | z, l)
-        self.likelihood = LIKELIHOODS[likelihood](n_latent, n_genes, n_hidden, n_layers)
-        # q(z^b | x) or q(z^b | x, shift)
-        inputs = [n_genes, n_latent] if basal_encoder == "correlated" else [n_genes]
+        # p(x | z, l, c)
+        self.likelihood = LIKELIHOODS[likelihood](
+            n_latent, n_genes, n_hidden, n_layers, n_covariates
+        )
+        # q(z^b | x, c) or q(z^b | x, shift, c)
+        given = [n_latent] if basal_encoder == "correlated" else []
+        inputs = [n_genes, *given, *covariate_inputs(n_covariates)]
         self.encoder = GaussianNetwork(inputs, n_hidden, n_layers, n_latent)
         # q(e)
         self.embedding = MeanFieldEmbedding(n_perturbations, n_latent)
@@ -75,7 +79,8 @@ class CpaVae(PerturbationModel):
         """Sample z^b ~ N(0, I); return z^b + shift."""
         return pyro.sample("basal", self.standard_normal(shift)) + shift
 
-    def cell_guide(self, counts: Tensor, shift: Tensor) -> None:
-        """Sample z^b ~ q(z^b | x), or q(z^b | x, shift) if the encoder is correlated."""
+    def cell_guide(self, batch: Batch, shift: Tensor) -> None:
+        """Sample z^b ~ q(z^b | x, c), or q(z^b | x, shift, c) if the encoder is correlated."""
         given = [shift] if self.basal_encoder == "correlated" else []
-        pyro.sample("basal", Normal(*self.encoder(self.standardise(counts), *given)).to_event(1))
+        encoded = self.encoder(self.standardise(batch.counts), *given, *batch.covariates)
+        pyro.sample("basal", Normal(*encoded).to_event(1))

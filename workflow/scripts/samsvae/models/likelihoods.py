@@ -11,9 +11,9 @@ from torch import Size, Tensor, nn
 from torch.distributions import constraints
 
 from samsvae.kernels import SMALLEST_MEAN
-from samsvae.kernels.gamma_poisson import log_prob
+from samsvae.kernels.gamma_poisson import add_at, log_prob
 from samsvae.kernels.linear import Linear, affine
-from samsvae.models.networks import HiddenLayers
+from samsvae.models.networks import HiddenLayers, covariate_inputs
 
 SMALLEST_PROBABILITY = 1e-6
 
@@ -28,15 +28,23 @@ class Logits:
         h, [..., H].
     weight, bias
         W, G x H, and b, length G.
+    own
+        Genes, [..., M], and what is added to their logits, [..., M]; may be empty.
     """
 
     hidden: Tensor
     weight: Tensor
     bias: Tensor
+    own: tuple[Tensor, ...] = ()
 
     def value(self) -> Tensor:
         """Compute the logits, [..., G]."""
-        return affine(self.hidden, self.weight, self.bias)
+        return with_own(affine(self.hidden, self.weight, self.bias), self.own)
+
+
+def with_own(output: Tensor, own: tuple[Tensor, ...]) -> Tensor:
+    """Add the terms of target genes to an output of the decoder, [..., G]."""
+    return add_at(output, *own) if own else output
 
 
 class GammaPoissonCounts(TorchDistribution):
@@ -83,7 +91,7 @@ class GammaPoissonCounts(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> "GammaPoissonCounts":
         """Expand the batch shape."""
         hidden = self.logits.hidden.expand(*batch_shape, -1)
-        logits = Logits(hidden, self.logits.weight, self.logits.bias)
+        logits = Logits(hidden, self.logits.weight, self.logits.bias, self.logits.own)
         return GammaPoissonCounts(
             self.concentration, logits, self.library_size, validate_args=False
         )
@@ -106,7 +114,8 @@ class GammaPoissonCounts(TorchDistribution):
         """
         library_size = self.library_size.expand(value.shape[:-1])
         hidden, weight, bias = self.logits.hidden, self.logits.weight, self.logits.bias
-        return log_prob(value, library_size, self.concentration, hidden, weight, bias)
+        given = (value, library_size, self.concentration, hidden, weight, bias)
+        return log_prob(*given, *self.logits.own)
 
 
 def inside_unit_interval(probability: Tensor) -> Tensor:
@@ -151,26 +160,48 @@ SMALLEST_VARIANCE = 1e-4
 
 
 class Likelihood(nn.Module, ABC):
-    """Likelihood p(x | z, l): a decoder f and the distribution that it parameterises.
+    """Likelihood p(x | z, l, c): a decoder f and the distribution that it parameterises.
 
     Parameters
     ----------
     n_inputs, n_genes, n_hidden, n_layers
         Sizes of the decoder.
+    n_covariates
+        Number of covariates c, further inputs of the decoder.
     """
 
-    def __init__(self, n_inputs: int, n_genes: int, n_hidden: int, n_layers: int) -> None:
+    def __init__(
+        self, n_inputs: int, n_genes: int, n_hidden: int, n_layers: int, n_covariates: int = 0
+    ) -> None:
         super().__init__()
-        self.hidden = HiddenLayers([n_inputs], n_hidden, n_layers)
+        # covariates, the same for all particles, first
+        inputs = [*covariate_inputs(n_covariates), n_inputs]
+        self.hidden = HiddenLayers(inputs, n_hidden, n_layers)
         self.head = Linear(n_hidden, n_genes)
 
     @abstractmethod
-    def forward(self, decoder_input: Tensor, library_size: Tensor) -> TorchDistribution:
-        """Return the distribution of counts, event shape [G], of inputs [..., n_inputs]."""
+    def forward(
+        self,
+        decoder_input: Tensor,
+        library_size: Tensor,
+        *covariates: Tensor,
+        own: tuple[Tensor, ...] = (),
+    ) -> TorchDistribution:
+        """Return the distribution of counts, event shape [G], of inputs [..., n_inputs].
 
-    def mean(self, decoder_input: Tensor, library_size: Tensor) -> Tensor:
+        Covariates, [..., n_covariates], are given if the decoder takes them; `own` has genes
+        [..., M] and what is added to the decoder's output for these.
+        """
+
+    def mean(
+        self,
+        decoder_input: Tensor,
+        library_size: Tensor,
+        *covariates: Tensor,
+        own: tuple[Tensor, ...] = (),
+    ) -> Tensor:
         """Compute expected counts [..., G]; arguments as of :meth:`forward`."""
-        return self(decoder_input, library_size).mean
+        return self(decoder_input, library_size, *covariates, own=own).mean
 
 
 class GammaPoissonLikelihood(Likelihood):
@@ -180,8 +211,10 @@ class GammaPoissonLikelihood(Likelihood):
     learnt per gene and starts at 1.
     """
 
-    def __init__(self, n_inputs: int, n_genes: int, n_hidden: int, n_layers: int) -> None:
-        super().__init__(n_inputs, n_genes, n_hidden, n_layers)
+    def __init__(
+        self, n_inputs: int, n_genes: int, n_hidden: int, n_layers: int, n_covariates: int = 0
+    ) -> None:
+        super().__init__(n_inputs, n_genes, n_hidden, n_layers, n_covariates)
         self.log_concentration = nn.Parameter(torch.zeros(n_genes))
 
     @property
@@ -189,18 +222,32 @@ class GammaPoissonLikelihood(Likelihood):
         """Concentration c_g, length G."""
         return self.log_concentration.exp()
 
-    def forward(self, decoder_input: Tensor, library_size: Tensor) -> GammaPoissonCounts:
+    def forward(
+        self,
+        decoder_input: Tensor,
+        library_size: Tensor,
+        *covariates: Tensor,
+        own: tuple[Tensor, ...] = (),
+    ) -> GammaPoissonCounts:
         """Return GammaPoisson(c, c / (l softmax(f(z)) + 1e-4))."""
-        logits = Logits(self.hidden(decoder_input), self.head.weight, self.head.bias)
+        hidden = self.hidden(*covariates, decoder_input)
+        logits = Logits(hidden, self.head.weight, self.head.bias, own)
         return GammaPoissonCounts(self.concentration, logits, library_size)
 
 
 class PoissonLikelihood(Likelihood):
     """Likelihood x_ig ~ Poisson(softplus(f(z_i)) + 1e-4), without the library size."""
 
-    def forward(self, decoder_input: Tensor, library_size: Tensor) -> TorchDistribution:
+    def forward(
+        self,
+        decoder_input: Tensor,
+        library_size: Tensor,
+        *covariates: Tensor,
+        own: tuple[Tensor, ...] = (),
+    ) -> TorchDistribution:
         """Return Poisson(softplus(f(z)) + 1e-4)."""
-        rate = nn.functional.softplus(self.head(self.hidden(decoder_input)))
+        output = with_own(self.head(self.hidden(*covariates, decoder_input)), own)
+        rate = nn.functional.softplus(output)
         return Poisson(rate + SMALLEST_MEAN).to_event(1)
 
 
@@ -210,18 +257,26 @@ class NormalLikelihood(Likelihood):
     The heads of f and h have common hidden layers.
     """
 
-    def __init__(self, n_inputs: int, n_genes: int, n_hidden: int, n_layers: int) -> None:
-        super().__init__(n_inputs, n_genes, n_hidden, n_layers)
+    def __init__(
+        self, n_inputs: int, n_genes: int, n_hidden: int, n_layers: int, n_covariates: int = 0
+    ) -> None:
+        super().__init__(n_inputs, n_genes, n_hidden, n_layers, n_covariates)
         self.log_variance_head = Linear(n_hidden, n_genes)
 
-    def forward(self, decoder_input: Tensor, library_size: Tensor) -> TorchDistribution:
+    def forward(
+        self,
+        decoder_input: Tensor,
+        library_size: Tensor,
+        *covariates: Tensor,
+        own: tuple[Tensor, ...] = (),
+    ) -> TorchDistribution:
         """Return N(f(z), exp(h(z)) + 1e-4)."""
-        hidden = self.hidden(decoder_input)
+        hidden = self.hidden(*covariates, decoder_input)
         variance = self.log_variance_head(hidden).exp() + SMALLEST_VARIANCE
-        return Normal(self.head(hidden), variance.sqrt()).to_event(1)
+        return Normal(with_own(self.head(hidden), own), variance.sqrt()).to_event(1)
 
 
-LIKELIHOODS: dict[str, Callable[[int, int, int, int], Likelihood]] = {
+LIKELIHOODS: dict[str, Callable[[int, int, int, int, int], Likelihood]] = {
     "negative_binomial": GammaPoissonLikelihood,
     "poisson": PoissonLikelihood,
     "normal": NormalLikelihood,

@@ -12,6 +12,11 @@ SMALLEST_SCALE = 1e-4
 SLOPE = 0.01  # of LeakyReLU below 0
 
 
+def covariate_inputs(n_covariates: int) -> list[int]:
+    """List the size of the input of covariates, nothing if there are none."""
+    return [n_covariates] if n_covariates else []
+
+
 class HiddenLayers(nn.Module):
     """Hidden layers with LeakyReLU and residual connections from the second layer on.
 

@@ -7,9 +7,14 @@ import torch
 from pyro.distributions import Bernoulli, Beta, Delta, Normal
 from torch import Tensor, nn
 
-from samsvae.models.base import PerturbationModel
+from samsvae.models.base import Batch, PerturbationModel
 from samsvae.models.likelihoods import LIKELIHOODS, StraightThroughBernoulli, inside_unit_interval
-from samsvae.models.networks import CorrelatedEmbedding, GaussianNetwork, MeanFieldEmbedding
+from samsvae.models.networks import (
+    CorrelatedEmbedding,
+    GaussianNetwork,
+    MeanFieldEmbedding,
+    covariate_inputs,
+)
 
 
 class SamsVae(PerturbationModel):
@@ -20,18 +25,18 @@ class SamsVae(PerturbationModel):
         m_tk  ~ Bernoulli(p)
         e_t   ~ N(0, s^2 I)
         z_i^b ~ N(0, I),  z_i = z_i^b + sum_t d_it (m_t * e_t)
-        x_i   ~ p(x | z_i, l_i)
+        x_i   ~ p(x | z_i, l_i, c_i)
 
     Guide::
 
         q(m_tk)    = Bernoulli(sigmoid(phi_tk)),  phi = 0 at the start
         q(e | m)   = N(mu, sigma), mu = 0 and sigma = 1 at the start     (mean_field)
                    = N(NN([m_t, onehot_t]))                              (correlated)
-        q(z^b | x) = N(NN(norm x)) or N(NN([norm x, sum_t d_t m_t * e_t]))
+        q(z^b | x) = N(NN([norm x, c])) or N(NN([norm x, sum_t d_t m_t * e_t, c]))
 
     Parameters
     ----------
-    n_genes, n_perturbations, n_latent, n_hidden, n_layers, likelihood
+    n_genes, n_perturbations, n_latent, n_hidden, n_layers, likelihood, n_covariates
         As for :class:`samsvae.models.base.PerturbationModel`.
     mask_prior
         p, the prior probability that a perturbation shifts a latent dimension.
@@ -70,16 +75,20 @@ class SamsVae(PerturbationModel):
         embedding_prior_scale: float = 1.0,
         basal_encoder: str = "correlated",
         likelihood: str = "negative_binomial",
+        n_covariates: int = 0,
     ) -> None:
         super().__init__(n_genes, n_perturbations, n_latent, likelihood)
         self.embedding_prior_scale = embedding_prior_scale
         self.basal_encoder = basal_encoder
         # p(m) and q(m)
         self.mask = BernoulliMask(n_perturbations, n_latent, mask_prior)
-        # p(x | z, l)
-        self.likelihood = LIKELIHOODS[likelihood](n_latent, n_genes, n_hidden, n_layers)
-        # q(z^b | x) or q(z^b | x, shift)
-        inputs = [n_genes, n_latent] if basal_encoder == "correlated" else [n_genes]
+        # p(x | z, l, c)
+        self.likelihood = LIKELIHOODS[likelihood](
+            n_latent, n_genes, n_hidden, n_layers, n_covariates
+        )
+        # q(z^b | x, c) or q(z^b | x, shift, c)
+        given = [n_latent] if basal_encoder == "correlated" else []
+        inputs = [n_genes, *given, *covariate_inputs(n_covariates)]
         self.encoder = GaussianNetwork(inputs, n_hidden, n_layers, n_latent)
         # q(e | m)
         if embedding == "correlated":
@@ -108,10 +117,10 @@ class SamsVae(PerturbationModel):
         """Sample z^b ~ N(0, I); return z^b + shift."""
         return pyro.sample("basal", self.standard_normal(shift)) + shift
 
-    def cell_guide(self, counts: Tensor, shift: Tensor) -> None:
-        """Sample z^b ~ q(z^b | x), or q(z^b | x, shift) if the encoder is correlated."""
+    def cell_guide(self, batch: Batch, shift: Tensor) -> None:
+        """Sample z^b ~ q(z^b | x, c), or q(z^b | x, shift, c) if the encoder is correlated."""
         given = [shift] if self.basal_encoder == "correlated" else []
-        encoded = self.encoder(self.standardise(counts), *given)
+        encoded = self.encoder(self.standardise(batch.counts), *given, *batch.covariates)
         pyro.sample("basal", Normal(*encoded).to_event(1))
 
 

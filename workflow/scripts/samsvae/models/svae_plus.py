@@ -5,9 +5,9 @@ import torch
 from pyro.distributions import Bernoulli, Beta, Delta, Normal
 from torch import Tensor, nn
 
-from samsvae.models.base import PerturbationModel
+from samsvae.models.base import Batch, PerturbationModel
 from samsvae.models.likelihoods import LIKELIHOODS, StraightThroughBernoulli, inside_unit_interval
-from samsvae.models.networks import GaussianNetwork
+from samsvae.models.networks import GaussianNetwork, covariate_inputs
 
 
 class SvaePlus(PerturbationModel):
@@ -19,17 +19,17 @@ class SvaePlus(PerturbationModel):
         a_tk  ~ Beta(1, b)
         m_tk  ~ Bernoulli(a_tk)
         z_i^b ~ N(0, I),  z_i = z_i^b + m_t(i) * mu_t(i),  z_i = z_i^b for control cells
-        x_i   ~ p(x | z_i, l_i)
+        x_i   ~ p(x | z_i, l_i, c_i)
 
     which is the paper's z_i ~ N(m_t(i) * mu_t(i), I), written for the basal state. Guide::
 
         q(a_tk)     = Delta(sigmoid(phi_tk)),  phi = 0 at the start
         q(m_tk | a) = Bernoulli(a_tk)
-        q(z | x)    = N(NN(norm x)),  so that z^b = z - m_t * mu_t
+        q(z | x)    = N(NN([norm x, c])),  so that z^b = z - m_t * mu_t
 
     Parameters
     ----------
-    n_genes, n_perturbations, n_latent, n_hidden, n_layers, likelihood
+    n_genes, n_perturbations, n_latent, n_hidden, n_layers, likelihood, n_covariates
         As for :class:`samsvae.models.base.PerturbationModel`.
     beta
         b, the larger the sparser.
@@ -45,16 +45,20 @@ class SvaePlus(PerturbationModel):
         n_layers: int = 1,
         beta: float = 2.0,
         likelihood: str = "negative_binomial",
+        n_covariates: int = 0,
     ) -> None:
         super().__init__(n_genes, n_perturbations, n_latent, likelihood)
-        # p(x | z, l)
-        self.likelihood = LIKELIHOODS[likelihood](n_latent, n_genes, n_hidden, n_layers)
+        # p(x | z, l, c)
+        self.likelihood = LIKELIHOODS[likelihood](
+            n_latent, n_genes, n_hidden, n_layers, n_covariates
+        )
         self.beta = beta
         # q(a), and mu
         self.rate_logits = nn.Parameter(torch.zeros(n_perturbations, n_latent))
         self.embedding = nn.Parameter(0.1 * torch.randn(n_perturbations, n_latent))
-        # q(z | x)
-        self.encoder = GaussianNetwork([n_genes], n_hidden, n_layers, n_latent)
+        # q(z | x, c)
+        inputs = [n_genes, *covariate_inputs(n_covariates)]
+        self.encoder = GaussianNetwork(inputs, n_hidden, n_layers, n_latent)
 
     def global_prior(self) -> Tensor:
         """Sample a ~ p(a) and m ~ p(m | a); return m * mu."""
@@ -77,7 +81,7 @@ class SvaePlus(PerturbationModel):
         """Sample z^b ~ N(0, I); return z^b + shift."""
         return pyro.sample("basal", self.standard_normal(shift)) + shift
 
-    def cell_guide(self, counts: Tensor, shift: Tensor) -> None:
-        """Sample z^b = z - shift for z ~ q(z | x)."""
-        location, scale = self.encoder(self.standardise(counts))
+    def cell_guide(self, batch: Batch, shift: Tensor) -> None:
+        """Sample z^b = z - shift for z ~ q(z | x, c)."""
+        location, scale = self.encoder(self.standardise(batch.counts), *batch.covariates)
         pyro.sample("basal", Normal(location - shift, scale).to_event(1))
