@@ -96,6 +96,9 @@ def test_cells_come_from_the_file_as_from_memory_whatever_the_block(
                 streamed = Cells.of(opened, keep, encoding, CPU)
             for field in dataclasses.fields(Cells):
                 ours, theirs = (getattr(each, field.name) for each in (streamed, whole))
+                if isinstance(theirs, tuple):
+                    assert ours == theirs == ()
+                    continue
                 assert ours.dtype == theirs.dtype
                 assert torch.equal(ours, theirs)
 

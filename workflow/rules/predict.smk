@@ -56,6 +56,7 @@ rule evaluate_run:
         particles=config["evaluation"]["iwelbo_particles"],
         draws=config["evaluation"]["effect_draws"],
         estimator=config["evaluation"]["effect_estimator"],
+        library_size=config["evaluation"]["effect_library_size"],
         min_controls_per_batch=config["evaluation"]["min_controls_per_batch"],
         seed=lambda wildcards: int(wildcards.seed),
         code=uses_model("evaluate_run"),

@@ -5,7 +5,12 @@ from typing import Any
 import torch
 
 from samsvae.evaluation.effects import effects_table, write_effects
-from samsvae.evaluation.predicted import ESTIMATORS, predicted_effects, weights_of_strata
+from samsvae.evaluation.predicted import (
+    ESTIMATORS,
+    library_size_quantiles,
+    predicted_effects,
+    weights_of_strata,
+)
 from samsvae.inference.cells import CellStream
 from samsvae.inference.checkpoint import TrainedModel, load_model
 from samsvae.inference.iwelbo import StreamedBounds
@@ -51,14 +56,18 @@ def predict_effects(snakemake: Any, trained: TrainedModel, device: torch.device)
         cells = held_out_cells(labels, parts)
         min_controls = snakemake.params.min_controls_per_batch
         weights = weights_of_strata(trained, screen, names, cells, min_controls)
+        sizes = library_size_quantiles(screen.obs["library_size"][cells])
+    if snakemake.params.library_size is not None:
+        sizes = [float(snakemake.params.library_size)]
     estimator, seed = snakemake.params.estimator, snakemake.params.seed
     draws = snakemake.params.draws or ESTIMATORS[estimator].draws
     with explain_out_of_memory(device, f"evaluation.effect_draws (now {draws})"):
-        effects, error = predicted_effects(trained, names, draws, seed, estimator, weights)
+        effects, error = predicted_effects(trained, names, draws, seed, estimator, weights, sizes)
     config = {
         "model": trained.settings,
         "effect_estimator": estimator,
         "effect_draws": draws,
+        "effect_library_size": snakemake.params.library_size,
         "min_controls_per_batch": min_controls,
         "seed": seed,
     }

@@ -86,8 +86,15 @@ class Training(Section):
         "rotated to the axes on which effects are sparsest, masks are learnt, and only steps of "
         "the second half may be chosen. 0 for the paper's training.",
     )
+    mask_start: Literal["evidence", "half"] = Field(
+        "evidence",
+        description='Where masks start after their warm-up. "evidence": at the posterior '
+        "probability that a perturbation moves a latent dimension, given the states that the "
+        "encoder infers of the training cells, and so once more after half of the steps. "
+        '"half": at a probability of 1/2, for which a mask_kl_weight of 0.02 keeps masks sparse.',
+    )
     mask_kl_weight: float = Field(
-        0.02,
+        0.0,
         ge=0,
         description="The KL of masks weighs this times N / T (training cells by perturbations) in "
         "the loss, but at least 1. So w asks an entry of the mask to explain about "
@@ -137,6 +144,13 @@ class Evaluation(Section):
         'same samples of the latent variables, and integrates the counts out; "sampled", the '
         "paper's way, samples basal states anew for each arm, and counts of 10,000 in a cell. The "
         "first has far less noise with far fewer samples.",
+    )
+    effect_library_size: Count | None = Field(
+        10_000,
+        description="Counts of the cells whose effects are predicted, 10,000 in the paper; null "
+        "for the library sizes of the held-out cells (ten quantiles). Effects on log2(CP10k + 1) "
+        "depend on it, since most genes have no count in a shallow cell. Observed effects are "
+        "those of cells as they are, so null is what to compare with them.",
     )
     effect_draws: Annotated[int, Field(ge=2)] | None = Field(
         None,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import anndata
@@ -11,6 +12,7 @@ import pandas as pd
 import pyro
 import torch
 from numba import njit, prange
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from samsvae.evaluation.stratified import Strata
@@ -37,19 +39,21 @@ from samsvae.screen.design import Design
 # exp(-t) above), so that the trapezoid rule converges exponentially: at this step to 1e-8.
 STEP = 0.5
 LOG_T = np.arange(3.5, -45.0, -STEP)
-WEIGHT, EXPOSURE = STEP * np.exp(-np.exp(LOG_T)), -np.expm1(-np.exp(LOG_T))
+WEIGHT = STEP * np.exp(-np.exp(LOG_T))
 NEGLIGIBLE = 1e-9  # exposure, or exposure times the mean, below which terms are left out
 GRID_SIZE = 64
+LIBRARY_SIZE = 10_000.0
+SIZE_QUANTILES = 10
 
 
 class ExpectedLogCounts:
-    """Interpolation table of E[log2(1 + x)] per gene over the mean of x.
+    """Interpolation table of E[log2(1 + a x)] per gene over the mean of x.
 
     With L(t) = E[exp(-t x)] = (1 + mean (1 - exp(-t)) / c)^-c,
 
-        E[log(1 + x)] = int_0^inf exp(-t) (1 - L(t)) / t dt,
+        E[log(1 + a x)] = int_0^inf exp(-t) (1 - L(a t)) / t dt,
 
-    since log(1 + x) = int_0^inf (exp(-t) - exp(-t (1 + x))) / t dt. The table holds cubic
+    since log(1 + a x) = int_0^inf (exp(-t) - exp(-t (1 + a x))) / t dt. The table holds cubic
     Hermite polynomials on a grid over log(1 + mean / min(c, 1)), in which the expectation is
     linear for small means and almost linear for large means. Their relative error is below 2e-5,
     and their absolute error near 0 below 1e-6.
@@ -60,22 +64,26 @@ class ExpectedLogCounts:
         c per gene, length G.
     largest_mean
         Upper end of the grid of means.
+    scale
+        a, by which counts are multiplied.
     """
 
-    def __init__(self, inverse_dispersion: Tensor, largest_mean: float) -> None:
+    def __init__(self, inverse_dispersion: Tensor, largest_mean: float, scale: float = 1.0) -> None:
         c = inverse_dispersion.detach().cpu().double()
         unit = c.clamp(max=1)
         step = torch.log1p(largest_mean / unit) / (GRID_SIZE - 1)
         coefficients = torch.empty(len(c), GRID_SIZE - 1, 4, dtype=torch.float64)
         match_numba_threads()
-        _tabulate(WEIGHT, EXPOSURE, *(each.numpy() for each in (c, unit, step, coefficients)))
+        exposure = -np.expm1(-scale * np.exp(LOG_T))
+        arrays = (each.numpy() for each in (c, unit, step, coefficients))
+        _tabulate(WEIGHT, exposure, math.log1p(scale), *arrays)
         device = inverse_dispersion.device
         self.per_unit, self.per_step, self.coefficients = (
             each.float().to(device) for each in (1 / unit, 1 / step, coefficients / math.log(2))
         )
 
     def __call__(self, mean: Tensor) -> Tensor:
-        """Interpolate E[log2(1 + x)] for means [..., G]."""
+        """Interpolate E[log2(1 + a x)] for means [..., G]."""
         position = (mean * self.per_unit).contiguous().log1p_().mul_(self.per_step)
         if is_compiled_for(position):
             match_numba_threads()
@@ -89,10 +97,13 @@ class ExpectedLogCounts:
 
 
 @njit(parallel=True, cache=True)
-def _tabulate(weight: Any, exposure: Any, c: Any, unit: Any, step: Any, coefficients: Any) -> None:
-    """Fill in the coefficients, genes x intervals x powers, in nats."""
+def _tabulate(
+    weight: Any, exposure: Any, of_one: float, c: Any, unit: Any, step: Any, coefficients: Any
+) -> None:
+    """Fill in the coefficients, genes x intervals x powers, in nats; `of_one` is log(1 + a)."""
     for gene in prange(len(c)):
-        left, left_slope = 0.0, _slope_at_zero(unit[gene]) * step[gene]
+        # the derivative by log(1 + mean / unit) at a mean of 0, where x is at most 1
+        left, left_slope = 0.0, unit[gene] * of_one * step[gene]
         for interval in range(coefficients.shape[1]):
             mean = unit[gene] * math.expm1(step[gene] * (interval + 1))
             right, by_log_mean = _quadrature(weight, exposure, c[gene], mean)
@@ -106,14 +117,8 @@ def _tabulate(weight: Any, exposure: Any, c: Any, unit: Any, step: Any, coeffici
 
 
 @njit
-def _slope_at_zero(unit: float) -> float:
-    """Compute the derivative by log(1 + mean / unit) at a mean of 0, where x is at most 1."""
-    return unit * math.log(2.0)
-
-
-@njit
 def _quadrature(weight: Any, exposure: Any, c: float, mean: float) -> tuple[float, float]:
-    """Compute E[log(1 + x)] and its derivative by the log of the mean, in nats."""
+    """Compute E[log(1 + a x)] and its derivative by the log of the mean, in nats."""
     value, slope = 0.0, 0.0
     for node in range(len(weight)):
         if exposure[node] * max(mean, 1.0) < NEGLIGIBLE:
@@ -139,8 +144,6 @@ def _interpolate(position: Any, coefficients: Any) -> None:
             position[row, gene] = own[0] + fraction * (own[1] + fraction * high)
 
 
-LIBRARY_SIZE = 10_000.0
-LARGEST_MEAN = LIBRARY_SIZE + SMALLEST_MEAN
 LARGEST_POISSON_MEAN = 1e6  # the rate of a Poisson likelihood does not depend on library size
 POISSON = 1e8  # inverse dispersion at which a negative binomial approximates a Poisson
 LARGEST_TENSOR = 2_000_000  # elements, of draws x conditions x genes
@@ -153,6 +156,7 @@ def predicted_effects(
     seed: int,
     estimator: str = "integrated",
     strata_weights: np.ndarray | None = None,
+    library_sizes: Sequence[float] = (LIBRARY_SIZE,),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predict average treatment effects of perturbations.
 
@@ -177,6 +181,10 @@ def predicted_effects(
     strata_weights
         Weight of each stratum of the model's covariates for each perturbation, perturbations x
         strata, with rows that sum to 1; None for the frequencies among training cells.
+    library_sizes
+        Library sizes of the cells, equally frequent, whose counts are drawn or integrated out, and
+        scaled to CP10k as those of measured cells are. Effects on log2(CP10k + 1) depend on them:
+        a shallow cell has no count of most genes.
 
     Returns
     -------
@@ -190,11 +198,11 @@ def predicted_effects(
     shape = len(perturbations), len(trained.genes)
     effects, variance = np.zeros(shape), np.zeros(shape)
     with pyro.validation_enabled(False), seeded(seed, trained.device):
-        for stratum, given in enumerate(strata_of(trained)):
-            weight = strata_weights[:, stratum, None]
+        for (stratum, given), size in product(enumerate(strata_of(trained)), library_sizes):
+            weight = strata_weights[:, stratum, None] / len(library_sizes)
             # two draws or more have a standard error
             own_draws = max(2, round(draws * float(weight.sum()) / max(1, len(weight))))
-            own, own_variance = estimate(trained, perturbations, own_draws, given)
+            own, own_variance = estimate(trained, perturbations, own_draws, size, given)
             effects += weight * own
             variance += weight**2 * own_variance
     return effects, np.sqrt(variance)
@@ -206,6 +214,12 @@ def strata_of(trained: TrainedModel) -> list[tuple[Tensor, ...]]:
         return [()]
     encoded = torch.from_numpy(trained.covariates.of_strata()).to(trained.device)
     return [(row,) for row in encoded]
+
+
+def library_size_quantiles(library_sizes: ArrayLike) -> list[float]:
+    """Summarise library sizes of cells by :data:`SIZE_QUANTILES` equally frequent values."""
+    levels = (np.arange(SIZE_QUANTILES) + 0.5) / SIZE_QUANTILES
+    return np.quantile(np.asarray(library_sizes, dtype=np.float64), levels).tolist()
 
 
 def weights_of_strata(
@@ -258,11 +272,15 @@ def weights_of_strata(
 
 @torch.no_grad()
 def _integrated(
-    trained: TrainedModel, perturbations: Sequence[str], draws: int, given: tuple[Tensor, ...]
+    trained: TrainedModel,
+    perturbations: Sequence[str],
+    draws: int,
+    library_size: float,
+    given: tuple[Tensor, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
     model, design = trained.model, _design(trained, perturbations)
     moments = Moments(len(perturbations), len(trained.genes))
-    expression = expected_expression(model.likelihood)
+    expression = expected_expression(model.likelihood, library_size)
     for number, shifts, on_target in _shifts(trained, design, draws):
         basal = BasalCells.from_prior(model, shifts[:, :1], 1)
         for own, rows in _blocks(number, len(perturbations), len(trained.genes)):
@@ -276,11 +294,15 @@ def _integrated(
 
 @torch.no_grad()
 def _sampled(
-    trained: TrainedModel, perturbations: Sequence[str], draws: int, given: tuple[Tensor, ...]
+    trained: TrainedModel,
+    perturbations: Sequence[str],
+    draws: int,
+    library_size: float,
+    given: tuple[Tensor, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
     model, design = trained.model, _design(trained, perturbations)
     moments = Moments(len(design), len(trained.genes))
-    size = torch.full((1,), LIBRARY_SIZE, device=trained.device)
+    size = torch.full((1,), library_size, device=trained.device)
     for number, shifts, on_target in _shifts(trained, design, draws):
         # treatment arms use the same masks and embeddings; the control arm, without any, stays
         # independent of them
@@ -291,7 +313,7 @@ def _sampled(
             decoded = basal.decoder_input(shift)
             counts = model.likelihood(decoded, size, *given, own=terms).sample()
             if not isinstance(model.likelihood, NormalLikelihood):
-                counts.add_(1).log2_()
+                counts.mul_(LIBRARY_SIZE / library_size).add_(1).log2_()
             moments.add(rows, counts)
     mean, variance = moments.mean(draws), moments.variance_of_mean(draws)
     return mean[1:] - mean[0], variance[1:] + variance[0]
@@ -304,14 +326,15 @@ class Estimator:
     Attributes
     ----------
     estimate
-        Function of the model, the perturbations, the number of draws and the covariates, to
-        effects and the variances of their Monte-Carlo means.
+        Function of the model, the perturbations, the number of draws, the library size and the
+        covariates, to effects and the variances of their Monte-Carlo means.
     draws
         Default number of draws.
     """
 
     estimate: Callable[
-        [TrainedModel, Sequence[str], int, tuple[Tensor, ...]], tuple[np.ndarray, np.ndarray]
+        [TrainedModel, Sequence[str], int, float, tuple[Tensor, ...]],
+        tuple[np.ndarray, np.ndarray],
     ]
     draws: int
 
@@ -390,27 +413,32 @@ class Moments:
         return (variance / (draws - 1)).numpy()
 
 
-def expected_expression(likelihood: Likelihood) -> Callable[..., Tensor]:
+def expected_expression(
+    likelihood: Likelihood, size: float = LIBRARY_SIZE
+) -> Callable[..., Tensor]:
     """Build the function from decoder inputs to expected expression.
 
     Parameters
     ----------
     likelihood
         One of :data:`samsvae.models.likelihoods.LIKELIHOODS`.
+    size
+        Library size l.
 
     Returns
     -------
     callable
-        Maps decoder inputs [..., size], and covariates if there are any, to E[log2(1 + x)]
-        [..., G] at a library size of 10,000; for a Normal likelihood to E[x].
+        Maps decoder inputs [..., size], and covariates if there are any, to E[log2(1 + 1e4 x / l)]
+        [..., G]; for a Normal likelihood to E[x].
     """
     device = next(likelihood.parameters()).device
-    library_size = torch.full((1,), LIBRARY_SIZE, device=device)
+    library_size = torch.full((1,), size, device=device)
+    scale = LIBRARY_SIZE / size
     if isinstance(likelihood, GammaPoissonLikelihood):
-        table = ExpectedLogCounts(likelihood.concentration, LARGEST_MEAN)
+        table = ExpectedLogCounts(likelihood.concentration, size + SMALLEST_MEAN, scale)
     elif isinstance(likelihood, PoissonLikelihood):
         c = torch.full((likelihood.head.out_features,), POISSON, device=device)
-        table = ExpectedLogCounts(c, LARGEST_POISSON_MEAN)
+        table = ExpectedLogCounts(c, LARGEST_POISSON_MEAN, scale)
     else:
         return lambda decoded, *given, own=(): likelihood.mean(
             decoded, library_size, *given, own=own

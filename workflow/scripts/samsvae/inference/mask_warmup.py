@@ -4,12 +4,23 @@ Without masks, the likelihood is invariant to rotations of the latent space, and
 ends at axes along which perturbations act sparsely; from dense masks along other axes no gradient
 leads to sparse ones. So masks stay at 1 first, while encoder, decoder and embeddings are learnt;
 then the latent space is rotated to the axes along which effects are sparsest; then masks are
-learnt, starting from a probability of 1/2. The guide in a model's file is the guide at every step:
-a handler changes the masks while it runs.
+learnt, starting from their evidence. The guide in a model's file is the guide at every step: a
+handler changes the masks while it runs.
+
+The evidence of a mask is a Bayes factor. The encoder infers the latent state of each training cell
+as if it were a control cell, and least squares of these states on the design matrix, covariates
+included, estimate the effect of each perturbation along each axis with its standard error. An
+estimate that no difference between cells supports leaves the mask closed, however flexible the
+networks are: under permuted labels the states of perturbed cells are those of control cells. Axes
+are rotated to the sparsest estimates, and not known exactly, so that a strong effect along one axis
+appears along others, too; standard errors include this. The evidence is computed once more when
+masks have settled, in the latent space that masks have shaped.
 """
 
 import copy
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +28,8 @@ from pyro.distributions import Independent
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from samsvae.inference.posterior import MASK, unmasked_effects
+from samsvae.inference.cells import Cells
+from samsvae.inference.posterior import MASK, BasalCells, unmasked_effects
 from samsvae.models.base import PerturbationModel
 from samsvae.models.likelihoods import StraightThroughBernoulli
 from samsvae.models.networks import (
@@ -32,6 +44,12 @@ WARMUP_LOGIT = 20.0  # added to the logits of masks during warm-up
 SMOOTHNESS = 0.5  # of the rounding of |e| at 0, in root mean squares of the effects
 MAX_ITERATIONS = 1000
 TOLERANCE = 1e-8
+AXIS_ERROR = 0.05  # fraction of an effect along one axis that may appear along another
+LARGEST_LOGIT = 5.0  # of the start of a mask, which can still be learnt
+# rotations from which sparse axes are sought, fewer of a large latent space
+MAX_STARTS, AXES_OF_STARTS = 10, 500
+RIDGE = 1e-6  # cells, for perturbations without training cells of their own
+CELLS_AT_A_TIME = 4096
 
 
 class MaskWarmup(Messenger):
@@ -40,9 +58,13 @@ class MaskWarmup(Messenger):
     Parameters
     ----------
     rotate
-        Rotates the latent space to the axes of sparsest effects.
+        Rotates the latent space to the axes of sparsest effects, and starts the masks.
+    renew
+        Starts the masks again.
     warmup_steps
         Number of steps with masks of 1, whose KL has weight 0; 0 to learn masks from the start.
+    settled_step
+        Step at which masks are started again.
     kl_weight
         Weight of the masks' KL after warm-up.
     device
@@ -60,25 +82,27 @@ class MaskWarmup(Messenger):
     def __init__(
         self,
         rotate: Callable[[], None],
+        renew: Callable[[], None],
         warmup_steps: int,
+        settled_step: int,
         kl_weight: float,
         device: torch.device,
     ) -> None:
         super().__init__()
-        self.rotate = rotate
-        self.warmup_steps, self.kl_weight = warmup_steps, kl_weight
+        self.rotate, self.renew = rotate, renew
+        self.warmup_steps, self.settled_step = warmup_steps, settled_step
+        self.kl_weight = kl_weight
         self.offset = torch.zeros((), device=device)
         self.weight = torch.ones((), device=device)
 
     def prepare(self, step: int, optimiser: torch.optim.Optimizer) -> None:
-        """Set offset and weight of a step, and rotate before the first step after warm-up."""
+        """Set offset and weight of a step, and change the model before it, if it is time to."""
         warming_up = step < self.warmup_steps
         if step == self.warmup_steps > 0:
             self.rotate()
-            # reset the moments of gradients along the former axes; in place, for a recorded step
-            for state in optimiser.state.values():
-                for value in state.values():
-                    value.zero_()
+            _reset_moments(optimiser)
+        elif step == self.settled_step > self.warmup_steps > 0:
+            self.renew()
         self.offset.fill_(WARMUP_LOGIT if warming_up else 0.0)
         self.weight.fill_(0.0 if warming_up else self.kl_weight)
 
@@ -91,15 +115,124 @@ class MaskWarmup(Messenger):
             msg["fn"] = shifted.to_event(msg["fn"].reinterpreted_batch_ndims)
 
 
+def _reset_moments(optimiser: torch.optim.Optimizer) -> None:
+    """Reset the moments of gradients along former axes; in place, for a recorded step."""
+    for state in optimiser.state.values():
+        for value in state.values():
+            value.zero_()
+
+
 @torch.no_grad()
-def rotate_to_sparsest_axes(model: PerturbationModel) -> None:
-    """Rotate the latent space of a model to the axes along which unmasked effects are sparsest."""
-    effects = unmasked_effects(model)
+def rotate_to_sparsest_axes(model: PerturbationModel, cells: Cells | None = None) -> None:
+    """Rotate the latent space of a model to the axes along which effects are sparsest.
+
+    Parameters
+    ----------
+    model
+        Model and guide, whose masks are 1.
+    cells
+        Training cells, whose estimated effects are made sparse; None for the embeddings.
+    """
+    effects = unmasked_effects(model) if cells is None else estimate_effects(model, cells).effects
     if effects is not None:
-        rotate_latent_space(model, sparsest_rotation(effects))
+        starts = 1 if cells is None else min(MAX_STARTS, 1 + AXES_OF_STARTS // model.n_latent)
+        rotation = sparsest_rotation(effects.to(model.standardise.mean), starts)
+        rotate_latent_space(model, rotation)
 
 
-def sparsest_rotation(effects: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class EstimatedEffects:
+    """Effects of perturbations on latent states that the encoder infers, float64.
+
+    Attributes
+    ----------
+    effects, standard_error
+        T x K.
+    deviation
+        Standard deviation of the states of cells of one perturbation, length K. An inferred state
+        moves by its square where a latent state moves by 1, if the model is linear.
+    """
+
+    effects: Tensor
+    standard_error: Tensor
+    deviation: Tensor
+
+
+@torch.no_grad()
+def estimate_effects(model: PerturbationModel, cells: Cells) -> EstimatedEffects:
+    """Estimate effects on latent states by least squares on the design matrix.
+
+    Parameters
+    ----------
+    model
+        Model and guide of a basal state.
+    cells
+        Training cells.
+
+    Returns
+    -------
+    EstimatedEffects
+        Of the states that the encoder infers as if every cell were a control cell, given the
+        covariates of the cells. A perturbation without cells of its own has a large error.
+    """
+    n_perturbations = cells.design.shape[1]
+    states = []
+    for batch in cells.batches(CELLS_AT_A_TIME):
+        none = batch.design.new_zeros(1, len(batch.design), model.n_latent)
+        inferred = BasalCells.from_guide(model, batch, none, at_means=True)
+        states.append(inferred.latent_state(none.new_zeros(1, 1, model.n_latent))[0])
+    z = torch.cat(states).double().cpu()
+    number = torch.bincount(cells.condition, minlength=len(cells.design)).double().cpu()
+    design = cells.design.double().cpu()
+    condition = cells.condition.cpu()
+    others = torch.cat([torch.ones(len(z), 1), *(x.cpu() for x in cells.covariates)], 1).double()
+    # least squares by blocks: perturbations, whose products are diagonal without combinations
+    inner = design.T @ (number[:, None] * design)
+    inner.diagonal().add_(RIDGE)
+    by_condition = torch.zeros(len(design), others.shape[1] + z.shape[1], dtype=z.dtype)
+    by_condition.index_add_(0, condition, torch.cat([others, z], 1))
+    crossed = design.T @ by_condition
+    has_combinations = bool(((design != 0).sum(1) > 1).any())
+    inverse = torch.linalg.inv(inner) if has_combinations else torch.diag(1 / inner.diagonal())
+    solved = inverse @ crossed
+    of_others, of_states = solved.split([others.shape[1], z.shape[1]], 1)
+    crossed_others = crossed[:, : others.shape[1]]
+    covariance = torch.linalg.pinv(others.T @ others - crossed_others.T @ of_others)
+    coefficients = covariance @ (others.T @ z - crossed_others.T @ of_states)
+    effects = of_states - of_others @ coefficients
+    variance = inverse.diagonal() + ((of_others @ covariance) * of_others).sum(1)
+    residual = z - others @ coefficients - (design @ effects)[condition]
+    degrees = max(1, len(z) - n_perturbations - others.shape[1])
+    deviation = (residual.square().sum(0) / degrees).sqrt()
+    return EstimatedEffects(effects, variance.sqrt()[:, None] * deviation, deviation)
+
+
+@torch.no_grad()
+def start_masks_at_evidence(model: PerturbationModel, cells: Cells) -> None:
+    """Set the masks' logits in the guide to their posterior log-odds, given estimated effects.
+
+    With an estimate e of standard error u, a prior e ~ N(0, s^2) if the mask is open, e = 0 if it
+    is closed, and p the prior probability of an open mask::
+
+        logit q(m) = log p / (1 - p) + log N(e; 0, s^2 + u^2) / N(e; 0, u^2)
+
+    A model whose guide has no logits of masks stays as it is.
+    """
+    start = model.mask_start()
+    if start is None:
+        return
+    logits, probability, scale = start
+    estimated = estimate_effects(model, cells)
+    squares = estimated.effects.square()
+    along_others = squares.sum(1, keepdim=True) - squares
+    u2 = estimated.standard_error.square() + AXIS_ERROR**2 * along_others
+    s2 = (scale * estimated.deviation.square()).square()
+    factor = 0.5 * (torch.log(u2 / (s2 + u2)) + squares * (1 / u2 - 1 / (s2 + u2)))
+    odds = factor + math.log(probability / (1 - probability))
+    logits.copy_(odds.clamp(-LARGEST_LOGIT, LARGEST_LOGIT))
+
+
+def sparsest_rotation(effects: Tensor, starts: int = 1) -> Tensor:
     """Find the rotation that makes effects sparsest.
 
     Minimises sum_tk sqrt((E R)_tk^2 + s^2), a smoothed L1 norm, over orthogonal R, by
@@ -110,6 +243,9 @@ def sparsest_rotation(effects: Tensor) -> Tensor:
     ----------
     effects
         E, perturbations x latent dimensions.
+    starts
+        Number of rotations to start from, the identity and then random ones, since there are local
+        minima; the best one is kept.
 
     Returns
     -------
@@ -124,20 +260,29 @@ def sparsest_rotation(effects: Tensor) -> Tensor:
     """
     E = effects.detach().cpu().double()
     rounding = SMOOTHNESS * E.square().mean().sqrt()
-    rotation = torch.eye(E.shape[1], dtype=E.dtype)
+    best = torch.eye(E.shape[1], dtype=E.dtype)
     if not rounding > 0:
-        return rotation.to(effects)
-    previous = float("inf")
-    for _ in range(MAX_ITERATIONS):
-        rotated = E @ rotation
-        size = torch.sqrt(rotated.square() + rounding**2)
-        total = float(size.sum())
-        if previous - total <= TOLERANCE * total:
-            break
-        previous = total
-        left, _, right = torch.linalg.svd(E.T @ (rotated - rotated * (rounding / size)))
-        rotation = left @ right
-    return rotation.to(effects)
+        return best.to(effects)
+    smallest = float("inf")
+    generator = torch.Generator().manual_seed(0)
+    for start in range(starts):
+        rotation = torch.eye(E.shape[1], dtype=E.dtype)
+        if start > 0:
+            rotation = torch.linalg.qr(torch.randn(E.shape[1], E.shape[1], generator=generator))[0]
+            rotation = rotation.to(E.dtype)
+        previous = float("inf")
+        for _ in range(MAX_ITERATIONS):
+            rotated = E @ rotation
+            size = torch.sqrt(rotated.square() + rounding**2)
+            total = float(size.sum())
+            if previous - total <= TOLERANCE * total:
+                break
+            previous = total
+            left, _, right = torch.linalg.svd(E.T @ (rotated - rotated * (rounding / size)))
+            rotation = left @ right
+        if total < smallest:
+            smallest, best = total, rotation
+    return best.to(effects)
 
 
 def check_rotatable(model: PerturbationModel) -> None:

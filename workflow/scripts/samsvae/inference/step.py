@@ -16,7 +16,12 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from samsvae import kernels
 from samsvae.inference.cells import Cells
-from samsvae.inference.mask_warmup import MaskWarmup, check_rotatable, rotate_to_sparsest_axes
+from samsvae.inference.mask_warmup import (
+    MaskWarmup,
+    check_rotatable,
+    rotate_to_sparsest_axes,
+    start_masks_at_evidence,
+)
 from samsvae.inference.noise import NoiseSpec, RandomStream, SampleFromNoise
 from samsvae.inference.objective import RECONSTRUCTION, BoundTerms, elbo, iwae
 from samsvae.inference.posterior import has_masks
@@ -50,7 +55,8 @@ class Training:
     objective: str = "elbo"
     mask_kl: str = "sampled"
     mask_warmup_fraction: float = 0.2
-    mask_kl_weight: float = 0.02
+    mask_start: str = "evidence"
+    mask_kl_weight: float = 0.0
     matmul_precision: str = "float32"
     cuda_graph: bool = True
 
@@ -137,7 +143,9 @@ class TrainingStep:
         )
         self.masks = MaskWarmup(
             self._rotate,
+            self._renew,
             training.mask_warmup_steps(self.model),
+            round(training.first_settled_step(self.model)),
             training.mask_kl_factor(self.model, len(cells)),
             device,
         )
@@ -293,10 +301,22 @@ class TrainingStep:
             self.model.load_state_dict(own)
         return self.model
 
-    @torch.no_grad()
     def _rotate(self) -> None:
+        if self.training.mask_start == "half":
+            self._change_each(rotate_to_sparsest_axes)
+        else:
+            self._change_each(lambda model: rotate_to_sparsest_axes(model, self.cells))
+            self._renew()
+
+    def _renew(self) -> None:
+        if self.training.mask_start == "evidence":
+            self._change_each(lambda model: start_masks_at_evidence(model, self.cells))
+
+    @torch.no_grad()
+    def _change_each(self, change: Callable[[PerturbationModel], None]) -> None:
+        """Change the weights of each replicate in place."""
         for index in range(self.n_replicates):
-            rotate_to_sparsest_axes(self.replicate(index))
+            change(self.replicate(index))
             if self.n_replicates > 1:
                 for name, stacked in self.weights.items():
                     stacked[index].copy_(self.model.get_parameter(name))

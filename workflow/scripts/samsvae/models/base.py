@@ -153,6 +153,18 @@ class PerturbationModel(nn.Module, ABC):
         with self.cells(batch):
             self.cell_guide(batch, shift)
 
+    def mask_start(self) -> tuple[nn.Parameter, float, float] | None:
+        """Return what a start of the masks at their evidence needs.
+
+        Returns
+        -------
+        tuple or None
+            Logits of the guide's masks, T x K, the prior probability of an open mask and the prior
+            standard deviation of an effect, in basal standard deviations. None for a family
+            without masks, or with a guide that has no such logits.
+        """
+        return None
+
     def standard_normal(self, like: Tensor) -> Normal:
         """Return N(0, I) over K dimensions, with the device and type of `like`."""
         return Normal(like.new_zeros(self.n_latent), like.new_ones(self.n_latent)).to_event(1)

@@ -113,6 +113,13 @@ class SamsVae(PerturbationModel):
             embedding = pyro.sample("embedding", Normal(*self.embedding(mask)).to_event(1))
         return mask * embedding
 
+    def mask_start(self) -> tuple[nn.Parameter, float, float] | None:
+        """Return the masks' logits, if the guide has any, p and s."""
+        logits = getattr(self.mask, "logits", None)
+        if logits is None:
+            return None
+        return logits, self.mask.probability, self.embedding_prior_scale
+
     def cell_prior(self, shift: Tensor) -> Tensor:
         """Sample z^b ~ N(0, I); return z^b + shift."""
         return pyro.sample("basal", self.standard_normal(shift)) + shift
@@ -159,6 +166,7 @@ class BetaBernoulliMask(nn.Module):
     ) -> None:
         super().__init__()
         self.alpha, self.beta = alpha, beta
+        self.probability = alpha / (alpha + beta)
         self.rate_guide = rate_guide
         shape = (n_perturbations, n_latent)
         if rate_guide == "beta":

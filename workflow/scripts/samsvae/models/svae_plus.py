@@ -77,6 +77,10 @@ class SvaePlus(PerturbationModel):
             mask = pyro.sample("mask", StraightThroughBernoulli(logits=logits).to_event(1))
         return mask * self.embedding
 
+    def mask_start(self) -> tuple[nn.Parameter, float, float]:
+        """Return the logits of a, the prior mean of a and 1, since mu has no prior."""
+        return self.rate_logits, 1 / (1 + self.beta), 1.0
+
     def cell_prior(self, shift: Tensor) -> Tensor:
         """Sample z^b ~ N(0, I); return z^b + shift."""
         return pyro.sample("basal", self.standard_normal(shift)) + shift
