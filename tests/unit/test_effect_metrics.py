@@ -10,9 +10,9 @@ from scipy.spatial import distance
 from sklearn import metrics as sklearn_metrics
 
 from samsvae.evaluation.differential_expression import slope
-from samsvae.evaluation.effects import UNITS
+from samsvae.evaluation.effects import UNITS, effects_table
 from samsvae.evaluation.metrics import DE, HELD_OUT, METRICS, de_metrics, heading, meaning
-from samsvae.evaluation.scores import effect_scores, top_genes
+from samsvae.evaluation.scores import effect_scores, missed_effects, top_genes
 
 N_PERTURBATIONS, N_GENES, N_DE, N_TOP = 5, 8, 3, 3
 DE_METRICS = de_metrics(N_TOP)
@@ -389,3 +389,52 @@ def test_the_slope_is_that_of_least_squares_through_zero(o, p):
     for i in range(N_PERTURBATIONS):
         [expected], *_ = np.linalg.lstsq(o[i, is_de(o, i)][:, None], p[i, is_de(o, i)])
         assert found[i] == pytest.approx(expected, abs=1e-9)
+
+
+def observed_with_noise(effect, error, n_held_out=20):
+    """Observed effects of held-out cells, with standard errors."""
+    names = [f"P{row}" for row in range(len(effect))]
+    genes = [f"G{column}" for column in range(effect.shape[1])]
+    layers = {"ate": effect, "ate_held_out": effect, "standard_error_held_out": error}
+    table = effects_table(effect, names, genes, layers, "{}")
+    table.obs["n_held_out"] = n_held_out
+    return table
+
+
+def test_what_is_explained_does_not_count_noise():
+    """A prediction of the truth explains all, half of it three quarters, nothing nothing."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(0, 1, (30, 4000)) * (rng.random((30, 4000)) < 0.1)
+    error = np.full(truth.shape, 0.3)
+    observed = observed_with_noise(truth + rng.normal(0, 0.3, truth.shape), error)
+    for factor, expected in ((1, 1), (0.5, 0.75), (0, 0), (-1, -3)):
+        predicted = effects_table(factor * truth, list(observed.obs_names), list(observed.var_names), {}, "{}")  # fmt: skip
+        found = missed_effects(observed, predicted)
+        np.testing.assert_allclose(found["explained"], expected, rtol=0.1, atol=0.15)
+    np.testing.assert_allclose(found["effect_size"], np.sqrt(0.1), rtol=0.15)
+
+
+def test_nothing_is_explained_of_an_effect_that_is_noise():
+    rng = np.random.default_rng(0)
+    error = np.full((200, 500), 0.3)
+    observed = observed_with_noise(rng.normal(0, 0.3, error.shape), error)
+    predicted = effects_table(np.zeros(error.shape), list(observed.obs_names), list(observed.var_names), {}, "{}")  # fmt: skip
+    found = missed_effects(observed, predicted)
+    assert found["explained"].isna().mean() > 0.97
+    assert found["effect_size"].max() < 0.15
+
+
+def test_missed_genes_are_those_of_largest_error_beyond_noise():
+    effect = np.array([[2.0, -1.0, 0.5, 0.0], [0.0, 0.0, 0.0, 0.1]])
+    error = np.full(effect.shape, 0.1)
+    guess = np.array([[0.5, -1.1, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    observed = observed_with_noise(effect, error)
+    predicted = effects_table(guess, list(observed.obs_names), list(observed.var_names), {}, "{}")
+    found = missed_effects(observed, predicted).set_index("perturbation")
+    assert found.loc["P0", "n_missed"] == 2
+    assert found.loc["P0", "missed_genes"] == "G0 +2.00 (+0.50), G2 +0.50 (+0.00)"
+    signal = (effect[0] ** 2).sum() - 0.04
+    missed = ((effect - guess)[0] ** 2).sum() - 0.04
+    assert found.loc["P0", "explained"] == pytest.approx(1 - missed / signal)
+    assert np.isnan(found.loc["P1", "explained"])
+    assert found.loc["P1", "missed_genes"] == ""

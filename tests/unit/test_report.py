@@ -48,6 +48,8 @@ from samsvae.report.sentences import (
     combinations_in_words,
     contexts_in_words,
     hits_in_words,
+    masks_in_words,
+    missed_in_words,
     null_in_words,
     pathways_in_words,
     quality_in_words,
@@ -95,6 +97,10 @@ BASAL = pd.DataFrame(
     columns=[
         "model", "seed", "state", "labels", "perturbation", "accuracy", "chance", "claimed",
     ],
+)  # fmt: skip
+MISSED = pd.DataFrame(
+    {"model": ["sams_vae"] * 3 + ["no_change"] * 3, "perturbation": ["A", "B", "C"] * 2,
+     "explained": [0.9, 0.3, np.nan, 0.0, -0.1, np.nan], "effect_size": 0.2}
 )  # fmt: skip
 COMBINATIONS = pd.DataFrame(
     {"model": ["m", "m", "n", "n"], "perturbation": ["A+B", "A+C"] * 2, "non_additivity": [0.1, 0.2] * 2,
@@ -159,6 +165,7 @@ def results(tmp_path_factory):
         )
         for table, rows in QUALITY.items():
             write(folder / name / f"tables/{table}.tsv", rows.to_csv(sep="\t", index=False))
+        write(folder / name / "tables/missed_effects.tsv", MISSED.to_csv(sep="\t", index=False))
         write(folder / name / "tables/basal.tsv", BASAL.to_csv(sep="\t", index=False))
         write(folder / name / "tables/combinations.tsv", COMBINATIONS.to_csv(sep="\t", index=False))
         summary = "fraction\tscope\tmetric\tmodel\tvalue\tlow\thigh\tverdict\ttested_over\n\ttest\tpearson_held_out\tsams_vae\t0.8\t\t\tbest\t\n"
@@ -225,6 +232,12 @@ def test_the_page_says_in_words_what_perturbations_do(report):
         "1 of 2 combinations are significantly non-additive for at least one gene, most genes in A+C (HBZ −0.50, CLC +0.20).",
     ):
         assert said in text
+    assert "SAMS-VAE explains half or more of the effect of 1 of 2 perturbations" in text
+    assert missed_in_words(MISSED)[1].endswith("predicts nothing of any effect.")
+    assert len(missed_in_words(MISSED.assign(explained=np.nan))) == 1
+    factors = pd.DataFrame({"model": ["sams_vae"]})
+    assert masks_in_words(factors, ["sams_vae"]) == []
+    assert "mean field" in masks_in_words(factors, ["sams_vae", "mean_field"])[0]
     nothing = perturbations_without_change()
     assert changes_in_words(nothing) == [
         "0 of 1 perturbations significantly change the expression of at least one gene."

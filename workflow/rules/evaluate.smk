@@ -9,6 +9,7 @@ rule evaluate_effects:
     output:
         metrics=f"{SPLIT}/metrics.parquet",
         de_comparison=f"{SPLIT}/de_comparison.tsv",
+        missed_effects=f"{SPLIT}/missed_effects.tsv",
     log:
         "results/logs/evaluate_effects/{experiment}/{split}.log",
     benchmark:
@@ -47,6 +48,19 @@ rule collect_de_comparison:
         **collecting("samsvae.evaluation.differential_expression:with_quartiles"),
     script:
         "../scripts/collect_tables.py"
+
+
+use rule collect_de_comparison as collect_missed_effects with:
+    input:
+        tables=layout.for_splits(rules.evaluate_effects.output.missed_effects),
+    output:
+        table=f"{TABLES}/missed_effects.tsv",
+    log:
+        "results/logs/collect_tables/{experiment}/missed_effects.log",
+    benchmark:
+        "results/benchmarks/collect_tables/{experiment}/missed_effects.tsv"
+    params:
+        **collecting(),
 
 
 rule compare_iwelbo:

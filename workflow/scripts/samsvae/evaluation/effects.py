@@ -222,7 +222,7 @@ def as_compared(observed: anndata.AnnData, how: str | None) -> anndata.AnnData:
     for name in [layer for layer in observed.layers if layer.endswith("_stratified")]:
         plain = name.removesuffix("_stratified")
         within = np.asarray(observed.layers[name])
-        own = known & np.isfinite(within).all(axis=1) if plain == "ate_held_out" else known
+        own = known & np.isfinite(within).all(axis=1) if plain.endswith("held_out") else known
         observed.layers[plain] = np.where(own[:, None], within, observed.layers[plain])
     observed.X = np.asarray(observed.layers["ate"])
     return observed

@@ -66,7 +66,8 @@ def observed_effects(
     -------
     AnnData
         Perturbations x genes. ``X`` and layer ``ate``: effect among all cells, as in the paper;
-        ``ate_held_out``: among held-out cells alone; ``standard_error`` of `ate`; ``log2fc``:
+        ``ate_held_out``: among held-out cells alone; ``standard_error`` of `ate`, and
+        ``standard_error_held_out`` of `ate_held_out`; ``log2fc``:
         log2 ratio of mean CP10k + 1; ``pvalue`` and ``fdr``: rank-sum test of held-out cells
         against control cells, see :func:`samsvae.evaluation.stratified.gated_tests`, NaN for genes
         that too few cells express. Where the screen has batches or contexts, ``ate_stratified``
@@ -88,7 +89,7 @@ def observed_effects(
 
     means = means_of(cells)
     ate, standard_error = means.effects()
-    ate_held_out, _ = means_of(held_out).effects()
+    ate_held_out, held_out_error = means_of(held_out).effects()
     linear = np.log2(means_of(cells, cp10k).mean + PSEUDOCOUNT)
     tested = held_out | (cells & (labels == CONTROL).to_numpy())
     pvalue, fdr = gated_tests(log_expression(screen, tested), Strata.of(labels[tested], names))
@@ -96,6 +97,7 @@ def observed_effects(
         "ate": ate,
         "ate_held_out": ate_held_out,
         "standard_error": standard_error,
+        "standard_error_held_out": held_out_error,
         "log2fc": linear[:-1] - linear[-1],
         "pvalue": pvalue,
         "fdr": fdr,
@@ -139,10 +141,12 @@ def _marginal_effects(
         of_cells = Regression.of(screen, by_batch)
         everything = fit(expression[cells], of_cells[cells])
         test = fit(expression[tested], of_cells[tested])
+        unseen = fit(expression[held_out], of_cells[held_out])
         layers |= {
             f"ate{suffix}": everything.effect,
-            f"ate_held_out{suffix}": fit(expression[held_out], of_cells[held_out]).effect,
+            f"ate_held_out{suffix}": unseen.effect,
             f"standard_error{suffix}": everything.standard_error,
+            f"standard_error_held_out{suffix}": unseen.standard_error,
             f"pvalue{suffix}": test.pvalue,
             f"fdr{suffix}": test.fdr,
         }
@@ -175,7 +179,7 @@ def _stratified(
 ) -> dict[str, np.ndarray]:
     """Compute effects and tests within batches, for the chosen cells of each comparison."""
     ate, error = stratified_effects(*_compared(screen, labels, names, chosen["all"], min_controls))
-    held_out, _ = stratified_effects(
+    held_out, held_out_error = stratified_effects(
         *_compared(screen, labels, names, chosen["held_out"], min_controls)
     )
     pvalue, fdr = gated_tests(*_compared(screen, labels, names, chosen["tested"], min_controls))
@@ -183,6 +187,7 @@ def _stratified(
         "ate_stratified": ate,
         "ate_held_out_stratified": held_out,
         "standard_error_stratified": error,
+        "standard_error_held_out_stratified": held_out_error,
         "pvalue_stratified": pvalue,
         "fdr_stratified": fdr,
     }

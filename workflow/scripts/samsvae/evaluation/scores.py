@@ -122,6 +122,67 @@ def scopes(observed: anndata.AnnData) -> dict[str, np.ndarray]:
     return {"all": np.ones(observed.n_obs, dtype=bool), **masks}
 
 
+MOST_MISSED = 5  # genes that are named
+BEYOND_NOISE = 3.0  # standard errors
+
+
+def missed_effects(observed: anndata.AnnData, predicted: anndata.AnnData) -> pd.DataFrame:
+    """Tabulate what predictions leave out of the observed effects of held-out cells.
+
+    Parameters
+    ----------
+    observed
+        Observed effects.
+    predicted
+        Predicted effects of the same perturbations and genes, in the same order.
+
+    Returns
+    -------
+    DataFrame
+        One row per perturbation: ``n_held_out`` cells; ``effect_size``, root mean square over genes
+        of the observed effect without its noise, log2(CP10k + 1); ``explained``, the fraction of
+        the effect's variance that the prediction explains, noise taken off both, NaN where the
+        effect is not larger than noise; ``n_missed`` genes whose error is beyond three standard
+        errors; and ``missed_genes``, those of largest error with their observed and predicted
+        effects. No rows for predictions from held-out cells.
+    """
+    if truth_of(observed, predicted) is not observed:
+        return pd.DataFrame(columns=["perturbation"])
+    effect, error = (
+        np.asarray(observed.layers[name], dtype=np.float64)
+        for name in ("ate_held_out", "standard_error_held_out")
+    )
+    guess = np.asarray(predicted.X, dtype=np.float64)
+    noise = np.square(error)
+    size = np.sum(np.square(effect) - noise, axis=1)
+    is_effect = size > BEYOND_NOISE * np.sqrt(2 * np.sum(np.square(noise), axis=1))
+    remaining = np.sum(np.square(effect - guess) - noise, axis=1)
+    explained = np.full(len(size), np.nan)
+    np.divide(remaining, size, out=explained, where=is_effect)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        is_missed = np.abs(effect - guess) > BEYOND_NOISE * error
+    names = observed.var_names.to_numpy(dtype=object)
+
+    def named(row: int) -> str:
+        missed = np.flatnonzero(is_missed[row])
+        largest = missed[np.argsort(-np.abs(effect - guess)[row, missed], kind="stable")]
+        return ", ".join(
+            f"{names[gene]} {effect[row, gene]:+.2f} ({guess[row, gene]:+.2f})"
+            for gene in largest[:MOST_MISSED]
+        )
+
+    return pd.DataFrame(
+        {
+            "perturbation": observed.obs_names,
+            "n_held_out": observed.obs["n_held_out"].to_numpy(),
+            "effect_size": np.sqrt(np.clip(size, 0, None) / effect.shape[1]),
+            "explained": 1 - explained,
+            "n_missed": is_missed.sum(axis=1),
+            "missed_genes": [named(row) for row in range(len(size))],
+        }
+    )
+
+
 @dataclass(frozen=True)
 class EffectScores:
     """Scores of predicted effects.

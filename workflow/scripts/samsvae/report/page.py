@@ -17,6 +17,7 @@ import yaml
 from markupsafe import Markup
 
 from samsvae.config.experiments import splits
+from samsvae.config.models import KINDS
 from samsvae.config.screens import perturbation_kind
 from samsvae.evaluation.comparison import CONFIDENCE
 from samsvae.figures import caption_as_html, readable
@@ -193,6 +194,8 @@ def _introduction(
     n_top = int(config["evaluation"]["top_genes"])
     summary = read_table(results / name / "tables" / "summary.tsv")
     screen = results / "screens" / experiment["screen"] / "screen.h5ad"
+    kinds = {model: KINDS[config["models"][model]["kind"]] for model in experiment["models"]}
+    masked = [model for model, kind in kinds.items() if kind.has_masks]
     return {
         "name": name,
         "title": readable(name),
@@ -206,7 +209,7 @@ def _introduction(
                 perturbation_kind(config["screens"][experiment["screen"]]),
                 config["evaluation"]["fdr"],
             ),
-            "Perturbation effects.": biology_in_words(results / name / "tables", has),
+            "Perturbation effects.": biology_in_words(results / name / "tables", has, masked),
             "Comparison of models.": sentences(summary, n_top),
             "Reproduction of the paper's results.": reproduction_in_words(
                 results / name / "tables", has

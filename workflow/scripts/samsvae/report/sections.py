@@ -279,6 +279,14 @@ SECTIONS = (
                 first="-n_de",
             ),
             Table(
+                "missed_effects.tsv",
+                "What predictions leave out: the fraction of the observed effect of held-out cells "
+                "that is explained (noise taken off; empty where there is no effect beyond noise), "
+                "and the genes of largest error, observed (predicted).",
+                (COUNTS,),
+                first="-effect_size",
+            ),
+            Table(
                 "de_by_strength.tsv",
                 "These scores stratified by effect strength: median and quartiles by "
                 "the number of DE "

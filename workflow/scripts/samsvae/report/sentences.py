@@ -33,6 +33,7 @@ from samsvae.report.sections import (
     GENE_SETS,
     GUIDES,
     MARGINAL,
+    MASKS,
     PAPER,
     TRAINING,
 )
@@ -40,6 +41,7 @@ from samsvae.runtime.files import read_table
 from samsvae.screen.labels import CONTROL, components
 
 SECONDS_PER_MINUTE = 60
+HALF = 0.5  # of the variance of an effect
 
 
 def describe(config: Mapping[str, Any], name: str) -> str:
@@ -519,8 +521,8 @@ def composition_in_words(hits: pd.DataFrame) -> tuple[str, str]:
     )
 
 
-def biology_in_words(tables: Path, has: Collection[str]) -> list[str]:
-    """Describe changed genes, pathways, genetic interactions and basal states.
+def biology_in_words(tables: Path, has: Collection[str], masked: Sequence[str] = ()) -> list[str]:
+    """Describe changed genes, what models miss, pathways, interactions, masks and basal states.
 
     Parameters
     ----------
@@ -528,14 +530,18 @@ def biology_in_words(tables: Path, has: Collection[str]) -> list[str]:
         Folder of the experiment's tables.
     has
         Properties of the experiment, see :mod:`samsvae.report.sections`.
+    masked
+        Its models with masks.
     """
     if COUNTS not in has:
         return []
     said = changes_in_words(read_table(tables / "perturbations.tsv"))
+    said += missed_in_words(read_table(tables / "missed_effects.tsv"))
     if GENE_SETS in has:
         said += pathways_in_words(read_table(tables / "pathway_agreement.tsv"))
     said += combinations_in_words(read_table(tables / "combinations.tsv"))
     if TRAINING in has:
+        said += masks_in_words(read_table(tables / "factors.tsv"), masked) if MASKS in has else []
         said += basal_in_words(read_table(tables / "basal.tsv"))
     return said
 
@@ -554,6 +560,36 @@ def changes_in_words(perturbations: pd.DataFrame) -> list[str]:
         for _, row in changing.head(MOST_NAMED).iterrows()
     )
     return [f"{sentence}; those with the most changed genes are {strongest}."]
+
+
+def missed_in_words(missed: pd.DataFrame) -> list[str]:
+    """Describe how much of the observed effects models explain, and what they miss."""
+    known = missed.dropna(subset="explained")
+    if known.empty:
+        return ["No perturbation has an effect on held-out cells beyond noise."]
+    said = []
+    for model, rows in known.groupby("model", sort=False):
+        explained = rows.groupby("perturbation")["explained"].mean()
+        sentence = (
+            f"{readable(str(model))} explains half or more of the effect of "
+            f"{(explained >= HALF).sum():,} of {len(explained):,} perturbations with an effect "
+            f"beyond noise (median {100 * explained.median():.0f} %)"
+        )
+        if explained.max() <= 0:
+            sentence = f"{readable(str(model))} predicts nothing of any effect"
+        said.append(f"{sentence}.")
+    return said
+
+
+def masks_in_words(factors: pd.DataFrame, masked: Sequence[str]) -> list[str]:
+    """Name the models with masks that open none."""
+    closed = [readable(model) for model in masked if model not in set(factors["model"])]
+    if not closed:
+        return []
+    return [
+        f"No mask is open in {_named(closed)}: no perturbation has evidence of moving the latent "
+        "state, and predicted effects are on-target effects at most."
+    ]
 
 
 def pathways_in_words(agreement: pd.DataFrame) -> list[str]:
