@@ -202,7 +202,9 @@ def test_from_the_column_to_effects_at_every_dose(tmp_path):
     cells = [
         Cells.of(screen, parts == name, encoding, torch.device("cpu")) for name in (TRAIN, VAL)
     ]
-    training = Training(max_steps=4, batch_size=32, particles=1, validate_every=2)
+    training = Training(
+        max_steps=4, batch_size=32, particles=1, validate_every=2, mask_start="half"
+    )
     [fitted] = fit(lambda: build_model(settings, 5, len(encoding.names)), *cells, training, [0])
     trained = TrainedModel(fitted.model, settings, list(screen.var_names), encoding)
     effects, _ = predicted_effects(trained, [*perturbations(screen), "A@0.25+B"], 20, seed=0)
