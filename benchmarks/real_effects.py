@@ -11,7 +11,8 @@ each cell the perturbation of another cell of its batch.
   counts. Observed effects are those within batches.
 - ``own_genes``: predicted and observed change of each measured target, log2(CP10k + 1).
 - ``open_of_effective``, ``open_of_ineffective``: fraction of perturbations with an open mask, of
-  those with ten or more differentially expressed genes (all cells), and of those with none.
+  those with ten or more differentially expressed genes (all cells), and of those with none;
+  ``factors_of``: the factors of each perturbation.
 """
 
 import argparse
@@ -170,6 +171,9 @@ class Case:
         number = self.n_genes[[name in by_name for name in self.names]]
         return {
             "factors": int(is_open.any(axis=0).sum()),
+            "factors_of": {
+                n: np.flatnonzero(row).tolist() for n, row in by_name.items() if row.any()
+            },
             "open": float(is_open.any(axis=1).mean()),
             "open_of_effective": float(known[number >= MANY].mean())
             if (number >= MANY).any()

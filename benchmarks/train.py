@@ -12,6 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scripts"))
 
 from samsvae import kernels
-from samsvae.inference.cells import Cells
+from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.machine import (
     MATMUL_PRECISIONS,
     choose_device,
@@ -158,7 +159,20 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     if arguments.without_triton:
         kernels.has_triton = cache(lambda device: False)
     sizes = arguments.genes, arguments.perturbations
-    trainer = Trainer(lambda: build_model(settings, *sizes), cells, training, seeds=[0])
+    genes: list[int] = []
+    if arguments.levels:
+        level = torch.arange(len(cells), device=device) % arguments.levels
+        given = torch.nn.functional.one_hot(level, arguments.levels).float()
+        cells = replace(cells, covariates=(given,))
+    if arguments.on_target:
+        settings["on_target_prior_scale"] = 2.0
+        names = tuple(map(str, range(arguments.perturbations)))
+        pairs = tuple((index, index) for index in range(min(sizes)))
+        encoding = Encoding(names, targets=pairs)
+        cells, genes = replace(cells, targets=encoding.pairs(cells.design)), encoding.target_genes
+    trainer = Trainer(
+        lambda: build_model(settings, *sizes, arguments.levels, genes), cells, training, seeds=[0]
+    )
     with matmul_precision(arguments.precision), trainer.replicates[0].stream():
         return {"model": arguments.model, **measure_steps(trainer, arguments, device)}
 
@@ -214,6 +228,12 @@ def main() -> None:
         ("threads", 2),
     ):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--levels", type=int, default=0, help="of a covariate, such as batches")
+    parser.add_argument(
+        "--on-target",
+        action="store_true",
+        help="with effects of perturbations on genes of their own",
+    )
     parser.add_argument("--precision", choices=list(MATMUL_PRECISIONS), default="float32")
     parser.add_argument(
         "--without-graph", action="store_true", help="launch each kernel of a step by itself"
