@@ -179,7 +179,6 @@ class Likelihood(nn.Module, ABC):
         self.hidden = HiddenLayers(inputs, n_hidden, n_layers)
         self.head = Linear(n_hidden, n_genes)
 
-    @abstractmethod
     def forward(
         self,
         decoder_input: Tensor,
@@ -192,6 +191,13 @@ class Likelihood(nn.Module, ABC):
         Covariates, [..., n_covariates], are given if the decoder takes them; `own` has genes
         [..., M] and what is added to the decoder's output for these.
         """
+        return self.of_hidden(self.hidden(*covariates, decoder_input), library_size, own)
+
+    @abstractmethod
+    def of_hidden(
+        self, hidden: Tensor, library_size: Tensor, own: tuple[Tensor, ...]
+    ) -> TorchDistribution:
+        """Return the distribution given the last hidden layer [..., n_hidden] of the decoder."""
 
     def mean(
         self,
@@ -211,26 +217,19 @@ class GammaPoissonLikelihood(Likelihood):
     learnt per gene and starts at 1.
     """
 
-    def __init__(
-        self, n_inputs: int, n_genes: int, n_hidden: int, n_layers: int, n_covariates: int = 0
-    ) -> None:
-        super().__init__(n_inputs, n_genes, n_hidden, n_layers, n_covariates)
-        self.log_concentration = nn.Parameter(torch.zeros(n_genes))
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.log_concentration = nn.Parameter(torch.zeros(self.head.out_features))
 
     @property
     def concentration(self) -> Tensor:
         """Concentration c_g, length G."""
         return self.log_concentration.exp()
 
-    def forward(
-        self,
-        decoder_input: Tensor,
-        library_size: Tensor,
-        *covariates: Tensor,
-        own: tuple[Tensor, ...] = (),
+    def of_hidden(
+        self, hidden: Tensor, library_size: Tensor, own: tuple[Tensor, ...]
     ) -> GammaPoissonCounts:
         """Return GammaPoisson(c, c / (l softmax(f(z)) + 1e-4))."""
-        hidden = self.hidden(*covariates, decoder_input)
         logits = Logits(hidden, self.head.weight, self.head.bias, own)
         return GammaPoissonCounts(self.concentration, logits, library_size)
 
@@ -238,16 +237,11 @@ class GammaPoissonLikelihood(Likelihood):
 class PoissonLikelihood(Likelihood):
     """Likelihood x_ig ~ Poisson(softplus(f(z_i)) + 1e-4), without the library size."""
 
-    def forward(
-        self,
-        decoder_input: Tensor,
-        library_size: Tensor,
-        *covariates: Tensor,
-        own: tuple[Tensor, ...] = (),
+    def of_hidden(
+        self, hidden: Tensor, library_size: Tensor, own: tuple[Tensor, ...]
     ) -> TorchDistribution:
         """Return Poisson(softplus(f(z)) + 1e-4)."""
-        output = with_own(self.head(self.hidden(*covariates, decoder_input)), own)
-        rate = nn.functional.softplus(output)
+        rate = nn.functional.softplus(with_own(self.head(hidden), own))
         return Poisson(rate + SMALLEST_MEAN).to_event(1)
 
 
@@ -257,26 +251,19 @@ class NormalLikelihood(Likelihood):
     The heads of f and h have common hidden layers.
     """
 
-    def __init__(
-        self, n_inputs: int, n_genes: int, n_hidden: int, n_layers: int, n_covariates: int = 0
-    ) -> None:
-        super().__init__(n_inputs, n_genes, n_hidden, n_layers, n_covariates)
-        self.log_variance_head = Linear(n_hidden, n_genes)
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.log_variance_head = Linear(self.head.in_features, self.head.out_features)
 
-    def forward(
-        self,
-        decoder_input: Tensor,
-        library_size: Tensor,
-        *covariates: Tensor,
-        own: tuple[Tensor, ...] = (),
+    def of_hidden(
+        self, hidden: Tensor, library_size: Tensor, own: tuple[Tensor, ...]
     ) -> TorchDistribution:
         """Return N(f(z), exp(h(z)) + 1e-4)."""
-        hidden = self.hidden(*covariates, decoder_input)
         variance = self.log_variance_head(hidden).exp() + SMALLEST_VARIANCE
         return Normal(with_own(self.head(hidden), own), variance.sqrt()).to_event(1)
 
 
-LIKELIHOODS: dict[str, Callable[[int, int, int, int, int], Likelihood]] = {
+LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
     "negative_binomial": GammaPoissonLikelihood,
     "poisson": PoissonLikelihood,
     "normal": NormalLikelihood,
