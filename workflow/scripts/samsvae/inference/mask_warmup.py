@@ -175,35 +175,37 @@ def estimate_effects(model: PerturbationModel, cells: Cells) -> EstimatedEffects
         Of the states that the encoder infers as if every cell were a control cell, given the
         covariates of the cells. A perturbation without cells of its own has a large error.
     """
-    n_perturbations = cells.design.shape[1]
-    states = []
+    design = cells.design.double().cpu()
+    n_others = 1 + sum(values.shape[1] for values in cells.covariates)
+    # sums over cells of (1, covariates, states) by condition, and of their products
+    size = n_others + model.n_latent
+    by_condition = design.new_zeros(len(design), size)
+    products = design.new_zeros(size, size)
     for batch in cells.batches(CELLS_AT_A_TIME):
         none = batch.design.new_zeros(1, len(batch.design), model.n_latent)
         inferred = BasalCells.from_guide(model, batch, none, at_means=True)
-        states.append(inferred.latent_state(none.new_zeros(1, 1, model.n_latent))[0])
-    z = torch.cat(states).double().cpu()
-    number = torch.bincount(cells.condition, minlength=len(cells.design)).double().cpu()
-    design = cells.design.double().cpu()
-    condition = cells.condition.cpu()
-    others = torch.cat([torch.ones(len(z), 1), *(x.cpu() for x in cells.covariates)], 1).double()
+        states = inferred.latent_state(none.new_zeros(1, 1, model.n_latent))[0]
+        one = states.new_ones(len(states), 1)
+        columns = torch.cat([one, *batch.covariates, states], 1).double().cpu()
+        by_condition.index_add_(0, batch.condition.cpu(), columns)
+        products += columns.T @ columns
     # least squares by blocks: perturbations, whose products are diagonal without combinations
-    inner = design.T @ (number[:, None] * design)
+    inner = design.T @ (by_condition[:, :1] * design)
     inner.diagonal().add_(RIDGE)
-    by_condition = torch.zeros(len(design), others.shape[1] + z.shape[1], dtype=z.dtype)
-    by_condition.index_add_(0, condition, torch.cat([others, z], 1))
-    crossed = design.T @ by_condition
     has_combinations = bool(((design != 0).sum(1) > 1).any())
     inverse = torch.linalg.inv(inner) if has_combinations else torch.diag(1 / inner.diagonal())
+    crossed = design.T @ by_condition
     solved = inverse @ crossed
-    of_others, of_states = solved.split([others.shape[1], z.shape[1]], 1)
-    crossed_others = crossed[:, : others.shape[1]]
-    covariance = torch.linalg.pinv(others.T @ others - crossed_others.T @ of_others)
-    coefficients = covariance @ (others.T @ z - crossed_others.T @ of_states)
-    effects = of_states - of_others @ coefficients
+    remaining = products - crossed.T @ solved  # without what perturbations explain
+    covariance = torch.linalg.pinv(remaining[:n_others, :n_others])
+    coefficients = covariance @ remaining[:n_others, n_others:]
+    of_others, of_states = solved[:, :n_others], solved[:, n_others:]
     variance = inverse.diagonal() + ((of_others @ covariance) * of_others).sum(1)
-    residual = z - others @ coefficients - (design @ effects)[condition]
-    degrees = max(1, len(z) - n_perturbations - others.shape[1])
-    deviation = (residual.square().sum(0) / degrees).sqrt()
+    explained = (remaining[:n_others, n_others:] * coefficients).sum(0)
+    degrees = max(1, len(cells) - design.shape[1] - n_others)
+    squares = (remaining.diagonal()[n_others:] - explained).clamp(min=0)
+    deviation = (squares / degrees).sqrt()
+    effects = of_states - of_others @ coefficients
     return EstimatedEffects(effects, variance.sqrt()[:, None] * deviation, deviation)
 
 
@@ -260,29 +262,32 @@ def sparsest_rotation(effects: Tensor, starts: int = 1) -> Tensor:
     """
     E = effects.detach().cpu().double()
     rounding = SMOOTHNESS * E.square().mean().sqrt()
-    best = torch.eye(E.shape[1], dtype=E.dtype)
+    first = torch.eye(E.shape[1], dtype=E.dtype)
     if not rounding > 0:
-        return best.to(effects)
-    smallest = float("inf")
+        return first.to(effects)
     generator = torch.Generator().manual_seed(0)
-    for start in range(starts):
-        rotation = torch.eye(E.shape[1], dtype=E.dtype)
-        if start > 0:
-            rotation = torch.linalg.qr(torch.randn(E.shape[1], E.shape[1], generator=generator))[0]
-            rotation = rotation.to(E.dtype)
-        previous = float("inf")
-        for _ in range(MAX_ITERATIONS):
-            rotated = E @ rotation
-            size = torch.sqrt(rotated.square() + rounding**2)
-            total = float(size.sum())
-            if previous - total <= TOLERANCE * total:
-                break
-            previous = total
-            left, _, right = torch.linalg.svd(E.T @ (rotated - rotated * (rounding / size)))
-            rotation = left @ right
-        if total < smallest:
-            smallest, best = total, rotation
+    others = [torch.randn(*first.shape, generator=generator) for _ in range(starts - 1)]
+    rotations = [first, *(torch.linalg.qr(other)[0].to(E.dtype) for other in others)]
+    _, best = min(
+        (_sparsest_from(E, rotation, rounding) for rotation in rotations),
+        key=lambda found: found[0],
+    )
     return best.to(effects)
+
+
+def _sparsest_from(E: Tensor, rotation: Tensor, rounding: Tensor) -> tuple[float, Tensor]:
+    """Minimise the smoothed L1 norm from a rotation; its minimum, and where it is."""
+    previous = float("inf")
+    for _ in range(MAX_ITERATIONS):
+        rotated = E @ rotation
+        size = torch.sqrt(rotated.square() + rounding**2)
+        total = float(size.sum())
+        if previous - total <= TOLERANCE * total:
+            break
+        previous = total
+        left, _, right = torch.linalg.svd(E.T @ (rotated - rotated * (rounding / size)))
+        rotation = left @ right
+    return total, rotation
 
 
 def check_rotatable(model: PerturbationModel) -> None:
