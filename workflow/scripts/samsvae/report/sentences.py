@@ -567,18 +567,26 @@ def missed_in_words(missed: pd.DataFrame) -> list[str]:
     known = missed.dropna(subset="explained")
     if known.empty:
         return ["No perturbation has an effect on held-out cells beyond noise."]
-    said = []
+    said, nothing = [], []
     for model, rows in known.groupby("model", sort=False):
         explained = rows.groupby("perturbation")["explained"].mean()
-        sentence = (
-            f"{readable(str(model))} explains half or more of the effect of "
-            f"{(explained >= HALF).sum():,} of {len(explained):,} perturbations with an effect "
-            f"beyond noise (median {100 * explained.median():.0f} %)"
-        )
         if explained.max() <= 0:
-            sentence = f"{readable(str(model))} predicts nothing of any effect"
-        said.append(f"{sentence}.")
-    return said
+            nothing.append(readable(str(model)))
+        else:
+            said.append(
+                f"{readable(str(model))} of {(explained >= HALF).sum():,} "
+                f"(median {100 * explained.median():.0f} %)"
+            )
+    sentences = []
+    if said:
+        number = known["perturbation"].nunique()
+        sentences.append(
+            f"Of {number:,} perturbations with an effect on held-out cells beyond noise, half or "
+            f"more of the effect is explained by {', '.join(said)}."
+        )
+    if nothing:
+        sentences.append(f"Nothing of any effect is predicted by {', '.join(nothing)}.")
+    return sentences
 
 
 def masks_in_words(factors: pd.DataFrame, masked: Sequence[str]) -> list[str]:
