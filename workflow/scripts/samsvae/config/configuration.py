@@ -15,9 +15,24 @@ import jsonschema
 import yaml
 from jsonschema.protocols import Validator
 
-from samsvae.config.experiments import GRID, expanded, grid_faults, is_trained, with_grids
+from samsvae.config.experiments import (
+    GRID,
+    OF_CONTEXTS,
+    WITH_FRACTIONS,
+    expanded,
+    grid_faults,
+    is_trained,
+    splits,
+    with_grids,
+)
 from samsvae.config.schema import Schema
-from samsvae.config.screens import SOURCES, Source, download_of, has_marginal_effects
+from samsvae.config.screens import (
+    SOURCES,
+    Source,
+    download_of,
+    has_marginal_effects,
+    knows_contexts,
+)
 from samsvae.config.sections import RENAMED, json_schema
 from samsvae.runtime.errors import InputError
 
@@ -279,18 +294,7 @@ def _mismatches(config: Config) -> list[str]:
                 for one in wanted
                 if one not in known
             ]
-        kind, fractions = experiment["split"]["kind"], experiment["split"].get("fractions")
-        of_pairs = kind in ("unseen_combinations", "data_efficiency")
-        if not of_pairs and fractions is not None:
-            problems.append(
-                f"- experiments.{name}.split.fractions: {fractions!r} has no meaning for the "
-                f"kind {kind!r}; allowed for: unseen_combinations, data_efficiency"
-            )
-        if of_pairs and fractions is None:
-            problems.append(
-                f"- experiments.{name}.split: 'fractions' is missing; the kind {kind!r} needs it, "
-                "for instance [0.5]"
-            )
+        problems += _split_mismatches(name, experiment)
         problems += _source_mismatches(sections, name)
     sizes = config["enrichment"]
     if sizes["min_size"] > sizes["max_size"]:
@@ -298,6 +302,73 @@ def _mismatches(config: Config) -> list[str]:
             f"- enrichment.min_size: {sizes['min_size']} is larger than "
             f"enrichment.max_size: {sizes['max_size']}"
         )
+    return problems
+
+
+def _split_mismatches(name: str, experiment: Mapping[str, Any]) -> list[str]:
+    """Check that a split has the settings that its kind needs, and no others."""
+    split = experiment["split"]
+    kind = split["kind"]
+    needs = {
+        "fractions": (WITH_FRACTIONS, "[0.5]"),
+        "contexts": (("leave_context_out",), "[K562]"),
+    }
+    problems = []
+    for key, (kinds, example) in needs.items():
+        value = split.get(key)
+        if kind not in kinds and value is not None:
+            problems.append(
+                f"- experiments.{name}.split.{key}: {value!r} has no meaning for the kind "
+                f"{kind!r}; allowed for: {', '.join(kinds)}"
+            )
+        if kind in kinds and value is None:
+            problems.append(
+                f"- experiments.{name}.split: {key!r} is missing; the kind {kind!r} needs it, "
+                f"for instance {example}"
+            )
+    contexts = split.get("contexts") or []
+    if len(splits(experiment)) < len(contexts) * len(split["seeds"]):
+        problems.append(
+            f"- experiments.{name}.split.contexts: folders are named by contexts with letters, "
+            f"digits and points alone, and {', '.join(map(repr, contexts))} would not differ; "
+            "rename contexts in the screen"
+        )
+    return problems
+
+
+def _context_mismatches(config: Config, name: str) -> list[str]:
+    """Check that split and models of an experiment that need contexts have them."""
+    experiment = config["experiments"][name]
+    screen = config["screens"][experiment["screen"]]
+    kind = experiment["split"]["kind"]
+    models = {one: config["models"].get(one, {}) for one in experiment["models"]}
+    specific = [one for one, model in models.items() if model.get("context_effects")]
+    splits_contexts = [f"split.kind: {kind!r}"] if kind in OF_CONTEXTS else []
+    models_contexts = [f"models: {one!r} with context_effects: true" for one in specific]
+    predicts_contexts = [
+        f"models: {one!r} of the kind 'other_contexts'"
+        for one, model in models.items()
+        if model.get("kind") == "other_contexts"
+    ]
+    if not knows_contexts(screen):
+        return [
+            f"- experiments.{name}.{what} needs contexts, and screens.{experiment['screen']} "
+            "names none; set its context_column"
+            for what in [*splits_contexts, *models_contexts, *predicts_contexts]
+        ]
+    problems = [
+        f"- models.{one}.covariates: {models[one]['covariates']!r} lacks 'context', which "
+        "context_effects: true needs"
+        for one in specific
+        if models[one]["covariates"] is not None and "context" not in models[one]["covariates"]
+    ]
+    if has_marginal_effects(screen):  # a condition is a cell's own
+        of_conditions = splits_contexts if kind == "unseen_contexts" else []
+        problems += [
+            f"- experiments.{name}.{what} needs several cells of a condition, and "
+            f"screens.{experiment['screen']}.unit is 'perturbation'"
+            for what in [*of_conditions, *predicts_contexts]
+        ]
     return problems
 
 
@@ -334,6 +405,7 @@ def _source_mismatches(config: Config, name: str) -> list[str]:
             f"- experiments.{name}.split.kind: 'as_simulated' has no meaning for a screen of the "
             f"source {source.name!r}; allowed for: {', '.join(dividing)}"
         )
+    problems += _context_mismatches(config, name)
     marginal = has_marginal_effects(config["screens"][experiment["screen"]])
     problems += [
         f"- experiments.{name}.models: {one!r} has combinations: 'unique', by which a combination "

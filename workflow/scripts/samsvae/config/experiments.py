@@ -6,12 +6,17 @@ Imports neither torch nor scanpy, since the Snakefile calls it.
 import copy
 import itertools
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from samsvae.config.models import BASELINES, CEILINGS, MASKED
+
+# kinds of splits, by what they need: fractions, or the context of each cell
+WITH_FRACTIONS = ("unseen_combinations", "data_efficiency", "unseen_contexts")
+OF_CONTEXTS = ("unseen_contexts", "leave_context_out")
 
 
 @dataclass(frozen=True)
@@ -21,23 +26,28 @@ class Split:
     Attributes
     ----------
     kind
-        ``random``, ``unseen_combinations``, ``data_efficiency`` or ``as_simulated``.
+        ``random``, ``unseen_combinations``, ``data_efficiency``, ``unseen_contexts``,
+        ``leave_context_out`` or ``as_simulated``.
     seed
         Seed of the division.
     fraction
-        Fraction of pairs, or of the pairs' training cells, that may be trained on; None for the
-        other kinds.
+        Fraction of pairs of perturbations, or of the pairs' training cells, or of pairs of a
+        perturbation and a context, that may be trained on; None for the other kinds.
+    context
+        Context whose perturbed cells are tested, of ``leave_context_out`` alone.
     """
 
     kind: str
     seed: int
     fraction: float | None = None
+    context: str | None = None
 
     @property
     def name(self) -> str:
         """Folder name, for instance ``unseen_combinations-f0.5-seed0``."""
         fraction = "" if self.fraction is None else f"-f{self.fraction:g}"
-        return f"{self.kind}{fraction}-seed{self.seed}"
+        context = "" if self.context is None else "-" + re.sub("[^A-Za-z0-9.]+", "_", self.context)
+        return f"{self.kind}{fraction}{context}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -50,18 +60,19 @@ class Run:
 
 
 def splits(experiment: Mapping[str, Any]) -> dict[str, Split]:
-    """List an experiment's splits by name, fractions first, then seeds."""
+    """List an experiment's splits by name, fractions or contexts first, then seeds."""
     settings = experiment["split"]
     made = [
-        Split(settings["kind"], seed, fraction)
+        Split(settings["kind"], seed, fraction, context)
         for fraction in settings.get("fractions") or [None]
+        for context in settings.get("contexts") or [None]
         for seed in settings["seeds"]
     ]
     return {split.name: split for split in made}
 
 
 def conditions(splits: Mapping[str, Split]) -> dict[float, list[str]]:
-    """Group the names of splits that differ by their seed alone, by fraction (NaN for none)."""
+    """Group the names of splits by fraction (NaN for none), whatever their seed or context."""
     groups: dict[float, list[str]] = {}
     for name, split in splits.items():
         fraction = math.nan if split.fraction is None else split.fraction

@@ -131,6 +131,16 @@ class SamsVae(MaskedAdditiveModel):
     mask_prior: Probability = Field(
         0.01, description="Prior probability p that a perturbation moves a latent dimension."
     )
+    context_effects: bool = Field(
+        False,
+        description="Whether a perturbation has, beside its effect that all contexts share, a "
+        "sparse effect of its own in each context (cell line, donor, time point). false for one "
+        "effect in all contexts, as in the paper.",
+    )
+    context_mask_prior: Probability = Field(
+        0.001,
+        description="Prior probability that an effect in one context moves a latent dimension.",
+    )
 
 
 class BetaBernoulliSamsVae(MaskedAdditiveModel):
@@ -200,6 +210,17 @@ class Additive(ModelKind):
 
     name = "additive"
     summary = "baseline: the observed effects of single perturbations, added up"
+
+
+class OtherContexts(ModelKind):
+    """Baseline, the mean effect of the perturbation in the other contexts it was trained in.
+
+    In each context, the mean of the effects of the perturbation among training cells of every
+    other context, each within its context and batches. Needs a screen with contexts.
+    """
+
+    name = "other_contexts"
+    summary = "baseline: the observed effect of the same perturbation in the other contexts"
 
 
 class MeanEffect(ModelKind):

@@ -240,11 +240,23 @@ class Enrichment(Section):
 class Split(Section):
     """Which cells train, validate and test."""
 
-    kind: Literal["random", "unseen_combinations", "data_efficiency", "as_simulated"] = Field(
+    kind: Literal[
+        "random",
+        "unseen_combinations",
+        "data_efficiency",
+        "unseen_contexts",
+        "leave_context_out",
+        "as_simulated",
+    ] = Field(
         description='"random": 64/16/20 % of all cells. "unseen_combinations": a quarter of the '
         "pairs is tested, and a fraction of all pairs trained on; up to 0.75 these are others, "
         "with 1 the tested pairs are trained on by cells of their own. "
-        '"data_efficiency": a fraction of the pairs\' training cells is used. "as_simulated": the '
+        '"data_efficiency": a fraction of the pairs\' training cells is used. "unseen_contexts": '
+        "a fraction of the pairs of a perturbation and a context is trained on, and the cells of "
+        "the others are tested; every perturbation is trained on in some context, and every "
+        'context has trained perturbations. "leave_context_out": the perturbed cells of a context '
+        "are tested, whose control cells are trained on. "
+        '"as_simulated": the '
         "cells that simulated_additive and simulated_svae_plus made for each part."
     )
     seeds: Seeds = Field([0], description="Seeds of the split.")
@@ -257,7 +269,14 @@ class Split(Section):
     ) = Field(
         None,
         description="Fractions of pairs, or of the pairs' training cells, that may be trained on; "
-        "for these two kinds alone.",
+        'for "unseen_combinations", "data_efficiency" and "unseen_contexts" alone.',
+    )
+    contexts: (
+        Annotated[list[str], Field(min_length=1, json_schema_extra=UNIQUE)] | SkipJsonSchema[None]
+    ) = Field(
+        None,
+        description='Contexts to leave out, each in a split of its own; for "leave_context_out" '
+        "alone.",
     )
     untrained_perturbations: Literal["refuse", "keep_prior"] = Field(
         "refuse",

@@ -1,7 +1,8 @@
 """Splits of cells into training, validation and test cells, common to all models and baselines.
 
 Kinds of splits of Bereket & Karaletsos 2023, section 4: ``random``, ``unseen_combinations`` and
-``data_efficiency``.
+``data_efficiency``. Where a screen has contexts, such as cell lines: ``unseen_contexts`` tests
+pairs of a perturbation and a context, ``leave_context_out`` all perturbations in one context.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +15,10 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from samsvae.config.experiments import Split
+from samsvae.config.experiments import OF_CONTEXTS, Split
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import read_table, read_table_in_parts
-from samsvae.screen.canonical import LOST_CELLS, lost_cells
+from samsvae.screen.canonical import CONTEXT, LOST_CELLS, lost_cells
 from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL, components
 
@@ -33,7 +34,10 @@ def split_screen(screen: anndata.AnnData, split: Split) -> np.ndarray:
     """Split the cells of a screen by :func:`split_cells`, or by the parts of its simulator."""
     if split.kind == "as_simulated":
         return screen.obs["part"].to_numpy(dtype=object)
-    return split_cells(Design.of_screen(screen), split)
+    design = Design.of_screen(screen)
+    if split.kind in OF_CONTEXTS:
+        return split_contexts(design, screen.obs[CONTEXT].astype(str).to_numpy(), split)
+    return split_cells(design, split)
 
 
 def split_cells(design: Design, split: Split) -> np.ndarray:
@@ -85,6 +89,96 @@ def split_cells(design: Design, split: Split) -> np.ndarray:
     for part, cells in [*of_pairs.items(), (VAL, others[:n_val]), (TRAIN, others[n_val:])]:
         parts[cells] = part
     return parts
+
+
+def split_contexts(design: Design, context: np.ndarray, split: Split) -> np.ndarray:
+    """Split cells so that perturbations are tested in contexts in which they are not trained.
+
+    Parameters
+    ----------
+    design
+        Design matrix of the cells.
+    context
+        Context of each cell.
+    split
+        ``unseen_contexts`` with its fraction, or ``leave_context_out`` with its context.
+
+    Returns
+    -------
+    ndarray of str
+        For each cell ``train``, ``val`` or ``test``. Test cells are all cells of the pairs of a
+        perturbation and a context that are held out; control cells and the others are 80 %
+        training and 20 % validation cells.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two contexts, no such context, or no pair that can be held out.
+    """
+    contexts = sorted(set(context))
+    if len(contexts) < 2:
+        raise InputError(
+            f"The split {split.kind!r} needs cells of two contexts or more; all cells are of "
+            f"{contexts[0]!r}."
+        )
+    is_perturbed = design.n_perturbations > 0
+    if split.kind == "leave_context_out":
+        if split.context not in contexts:
+            raise InputError(
+                f"The split 'leave_context_out' has no context {split.context!r}; the screen has "
+                f"{', '.join(map(repr, contexts))}."
+            )
+        tested = is_perturbed & (context == split.context)
+    else:
+        labels = np.asarray(design.labels())
+        pairs = sorted(set(zip(labels[is_perturbed], context[is_perturbed], strict=True)))
+        held = held_out_pairs(pairs, split.fraction or 0.0, split.seed)
+        if not held:
+            raise InputError(
+                f"The split 'unseen_contexts' with the fraction {split.fraction:g} holds out none "
+                f"of {len(pairs)} pairs of a perturbation and a context: lower the fraction; a "
+                "perturbation in a single context cannot be held out there."
+            )
+        chosen = pd.MultiIndex.from_tuples(sorted(held))
+        tested = is_perturbed & pd.MultiIndex.from_arrays([labels, context]).isin(chosen)
+    parts = np.full(len(design), TRAIN, dtype=object)
+    parts[tested] = TEST
+    others = np.random.default_rng(split.seed).permutation(np.flatnonzero(~tested))
+    parts[others[: round(VAL_FRACTION * len(others))]] = VAL
+    return parts
+
+
+def held_out_pairs(
+    pairs: Sequence[tuple[str, str]], fraction: float, seed: int
+) -> set[tuple[str, str]]:
+    """Choose pairs of a perturbation and a context to hold out.
+
+    Parameters
+    ----------
+    pairs
+        Distinct pairs, sorted.
+    fraction
+        Fraction of pairs that may be trained on.
+    seed
+        Seed of the order in which pairs are held out; a smaller fraction holds out more of them.
+
+    Returns
+    -------
+    set of tuple
+        At most the other pairs: a pair stays if no other pair of its perturbation, or none of its
+        context, would be left.
+    """
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    left = [pd.Series(name).value_counts().to_dict() for name in zip(*pairs, strict=True)]
+    n_held = len(pairs) - round(fraction * len(pairs))
+    held: set[tuple[str, str]] = set()
+    for at in order:
+        pair = pairs[at]
+        if len(held) < n_held and all(n[name] > 1 for n, name in zip(left, pair, strict=True)):
+            held.add(pair)
+            for number, name in zip(left, pair, strict=True):
+                number[name] -= 1
+    return held
 
 
 def _train_val_test(cells: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
