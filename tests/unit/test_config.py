@@ -185,10 +185,11 @@ def test_model_defaults_in_schema_and_code_are_the_same(kind):
     for family in reversed(model_class(kind).__mro__):
         parameters = inspect.signature(family.__init__).parameters.values()
         in_code |= {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY}
-    del in_code["n_covariates"]  # follows from the screen
+    for follows_from_the_screen in ("n_covariates", "shared_effects"):
+        in_code.pop(follows_from_the_screen, None)
     in_schema = schema_defaults(kind)
     if kind == "sams_vae_beta_bernoulli":
-        del in_code["mask_prior"]  # of the prior that it replaces
+        del in_code["mask_prior"], in_code["context_mask_prior"]  # of the prior that it replaces
     assert {k: v for k, v in in_schema.items() if k not in NOT_HYPERPARAMETERS} == in_code
 
 

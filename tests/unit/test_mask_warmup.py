@@ -235,7 +235,8 @@ def test_masks_start_at_their_bayes_factors(name, cells):
     """Two normal densities of the estimate; the axes are not exactly known."""
     model = build_model(MASKED[name], cells.counts.shape[1], 8)
     estimated = estimate_effects(model, cells)
-    logits, p, scale = model.mask_start()
+    logits, probabilities, scale = model.mask_start()
+    [p] = set(probabilities)
     start_masks_at_evidence(model, cells)
     e, u, deviation = (
         each.numpy() for each in (estimated.effects, estimated.standard_error, estimated.deviation)

@@ -206,7 +206,7 @@ def test_objective_equals_an_independent_computation(name, cells):
     )
     kl_global = kl_embedding.sum() / particles
     if name.startswith("sams"):
-        phi, p = model.mask.logits, model.mask.probability
+        phi, p = model.mask.logits, model.mask.probabilities[0]
         log_q = mask * torch.nn.functional.logsigmoid(phi) + (
             1 - mask
         ) * torch.nn.functional.logsigmoid(-phi)
@@ -352,7 +352,7 @@ def test_the_closed_form_mask_kl_is_the_mean_of_the_sampled_one(cells):
         sampled = torch.stack([elbo(model, batch, 500).kl_global["mask"] for _ in range(20)])
     error = sampled.std() / math.sqrt(len(sampled))
     assert abs(sampled.mean() - exact) < 4 * error
-    logits, p = model.mask.logits, model.mask.probability
+    logits, p = model.mask.logits, model.mask.probabilities[0]
     q = logits.sigmoid()
     closed = q * (q / p).log() + (1 - q) * ((1 - q) / (1 - p)).log()
     torch.testing.assert_close(exact, closed.sum())

@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 
-from samsvae.evaluation.effects import effects_table, write_effects
+from samsvae.evaluation.effects import effects_table, in_context, write_effects
 from samsvae.evaluation.predicted import (
     ESTIMATORS,
+    in_contexts,
     library_size_quantiles,
     predicted_effects,
     weights_of_strata,
@@ -62,7 +63,11 @@ def predict_effects(snakemake: Any, trained: TrainedModel, device: torch.device)
     estimator, seed = snakemake.params.estimator, snakemake.params.seed
     draws = snakemake.params.draws or ESTIMATORS[estimator].draws
     with explain_out_of_memory(device, f"evaluation.effect_draws (now {draws})"):
-        effects, error = predicted_effects(trained, names, draws, seed, estimator, weights, sizes)
+        how = trained, names, draws, seed, estimator
+        effects, error = predicted_effects(*how, weights, sizes)
+        layers = {"standard_error": error}
+        for context, own in in_contexts(trained, weights).items():
+            layers[in_context("effect", context)] = predicted_effects(*how, own, sizes)[0]
     config = {
         "model": trained.settings,
         "effect_estimator": estimator,
@@ -73,7 +78,6 @@ def predict_effects(snakemake: Any, trained: TrainedModel, device: torch.device)
     }
     digest = read_digest(snakemake.input.screen)
     made_by = provenance(config, snakemake.params.code, screen=digest)
-    layers = {"standard_error": error}
     table = effects_table(effects, names, trained.genes, layers, made_by)
     write_effects(table, snakemake.output.effects)
 

@@ -123,7 +123,7 @@ def latent_effects(trained: TrainedModel, draws: int, seed: int) -> pd.DataFrame
     probability = mask_probability(trained.model)
     n_latent = effects.shape[-1]
     table = pd.MultiIndex.from_product(
-        [trained.encoding.names, range(n_latent)], names=["perturbation", "dimension"]
+        [trained.encoding.effects, range(n_latent)], names=["perturbation", "dimension"]
     ).to_frame(index=False)
     table["shift"] = effects.mean(0).reshape(-1).cpu().numpy()
     table["shift_sd"] = effects.std(0).reshape(-1).cpu().numpy()
@@ -510,7 +510,7 @@ def factor_tables(
         Seed of draws and permutations.
     """
     latents = latent_effects(trained, latent_draws, seed)
-    names = list(trained.encoding.names)
+    names = list(trained.encoding.effects)
     members = members_of(annotation.perturbation_groups, names, annotation.target_genes)
     if annotation.perturbation_groups and not members.shape[1]:
         known = next(iter(annotation.perturbation_groups.values()))[0]

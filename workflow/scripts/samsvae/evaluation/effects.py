@@ -228,6 +228,43 @@ def as_compared(observed: anndata.AnnData, how: str | None) -> anndata.AnnData:
     return observed
 
 
+CONTEXTS = "contexts"  # of observed effects, in uns
+
+
+def in_context(name: str, context: str) -> str:
+    """Name a layer, or a column of numbers of cells, in one context."""
+    return f"{name} in {context}"
+
+
+def effects_in_context(effects: anndata.AnnData, context: str) -> anndata.AnnData:
+    """Select observed or predicted effects in one context.
+
+    Parameters
+    ----------
+    effects
+        Effects with layers named by :func:`in_context`. Predicted effects without any are the same
+        in all contexts.
+    context
+        The context.
+
+    Returns
+    -------
+    AnnData
+        ``X``, layers ``ate_held_out`` and ``standard_error_held_out``, and numbers of cells, of
+        this context.
+    """
+    suffix = in_context("", context)
+    layers = {
+        name.removesuffix(suffix): np.asarray(effects.layers[name])
+        for name in effects.layers
+        if name.endswith(suffix)
+    }
+    columns = [name for name in effects.obs if name.endswith(suffix)]
+    obs = effects.obs[columns].rename(columns=lambda name: name.removesuffix(suffix))
+    X = layers.pop("effect", np.asarray(effects.X))
+    return anndata.AnnData(X, obs=obs, var=effects.var[[]], layers=layers)
+
+
 def effects_in_use(effects: anndata.AnnData, layer: str) -> np.ndarray:
     """Return a layer of a screen's effects, stratified for perturbations where ``X`` is.
 

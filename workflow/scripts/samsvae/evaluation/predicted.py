@@ -198,22 +198,68 @@ def predicted_effects(
     shape = len(perturbations), len(trained.genes)
     effects, variance = np.zeros(shape), np.zeros(shape)
     with pyro.validation_enabled(False), seeded(seed, trained.device):
-        for (stratum, given), size in product(enumerate(strata_of(trained)), library_sizes):
+        for (stratum, cell), size in product(enumerate(strata_of(trained)), library_sizes):
             weight = strata_weights[:, stratum, None] / len(library_sizes)
+            if not weight.any():
+                continue
             # two draws or more have a standard error
             own_draws = max(2, round(draws * float(weight.sum()) / max(1, len(weight))))
-            own, own_variance = estimate(trained, perturbations, own_draws, size, given)
+            design = design_of(trained, perturbations, cell.context)
+            own, own_variance = estimate(trained, design, own_draws, size, cell.covariates)
             effects += weight * own
             variance += weight**2 * own_variance
     return effects, np.sqrt(variance)
 
 
-def strata_of(trained: TrainedModel) -> list[tuple[Tensor, ...]]:
-    """List the covariates of each stratum; a single empty item for a model without covariates."""
-    if not len(trained.covariates):
-        return [()]
-    encoded = torch.from_numpy(trained.covariates.of_strata()).to(trained.device)
-    return [(row,) for row in encoded]
+@dataclass(frozen=True)
+class Stratum:
+    """Cells of one level of each categorical covariate of a model.
+
+    Attributes
+    ----------
+    covariates
+        Encoded covariates as the only item; empty for a model without covariates.
+    context
+        Context of the cells, if it is a covariate.
+    """
+
+    covariates: tuple[Tensor, ...]
+    context: str | None
+
+
+def strata_of(trained: TrainedModel) -> list[Stratum]:
+    """List the strata of a model, a single one for a model without covariates."""
+    covariates = trained.covariates
+    if not len(covariates):
+        return [Stratum((), None)]
+    encoded = torch.from_numpy(covariates.of_strata()).to(trained.device)
+    return [Stratum((row,), of) for row, of in zip(encoded, covariates.contexts, strict=True)]
+
+
+def in_contexts(trained: TrainedModel, strata_weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Restrict the weights of strata to those of each context.
+
+    Parameters
+    ----------
+    trained
+        The model.
+    strata_weights
+        Perturbations x strata.
+
+    Returns
+    -------
+    dict of ndarray
+        By context, weights with rows that sum to 1; those of the training cells of the context for
+        a perturbation without weight there. Empty for a model without contexts.
+    """
+    of_strata = np.array(trained.covariates.contexts, dtype=object)
+    found = {}
+    for context in sorted({name for name in of_strata if name is not None}):
+        inside = of_strata == context
+        own = strata_weights * inside
+        own = np.where(own.sum(1, keepdims=True) > 0, own, trained.covariates.frequency * inside)
+        found[context] = own / own.sum(1, keepdims=True)
+    return found
 
 
 def library_size_quantiles(library_sizes: ArrayLike) -> list[float]:
@@ -273,17 +319,17 @@ def weights_of_strata(
 @torch.no_grad()
 def _integrated(
     trained: TrainedModel,
-    perturbations: Sequence[str],
+    design: Tensor,
     draws: int,
     library_size: float,
     given: tuple[Tensor, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
-    model, design = trained.model, _design(trained, perturbations)
-    moments = Moments(len(perturbations), len(trained.genes))
+    model, number_of = trained.model, len(design) - 1
+    moments = Moments(number_of, len(trained.genes))
     expression = expected_expression(model.likelihood, library_size)
     for number, shifts, on_target in _shifts(trained, design, draws):
         basal = BasalCells.from_prior(model, shifts[:, :1], 1)
-        for own, rows in _blocks(number, len(perturbations), len(trained.genes)):
+        for own, rows in _blocks(number, number_of, len(trained.genes)):
             terms = _of_block(on_target, own, slice(rows.start + 1, rows.stop + 1))
             treated = basal[own].decoder_input(shifts[own, 1:][:, rows])
             treated = expression(treated, *given, own=terms)
@@ -295,12 +341,12 @@ def _integrated(
 @torch.no_grad()
 def _sampled(
     trained: TrainedModel,
-    perturbations: Sequence[str],
+    design: Tensor,
     draws: int,
     library_size: float,
     given: tuple[Tensor, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
-    model, design = trained.model, _design(trained, perturbations)
+    model = trained.model
     moments = Moments(len(design), len(trained.genes))
     size = torch.full((1,), library_size, device=trained.device)
     for number, shifts, on_target in _shifts(trained, design, draws):
@@ -326,14 +372,14 @@ class Estimator:
     Attributes
     ----------
     estimate
-        Function of the model, the perturbations, the number of draws, the library size and the
-        covariates, to effects and the variances of their Monte-Carlo means.
+        Function of the model, the design matrix (control first), the number of draws, the library
+        size and the covariates, to effects and the variances of their Monte-Carlo means.
     draws
         Default number of draws.
     """
 
     estimate: Callable[
-        [TrainedModel, Sequence[str], int, float, tuple[Tensor, ...]],
+        [TrainedModel, Tensor, int, float, tuple[Tensor, ...]],
         tuple[np.ndarray, np.ndarray],
     ]
     draws: int
@@ -345,9 +391,10 @@ ESTIMATORS = {
 }
 
 
-def _design(trained: TrainedModel, perturbations: Sequence[str]) -> Tensor:
-    """Encode control, then the perturbations, as rows of the design matrix."""
-    design = torch.from_numpy(trained.encoding.design(perturbations))
+def design_of(trained: TrainedModel, perturbations: Sequence[str], context: str | None) -> Tensor:
+    """Encode control, then perturbations in a context, as rows of the model's design matrix."""
+    contexts = None if context is None else [context] * len(perturbations)
+    design = torch.from_numpy(trained.encoding.design(perturbations, contexts))
     return torch.cat([torch.zeros_like(design[:1]), design]).to(trained.device)
 
 
@@ -519,7 +566,7 @@ def factor_effects(
             intervention[:, factor, dimensions] = sizes
             none = intervention.new_zeros(number, 1, model.n_latent)
             basal = BasalCells.from_prior(model, none, 1)
-            given = draw_covariates(trained, number)
+            given, _ = draw_covariates(trained, number)
             for first in range(0, number, block):
                 own = slice(first, first + block)
                 of_draws = [each[own, None] for each in given]

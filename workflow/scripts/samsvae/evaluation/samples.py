@@ -25,7 +25,7 @@ from samsvae.inference.posterior import BasalCells, draw_covariates, draw_effect
 from samsvae.models.base import PerturbationModel, own_of_cells, shift_of_conditions
 from samsvae.models.likelihoods import NormalLikelihood
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import has_marginal_effects
+from samsvae.screen.canonical import CONTEXT, has_marginal_effects
 from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import TEST, held_out_cells
@@ -86,13 +86,13 @@ def sample_cells(
             f"sample_from: {sample_from!r} is not allowed; allowed: {', '.join(SOURCES)}."
         )
     device = trained.device
-    design = _design(trained, perturbations)
+    _design(trained, perturbations)  # refuse unknown perturbations
     sizes = torch.as_tensor(library_sizes, dtype=torch.float32, device=device).reshape(-1)
     drawn = []
     for draw in range(cells_per_perturbation):
         own_seed = int(np.random.SeedSequence([seed, draw]).generate_state(1)[0])
         with seeded(own_seed, device):
-            drawn.append(_one_cell_each(trained, design, sizes, sample_from))
+            drawn.append(_one_cell_each(trained, perturbations, sizes, sample_from))
     # from draw by draw to perturbation by perturbation
     label, draws = np.indices((len(perturbations), cells_per_perturbation)).reshape(2, -1)
     order = draws * len(perturbations) + label
@@ -168,23 +168,23 @@ def counterfactual_cells(
     _design(trained, list(Design.of_screen(screen).labels().categories))
     every = np.ones(screen.n_obs, dtype=bool)
     cells = Cells.of(screen, every, trained.encoding, device, trained.covariates)
+    per_batch = max(1, LARGEST_TENSOR // len(trained.genes))
     parts = []
     with seeded(seed, device):
         effects = draw_effects(model, 1)
-        given = _design(trained, [CONTROL if perturbation is None else perturbation])
-        # those of the observed condition of each cell, or of the given one
-        pairs = cells.targets if perturbation is None else trained.encoding.pairs(given)
+        # the condition that each cell gets: its own, or the given one in its context
+        given, condition, pairs = cells.design, cells.condition, cells.targets
+        if perturbation is not None:
+            given, condition = _in_contexts(trained, perturbation, screen)
+            pairs = trained.encoding.pairs(given)
         on_target = draw_on_target(model, pairs, 1)
-        for batch in cells.batches(max(1, LARGEST_TENSOR // len(trained.genes))):
+        new_shifts = shift_of_conditions(effects, given).expand(1, -1, -1)
+        for number, batch in enumerate(cells.batches(per_batch)):
             shifts = shift_of_conditions(effects, batch.design).expand(1, -1, -1)
             inferred = BasalCells.from_guide(model, batch, shifts)
-            if perturbation is None:
-                own = shifts.index_select(-2, batch.condition)
-                terms = own_of_cells(on_target, batch.condition)
-            else:
-                own = shift_of_conditions(effects, given).expand(1, len(batch.counts), -1)
-                terms = on_target
-            decoder_input = inferred.decoder_input(own)
+            of_batch = condition[number * per_batch : (number + 1) * per_batch]
+            decoder_input = inferred.decoder_input(new_shifts.index_select(-2, of_batch))
+            terms = own_of_cells(on_target, of_batch)
             cell = batch.library_size, *batch.covariates
             parts.append(_counts_and_latent(model, decoder_input, *cell, own=terms))
     return anndata.AnnData(
@@ -203,9 +203,24 @@ def counterfactual_cells(
     )
 
 
-def _design(trained: TrainedModel, perturbations: Sequence[str]) -> Tensor:
+def _in_contexts(
+    trained: TrainedModel, perturbation: str, screen: anndata.AnnData
+) -> tuple[Tensor, Tensor]:
+    """Encode a perturbation in the context of each cell: distinct rows, and the row of each."""
+    if not trained.encoding.in_contexts:
+        condition = torch.zeros(screen.n_obs, dtype=torch.long, device=trained.device)
+        return _design(trained, [perturbation]), condition
+    contexts = pd.Categorical(screen.obs[CONTEXT].astype(str))
+    names = list(contexts.categories)
+    condition = torch.tensor(contexts.codes, dtype=torch.long, device=trained.device)
+    return _design(trained, [perturbation] * len(names), names), condition
+
+
+def _design(
+    trained: TrainedModel, perturbations: Sequence[str], contexts: Sequence[str] | None = None
+) -> Tensor:
     try:
-        design = trained.encoding.design(perturbations)
+        design = trained.encoding.design(perturbations, contexts)
     except KeyError as error:
         known = ", ".join(trained.encoding.names[:8])
         raise InputError(
@@ -215,16 +230,17 @@ def _design(trained: TrainedModel, perturbations: Sequence[str]) -> Tensor:
 
 
 def _one_cell_each(
-    trained: TrainedModel, design: Tensor, sizes: Tensor, sample_from: str
+    trained: TrainedModel, perturbations: Sequence[str], sizes: Tensor, sample_from: str
 ) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray]:
-    """Draw one cell for each row of the design matrix: counts, library size and latent state."""
+    """Draw one cell of each perturbation: counts, library size and latent state."""
     model = trained.model
+    given, contexts = draw_covariates(trained, len(perturbations))
+    design = _design(trained, perturbations, contexts)
     shift = shift_of_conditions(draw_effects(model, 1, sample_from), design)
     shift = shift.expand(1, len(design), -1)
     own = draw_on_target(model, trained.encoding.pairs(design), 1, sample_from)
     decoder_input = BasalCells.from_prior(model, shift, len(design)).decoder_input(shift)
     size = sizes[torch.randint(len(sizes), (len(design),), device=design.device)]
-    given = draw_covariates(trained, len(design))
     counts, latent = _counts_and_latent(model, decoder_input, size, *given, own=own)
     return counts, size.cpu().numpy(), latent
 

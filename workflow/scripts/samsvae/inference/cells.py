@@ -1,7 +1,7 @@
 """Cells for training and evaluation: encoded, in batches on the device or streamed from files."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anndata
@@ -41,14 +41,25 @@ class Encoding:
     targets
         Pairs of a perturbation and a gene that it targets, both as indices, in the order of
         perturbations; empty for a model without on-target effects.
+    in_contexts
+        Perturbation (its index) and context of each effect in one context alone, which follow the
+        perturbations as columns of the design matrix; empty for a model whose effects all contexts
+        share.
     """
 
     names: tuple[str, ...]
     combinations: str = "additive"
     targets: tuple[tuple[int, int], ...] = ()
+    in_contexts: tuple[tuple[int, str], ...] = ()
 
     @classmethod
-    def of(cls, design: Design, combinations: str, genes: Sequence[str] = ()) -> "Encoding":
+    def of(
+        cls,
+        design: Design,
+        combinations: str,
+        genes: Sequence[str] = (),
+        contexts: pd.Series | None = None,
+    ) -> "Encoding":
         """Create the encoding of the perturbations of a design matrix.
 
         Parameters
@@ -59,6 +70,10 @@ class Encoding:
             As for the class.
         genes
             Genes among which the targets are; without them there are no targets.
+        contexts
+            Context of each training cell of the design matrix, missing for other cells; None for
+            effects that all contexts share. A perturbation has effects of its own in the contexts
+            of its training cells, if there are several.
         """
         names = tuple(design.names)
         if combinations == "unique":
@@ -70,7 +85,30 @@ class Encoding:
             for target in doses(name)
             if target in column
         )
-        return cls(names, combinations, targets)
+        encoding = cls(names, combinations, targets)
+        if contexts is None:
+            return encoding
+        codes, conditions = design.conditions()
+        present = pd.DataFrame({"code": codes.codes, "context": contexts.astype(object)}).dropna()
+        rows = encoding.rows(conditions)[present["code"]] != 0
+        found = [
+            (index, context)
+            for index in range(len(names))
+            for own in [sorted(set(present["context"][rows[:, index]]))]
+            if len(own) > 1
+            for context in own
+        ]
+        return replace(encoding, in_contexts=tuple(found))
+
+    @property
+    def effects(self) -> tuple[str, ...]:
+        """Names of the columns of the design matrix: perturbations, then those in a context."""
+        return *self.names, *(f"{self.names[t]} in {context}" for t, context in self.in_contexts)
+
+    @property
+    def shared_effects(self) -> list[int]:
+        """Perturbation of each of :attr:`in_contexts`."""
+        return [perturbation for perturbation, _ in self.in_contexts]
 
     @property
     def target_genes(self) -> list[int]:
@@ -94,7 +132,7 @@ class Encoding:
         if not self.targets:
             return ()
         perturbation = np.array([index for index, _ in self.targets])
-        number = np.bincount(perturbation, minlength=len(self.names))
+        number = np.bincount(perturbation, minlength=len(self.effects))
         first = np.cumsum(number) - number
         doses_of = design.cpu().numpy()
         row, column = np.nonzero(doses_of)
@@ -108,22 +146,55 @@ class Encoding:
         dose[row, position] = doses_of[row, column]
         return torch.from_numpy(pairs).to(design.device), torch.from_numpy(dose).to(design.device)
 
-    def design(self, labels: Sequence[str]) -> np.ndarray:
+    def design(self, labels: Sequence[str], contexts: Sequence[str] | None = None) -> np.ndarray:
         """Encode canonical labels as rows of the model's design matrix, as :meth:`rows`."""
-        return self.rows([doses(label) for label in labels])
+        return self.rows([doses(label) for label in labels], contexts)
 
-    def rows(self, conditions: Sequence[Mapping[str, float]]) -> np.ndarray:
+    def conditions(
+        self, design: Design, obs: pd.DataFrame
+    ) -> tuple[pd.MultiIndex, dict[tuple[str, str], dict[str, float]]]:
+        """Find the distinct conditions of cells, contexts included if effects depend on them.
+
+        Parameters
+        ----------
+        design
+            Design matrix of the cells.
+        obs
+            Columns of the cells, the context among them if the model has effects in contexts.
+
+        Returns
+        -------
+        keys : MultiIndex
+            Label and context of each cell; an empty context if all share the effects.
+        conditions : dict
+            Dose by perturbation, of each distinct key, sorted.
+        """
+        labels, found = design.conditions()
+        context = obs[CONTEXT].astype(str) if self.in_contexts else [""] * len(labels)
+        keys = pd.MultiIndex.from_arrays([labels, context])
+        known = dict(zip(labels.categories, found, strict=True))
+        return keys, {key: known[key[0]] for key in sorted(set(keys))}
+
+    def of_keys(self, conditions: Mapping[tuple[str, str], Mapping[str, float]]) -> np.ndarray:
+        """Encode what :meth:`conditions` found as rows of the model's design matrix."""
+        return self.rows(list(conditions.values()), [context for _, context in conditions])
+
+    def rows(
+        self, conditions: Sequence[Mapping[str, float]], contexts: Sequence[str] | None = None
+    ) -> np.ndarray:
         """Encode conditions as rows of the model's design matrix.
 
         Parameters
         ----------
         conditions
             Dose by perturbation; empty for control.
+        contexts
+            Context of each; None for the effects that all contexts share.
 
         Returns
         -------
         ndarray of float32
-            Conditions x T.
+            Conditions x T, or T and the effects in contexts.
 
         Raises
         ------
@@ -131,11 +202,14 @@ class Encoding:
             If a condition has a perturbation that is not in `names`.
         """
         column = {name: index for index, name in enumerate(self.names)}
-        rows = np.zeros((len(conditions), len(self.names)), dtype=np.float32)
+        own = {pair: len(self.names) + index for index, pair in enumerate(self.in_contexts)}
+        rows = np.zeros((len(conditions), len(self.effects)), dtype=np.float32)
         for row, condition in enumerate(conditions):
             given = condition if self.combinations == "additive" else _as_one(condition)
             for name, dose in given.items():
                 rows[row, column[name]] = dose
+                if contexts is not None and (pair := (column[name], contexts[row])) in own:
+                    rows[row, own[pair]] = dose
         return rows
 
 
@@ -235,6 +309,13 @@ class Covariates:
         keys = [obs[name].astype(str) for name in self.levels]
         return strata.get_indexer(pd.MultiIndex.from_arrays(keys))
 
+    @property
+    def contexts(self) -> list[str | None]:
+        """Context of each stratum; None for all if the context is no covariate."""
+        if CONTEXT not in self.levels:
+            return [None] * len(self.strata)
+        return [stratum[list(self.levels).index(CONTEXT)] for stratum in self.strata]
+
     def of_strata(self) -> np.ndarray:
         """Encode the strata, strata x inputs, with continuous covariates at their means."""
         obs = pd.DataFrame(self.strata, columns=list(self.levels))
@@ -247,6 +328,12 @@ def _is_continuous(column: pd.Series) -> bool:
 
 
 NO_COVARIATES = Covariates()
+
+
+def sizes_of(encoding: Encoding, covariates: Covariates) -> tuple[int, int, list[int], list[int]]:
+    """Return the sizes of a model after its genes, as :func:`samsvae.models.build_model` takes."""
+    of_targets, shared = encoding.target_genes, encoding.shared_effects
+    return len(encoding.names), len(covariates), of_targets, shared
 
 
 @dataclass(frozen=True)
@@ -303,14 +390,15 @@ class Cells:
         covariates
             Encoding of the cells' covariates.
         """
-        labels, conditions = Design.of_screen(screen)[keep].conditions()
-        design = torch.from_numpy(encoding.rows(conditions)).to(device)
+        obs = screen.obs[keep]
+        keys, conditions = encoding.conditions(Design.of_screen(screen)[keep], obs)
+        design = torch.from_numpy(encoding.of_keys(conditions)).to(device)
         return cls(
             counts=_gather(screen, keep, device),
             library_size=_on(device, screen.obs["library_size"][keep], torch.float32),
             design=design,
-            condition=_on(device, labels.codes, torch.long),
-            covariates=_given(covariates, screen.obs[keep], device),
+            condition=_on(device, _positions(keys, conditions), torch.long),
+            covariates=_given(covariates, obs, device),
             targets=encoding.pairs(design),
         )
 
@@ -383,6 +471,13 @@ def _gather(screen: anndata.AnnData, keep: np.ndarray, device: torch.device) -> 
 def _given(covariates: Covariates, obs: pd.DataFrame, device: torch.device) -> tuple[Tensor, ...]:
     """Encode covariates on the device, as the only item; nothing without covariates."""
     return (torch.from_numpy(covariates.encode(obs)).to(device),) if len(covariates) else ()
+
+
+def _positions(keys: pd.MultiIndex, conditions: Iterable[tuple[str, str]]) -> np.ndarray:
+    """Find the position of each cell's key among the conditions."""
+    if not len(keys):
+        return np.empty(0, dtype=np.int64)
+    return pd.MultiIndex.from_tuples(list(conditions)).get_indexer(keys)
 
 
 def _dense(counts: sparse.csr_matrix) -> Tensor:
@@ -461,8 +556,11 @@ class CellStream:
         Its cells with their columns of the split's table, block by block.
     parts
         Parts of the split that are streamed.
-    labels
-        Labels of the conditions of the streamed cells, in alphabetical order.
+    encoding
+        Encoding of conditions.
+    conditions
+        Label and context of each condition of the streamed cells, as of
+        :meth:`Encoding.conditions`, in alphabetical order.
     design
         Row of the design matrix of each condition, C x T.
     n_cells
@@ -476,7 +574,8 @@ class CellStream:
     screen: Path
     cells: CellsOfSplit
     parts: tuple[str, ...]
-    labels: tuple[str, ...]
+    encoding: Encoding
+    conditions: tuple[tuple[str, str], ...]
     design: Tensor
     n_cells: int
     covariates: Covariates
@@ -517,20 +616,22 @@ class CellStream:
         with h5py.File(screen, "r") as file:
             n_genes = file["X"].attrs["shape"][1]
         cells = CellsOfSplit(Path(split), Path(screen), max(1, LARGEST_STREAMED_BLOCK // n_genes))
-        conditions: dict[str, dict[str, float]] = {}
+        conditions: dict[tuple[str, str], dict[str, float]] = {}
         first = n_cells = 0
         with h5py.File(screen, "r") as file:
+            obs = _read_columns(file, [CONTEXT] if encoding.in_contexts else [])
             for block in cells:
+                rows = slice(first, first + len(block))
                 chosen = block["split"].isin(parts).to_numpy()
-                labels, found = _read_design(file, first, first + len(block))[chosen].conditions()
-                conditions.update(zip(labels.categories, found, strict=True))
-                n_cells += len(labels)
+                own = _read_design(file, rows.start, rows.stop)[chosen]
+                conditions |= encoding.conditions(own, obs[rows][chosen])[1]
+                n_cells += len(own)
                 first += len(block)
-        ordered = tuple(sorted(conditions))
-        design = torch.from_numpy(encoding.rows([conditions[label] for label in ordered]))
-        design = design.to(device)
+        ordered = dict(sorted(conditions.items()))
+        design = torch.from_numpy(encoding.of_keys(ordered)).to(device)
         also = covariates, encoding.pairs(design)
-        return cls(Path(screen), cells, tuple(parts), ordered, design, n_cells, *also)
+        keys = encoding, tuple(ordered)
+        return cls(Path(screen), cells, tuple(parts), *keys, design, n_cells, *also)
 
     def blocks(self) -> Iterator[tuple[pd.DataFrame, Cells]]:
         """Iterate over all cells once, in order.
@@ -545,20 +646,28 @@ class CellStream:
         first = 0
         names = [*self.covariates.levels, *self.covariates.scaling]
         with h5py.File(self.screen, "r") as file:
-            # a code or a number of each cell
-            obs = pd.DataFrame({name: read_elem(file[f"obs/{name}"]) for name in names})
+            obs = _read_columns(file, names)
             for block in self.cells:
+                rows = slice(first, first + len(block))
                 chosen = block["split"].isin(self.parts).to_numpy()
                 if chosen.any():
-                    counts = _read_rows(file["X"], first, first + len(block))[chosen]
-                    labels = _read_design(file, first, first + len(block))[chosen].labels()
+                    counts = _read_rows(file["X"], rows.start, rows.stop)[chosen]
+                    design = _read_design(file, rows.start, rows.stop)[chosen]
                     table = block[chosen].reset_index(drop=True)
-                    condition = labels.set_categories(self.labels).codes
+                    keys, _ = self.encoding.conditions(design, obs[rows][chosen])
+                    condition = _positions(keys, self.conditions)
                     size = table["library_size"].to_numpy()
-                    own = obs[first : first + len(block)][chosen] if names else obs
-                    given = _given(self.covariates, own, self.design.device), self.targets
-                    yield table, Cells.on_device(counts, size, self.design, condition, *given)
+                    given = _given(self.covariates, obs[rows][chosen], self.design.device)
+                    of_cells = condition, given, self.targets
+                    yield table, Cells.on_device(counts, size, self.design, *of_cells)
                 first += len(block)
+
+
+def _read_columns(screen: h5py.Group, names: Sequence[str]) -> pd.DataFrame:
+    """Read columns of obs, a code or a number of each cell."""
+    n_cells = len(screen["obs"][screen["obs"].attrs["_index"]])
+    columns = {name: read_elem(screen[f"obs/{name}"]) for name in names}
+    return pd.DataFrame(columns, index=pd.RangeIndex(n_cells))
 
 
 def _read_design(screen: h5py.Group, first: int, last: int) -> Design:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from samsvae.inference.cells import NO_COVARIATES, Covariates, Encoding
+from samsvae.inference.cells import NO_COVARIATES, Covariates, Encoding, sizes_of
 from samsvae.models import build_model
 from samsvae.models.base import PerturbationModel
 from samsvae.runtime.files import whole_file
@@ -57,6 +57,7 @@ def save_model(trained: TrainedModel, provenance: str, path: str | Path) -> None
         "perturbations": json.dumps(trained.encoding.names),
         "covariates": json.dumps(asdict(trained.covariates)),
         "targets": json.dumps(trained.encoding.targets),
+        "in_contexts": json.dumps(trained.encoding.in_contexts),
         "provenance": provenance,
     }
     weights = {
@@ -75,11 +76,13 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> TrainedM
     settings = json.loads(metadata["settings"])
     genes = json.loads(metadata["genes"])
     names = tuple(json.loads(metadata["perturbations"]))
-    targets = tuple(tuple(pair) for pair in json.loads(metadata["targets"]))
-    encoding = Encoding(names, settings["combinations"], targets)
+    targets, in_contexts = (
+        tuple(tuple(pair) for pair in json.loads(metadata[key]))
+        for key in ("targets", "in_contexts")
+    )
+    encoding = Encoding(names, settings["combinations"], targets, in_contexts)
     covariates = Covariates(**json.loads(metadata["covariates"]))
-    sizes = len(genes), len(names), len(covariates)
-    model = build_model(settings, *sizes, encoding.target_genes).to(device)
+    model = build_model(settings, len(genes), *sizes_of(encoding, covariates)).to(device)
     model.load_state_dict(weights)
     return TrainedModel(model.eval(), settings, genes, encoding, covariates)
 

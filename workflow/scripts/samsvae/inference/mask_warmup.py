@@ -15,6 +15,10 @@ networks are: under permuted labels the states of perturbed cells are those of c
 are rotated to the sparsest estimates, and not known exactly, so that a strong effect along one axis
 appears along others, too; standard errors include this. The evidence is computed once more when
 masks have settled, in the latent space that masks have shaped.
+
+Where a model has effects in one context beside those that contexts share, the two are told apart
+by sparsity: the shared effect is the weighted median over contexts, and the effects in contexts
+are the differences from it.
 """
 
 import copy
@@ -45,6 +49,7 @@ SMOOTHNESS = 0.5  # of the rounding of |e| at 0, in root mean squares of the eff
 MAX_ITERATIONS = 1000
 TOLERANCE = 1e-8
 AXIS_ERROR = 0.05  # fraction of an effect along one axis that may appear along another
+CONTEXT_ERROR = 0.1  # fraction of a shared effect by which contexts may differ through encoding
 LARGEST_LOGIT = 5.0  # of the start of a mask, which can still be learnt
 # rotations from which sparse axes are sought, fewer of a large latent space
 MAX_STARTS, AXES_OF_STARTS = 10, 500
@@ -176,6 +181,59 @@ def estimate_effects(model: PerturbationModel, cells: Cells) -> EstimatedEffects
         covariates of the cells. A perturbation without cells of its own has a large error.
     """
     design = cells.design.double().cpu()
+    shared = torch.tensor(model.shared_effects, dtype=torch.long)
+    if len(shared):  # shared effects are the sums of those in contexts, and no columns of their own
+        n_shared = design.shape[1] - len(shared)
+        columns = torch.ones(design.shape[1], dtype=torch.bool)
+        columns[shared] = False
+        found = _least_squares(model, cells, design[:, columns])
+        effects = _scattered(found.effects, columns)
+        error = _scattered(found.standard_error, columns)
+        estimated = EstimatedEffects(effects, error, found.deviation)
+        return _shared_and_specific(estimated, shared, n_shared)
+    return _least_squares(model, cells, design)
+
+
+def _scattered(rows: Tensor, columns: Tensor) -> Tensor:
+    whole = rows.new_zeros(len(columns), rows.shape[1])
+    whole[columns] = rows
+    return whole
+
+
+def _shared_and_specific(
+    estimated: EstimatedEffects, shared: Tensor, n_shared: int
+) -> EstimatedEffects:
+    """Divide effects within contexts into a shared effect and differences from it.
+
+    Parameters
+    ----------
+    estimated
+        Effects of perturbations, then within contexts; those of perturbations with effects in
+        contexts are not known yet.
+    shared
+        Perturbation of each effect in a context.
+    n_shared
+        Number of perturbations.
+    """
+    effects, error = estimated.effects.clone(), estimated.standard_error.clone()
+    for perturbation in shared.unique():
+        own = n_shared + torch.nonzero(shared == perturbation).ravel()
+        within, variance = estimated.effects[own], estimated.standard_error[own].square()
+        value, order = within.sort(dim=0)
+        weight = (1 / variance).gather(0, order)
+        share = weight.cumsum(0) / weight.sum(0)
+        middle = (share < 0.5).sum(0, keepdim=True)
+        median = value.gather(0, middle)[0]
+        # the median of many has pi / 2 times the variance of the mean; of two it is one of them
+        of_median = math.pi / 2 / weight.sum(0) if len(own) > 2 else variance.min(0).values
+        effects[perturbation], error[perturbation] = median, of_median.sqrt()
+        effects[own] = within - median
+        error[own] = (variance + of_median + (CONTEXT_ERROR * median).square()).sqrt()
+    return EstimatedEffects(effects, error, estimated.deviation)
+
+
+def _least_squares(model: PerturbationModel, cells: Cells, design: Tensor) -> EstimatedEffects:
+    """Estimate the effects of the columns of a design matrix of conditions, float64."""
     n_others = 1 + sum(values.shape[1] for values in cells.covariates)
     # sums over cells of (1, covariates, states) by condition, and of their products
     size = n_others + model.n_latent
@@ -214,7 +272,7 @@ def start_masks_at_evidence(model: PerturbationModel, cells: Cells) -> None:
     """Set the masks' logits in the guide to their posterior log-odds, given estimated effects.
 
     With an estimate e of standard error u, a prior e ~ N(0, s^2) if the mask is open, e = 0 if it
-    is closed, and p the prior probability of an open mask::
+    is closed, and p the prior probability of an open mask of this perturbation::
 
         logit q(m) = log p / (1 - p) + log N(e; 0, s^2 + u^2) / N(e; 0, u^2)
 
@@ -223,14 +281,14 @@ def start_masks_at_evidence(model: PerturbationModel, cells: Cells) -> None:
     start = model.mask_start()
     if start is None:
         return
-    logits, probability, scale = start
+    logits, probabilities, scale = start
     estimated = estimate_effects(model, cells)
     squares = estimated.effects.square()
     along_others = squares.sum(1, keepdim=True) - squares
     u2 = estimated.standard_error.square() + AXIS_ERROR**2 * along_others
     s2 = (scale * estimated.deviation.square()).square()
     factor = 0.5 * (torch.log(u2 / (s2 + u2)) + squares * (1 / u2 - 1 / (s2 + u2)))
-    odds = factor + math.log(probability / (1 - probability))
+    odds = factor + torch.logit(factor.new_tensor(probabilities))[:, None]
     logits.copy_(odds.clamp(-LARGEST_LOGIT, LARGEST_LOGIT))
 
 

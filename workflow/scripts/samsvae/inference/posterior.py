@@ -104,19 +104,27 @@ def draw_on_target(
         return model.on_target.of_conditions(program(), *targets)
 
 
-def draw_covariates(trained: TrainedModel, number: int) -> tuple[Tensor, ...]:
+def draw_covariates(
+    trained: TrainedModel, number: int
+) -> tuple[tuple[Tensor, ...], list[str] | None]:
     """Draw the covariates of cells at their frequencies among training cells.
 
     Returns
     -------
-    tuple of Tensor
+    covariates : tuple of Tensor
         Number x C as the only item; nothing for a model without covariates.
+    contexts : list of str or None
+        Context of each cell, if it is a covariate.
     """
-    if not len(trained.covariates):
-        return ()
-    frequency = torch.tensor(trained.covariates.frequency, device=trained.device)
+    covariates = trained.covariates
+    if not len(covariates):
+        return (), None
+    frequency = torch.tensor(covariates.frequency, device=trained.device)
     stratum = torch.multinomial(frequency, number, replacement=True)
-    return (torch.from_numpy(trained.covariates.of_strata()).to(trained.device)[stratum],)
+    given = torch.from_numpy(covariates.of_strata()).to(trained.device)[stratum]
+    names = covariates.contexts
+    contexts = [name for at in stratum.tolist() if (name := names[at]) is not None]
+    return (given,), contexts or None
 
 
 def draw_shifts(model: PerturbationModel, design: Tensor, draws: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from samsvae.inference.cells import Cells, Covariates, Encoding
+from samsvae.inference.cells import Cells, Covariates, Encoding, sizes_of
 from samsvae.inference.checkpoint import StateFile, TrainedModel, save_model
 from samsvae.inference.machine import explain_out_of_memory
 from samsvae.inference.step import Training
@@ -18,7 +18,7 @@ from samsvae.models import build_model
 from samsvae.models.base import PerturbationModel
 from samsvae.runtime.files import write_tsv
 from samsvae.runtime.provenance import digest_of, provenance, versions
-from samsvae.screen.canonical import digest_of_screen, open_screen
+from samsvae.screen.canonical import CONTEXT, digest_of_screen, open_screen
 from samsvae.screen.design import Design
 from samsvae.screen.splits import TRAIN, VAL, read_split, shuffled_cells
 
@@ -97,9 +97,12 @@ class TrainingTask:
                 screen.obsm["dosage"] = screen.obsm["dosage"][shuffled_cells(parts, seed)]
             genes = list(screen.var_names) if settings["on_target"] else ()
             design = Design.of_screen(screen)
-            encoding = Encoding.of(design, settings["combinations"], genes)
-            logging.info("%d cells, %d genes, device %s", screen.n_obs, screen.n_vars, device)
             is_trained = (parts == TRAIN).to_numpy()
+            contexts = None
+            if settings.get("context_effects"):
+                contexts = screen.obs[CONTEXT].astype(object).where(is_trained)
+            encoding = Encoding.of(design, settings["combinations"], genes, contexts)
+            logging.info("%d cells, %d genes, device %s", screen.n_obs, screen.n_vars, device)
             covariates = Covariates.of(screen.obs[is_trained], settings["covariates"])
             for name, levels in covariates.levels.items():
                 logging.info("covariate %s with %d levels", name, len(levels))
@@ -122,8 +125,8 @@ class TrainingTask:
 
     def build(self) -> PerturbationModel:
         """Build the model with initial weights."""
-        sizes = len(self.genes), len(self.encoding.names), len(self.covariates)
-        return build_model(self.settings, *sizes, self.encoding.target_genes)
+        sizes = sizes_of(self.encoding, self.covariates)
+        return build_model(self.settings, len(self.genes), *sizes)
 
     def state_file(self, path: Path) -> StateFile:
         """Return the file of the state of the unfinished training."""

@@ -21,8 +21,8 @@ MODELS = {name: kind.implementation for name, kind in KINDS.items() if kind.impl
 
 # settings of a model's entry that its constructor does not take
 NOT_HYPERPARAMETERS = {
-    "kind", "combinations", "covariates", "on_target", "on_target_prior_scale", "shuffle_labels",
-    "grid",
+    "kind", "combinations", "covariates", "on_target", "on_target_prior_scale", "context_effects",
+    "shuffle_labels", "grid",
 }  # fmt: skip
 
 
@@ -46,6 +46,7 @@ def build_model(
     n_perturbations: int,
     n_covariates: int = 0,
     target_genes: Sequence[int] = (),
+    shared_effects: Sequence[int] = (),
 ) -> PerturbationModel:
     """Build a model with initial weights.
 
@@ -58,9 +59,14 @@ def build_model(
     target_genes
         Index of the gene of each pair of a perturbation and a measured gene that it targets; empty
         for a model without on-target effects.
+    shared_effects
+        Index of the perturbation of each effect in one context alone; empty for a model whose
+        effects all contexts share.
     """
     hyperparameters = {k: v for k, v in settings.items() if k not in NOT_HYPERPARAMETERS}
     hyperparameters["n_covariates"] = n_covariates
+    if shared_effects:
+        hyperparameters["shared_effects"] = shared_effects
     model = model_class(settings["kind"])(n_genes, n_perturbations, **hyperparameters)
     if target_genes:
         from samsvae.models.base import OnTarget

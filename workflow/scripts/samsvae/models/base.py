@@ -29,7 +29,8 @@ class Batch:
     library_size
         Counts per cell, length B.
     design
-        Distinct rows of the design matrix, C x T: conditions by perturbations.
+        Distinct rows of the design matrix, C x T: conditions by perturbations; and after these
+        by effects in one context alone, if the model has any.
     condition
         Row of `design` of each cell, length B.
     n_cells
@@ -81,6 +82,7 @@ class PerturbationModel(nn.Module, ABC):
     """
 
     infers_basal_state: ClassVar[bool] = False  # a latent state without perturbation effects
+    shared_effects: Sequence[int] = ()  # perturbation of each effect in one context alone
     likelihood: Likelihood
 
     def __init__(self, n_genes: int, n_perturbations: int, n_latent: int, likelihood: str) -> None:
@@ -153,15 +155,15 @@ class PerturbationModel(nn.Module, ABC):
         with self.cells(batch):
             self.cell_guide(batch, shift)
 
-    def mask_start(self) -> tuple[nn.Parameter, float, float] | None:
+    def mask_start(self) -> tuple[nn.Parameter, Sequence[float], float] | None:
         """Return what a start of the masks at their evidence needs.
 
         Returns
         -------
         tuple or None
-            Logits of the guide's masks, T x K, the prior probability of an open mask and the prior
-            standard deviation of an effect, in basal standard deviations. None for a family
-            without masks, or with a guide that has no such logits.
+            Logits of the guide's masks, T x K, the prior probability of an open mask of each
+            perturbation and the prior standard deviation of an effect, in basal standard
+            deviations. None for a family without masks, or with a guide that has no such logits.
         """
         return None
 

@@ -1,5 +1,6 @@
 """SAMS-VAE: sparse additive mechanism shifts (Bereket & Karaletsos 2023)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyro
@@ -27,6 +28,10 @@ class SamsVae(PerturbationModel):
         z_i^b ~ N(0, I),  z_i = z_i^b + sum_t d_it (m_t * e_t)
         x_i   ~ p(x | z_i, l_i, c_i)
 
+    With effects in contexts, a perturbation t has effects m_tc * e_tc beside those that all
+    contexts c share, in the cells of c alone, with Bernoulli(p_c) masks: they are further rows t of
+    the same equations.
+
     Guide::
 
         q(m_tk)    = Bernoulli(sigmoid(phi_tk)),  phi = 0 at the start
@@ -40,6 +45,8 @@ class SamsVae(PerturbationModel):
         As for :class:`samsvae.models.base.PerturbationModel`.
     mask_prior
         p, the prior probability that a perturbation shifts a latent dimension.
+    context_mask_prior
+        p_c, the prior probability that an effect in one context shifts a latent dimension.
     embedding
         Guide of the embeddings, ``mean_field`` or ``correlated``.
     embedding_n_hidden, embedding_n_layers
@@ -48,6 +55,8 @@ class SamsVae(PerturbationModel):
         s, in units of the basal state's standard deviation.
     basal_encoder
         ``mean_field`` or ``correlated``.
+    shared_effects
+        Perturbation t of each effect in one context alone.
 
     Examples
     --------
@@ -69,6 +78,7 @@ class SamsVae(PerturbationModel):
         n_hidden: int = 400,
         n_layers: int = 1,
         mask_prior: float = 0.01,
+        context_mask_prior: float = 0.001,
         embedding: str = "correlated",
         embedding_n_hidden: int = 200,
         embedding_n_layers: int = 2,
@@ -76,12 +86,16 @@ class SamsVae(PerturbationModel):
         basal_encoder: str = "correlated",
         likelihood: str = "negative_binomial",
         n_covariates: int = 0,
+        shared_effects: Sequence[int] = (),
     ) -> None:
-        super().__init__(n_genes, n_perturbations, n_latent, likelihood)
+        n_all = n_perturbations + len(shared_effects)
+        super().__init__(n_genes, n_all, n_latent, likelihood)
+        self.shared_effects = shared_effects
         self.embedding_prior_scale = embedding_prior_scale
         self.basal_encoder = basal_encoder
         # p(m) and q(m)
-        self.mask = BernoulliMask(n_perturbations, n_latent, mask_prior)
+        priors = [mask_prior] * n_perturbations + [context_mask_prior] * len(shared_effects)
+        self.mask = BernoulliMask(n_latent, priors)
         # p(x | z, l, c)
         self.likelihood = LIKELIHOODS[likelihood](
             n_latent, n_genes, n_hidden, n_layers, n_covariates
@@ -93,10 +107,10 @@ class SamsVae(PerturbationModel):
         # q(e | m)
         if embedding == "correlated":
             self.embedding = CorrelatedEmbedding(
-                n_perturbations, n_latent, embedding_n_hidden, embedding_n_layers
+                n_all, n_latent, embedding_n_hidden, embedding_n_layers
             )
         else:
-            self.embedding = MeanFieldEmbedding(n_perturbations, n_latent)
+            self.embedding = MeanFieldEmbedding(n_all, n_latent)
 
     def global_prior(self) -> Tensor:
         """Sample m ~ p(m) and e ~ p(e); return m * e."""
@@ -113,12 +127,12 @@ class SamsVae(PerturbationModel):
             embedding = pyro.sample("embedding", Normal(*self.embedding(mask)).to_event(1))
         return mask * embedding
 
-    def mask_start(self) -> tuple[nn.Parameter, float, float] | None:
+    def mask_start(self) -> tuple[nn.Parameter, Sequence[float], float] | None:
         """Return the masks' logits, if the guide has any, p and s."""
         logits = getattr(self.mask, "logits", None)
         if logits is None:
             return None
-        return logits, self.mask.probability, self.embedding_prior_scale
+        return logits, self.mask.probabilities, self.embedding_prior_scale
 
     def cell_prior(self, shift: Tensor) -> Tensor:
         """Sample z^b ~ N(0, I); return z^b + shift."""
@@ -132,16 +146,20 @@ class SamsVae(PerturbationModel):
 
 
 class BernoulliMask(nn.Module):
-    """Mask m_tk ~ Bernoulli(p), with q(m_tk) = Bernoulli(sigmoid(phi_tk)), phi = 0 at the start."""
+    """Mask m_tk ~ Bernoulli(p_t), with q(m_tk) = Bernoulli(sigmoid(phi_tk)), phi = 0 at first."""
 
-    def __init__(self, n_perturbations: int, n_latent: int, probability: float) -> None:
+    prior_probability: Tensor
+
+    def __init__(self, n_latent: int, probabilities: Sequence[float]) -> None:
         super().__init__()
-        self.probability = probability
-        self.logits = nn.Parameter(torch.zeros(n_perturbations, n_latent))
+        self.probabilities = probabilities
+        column = torch.tensor(probabilities)[:, None]
+        self.register_buffer("prior_probability", column, persistent=False)
+        self.logits = nn.Parameter(torch.zeros(len(probabilities), n_latent))
 
     def prior(self) -> Tensor:
         """Sample m ~ p(m)."""
-        p = torch.full_like(self.logits, self.probability)
+        p = self.prior_probability.expand_as(self.logits)
         return pyro.sample("mask", Bernoulli(p).to_event(1))
 
     def guide(self) -> Tensor:
@@ -166,7 +184,7 @@ class BetaBernoulliMask(nn.Module):
     ) -> None:
         super().__init__()
         self.alpha, self.beta = alpha, beta
-        self.probability = alpha / (alpha + beta)
+        self.probabilities = [alpha / (alpha + beta)] * n_perturbations
         self.rate_guide = rate_guide
         shape = (n_perturbations, n_latent)
         if rate_guide == "beta":

@@ -1,5 +1,7 @@
 """SVAE+: sparse mechanism shifts of the whole latent state (Lopez et al. 2023)."""
 
+from collections.abc import Sequence
+
 import pyro
 import torch
 from pyro.distributions import Bernoulli, Beta, Delta, Normal
@@ -77,9 +79,9 @@ class SvaePlus(PerturbationModel):
             mask = pyro.sample("mask", StraightThroughBernoulli(logits=logits).to_event(1))
         return mask * self.embedding
 
-    def mask_start(self) -> tuple[nn.Parameter, float, float]:
-        """Return the logits of a, the prior mean of a and 1, since mu has no prior."""
-        return self.rate_logits, 1 / (1 + self.beta), 1.0
+    def mask_start(self) -> tuple[nn.Parameter, Sequence[float], float]:
+        """Return the logits of a, the prior means of a and 1, since mu has no prior."""
+        return self.rate_logits, [1 / (1 + self.beta)] * self.n_perturbations, 1.0
 
     def cell_prior(self, shift: Tensor) -> Tensor:
         """Sample z^b ~ N(0, I); return z^b + shift."""
