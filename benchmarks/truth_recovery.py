@@ -3,11 +3,15 @@
 ``python -m benchmarks.truth_recovery --simulator additive --model sams_vae --seeds 0 1 2`` prints
 one JSON object a line: every training seed, then their mean. The settings start from the
 documented defaults of the simulator; ``--simulation``, ``--settings`` and ``--training`` change
-them, for instance ``--training max_steps=4000 mask_kl_weight=0``.
+them, for instance ``--training max_steps=4000 mask_kl_weight=0``. For the simulator
+``programmes``, batches and contexts (``--simulation n_batches=3 n_contexts=4``) are covariates
+unless ``--settings "covariates=[]"``, ``--split`` divides the cells, and with contexts effects in
+each are compared with those of held-out cells, beside the baselines'.
 """
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +21,7 @@ from typing import Any
 
 import anndata
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 
@@ -31,9 +36,18 @@ from samsvae.evaluation.agreement import (
     match_factors,
     match_factors_by_effects,
 )
-from samsvae.evaluation.predicted import predicted_effects
+from samsvae.evaluation.baselines import additive, from_other_contexts
+from samsvae.evaluation.effects import (
+    CONTEXTS,
+    as_compared,
+    effects_in_context,
+    effects_table,
+    in_context,
+)
+from samsvae.evaluation.observed import observed_effects
+from samsvae.evaluation.predicted import in_contexts, predicted_effects
 from samsvae.evaluation.truth import effect_recovery, true_effects
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import NO_COVARIATES, Cells, Covariates, Encoding, sizes_of
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.iwelbo import iwelbo
 from samsvae.inference.machine import choose_device, keep_freed_memory
@@ -42,9 +56,9 @@ from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
 from samsvae.models import MODELS, build_model
 from samsvae.models.base import PerturbationModel
+from samsvae.screen.canonical import CONTEXT, perturbations
 from samsvae.screen.design import Design
-from samsvae.screen.labels import CONTROL
-from samsvae.screen.splits import split_cells
+from samsvae.screen.splits import split_screen
 from samsvae.sources.simulated import (
     TEST,
     TRAIN,
@@ -90,8 +104,10 @@ class Case:
         Names of the rows of the truth.
     mask, effects
         The true ones, targets x factors.
-    screen
-        The whole screen, of the simulator ``programmes``.
+    covariates
+        Encoding of the covariates of cells.
+    screen, parts
+        The whole screen and the part of each cell, of the simulator ``programmes``.
     """
 
     cells: dict[str, Cells]
@@ -99,7 +115,9 @@ class Case:
     targets: list[str]
     mask: np.ndarray
     effects: np.ndarray
+    covariates: Covariates = NO_COVARIATES
     screen: anndata.AnnData | None = None
+    parts: pd.Series | None = None
 
     def rows(self, values: torch.Tensor) -> np.ndarray:
         """Rows of the targets, of values of the model's perturbations."""
@@ -108,21 +126,33 @@ class Case:
 
 
 def make_case(
-    simulator: str, changes: dict[str, Any], combinations: str, device: torch.device
+    simulator: str,
+    changes: dict[str, Any],
+    settings: dict[str, Any],
+    split: dict[str, Any],
+    device: torch.device,
 ) -> Case:
-    """Simulate."""
+    """Simulate, and encode the cells for a model."""
     if simulator == "additive":
         return _latent_case(simulate_additive(AdditiveSimulation(**changes)), device)
     if simulator == "svae_plus":
         return _latent_case(simulate_svae_plus(SvaePlusSimulation(**changes)), device)
     screen, _ = simulate(Simulation(**changes))
-    design = Design.of_screen(screen)
-    parts = split_cells(design, Split("random", 0))
-    encoding = Encoding.of(design, combinations)
-    cells = {part: Cells.of(screen, parts == part, encoding, device) for part in (TRAIN, VAL, TEST)}
+    parts = pd.Series(split_screen(screen, Split(**split)), index=screen.obs_names)
+    is_trained = (parts == TRAIN).to_numpy()
+    contexts = None
+    if settings.get("context_effects"):
+        contexts = screen.obs[CONTEXT].astype(object).where(is_trained)
+    combinations = "unique" if settings["kind"] == "svae_plus" else "additive"
+    encoding = Encoding.of(Design.of_screen(screen), combinations, (), contexts)
+    covariates = Covariates.of(screen.obs[is_trained], settings.get("covariates"))
+    cells = {
+        part: Cells.of(screen, (parts == part).to_numpy(), encoding, device, covariates)
+        for part in (TRAIN, VAL, TEST)
+    }
     truth = screen.uns["truth"]
-    effects = truth["mask"] * truth["embedding"]
-    return Case(cells, encoding, list(truth["targets"]), truth["mask"], effects, screen)
+    of_truth = list(truth["targets"]), truth["mask"], truth["mask"] * truth["embedding"]
+    return Case(cells, encoding, *of_truth, covariates, screen, parts)
 
 
 def _latent_case(simulation: LatentSimulation, device: torch.device) -> Case:
@@ -142,7 +172,7 @@ def _latent_case(simulation: LatentSimulation, device: torch.device) -> Case:
 def recover(case: Case, settings: dict[str, Any], training: Training, seed: int) -> dict[str, Any]:
     """Train once, and compare with the truth."""
     train, validation = case.cells[TRAIN], case.cells[VAL]
-    sizes = train.counts.shape[1], train.design.shape[1]
+    sizes = train.counts.shape[1], *sizes_of(case.encoding, case.covariates)
     started = time.perf_counter()
     [fitted] = fit(lambda: build_model(settings, *sizes), train, validation, training, [seed])
     seconds = time.perf_counter() - started
@@ -152,6 +182,7 @@ def recover(case: Case, settings: dict[str, Any], training: Training, seed: int)
         "seed": seed,
         **latent_scores(model, case),
         **expression_scores(model, settings, case),
+        **scores_in_contexts(model, settings, case),
         "validation_iwelbo": float(bound.mean()),
         "steps": int(fitted.history["step"].max()),
         "seconds": seconds,
@@ -185,11 +216,85 @@ def expression_scores(
     """Compare predicted with true effects on expression, for the simulator ``programmes``."""
     if case.screen is None:
         return {}
-    labels = case.screen.obs["perturbation"]
-    trained = TrainedModel(model, settings, list(case.screen.var_names), case.encoding)
-    names = [name for name in labels.cat.categories if name != CONTROL]
+    trained = trained_model(model, settings, case)
+    names = perturbations(case.screen)
     predicted, _ = predicted_effects(trained, names, EFFECT_DRAWS, seed=0)
     return effect_recovery(true_effects(case.screen, names, seed=0), predicted)
+
+
+def trained_model(model: PerturbationModel, settings: dict[str, Any], case: Case) -> TrainedModel:
+    """Join a model with what its screen tells."""
+    genes = list(case.screen.var_names) if case.screen is not None else []
+    return TrainedModel(model, settings, genes, case.encoding, case.covariates)
+
+
+def scores_in_contexts(
+    model: PerturbationModel, settings: dict[str, Any], case: Case
+) -> dict[str, float]:
+    """Compare effects in each context with those of held-out cells, and with baselines'.
+
+    Root mean squares of errors over genes and pairs of a perturbation and a context, in
+    log2(CP10k + 1), the sampling noise of the observed effects taken off. Pairs with training cells
+    are ``seen``, others ``unseen``; perturbations that act in one context alone are ``specific``,
+    others ``shared``.
+    """
+    screen, parts = case.screen, case.parts
+    if screen is None or parts is None or CONTEXT not in screen.obs:
+        return {}
+    names = perturbations(screen)
+    observed = as_compared(observed_effects(screen, parts, "{}"), None)
+    trained = trained_model(model, settings, case)
+    train = (parts == TRAIN).to_numpy()
+    weights = np.tile(case.covariates.frequency, (len(names), 1))
+    of_model = {
+        in_context("effect", context): predicted_effects(
+            trained, names, EFFECT_DRAWS, 0, strata_weights=own
+        )[0]
+        for context, own in in_contexts(trained, weights).items()
+    }
+    of_others = {
+        in_context("effect", context): from_other_contexts(screen, train, names, context, 10)
+        for context in observed.uns[CONTEXTS]
+    }
+    no_effect = np.zeros((len(names), screen.n_vars))
+    pooled = {"model": no_effect, "other_contexts": no_effect}
+    if not of_model:  # the same prediction in all contexts
+        pooled["model"] = predicted_effects(trained, names, EFFECT_DRAWS, 0)[0]
+    pooled["additive"] = additive(screen, train, names, 10)
+    layers = {"model": of_model, "other_contexts": of_others, "additive": {}}
+    genes = list(screen.var_names)
+    tables = {
+        name: effects_table(effects, names, genes, layers[name], "{}")
+        for name, effects in pooled.items()
+    }
+    return errors_in_contexts(observed, tables, specific_targets(screen))
+
+
+def specific_targets(screen: anndata.AnnData) -> set[str]:
+    """Name the targets without any response in the second context."""
+    design, names = screen.obsm["dosage"], list(screen.uns["perturbations"])
+    response = np.asarray(screen.obsm.get("true_response", design.toarray()))
+    second = (screen.obs[CONTEXT] == "context2").to_numpy()
+    return {name for name, own in zip(names, response[second].T, strict=True) if not own.any()}
+
+
+def errors_in_contexts(
+    observed: anndata.AnnData, predicted: dict[str, anndata.AnnData], specific: set[str]
+) -> dict[str, float]:
+    """Compute errors without sampling noise, by kind of pair and prediction."""
+    squares: dict[str, list[float]] = {}
+    for context in observed.uns[CONTEXTS]:
+        own = effects_in_context(observed, context)
+        truth, error = own.layers["ate_held_out"], own.layers["standard_error_held_out"]
+        for name, table in predicted.items():
+            guess = np.asarray(effects_in_context(table, context).X)
+            square = np.mean((truth - guess) ** 2 - error**2, axis=1)
+            for row in np.flatnonzero(np.isfinite(square)):
+                seen = "seen" if own.obs["n_train"].iloc[row] > 0 else "unseen"
+                kind = "specific" if own.obs_names[row] in specific else "shared"
+                squares.setdefault(f"error_{seen}_{kind}_{name}", []).append(float(square[row]))
+    means = {name: max(float(np.mean(of)), 0.0) for name, of in sorted(squares.items())}
+    return {name: math.sqrt(mean) for name, mean in means.items()}
 
 
 def default_settings(simulator: str, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -223,6 +328,7 @@ def main() -> None:
     parser.add_argument("--model", choices=list(MODELS), default="sams_vae")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--split", nargs="*", default=[], metavar="key=value", help="kind, ...")
     for name, what in (
         ("simulation", "the simulator's sizes"),
         ("settings", "the model's hyperparameters"),
@@ -235,12 +341,9 @@ def main() -> None:
     settings, how_to_fit = default_settings(arguments.simulator, arguments.model)
     settings = settings | key_values(arguments.settings)
     training = Training(**how_to_fit | key_values(arguments.training))
-    case = make_case(
-        arguments.simulator,
-        key_values(arguments.simulation),
-        settings.get("combinations", "unique" if arguments.model == "svae_plus" else "additive"),
-        choose_device(),
-    )
+    split = {"kind": "random", "seed": 0, **key_values(arguments.split)}
+    changes = key_values(arguments.simulation)
+    case = make_case(arguments.simulator, changes, settings, split, choose_device())
     rows = []
     for seed in arguments.seeds:
         rows.append(recover(case, settings, training, seed))

@@ -35,7 +35,7 @@ OF_GENE_SETS = {"enrichment", "pathway_map", "pathway_agreement", "factor_enrich
 # the second experiment tests no gene sets, has several fractions, and batches and guides
 OF_EXPERIMENT = {
     "random": FIGURES,
-    "unseen": FIGURES - OF_GENE_SETS | {"fractions", "guides", "batches"},
+    "unseen": FIGURES - OF_GENE_SETS | {"fractions", "guides", "batches", "contexts"},
 }
 
 

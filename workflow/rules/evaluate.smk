@@ -10,6 +10,7 @@ rule evaluate_effects:
         metrics=f"{SPLIT}/metrics.parquet",
         de_comparison=f"{SPLIT}/de_comparison.tsv",
         missed_effects=f"{SPLIT}/missed_effects.tsv",
+        context_scores=f"{SPLIT}/context_scores.tsv",
     log:
         "results/logs/evaluate_effects/{experiment}/{split}.log",
     benchmark:
@@ -59,6 +60,19 @@ use rule collect_de_comparison as collect_missed_effects with:
         "results/logs/collect_tables/{experiment}/missed_effects.log",
     benchmark:
         "results/benchmarks/collect_tables/{experiment}/missed_effects.tsv"
+    params:
+        **collecting(),
+
+
+use rule collect_de_comparison as collect_context_scores with:
+    input:
+        tables=layout.for_splits(rules.evaluate_effects.output.context_scores),
+    output:
+        table=f"{TABLES}/context_scores.tsv",
+    log:
+        "results/logs/collect_tables/{experiment}/context_scores.log",
+    benchmark:
+        "results/benchmarks/collect_tables/{experiment}/context_scores.tsv"
     params:
         **collecting(),
 

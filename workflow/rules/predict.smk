@@ -99,6 +99,8 @@ rule predict_baseline:
         runtime=growing(30),
     params:
         settings=lambda wildcards: layout.models[wildcards.model],
+        effects=config["evaluation"]["effects"],
+        min_controls=config["evaluation"]["min_controls_per_batch"],
         code=uses("predict_baseline"),
     script:
         "../scripts/predict_baseline.py"

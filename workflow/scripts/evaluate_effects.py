@@ -6,7 +6,12 @@ import pandas as pd
 
 from samsvae.evaluation.effects import read_effects, read_observed
 from samsvae.evaluation.metrics import NAMES, described
-from samsvae.evaluation.scores import effect_scores, missed_effects, with_quartiles
+from samsvae.evaluation.scores import (
+    context_scores,
+    effect_scores,
+    missed_effects,
+    with_quartiles,
+)
 from samsvae.runtime.files import write_parquet_parts, write_tsv
 from samsvae.runtime.provenance import provenance
 from samsvae.runtime.script import run_job
@@ -16,16 +21,18 @@ def main(snakemake: Any) -> None:
     """Run the rule."""
     output, params = snakemake.output, snakemake.params
     observed = read_observed(snakemake.input.observed, snakemake.params.effects)
-    metrics, comparisons, missed = [], [], []
+    metrics, comparisons, missed, contexts = [], [], [], []
     for run, path in zip(params.runs, snakemake.input.predicted, strict=True):
         predicted = read_effects(path)
         missed.append(missed_effects(observed, predicted).assign(**run))
+        contexts.append(context_scores(observed, predicted).assign(**run))
         scores = effect_scores(observed, predicted, params.top_genes, params.fdr)
         metrics.append(scores.tidy().assign(**run))
         comparisons.append(scores.differential_expression.assign(**run))
     write_tsv(pd.concat(comparisons), output.de_comparison, ["split", "model", "seed"])
-    known = [table for table in missed if len(table)] or missed
-    write_tsv(pd.concat(known), output.missed_effects, ["split", "model", "seed"])
+    for tables, path in ((missed, output.missed_effects), (contexts, output.context_scores)):
+        known = [table for table in tables if len(table)] or tables
+        write_tsv(pd.concat(known), path, ["split", "model", "seed"])
     table = described(with_quartiles(pd.concat(metrics, ignore_index=True)), params.top_genes)
     made_by = provenance({"runs": params.runs, "fdr": params.fdr}, params.code)
     write_parquet_parts([table], NAMES, made_by, output.metrics)

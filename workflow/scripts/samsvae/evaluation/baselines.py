@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 
 import anndata
 import numpy as np
+import pandas as pd
 
 from samsvae.evaluation.marginal import mean_profiles
+from samsvae.evaluation.observed import effects_within_batches, training_effects
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import perturbations
+from samsvae.screen.canonical import CONTEXT, perturbations
 from samsvae.screen.labels import CONTROL, components, doses
 
 FEWEST_PERTURBATIONS = 2
@@ -20,6 +22,7 @@ def bilinear(
     screen: anndata.AnnData,
     train: np.ndarray,
     names: Sequence[str],
+    min_controls: int | None = None,
     *,
     n_components: int = 10,
     ridge: float = 0.1,
@@ -40,6 +43,8 @@ def bilinear(
         Boolean, the training cells.
     names
         Perturbations to predict.
+    min_controls
+        As of :func:`training_effects`.
     n_components
         Number of principal components, at most the number of profiles.
     ridge
@@ -80,7 +85,8 @@ def bilinear(
 
     # control is a condition without target gene and without effect
     chosen = [every.index(name) for name in known]
-    effects = np.vstack([(profiles[:-1] - profiles[-1])[chosen], np.zeros(screen.n_vars)])
+    measured = training_effects(screen, train, every, min_controls)
+    effects = np.vstack([measured[chosen], np.zeros(screen.n_vars)])
     mean = effects.mean(axis=0)
     weights = ridge_weights(genes, representation([*known, CONTROL]), effects - mean, ridge)
     return representation(names) @ weights.T @ genes.T + mean
@@ -119,19 +125,95 @@ def _penalised(matrix: np.ndarray, ridge: float) -> np.ndarray:
     return matrix.T @ matrix + ridge * np.eye(matrix.shape[1])
 
 
-def no_change(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -> np.ndarray:
+def no_change(
+    screen: anndata.AnnData,
+    train: np.ndarray,
+    names: Sequence[str],
+    min_controls: int | None = None,
+) -> np.ndarray:
     """Predict an effect of 0 for each perturbation."""
     return np.zeros((len(names), screen.n_vars))
 
 
-def mean_effect(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -> np.ndarray:
+def mean_effect(
+    screen: anndata.AnnData,
+    train: np.ndarray,
+    names: Sequence[str],
+    min_controls: int | None = None,
+) -> np.ndarray:
     """Predict the unweighted mean effect of training perturbations for each perturbation."""
-    seen = perturbations(screen[train])
-    profiles = mean_profiles(screen, train, seen)
-    return np.tile((profiles[:-1] - profiles[-1]).mean(axis=0), (len(names), 1))
+    effects = training_effects(screen, train, perturbations(screen[train]), min_controls)
+    return np.tile(effects.mean(axis=0), (len(names), 1))
 
 
-def additive(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -> np.ndarray:
+def other_contexts(
+    screen: anndata.AnnData,
+    train: np.ndarray,
+    names: Sequence[str],
+    min_controls: int | None = None,
+) -> np.ndarray:
+    """Predict the mean effect of each perturbation in the other contexts.
+
+    The average of :func:`from_other_contexts` over contexts, weighted by a perturbation's cells
+    that are not trained on.
+    """
+    labels = screen.obs["perturbation"].astype(str)[~train]
+    of_cell = screen.obs[CONTEXT].astype(str)[~train]
+    number = pd.crosstab(labels, of_cell).reindex(index=names, fill_value=0)
+    weight = number.div(number.sum(axis=1).clip(lower=1), axis=0)
+    predicted = np.zeros((len(names), screen.n_vars))
+    for context in weight:
+        own = weight[context].to_numpy()[:, None]
+        predicted += own * from_other_contexts(screen, train, names, str(context), min_controls)
+    return predicted
+
+
+def from_other_contexts(
+    screen: anndata.AnnData,
+    train: np.ndarray,
+    names: Sequence[str],
+    context: str,
+    min_controls: int | None = None,
+) -> np.ndarray:
+    """Predict the effect of each perturbation in a context by its mean effect in the others.
+
+    Parameters
+    ----------
+    screen
+        Canonical screen.
+    train
+        Boolean, the training cells.
+    names
+        Perturbations to predict.
+    context
+        The context to predict, whose cells are not used.
+    min_controls
+        Smallest number of control cells of a batch whose cells are compared.
+
+    Returns
+    -------
+    ndarray
+        Perturbations x genes, log2(CP10k + 1): the unweighted mean over contexts of effects within
+        each; 0 for a perturbation without training cells in any of them.
+    """
+    of_cell = screen.obs[CONTEXT].astype(str).to_numpy()
+    total = np.zeros((len(names), screen.n_vars))
+    number = np.zeros((len(names), 1))
+    for other in sorted(set(of_cell) - {context}):
+        cells = train & (of_cell == other)
+        effects = effects_within_batches(screen, cells, names, min_controls or 1)
+        known = np.isfinite(effects).all(axis=1)
+        total[known] += effects[known]
+        number[known] += 1
+    return total / np.maximum(number, 1)
+
+
+def additive(
+    screen: anndata.AnnData,
+    train: np.ndarray,
+    names: Sequence[str],
+    min_controls: int | None = None,
+) -> np.ndarray:
     """Predict a combination's effect as the sum of the training effects of its genes.
 
     For a dose without training cells of the single gene, the effect at the nearest dose with
@@ -145,6 +227,8 @@ def additive(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -
         Boolean, the training cells.
     names
         Perturbations to predict.
+    min_controls
+        As of :func:`training_effects`.
 
     Returns
     -------
@@ -152,9 +236,9 @@ def additive(screen: anndata.AnnData, train: np.ndarray, names: Sequence[str]) -
         Perturbations x genes, log2(CP10k + 1).
     """
     singles = [name for name in perturbations(screen[train]) if len(components(name)) == 1]
-    profiles = mean_profiles(screen, train, singles)
+    effects = training_effects(screen, train, singles, min_controls)
     seen: dict[str, dict[float, np.ndarray]] = {}
-    for single, effect in zip(singles, profiles[:-1] - profiles[-1], strict=True):
+    for single, effect in zip(singles, effects, strict=True):
         [(gene, dose)] = doses(single).items()
         seen.setdefault(gene, {})[dose] = effect
     predicted = np.zeros((len(names), screen.n_vars))
@@ -174,5 +258,6 @@ BASELINES = {
     "no_change": no_change,
     "mean_effect": mean_effect,
     "additive": additive,
+    "other_contexts": other_contexts,
     "bilinear": bilinear,
 }

@@ -1,6 +1,6 @@
 """Observed average treatment effects, differential expression, and split-half ceilings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import anndata
@@ -9,16 +9,18 @@ import pandas as pd
 from scipy import sparse
 
 from samsvae.evaluation.effects import (
+    CONTEXTS,
     GroupMeans,
     as_compared,
     cp10k,
     effects_table,
     expression_in_blocks,
     group_means,
+    in_context,
     log_expression,
     n_cells_with_gene,
 )
-from samsvae.evaluation.marginal import Regression, fit
+from samsvae.evaluation.marginal import Regression, fit, mean_profiles
 from samsvae.evaluation.stratified import (
     Strata,
     gated_tests,
@@ -27,7 +29,7 @@ from samsvae.evaluation.stratified import (
     stratified_effects,
 )
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import has_marginal_effects, perturbations
+from samsvae.screen.canonical import CONTEXT, has_marginal_effects, perturbations
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import TEST, TRAIN, UNUSED, VAL, held_out_cells
 
@@ -74,7 +76,10 @@ def observed_effects(
         and so on are the same within these, but for `log2fc`. ``obs`` has numbers of cells by
         perturbation, ``var`` numbers of cells in which a gene is detected, and the
         ``control_standard_error`` of the control cells' mean, which is part of every
-        `standard_error`; ``uns`` has the number of control cells.
+        `standard_error`; ``uns`` has the number of control cells. Where the screen has contexts,
+        these are in ``uns``, and ``ate_held_out`` and ``standard_error_held_out`` in each of them
+        are further layers, with numbers of its cells in ``obs``, named by
+        :func:`samsvae.evaluation.effects.in_context`; not so for marginal effects.
     """
     cells = np.ones(screen.n_obs, dtype=bool) if cells is None else cells
     labels = screen.obs["perturbation"].astype(str)
@@ -105,11 +110,24 @@ def observed_effects(
     if knows_strata(screen):
         within = {"all": cells, "held_out": held_out, "tested": tested}
         layers |= _stratified(screen, labels, names, within, min_controls)
+    contexts = sorted(set(screen.obs[CONTEXT].astype(str))) if CONTEXT in screen.obs else []
+    numbers = []
+    for context in contexts:
+        inside = held_out & (screen.obs[CONTEXT].astype(str) == context).to_numpy()
+        effect, error = stratified_effects(*_compared(screen, labels, names, inside, min_controls))
+        layers[in_context("ate_held_out", context)] = effect
+        layers[in_context("standard_error_held_out", context)] = error
+        trained = cells & (parts == TRAIN).to_numpy()
+        trained &= (screen.obs[CONTEXT].astype(str) == context).to_numpy()
+        for name, chosen in (("n_train", trained), ("n_held_out", inside)):
+            counted = labels[chosen].value_counts().reindex(names).fillna(0).astype(int)
+            numbers.append(counted.rename(in_context(name, context)))
     labels, parts = labels[cells], parts[cells]
     counted = pd.crosstab(labels, parts).reindex(index=names, columns=list(PARTS))
     obs = counted.fillna(0).astype(int).add_prefix("n_")
     obs.insert(0, "n_cells", means.n_cells[:-1])
     obs["n_held_out"] = labels[held_out[cells]].value_counts().reindex(names).fillna(0).astype(int)
+    obs = pd.concat([obs, *numbers], axis=1)
     table = effects_table(
         ate,
         names,
@@ -121,6 +139,8 @@ def observed_effects(
     table.var["n_cells"] = n_cells_with_gene(screen, cells)
     table.var["control_standard_error"] = means.standard_error[-1].astype(np.float32)
     table.uns["n_control_cells"] = int(means.n_cells[-1])
+    if contexts:
+        table.uns[CONTEXTS] = contexts
     return table
 
 
@@ -204,6 +224,46 @@ def _compared(
     stratum = strata_of_cells(screen, by_batch=True)
     strata = Strata.of(labels[cells], names, stratum[cells], min_controls)
     return log_expression(screen, cells), strata
+
+
+def training_effects(
+    screen: anndata.AnnData, train: np.ndarray, names: Sequence[str], min_controls: int | None
+) -> np.ndarray:
+    """Compute the effects of perturbations among training cells.
+
+    Parameters
+    ----------
+    screen
+        Canonical screen.
+    train
+        Boolean, the training cells.
+    names
+        Perturbations that have such cells.
+    min_controls
+        Smallest number of control cells of a batch whose cells are compared, for effects within
+        batches and contexts where the screen has them and the perturbation has cells in such a
+        batch; None for the differences of means of all cells.
+
+    Returns
+    -------
+    ndarray
+        Perturbations x genes, log2(CP10k + 1).
+    """
+    profiles = mean_profiles(screen, train, names)
+    effects: np.ndarray = profiles[:-1] - profiles[-1]
+    if min_controls is None or not knows_strata(screen) or has_marginal_effects(screen):
+        return effects
+    within = effects_within_batches(screen, train, names, min_controls)
+    return np.where(np.isfinite(within), within, effects)
+
+
+def effects_within_batches(
+    screen: anndata.AnnData, cells: np.ndarray, names: Sequence[str], min_controls: int
+) -> np.ndarray:
+    """Compute effects of some cells within batches and contexts; NaN where none is compared."""
+    labels = screen.obs["perturbation"].astype(str)[cells]
+    strata = Strata.of(labels, names, strata_of_cells(screen, by_batch=True)[cells], min_controls)
+    return stratified_effects(log_expression(screen, cells), strata)[0]
 
 
 def half_of_held_out(labels: pd.Series, parts: pd.Series, seed: int) -> np.ndarray:

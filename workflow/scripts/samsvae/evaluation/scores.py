@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from samsvae.evaluation.differential_expression import significant_effects, slope
-from samsvae.evaluation.effects import truth_of
+from samsvae.evaluation.effects import CONTEXTS, effects_in_context, truth_of
 from samsvae.evaluation.metrics import (
     DE,
     HELD_OUT,
@@ -122,6 +122,7 @@ def scopes(observed: anndata.AnnData) -> dict[str, np.ndarray]:
     return {"all": np.ones(observed.n_obs, dtype=bool), **masks}
 
 
+BY_CONTEXT = ("pearson", "rmse")
 MOST_MISSED = 5  # genes that are named
 BEYOND_NOISE = 3.0  # standard errors
 
@@ -181,6 +182,48 @@ def missed_effects(observed: anndata.AnnData, predicted: anndata.AnnData) -> pd.
             "missed_genes": [named(row) for row in range(len(size))],
         }
     )
+
+
+# columns of the scores by context
+CONTEXT_SCORES = [
+    PERTURBATION, "context", "trained", "n_held_out", "effect_size", "explained",
+    f"pearson{HELD_OUT}", f"rmse{HELD_OUT}",
+]  # fmt: skip
+
+
+def context_scores(observed: anndata.AnnData, predicted: anndata.AnnData) -> pd.DataFrame:
+    """Score the predicted effects of each perturbation in each context.
+
+    Parameters
+    ----------
+    observed
+        Observed effects.
+    predicted
+        Predicted effects of the same perturbations and genes, in any order.
+
+    Returns
+    -------
+    DataFrame
+        One row per perturbation and context with an effect among held-out cells: whether it was
+        ``trained`` in this context, ``effect_size`` and ``explained`` as of :func:`missed_effects`,
+        and ``pearson_held_out`` and ``rmse_held_out`` over genes. No rows without contexts, or for
+        predictions from held-out cells.
+    """
+    predicted = predicted[observed.obs_names, observed.var_names]
+    parts = [pd.DataFrame(columns=CONTEXT_SCORES)]
+    if truth_of(observed, predicted) is observed:
+        for context in observed.uns.get(CONTEXTS, []):
+            own = effects_in_context(observed, context)
+            guess = effects_in_context(predicted, context)
+            truth = np.asarray(own.layers["ate_held_out"], dtype=np.float64)
+            known = np.isfinite(truth).all(axis=1)
+            table = missed_effects(own, guess)
+            pair = truth, np.asarray(guess.X, dtype=np.float64)
+            scored = {f"{name}{HELD_OUT}": METRICS[name].function(*pair) for name in BY_CONTEXT}
+            trained = own.obs["n_train"].to_numpy() > 0
+            table = table.assign(context=context, trained=trained, **scored)
+            parts.append(table.loc[known, CONTEXT_SCORES])
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
 
 
 @dataclass(frozen=True)

@@ -287,6 +287,14 @@ SECTIONS = (
                 first="-effect_size",
             ),
             Table(
+                "context_scores.tsv",
+                "Predicted effects in each context, compared with those of held-out cells: whether "
+                "the perturbation was trained there, the fraction of the effect that is explained, "
+                "correlation and root mean square error over genes.",
+                (COUNTS, CONTEXTS),
+                first="-effect_size",
+            ),
+            Table(
                 "de_by_strength.tsv",
                 "These scores stratified by effect strength: median and quartiles by "
                 "the number of DE "

@@ -55,9 +55,15 @@ def describe(config: Mapping[str, Any], name: str) -> str:
         "fraction of all combinations, which up to 0.75 contains none of the tested ones",
         "as_simulated": "training, validation and test cells as simulated",
         "data_efficiency": "only a fraction of the combinations' training cells is used",
+        "unseen_contexts": "perturbations are tested in contexts in which they were not trained "
+        "on; training uses a fraction of all pairs of a perturbation and a context",
+        "leave_context_out": "the perturbed cells of a context are tested, and training uses its "
+        "control cells and the other contexts",
     }
     fractions = split.get("fractions")
     share = f" (fractions {', '.join(f'{f:g}' for f in fractions)})" if fractions else ""
+    if split.get("contexts"):
+        share = f" ({', '.join(split['contexts'])})"
     return (
         f"Screen “{experiment['screen']}” ({config['screens'][experiment['screen']]['source']}); "
         f"{kinds[split['kind']]}{share}. Split seeds: {', '.join(map(str, split['seeds']))}; "
@@ -537,6 +543,8 @@ def biology_in_words(tables: Path, has: Collection[str], masked: Sequence[str] =
         return []
     said = changes_in_words(read_table(tables / "perturbations.tsv"))
     said += missed_in_words(read_table(tables / "missed_effects.tsv"))
+    if CONTEXTS in has:
+        said += predicted_contexts_in_words(read_table(tables / "context_scores.tsv"))
     if GENE_SETS in has:
         said += pathways_in_words(read_table(tables / "pathway_agreement.tsv"))
     said += combinations_in_words(read_table(tables / "combinations.tsv"))
@@ -587,6 +595,24 @@ def missed_in_words(missed: pd.DataFrame) -> list[str]:
     if nothing:
         sentences.append(f"Nothing of any effect is predicted by {', '.join(nothing)}.")
     return sentences
+
+
+def predicted_contexts_in_words(scores: pd.DataFrame) -> list[str]:
+    """Describe how well effects are predicted in contexts with and without training cells."""
+    known = scores.dropna(subset="explained")
+    said = []
+    for trained, where in ((True, "in which it was trained"), (False, "in which it was not")):
+        chosen = known[known["trained"].astype(bool) == trained]
+        if chosen.empty:
+            continue
+        number = len(chosen[["perturbation", "context"]].drop_duplicates())
+        medians = chosen.groupby("model", sort=False)["explained"].median()
+        named = ", ".join(f"{readable(str(of))} {100 * v:.0f} %" for of, v in medians.items())
+        said.append(
+            f"Of the effect of a perturbation in a context {where} (in {number:,} cases), a median "
+            f"of {named} is explained."
+        )
+    return said
 
 
 def masks_in_words(factors: pd.DataFrame, masked: Sequence[str]) -> list[str]:
