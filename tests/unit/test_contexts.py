@@ -168,6 +168,7 @@ SCREENS = {
         ({"split": {"kind": "leave_context_out"}}, ["'contexts' is missing"]),
         ({"split": {"kind": "random", "contexts": ["a"]}}, ["split.contexts", "'random'"]),
         ({"split": {"kind": "leave_context_out", "contexts": ["a b", "a-b"]}}, ["'a b'", "'a-b'"]),
+        ({"models": ["spread"]}, ["models.spread.dispersion", "'normal'"]),
         ({"models": ["blind"]}, ["models.blind.covariates", "'context'"]),
         ({"screen": "many", "split": {"kind": "unseen_contexts", "fractions": [0.5]}}, ["screens.many.unit"]),
         ({"screen": "many", "models": ["others"]}, ["screens.many.unit"]),
@@ -185,6 +186,7 @@ def configured(change):
         "in_contexts": {"kind": "sams_vae", "context_effects": True},
         "blind": {"kind": "sams_vae", "context_effects": True, "covariates": ["batch"]},
         "others": {"kind": "other_contexts"},
+        "spread": {"kind": "cpa_vae", "dispersion": "gene-batch", "likelihood": "normal"},
         "additive": {"kind": "additive"},
     }
     own = {"screen": "lines", "split": {"kind": "random"}, "models": ["additive"], **change}

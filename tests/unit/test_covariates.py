@@ -7,6 +7,7 @@ import pandas as pd
 import pyro
 import pytest
 import torch
+from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 
@@ -251,3 +252,84 @@ def test_basal_states_are_free_of_batches_where_the_model_knows_them():
     print(accuracy, chance)
     assert accuracy[True] < chance + 0.03
     assert accuracy[False] > 0.9
+
+
+def dispersed(screen, kind="sams_vae"):
+    """An untrained model whose concentrations differ between batches, and its cells."""
+    settings = {"kind": kind, "dispersion": "gene-batch", **SMALL}
+    trained, cells = trained_on(screen, settings, ["batch"])
+    with torch.no_grad():
+        trained.model.likelihood.by_covariate.normal_()
+    return trained, cells
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_dispersion_may_depend_on_the_batch(screen, kind):
+    """The log-probability of counts, by scipy's negative binomial of each cell's batch."""
+    trained, cells = dispersed(screen, kind)
+    likelihood = trained.model.likelihood
+    batch = cells.batch(torch.arange(0, screen.n_obs, 9))
+    inputs = torch.randn(len(batch.counts), likelihood.hidden.first[-1].weight.shape[1])
+    law = likelihood(inputs, batch.library_size, *batch.covariates)
+    found = law.log_prob(batch.counts).detach()
+    log_c = likelihood.log_concentration + likelihood.by_covariate[batch.covariates[0].argmax(1)]
+    c, mean = log_c.exp().detach().numpy(), law.mean.detach().numpy()
+    expected = stats.nbinom.logpmf(batch.counts.numpy(), c, c / (c + mean)).sum(axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    bound = elbo(trained.model, batch, 2)
+    bound.loss.backward()
+    assert likelihood.by_covariate.grad.abs().sum() > 0
+    drawn = law.expand((400, len(batch.counts))).sample()
+    np.testing.assert_allclose(drawn.mean((0, 1)), mean.mean(0), rtol=0.5, atol=0.5)
+
+
+def test_without_covariates_or_by_gene_the_dispersion_is_that_of_genes(screen):
+    trained, _ = trained_on(screen, {"kind": "cpa_vae", "dispersion": "gene-batch", **SMALL}, [])
+    assert trained.model.likelihood.by_covariate is None
+    trained, _ = trained_on(screen, {"kind": "cpa_vae", "dispersion": "gene", **SMALL})
+    assert trained.model.likelihood.by_covariate is None
+    for likelihood in ("normal", "poisson"):
+        settings = {"kind": "cpa_vae", "dispersion": "gene-batch", "likelihood": likelihood}
+        with pytest.raises(TypeError):
+            trained_on(screen, {**settings, **SMALL})
+
+
+def test_at_first_the_dispersion_is_the_same_in_all_batches(screen):
+    """So that the bound is that of the fused kernels."""
+    bounds = []
+    for dispersion in ("gene", "gene-batch"):
+        pyro.set_rng_seed(0)
+        trained, cells = trained_on(screen, {"kind": "sams_vae", "dispersion": dispersion, **SMALL})
+        pyro.set_rng_seed(1)
+        bounds.append(float(elbo(trained.model, cells.batch(torch.arange(50)), 2).loss.detach()))
+    assert bounds[0] == pytest.approx(bounds[1], rel=1e-5)
+
+
+def test_effects_are_integrated_at_the_dispersion_of_each_batch(screen, tmp_path):
+    trained, _ = dispersed(screen, "cpa_vae")
+    save_model(trained, "{}", tmp_path / "model.safetensors")
+    trained = load_model(tmp_path / "model.safetensors")
+    with torch.no_grad():
+        trained.model.embedding.location.normal_()
+        trained.model.embedding.log_scale.fill_(-20)
+    names = perturbations(screen)[:2]
+    for row in np.eye(3)[:2]:
+        weights = np.array([row, row])
+        found, error = predicted_effects(trained, names, 3000, 0, "integrated", weights)
+        sampled, other = predicted_effects(trained, names, 60_000, 0, "sampled", weights)
+        assert (np.abs(found - sampled) < 6 * np.hypot(error, other)).all()
+
+
+@pytest.mark.slow
+def test_replicates_learn_the_dispersion_together(screen):
+    trained, cells = trained_on(screen, {"kind": "sams_vae", "dispersion": "gene-batch", **SMALL})
+    sizes = screen.n_vars, len(trained.encoding.names), len(trained.covariates)
+    how = Training(max_steps=20, batch_size=32, particles=2, validate_every=10)
+
+    def build():
+        return build_model(trained.settings, *sizes)
+
+    for seed, other in enumerate(fit(build, cells, cells, how, [0, 1])):
+        [alone] = fit(build, cells, cells, how, [seed])
+        pd.testing.assert_frame_equal(alone.history, other.history, rtol=1e-4)
+        assert other.model.likelihood.by_covariate.abs().max() > 0

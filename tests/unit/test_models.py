@@ -220,7 +220,7 @@ def test_objective_equals_an_independent_computation(name, cells):
     kl_basal = -torch.log(scale) + (scale**2 + location**2) / 2 - 0.5
     kl_basal = kl_basal * torch.ones_like(value["basal"])
     mean = model.likelihood.mean(value["basal"] + shift, batch.library_size)
-    c = model.likelihood.concentration
+    c = model.likelihood.concentration()
     x = batch.counts
     log_mass = (
         torch.lgamma(x + c) - torch.lgamma(c) - torch.lgamma(x + 1)

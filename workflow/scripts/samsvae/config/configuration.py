@@ -406,6 +406,13 @@ def _source_mismatches(config: Config, name: str) -> list[str]:
             f"source {source.name!r}; allowed for: {', '.join(dividing)}"
         )
     problems += _context_mismatches(config, name)
+    problems += [
+        f"- models.{one}.dispersion: 'gene-batch' has no meaning for the likelihood "
+        f"{model['likelihood']!r}; allowed for: negative_binomial"
+        for one in experiment["models"]
+        if (model := config["models"].get(one, {})).get("dispersion") == "gene-batch"
+        and model["likelihood"] != "negative_binomial"
+    ]
     marginal = has_marginal_effects(config["screens"][experiment["screen"]])
     problems += [
         f"- experiments.{name}.models: {one!r} has combinations: 'unique', by which a combination "

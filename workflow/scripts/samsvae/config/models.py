@@ -92,6 +92,12 @@ class TrainedModel(ModelKind):
     likelihood: Literal["negative_binomial", "poisson", "normal"] = Field(
         "negative_binomial", description="Distribution of counts."
     )
+    dispersion: Literal["gene", "gene-batch"] = Field(
+        "gene",
+        description='Dispersion of the negative binomial: of each gene, or "gene-batch" for one '
+        "of each gene that differs between the levels of covariates, such as batches (slower, "
+        "since the fused kernels have one for each gene).",
+    )
     n_latent: Count = Field(100, description="Latent dimensions K.")
     n_hidden: Count = Field(400, description="Width of the hidden layers.")
     n_layers: Count = Field(1, description="Hidden layers of encoder and decoder.")

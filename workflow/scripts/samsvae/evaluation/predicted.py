@@ -236,6 +236,15 @@ def strata_of(trained: TrainedModel) -> list[Stratum]:
     return [Stratum((row,), of) for row, of in zip(encoded, covariates.contexts, strict=True)]
 
 
+def mean_covariates(trained: TrainedModel) -> tuple[Tensor, ...]:
+    """Average the covariates over strata, length C as the only item; nothing without any."""
+    covariates = trained.covariates
+    if not len(covariates):
+        return ()
+    mean = np.asarray(covariates.frequency) @ covariates.of_strata()
+    return (torch.as_tensor(mean, dtype=torch.float32, device=trained.device),)
+
+
 def in_contexts(trained: TrainedModel, strata_weights: np.ndarray) -> dict[str, np.ndarray]:
     """Restrict the weights of strata to those of each context.
 
@@ -326,7 +335,7 @@ def _integrated(
 ) -> tuple[np.ndarray, np.ndarray]:
     model, number_of = trained.model, len(design) - 1
     moments = Moments(number_of, len(trained.genes))
-    expression = expected_expression(model.likelihood, library_size)
+    expression = expected_expression(model.likelihood, library_size, given)
     for number, shifts, on_target in _shifts(trained, design, draws):
         basal = BasalCells.from_prior(model, shifts[:, :1], 1)
         for own, rows in _blocks(number, number_of, len(trained.genes)):
@@ -461,7 +470,7 @@ class Moments:
 
 
 def expected_expression(
-    likelihood: Likelihood, size: float = LIBRARY_SIZE
+    likelihood: Likelihood, size: float = LIBRARY_SIZE, covariates: tuple[Tensor, ...] = ()
 ) -> Callable[..., Tensor]:
     """Build the function from decoder inputs to expected expression.
 
@@ -471,6 +480,8 @@ def expected_expression(
         One of :data:`samsvae.models.likelihoods.LIKELIHOODS`.
     size
         Library size l.
+    covariates
+        Covariates of all cells, length C, as the only item, on which the dispersion may depend.
 
     Returns
     -------
@@ -482,7 +493,8 @@ def expected_expression(
     library_size = torch.full((1,), size, device=device)
     scale = LIBRARY_SIZE / size
     if isinstance(likelihood, GammaPoissonLikelihood):
-        table = ExpectedLogCounts(likelihood.concentration, size + SMALLEST_MEAN, scale)
+        concentration = likelihood.concentration(*covariates)
+        table = ExpectedLogCounts(concentration, size + SMALLEST_MEAN, scale)
     elif isinstance(likelihood, PoissonLikelihood):
         c = torch.full((likelihood.head.out_features,), POISSON, device=device)
         table = ExpectedLogCounts(c, LARGEST_POISSON_MEAN, scale)
@@ -553,7 +565,8 @@ def factor_effects(
     # signed weight of a perturbation's effect in the size of the intervention
     weight = mean.sign() * mean.sum(0).sign() / (mean != 0).sum(0).clamp(min=1)
     moments = Moments(len(dimensions), len(trained.genes))
-    expression = expected_expression(model.likelihood)
+    # a dispersion that depends on covariates is taken at their means
+    expression = expected_expression(model.likelihood, covariates=mean_covariates(trained))
     size = torch.zeros(len(dimensions), device=device)
     block = max(1, LARGEST_TENSOR // max(1, len(dimensions) * len(trained.genes)))
     with pyro.validation_enabled(False), seeded(seed, device):

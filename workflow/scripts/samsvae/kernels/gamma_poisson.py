@@ -42,7 +42,8 @@ def log_prob(
     library_size
         l > 0, counts per cell, length B.
     concentration
-        c > 0, the inverse dispersion of each gene, length G.
+        c > 0, the inverse dispersion of each gene, length G, or of each cell, [..., B, G]. The
+        fused implementations have one of each gene.
     hidden
         h, [..., B, H]; leading dimensions such as particles.
     weight, bias
@@ -57,7 +58,7 @@ def log_prob(
     """
     kernels = _kernels(hidden)
     given = (counts, library_size, concentration)
-    if kernels is None or not (counts.numel() and hidden.numel()):
+    if kernels is None or concentration.dim() > 1 or not (counts.numel() and hidden.numel()):
         return reference_log_prob(*given, hidden, weight, bias, genes, offsets)
     particles = hidden.reshape(-1, *hidden.shape[-2:])
     one_replicate: tuple[Tensor, ...] = (*given, particles, weight, bias)

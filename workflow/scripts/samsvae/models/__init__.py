@@ -22,7 +22,7 @@ MODELS = {name: kind.implementation for name, kind in KINDS.items() if kind.impl
 # settings of a model's entry that its constructor does not take
 NOT_HYPERPARAMETERS = {
     "kind", "combinations", "covariates", "on_target", "on_target_prior_scale", "context_effects",
-    "shuffle_labels", "grid",
+    "dispersion", "shuffle_labels", "grid",
 }  # fmt: skip
 
 
@@ -72,4 +72,6 @@ def build_model(
         from samsvae.models.base import OnTarget
 
         model.on_target = OnTarget(target_genes, settings["on_target_prior_scale"])
+    if settings.get("dispersion") == "gene-batch" and n_covariates:
+        model.likelihood.disperse_by(n_covariates)
     return model

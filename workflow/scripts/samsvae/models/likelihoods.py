@@ -56,7 +56,7 @@ class GammaPoissonCounts(TorchDistribution):
     Parameters
     ----------
     concentration
-        c > 0, length G.
+        c > 0, length G, or of each cell, [..., G].
     logits
         [..., G].
     library_size
@@ -75,7 +75,7 @@ class GammaPoissonCounts(TorchDistribution):
     ) -> None:
         self.concentration, self.logits, self.library_size = concentration, logits, library_size
         batch_shape = logits.hidden.shape[:-1]
-        super().__init__(batch_shape, concentration.shape, validate_args=validate_args)
+        super().__init__(batch_shape, concentration.shape[-1:], validate_args=validate_args)
 
     @property
     def mean(self) -> Tensor:
@@ -191,13 +191,28 @@ class Likelihood(nn.Module, ABC):
         Covariates, [..., n_covariates], are given if the decoder takes them; `own` has genes
         [..., M] and what is added to the decoder's output for these.
         """
-        return self.of_hidden(self.hidden(*covariates, decoder_input), library_size, own)
+        hidden = self.hidden(*covariates, decoder_input)
+        return self.of_hidden(hidden, library_size, own, covariates)
 
     @abstractmethod
     def of_hidden(
-        self, hidden: Tensor, library_size: Tensor, own: tuple[Tensor, ...]
+        self,
+        hidden: Tensor,
+        library_size: Tensor,
+        own: tuple[Tensor, ...],
+        covariates: tuple[Tensor, ...],
     ) -> TorchDistribution:
         """Return the distribution given the last hidden layer [..., n_hidden] of the decoder."""
+
+    def disperse_by(self, n_covariates: int) -> None:
+        """Let the dispersion depend on covariates.
+
+        Raises
+        ------
+        TypeError
+            If the likelihood has no dispersion of genes.
+        """
+        raise TypeError(f"{type(self).__name__} has no dispersion of genes")
 
     def mean(
         self,
@@ -214,31 +229,49 @@ class GammaPoissonLikelihood(Likelihood):
     """Likelihood x_ig ~ GammaPoisson(c_g, c_g / (l_i rho_ig + 1e-4)), rho_i = softmax(f(z_i)).
 
     Bereket & Karaletsos 2023, section 3.1. The concentration c_g, or inverse dispersion, is
-    learnt per gene and starts at 1.
+    learnt per gene and starts at 1. By choice (:meth:`disperse_by`) it also depends on the
+    covariates b_i of a cell, such as its batch: log c_ig = log c_g + sum_j b_ij d_jg, d = 0 at the
+    start.
     """
 
     def __init__(self, *sizes: int) -> None:
         super().__init__(*sizes)
         self.log_concentration = nn.Parameter(torch.zeros(self.head.out_features))
+        self.by_covariate: nn.Parameter | None = None
 
-    @property
-    def concentration(self) -> Tensor:
-        """Concentration c_g, length G."""
-        return self.log_concentration.exp()
+    def disperse_by(self, n_covariates: int) -> None:
+        """Let the concentration depend on covariates, at first not at all."""
+        self.by_covariate = nn.Parameter(torch.zeros(n_covariates, self.head.out_features))
+
+    def concentration(self, *covariates: Tensor) -> Tensor:
+        """Compute the concentration of cells, [..., G]; length G if it is that of genes."""
+        logarithm: Tensor = self.log_concentration
+        if self.by_covariate is not None:
+            [given] = covariates
+            logarithm = logarithm + given @ self.by_covariate
+        return logarithm.exp()
 
     def of_hidden(
-        self, hidden: Tensor, library_size: Tensor, own: tuple[Tensor, ...]
+        self,
+        hidden: Tensor,
+        library_size: Tensor,
+        own: tuple[Tensor, ...],
+        covariates: tuple[Tensor, ...],
     ) -> GammaPoissonCounts:
         """Return GammaPoisson(c, c / (l softmax(f(z)) + 1e-4))."""
         logits = Logits(hidden, self.head.weight, self.head.bias, own)
-        return GammaPoissonCounts(self.concentration, logits, library_size)
+        return GammaPoissonCounts(self.concentration(*covariates), logits, library_size)
 
 
 class PoissonLikelihood(Likelihood):
     """Likelihood x_ig ~ Poisson(softplus(f(z_i)) + 1e-4), without the library size."""
 
     def of_hidden(
-        self, hidden: Tensor, library_size: Tensor, own: tuple[Tensor, ...]
+        self,
+        hidden: Tensor,
+        library_size: Tensor,
+        own: tuple[Tensor, ...],
+        covariates: tuple[Tensor, ...],
     ) -> TorchDistribution:
         """Return Poisson(softplus(f(z)) + 1e-4)."""
         rate = nn.functional.softplus(with_own(self.head(hidden), own))
@@ -256,7 +289,11 @@ class NormalLikelihood(Likelihood):
         self.log_variance_head = Linear(self.head.in_features, self.head.out_features)
 
     def of_hidden(
-        self, hidden: Tensor, library_size: Tensor, own: tuple[Tensor, ...]
+        self,
+        hidden: Tensor,
+        library_size: Tensor,
+        own: tuple[Tensor, ...],
+        covariates: tuple[Tensor, ...],
     ) -> TorchDistribution:
         """Return N(f(z), exp(h(z)) + 1e-4)."""
         variance = self.log_variance_head(hidden).exp() + SMALLEST_VARIANCE
