@@ -87,6 +87,7 @@ TRAINING = {
     "validate_every": 500,
 }
 EFFECT_DRAWS = 100
+INTERVALS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # of inclusion probabilities
 IWELBO_PARTICLES = 100
 
 
@@ -190,7 +191,7 @@ def recover(case: Case, settings: dict[str, Any], training: Training, seed: int)
 
 
 @torch.no_grad()
-def latent_scores(model: PerturbationModel, case: Case) -> dict[str, float]:
+def latent_scores(model: PerturbationModel, case: Case) -> dict[str, Any]:
     """Compare masks, matched in either way, and latent effects with the truth."""
     drawn = draw_effects(model, EFFECT_DRAWS)
     if drawn is None:
@@ -200,14 +201,37 @@ def latent_scores(model: PerturbationModel, case: Case) -> dict[str, float]:
     probability = mask_probability(model)
     if probability is None:
         return scores
-    mask = (case.rows(probability) > MASK_THRESHOLD).astype(float)
+    inclusion = case.rows(probability)
+    mask = (inclusion > MASK_THRESHOLD).astype(float)
     by_hits = mask_scores(case.mask, mask, match_factors(case.mask, mask))
     by_effects = mask_scores(case.mask, mask, match_factors_by_effects(case.effects, effects))
     return {
         **{f"mask_{name}": value for name, value in by_hits.items()},
         **{f"mask_{name}_matched_by_effects": value for name, value in by_effects.items()},
         **scores,
+        "reliability": reliability(case.mask, inclusion, match_factors(case.mask, mask)),
     }
+
+
+def reliability(
+    true_mask: np.ndarray, inclusion: np.ndarray, matched: tuple[np.ndarray, np.ndarray]
+) -> list[list[float]]:
+    """Count the entries of a mask by inclusion probability.
+
+    Returns
+    -------
+    list of list of float
+        For each interval of :data:`INTERVALS`: entries, the sum of their probabilities, and those
+        that are true; none is in a dimension that matches no factor.
+    """
+    truth = np.zeros_like(inclusion)
+    factor, dimension = matched
+    truth[:, dimension] = true_mask[:, factor]
+    interval = np.digitize(inclusion, INTERVALS[1:-1])
+    chosen = [interval == number for number in range(len(INTERVALS) - 1)]
+    return [
+        [float(own.sum()), float(inclusion[own].sum()), float(truth[own].sum())] for own in chosen
+    ]
 
 
 def expression_scores(
@@ -316,8 +340,23 @@ def key_values(entries: Sequence[str]) -> dict[str, Any]:
 
 
 def mean_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Average over seeds."""
-    means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+    """Average over seeds; reliability is of the entries of all seeds."""
+    numbers = [name for name in rows[0] if name != "reliability"]
+    means: dict[str, Any] = {key: float(np.mean([row[key] for row in rows])) for key in numbers}
+    if "reliability" in rows[0]:
+        total = np.sum([row["reliability"] for row in rows], axis=0)
+        means["reliability"] = [
+            {
+                "from": low,
+                "to": high,
+                "entries": number,
+                "mean_probability": inclusion / max(number, 1),
+                "fraction_true": true / max(number, 1),
+            }
+            for low, high, (number, inclusion, true) in zip(
+                INTERVALS, INTERVALS[1:], total.tolist(), strict=False
+            )
+        ]
     return {**means, "seed": "mean"}
 
 
@@ -328,6 +367,7 @@ def main() -> None:
     parser.add_argument("--model", choices=list(MODELS), default="sams_vae")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--simulations", action="store_true", help="another one for each seed")
     parser.add_argument("--split", nargs="*", default=[], metavar="key=value", help="kind, ...")
     for name, what in (
         ("simulation", "the simulator's sizes"),
@@ -346,6 +386,9 @@ def main() -> None:
     case = make_case(arguments.simulator, changes, settings, split, choose_device())
     rows = []
     for seed in arguments.seeds:
+        if arguments.simulations:  # another simulation for each seed
+            of_seed = {**changes, "seed": seed}
+            case = make_case(arguments.simulator, of_seed, settings, split, choose_device())
         rows.append(recover(case, settings, training, seed))
         print(json.dumps(rows[-1]), flush=True)
     print(json.dumps(mean_of(rows)), flush=True)
