@@ -295,3 +295,71 @@ def test_an_offset_is_a_change_of_the_bias_of_one_cell():
         ours = log_prob(counts[:1], size[:1], c, hidden[:, :1], weight, bias, own, offsets)
         expected = log_prob(counts[:1], size[:1], c, hidden[:, :1], weight, changed)
     torch.testing.assert_close(ours, expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    particles=st.sampled_from([(), (1,), (3,)]),
+    cells=st.integers(1, 9),
+    genes=st.integers(4, 70),
+    is_constant=st.booleans(),
+)
+def test_concentrations_of_single_genes_are_those_of_the_definition(
+    seed, particles, cells, genes, is_constant
+):
+    """Value and gradients, those of the factors included; a gene without a factor may repeat."""
+    inputs = problem(seed, particles, cells, genes, 3, largest=90.0)
+    inputs[2] = torch.linspace(0.3, 30, genes)
+    own = torch.stack([torch.randperm(genes)[:3] for _ in range(cells)])
+    own[0, 2] = own[0, 0]
+    factors = torch.randn(cells, 3)
+    factors[0, 2] = 0
+    offsets = torch.randn(*particles, cells, 3)
+    weight = torch.ones(*particles, cells) if is_constant else torch.rand(*particles, cells)
+
+    def of(function, counts, size, *rest):
+        leaves = [each.detach().clone().requires_grad_() for each in rest]
+        value = function(counts, size, *leaves[:4], own, *leaves[4:])
+        return value.detach(), *torch.autograd.grad((value * weight).sum(), leaves)
+
+    found = of(log_prob, *inputs, offsets, factors)
+    weight = weight.double()
+    double = (each.double() for each in (*inputs, offsets, factors))
+    found[-1][0, 2] = 0  # of the gene that repeats
+    truth = of(reference_log_prob, *double)
+    truth[-1][0, 2] = 0
+    for ours, exactly in zip(found, truth, strict=True):
+        scale = exactly.abs().max() + 1
+        torch.testing.assert_close(ours / scale, (exactly / scale).float(), rtol=2e-3, atol=2e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            log_prob(*inputs, own, offsets, factors), found[0], rtol=1e-5, atol=1e-4
+        )
+        # a cell's counts by scipy, gene by gene
+        counts, size, c, hidden, head, bias = (each.double().numpy() for each in inputs)
+        logits = (hidden.reshape(-1, cells, 3)[:1] @ head.T + bias)[0, -1]
+        of_cell = offsets.reshape(-1, cells, 3)[0, -1].double().numpy()
+        shape = c.copy()
+        for gene, offset, factor in zip(
+            own[-1].tolist(), of_cell, factors[-1].tolist(), strict=True
+        ):
+            logits[gene] += offset
+            shape[gene] *= np.exp(factor)
+        mean = size[-1] * np.exp(logits - logits.max())
+        mean = mean / np.exp(logits - logits.max()).sum() + SMALLEST_MEAN
+        expected = stats.nbinom.logpmf(counts[-1], shape, shape / (shape + mean)).sum()
+    assert float(found[0].reshape(-1, cells)[0, -1]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_replicates_have_factors_of_their_own():
+    inputs = [torch.stack([each, each.roll(1, 0)]) for each in problem(genes=40, largest=9.0)]
+    inputs[2] = torch.rand(2, 40) + 0.5
+    own = torch.stack([torch.randperm(40)[:2] for _ in range(6)])
+    offsets, factors = torch.randn(2, 2, 6, 2), torch.randn(2, 6, 2)
+    together = vmap(lambda *one: log_prob(*one[:6], own, *one[6:]))(*inputs, offsets, factors)
+    for number in range(2):
+        alone = [each[number] for each in (*inputs, offsets, factors)]
+        torch.testing.assert_close(
+            together[number], log_prob(*alone[:6], own, *alone[6:]), rtol=1e-5, atol=1e-4
+        )

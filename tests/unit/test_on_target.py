@@ -201,3 +201,40 @@ def test_the_change_of_a_single_gene_is_learnt_without_a_mask(screen):
         assert own[pair] == pytest.approx(odds, abs=0.4)
         mask = mask_probability(one.model)[trained.encoding.names.index(name)]
         assert (mask < 0.5).all()
+
+
+def test_counts_of_a_target_may_be_dispersed_where_cells_escape(screen):
+    """Variances of sampled cells, and effects that are integrated as they are sampled."""
+    trained, _ = untrained(screen, kind="cpa_vae")
+    own, first = trained.model.on_target, screen.var_names[0]
+    with torch.no_grad():
+        trained.model.embedding.log_scale.fill_(-20)  # no latent effect
+        own.log_scale.fill_(-20)
+        own.location[0] = 1.0
+        own.log_factor[0] = -2.0
+    counts = sample_cells(trained, [first], 4000, 10_000, seed=0).X.toarray()
+    own.log_factor.data[0] = 0.0
+    narrow = sample_cells(trained, [first], 4000, 10_000, seed=0).X.toarray()
+    own.log_factor.data[0] = -2.0
+    assert counts[:, 0].mean() == pytest.approx(narrow[:, 0].mean(), rel=0.1)
+    assert counts[:, 0].var() > 3 * narrow[:, 0].var()
+    np.testing.assert_allclose(counts[:, 1:].var(axis=0), narrow[:, 1:].var(axis=0), rtol=0.5)
+    pair = "+".join(sorted([first, screen.var_names[1]]))
+    for names in ([first], [pair, first]):
+        sampled, error = predicted_effects(trained, names, 40_000, 0, "sampled")
+        integrated, other = predicted_effects(trained, names, 4_000, 0)
+        assert (np.abs(sampled - integrated) < 6 * np.hypot(error, other) + 1e-3).all()
+    half, _ = predicted_effects(trained, [f"{first}@0.5"], 50, 0)
+    own.location.data[0], own.log_factor.data[0] = 0.5, -1.0
+    whole, _ = predicted_effects(trained, [first], 50, 0)
+    np.testing.assert_allclose(half, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "has_dispersion"), [("negative_binomial", True), ("poisson", False)]
+)
+def test_dispersions_of_targets_are_learnt_where_there_are_any(screen, likelihood, has_dispersion):
+    trained, cells = untrained(screen, kind="sams_vae", likelihood=likelihood)
+    elbo(trained.model, cells.batch(torch.arange(len(cells))), 2).loss.backward()
+    gradient = trained.model.on_target.log_factor.grad
+    assert (gradient is not None and float(gradient.abs().min()) > 0) == has_dispersion

@@ -83,8 +83,9 @@ class TrainedModel(ModelKind):
     on_target: bool = Field(
         False,
         description="Whether each perturbation has an effect of its own on the gene that it "
-        "targets, where this gene is measured, beside the effects through latent factors. Names "
-        "of perturbations are compared with names of genes. false for the paper's models.",
+        "targets, where this gene is measured, beside the effects through latent factors: on its "
+        "mean and on its dispersion. Names of perturbations are compared with names of genes. "
+        "false for the paper's models.",
     )
     on_target_prior_scale: Positive = Field(
         2.0, description="Prior standard deviation of on-target effects, natural logarithm."

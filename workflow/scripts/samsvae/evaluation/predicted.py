@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -428,8 +429,8 @@ def _of_block(on_target: tuple[Tensor, ...], draws: slice, conditions: slice) ->
     """Select the on-target effects of some draws and conditions."""
     if not on_target:
         return ()
-    genes, terms = on_target
-    return genes[conditions], terms[draws, conditions]
+    genes, terms, log_factors = on_target
+    return genes[conditions], terms[draws, conditions], log_factors[conditions]
 
 
 def _blocks(draws: int, conditions: int, genes: int) -> Iterator[tuple[slice, slice]]:
@@ -495,7 +496,8 @@ def expected_expression(
     if isinstance(likelihood, GammaPoissonLikelihood):
         concentration = likelihood.concentration(*covariates)
         table = ExpectedLogCounts(concentration, size + SMALLEST_MEAN, scale)
-    elif isinstance(likelihood, PoissonLikelihood):
+        return partial(_expected, likelihood, table, concentration, library_size, scale)
+    if isinstance(likelihood, PoissonLikelihood):
         c = torch.full((likelihood.head.out_features,), POISSON, device=device)
         table = ExpectedLogCounts(c, LARGEST_POISSON_MEAN, scale)
     else:
@@ -505,6 +507,29 @@ def expected_expression(
     return lambda decoded, *given, own=(): table(
         likelihood.mean(decoded, library_size, *given, own=own)
     )
+
+
+def _expected(
+    likelihood: Likelihood,
+    table: ExpectedLogCounts,
+    concentration: Tensor,
+    library_size: Tensor,
+    scale: float,
+    decoded: Tensor,
+    *given: Tensor,
+    own: tuple[Tensor, ...] = (),
+) -> Tensor:
+    """Interpolate expected expression, [S, C, G]; target genes have concentrations of their own."""
+    mean = likelihood.mean(decoded, library_size, *given, own=own)
+    expected = table(mean)
+    if not own:
+        return expected
+    genes, _, log_factors = own
+    of_targets = (concentration[genes] * log_factors.exp()).ravel()
+    own_table = ExpectedLogCounts(of_targets, float(library_size) + SMALLEST_MEAN, scale)
+    genes = genes.expand(len(mean), -1, -1)
+    of_own = own_table(mean.gather(-1, genes).flatten(1)).view(genes.shape)
+    return expected.scatter_add_(-1, genes, of_own - expected.gather(-1, genes))
 
 
 @dataclass(frozen=True)

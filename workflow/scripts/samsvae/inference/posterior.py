@@ -94,8 +94,8 @@ def draw_on_target(
     Returns
     -------
     tuple of Tensor
-        Genes, C x M, and the terms of their logits, [S, C, M]; nothing for a model without
-        on-target effects.
+        Genes, C x M, the terms of their logits, [S, C, M], and of the logarithms of their
+        concentrations, C x M; nothing for a model without on-target effects.
     """
     if model.on_target is None:
         return ()

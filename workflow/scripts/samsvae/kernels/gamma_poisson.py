@@ -14,6 +14,9 @@ from torch.autograd.function import once_differentiable
 
 from samsvae import kernels
 from samsvae.kernels import SMALLEST_MEAN, gamma_poisson_numba
+from samsvae.kernels.gamma_poisson_numba import log_rising
+
+N_INPUTS = 6  # without genes that have terms of their own
 
 
 def log_prob(
@@ -25,6 +28,7 @@ def log_prob(
     bias: Tensor,
     genes: Tensor | None = None,
     offsets: Tensor | None = None,
+    log_factors: Tensor | None = None,
 ) -> Tensor:
     """Compute the log-probability of the counts of each cell, summed over genes.
 
@@ -33,7 +37,7 @@ def log_prob(
         x_g ~ GammaPoisson(concentration c_g, rate c_g / mean_g)
         mean = l softmax(W h + b) + 1e-4
 
-    where offsets may be added to the logits W h + b of some genes.
+    where offsets may be added to the logits W h + b and to the logarithm of c of some genes.
 
     Parameters
     ----------
@@ -50,6 +54,9 @@ def log_prob(
         W, G x H, and b, length G.
     genes, offsets
         M genes of each cell, B x M, and what is added to their logits, [..., B, M].
+    log_factors
+        What is added to the logarithm of their concentrations, B x M; 0 where a gene repeats. The
+        fused implementation for CUDA has none.
 
     Returns
     -------
@@ -58,19 +65,28 @@ def log_prob(
     """
     kernels = _kernels(hidden)
     given = (counts, library_size, concentration)
-    if kernels is None or concentration.dim() > 1 or not (counts.numel() and hidden.numel()):
-        return reference_log_prob(*given, hidden, weight, bias, genes, offsets)
+    is_fused = log_factors is None or hidden.device.type == "cpu"
+    is_empty = not (counts.numel() and hidden.numel())
+    if kernels is None or not is_fused or concentration.dim() > 1 or is_empty:
+        return reference_log_prob(*given, hidden, weight, bias, genes, offsets, log_factors)
     particles = hidden.reshape(-1, *hidden.shape[-2:])
     one_replicate: tuple[Tensor, ...] = (*given, particles, weight, bias)
     if genes is not None and offsets is not None:
         own = offsets.expand(*hidden.shape[:-1], -1).reshape(*particles.shape[:-1], -1)
-        one_replicate += (genes, own)
+        one_replicate += (genes, own) if log_factors is None else (genes, own, log_factors)
     inputs = [each.unsqueeze(0) for each in one_replicate]
     if torch.is_grad_enabled():
         value: Tensor = _LogProb.apply(*inputs)[0]
     else:
         value = kernels.log_prob(*inputs)
-    return value.reshape(hidden.shape[:-1])
+    value = value.reshape(hidden.shape[:-1])
+    if genes is None or log_factors is None:
+        return value
+    # the kernels' term of the counts alone is that of the concentrations of genes
+    x = counts.gather(-1, genes)
+    of_genes = concentration.expand(len(genes), -1).gather(-1, genes)
+    with_factors = log_rising(x, of_genes * log_factors.exp())
+    return value + (with_factors - log_rising(x, of_genes)).sum(-1)
 
 
 def reference_log_prob(
@@ -82,22 +98,25 @@ def reference_log_prob(
     bias: Tensor,
     genes: Tensor | None = None,
     offsets: Tensor | None = None,
+    log_factors: Tensor | None = None,
 ) -> Tensor:
     """Compute :func:`log_prob` by operations of PyTorch and Pyro."""
     logits = torch.nn.functional.linear(hidden, weight, bias)
     if genes is not None and offsets is not None:
         logits = add_at(logits, genes, offsets)
+    if genes is not None and log_factors is not None:
+        concentration = add_at(concentration.log(), genes, log_factors).exp()
     proportion = torch.softmax(logits, -1)
     mean = library_size[..., None] * proportion + SMALLEST_MEAN
     distribution = GammaPoisson(concentration, concentration / mean, validate_args=False)
     return distribution.log_prob(counts).sum(-1)
 
 
-def add_at(logits: Tensor, genes: Tensor, offsets: Tensor) -> Tensor:
-    """Add offsets [..., M] to the logits [..., G] of some genes [..., M]; all broadcast."""
-    shape = torch.broadcast_shapes(logits.shape[:-1], offsets.shape[:-1])
+def add_at(values: Tensor, genes: Tensor, offsets: Tensor) -> Tensor:
+    """Add offsets [..., M] to the values [..., G] of some genes [..., M]; all broadcast."""
+    shape = torch.broadcast_shapes(values.shape[:-1], offsets.shape[:-1])
     own = offsets.expand(*shape, -1)
-    return logits.expand(*shape, -1).scatter_add(-1, genes.expand_as(own), own)
+    return values.expand(*shape, -1).scatter_add(-1, genes.expand_as(own), own)
 
 
 class Kernels(Protocol):
@@ -105,7 +124,9 @@ class Kernels(Protocol):
 
     Shapes are those of :func:`log_prob` after a leading dimension of replicates: counts R x B x G,
     library sizes R x B, concentrations R x G, hidden layers R x P x B x H, weights R x G x H,
-    biases R x G, and optionally genes R x B x M and offsets R x P x B x M, for P particles.
+    biases R x G, and optionally genes R x B x M, offsets R x P x B x M, for P particles, and on a
+    CPU logarithms of factors of concentrations R x B x M. The term of the counts alone does not
+    have these factors.
     """
 
     def log_prob(
@@ -132,11 +153,11 @@ class Kernels(Protocol):
         bias: Tensor,
         genes: Tensor | None = None,
         offsets: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Compute the log-probability, and gradients of its sum weighted by `cell_weight`.
 
         Gradients are with respect to the concentration, the hidden layer, the weight, the bias and
-        the offsets (empty without them); `cell_weight` is R x P x B.
+        the offsets and factors (empty without them); `cell_weight` is R x P x B.
         """
 
 
@@ -178,8 +199,9 @@ class _LogProb(torch.autograd.Function):
         else:  # a constant gradient per replicate: zero strides tell without synchronisation
             common = cell_weight[:, 0, 0]
             gradients = [g * common.view(-1, *[1] * (g.dim() - 1)) for g in gradients]
-        by_offsets = (None, gradients[-1]) if n_inputs > 6 else ()
-        return None, None, *gradients[:-1], *by_offsets
+        n_own = n_inputs - N_INPUTS
+        by_own = (None, *gradients[4 : 3 + n_own]) if n_own else ()
+        return None, None, *gradients[:4], *by_own
 
     @staticmethod
     def vmap(

@@ -62,10 +62,11 @@ def log_prob(
     bias: Tensor,
     genes: Tensor | None = None,
     offsets: Tensor | None = None,
+    log_factors: Tensor | None = None,
 ) -> Tensor:
     """Compute the log-probability; see :class:`samsvae.kernels.gamma_poisson.Kernels`."""
     inputs: tuple[Tensor, ...] = (counts, library_size, concentration, hidden, weight, bias)
-    inputs += _given(genes, offsets)
+    inputs += _given(genes, offsets, log_factors)
     of_replicates = zip(*(each.detach() for each in inputs), strict=True)
     return _stack([_log_prob(*each) for each in of_replicates])
 
@@ -80,19 +81,23 @@ def log_prob_and_gradients(
     bias: Tensor,
     genes: Tensor | None = None,
     offsets: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    log_factors: Tensor | None = None,
+) -> tuple[Tensor, ...]:
     """Compute log-probability and gradients; see :class:`samsvae.kernels.gamma_poisson.Kernels`."""
     of_cells = cell_weight, counts, library_size
     inputs: tuple[Tensor, ...] = (*of_cells, concentration, hidden, weight, bias)
-    inputs += _given(genes, offsets)
+    inputs += _given(genes, offsets, log_factors)
     of_replicates = zip(*(each.detach() for each in inputs), strict=True)
     found = [_log_prob_and_gradients(*each) for each in of_replicates]
-    value, by_c, by_hidden, by_weight, by_bias, by_own = map(_stack, zip(*found, strict=True))
-    return value, by_c, by_hidden, by_weight, by_bias, by_own
+    return tuple(map(_stack, zip(*found, strict=True)))
 
 
-def _given(genes: Tensor | None, offsets: Tensor | None) -> tuple[Tensor, ...]:
-    return () if genes is None or offsets is None else (genes, offsets)
+def _given(
+    genes: Tensor | None, offsets: Tensor | None, log_factors: Tensor | None
+) -> tuple[Tensor, ...]:
+    if genes is None or offsets is None:
+        return ()
+    return genes, offsets, offsets.new_zeros(genes.shape) if log_factors is None else log_factors
 
 
 def _stack(replicates: Sequence[Tensor]) -> Tensor:
@@ -115,7 +120,8 @@ def _log_prob(
         logits = _logits(hidden[particles, cells], weight)
         _add_offsets(logits, cells, particles, *own)
         term = torch.empty(logits.shape[:-1])
-        given = (counts[cells], library_size[cells], c, 1 / c, bias, logits, term)
+        of_cells = (counts[cells], library_size[cells], *_of_block(cells, *own))
+        given = (*of_cells, c, 1 / c, bias, logits, term)
         _decoder_term(np.float32(SMALLEST_MEAN), *_arrays(given))
         value[particles, cells] = term
     return value.add_(_counts_term(counts, c, torch.ones_like(library_size))[0])
@@ -130,9 +136,10 @@ def _log_prob_and_gradients(
     weight: Tensor,
     bias: Tensor,
     *own: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     value, by_hidden = hidden.new_empty(hidden.shape[:-1]), torch.empty_like(hidden)
     by_offsets = torch.empty_like(own[1]) if own else hidden.new_empty(0)
+    by_log_factors = torch.zeros_like(own[2]) if own else hidden.new_empty(0)
     by_c, by_bias = torch.zeros_like(c), torch.zeros_like(bias)
     by_weight = weight.new_zeros(weight.shape[::-1]).T  # the layout that `multiply` returns
     match_numba_threads()
@@ -141,24 +148,36 @@ def _log_prob_and_gradients(
         logits = _logits(h, weight)
         _add_offsets(logits, cells, particles, *own)
         term = torch.empty(logits.shape[:-1])
-        x, size, own_weight = counts[cells], library_size[cells], cell_weight[particles, cells]
-        given = (x, size, c, 1 / c, bias, own_weight, logits, term, by_c, by_bias)
+        of_cells = (counts[cells], library_size[cells], *_of_block(cells, *own))
+        own_weight = cell_weight[particles, cells]
+        by_log_c = logits.new_zeros(*term.shape, of_cells[2].shape[-1])
+        given = (*of_cells, c, 1 / c, bias, own_weight, logits, term, by_c, by_bias, by_log_c)
         _decoder_term_and_gradients(np.float32(SMALLEST_MEAN), *_arrays(given))
         value[particles, cells] = term
         if own:
             genes = own[0][cells].expand(len(logits), -1, -1)
             by_offsets[particles, cells] = logits.gather(-1, genes)
+            by_log_factors[cells] += by_log_c.sum(0)
         by_logits = logits.view(-1, len(bias))
         by_weight += multiply(by_logits.T, h.view(-1, h.shape[-1]))
         by_hidden[particles, cells] = multiply(by_logits, weight).view_as(h)
     term, term_by_c = _counts_term(counts, c, cell_weight.sum(0))
-    return value + term, by_c + term_by_c, by_hidden, by_weight, by_bias, by_offsets
+    by_c = by_c + term_by_c
+    return value + term, by_c, by_hidden, by_weight, by_bias, by_offsets, by_log_factors
+
+
+def _of_block(cells: slice, *own: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the genes with concentrations of their own, and their factors, of some cells."""
+    if not own:
+        return torch.empty(0, 0, dtype=torch.long), torch.empty(0, 0)
+    genes, _, log_factors = own
+    return genes[cells], log_factors[cells].exp()
 
 
 def _add_offsets(logits: Tensor, cells: slice, particles: slice, *own: Tensor) -> None:
     """Add offsets to the logits of a block in place, given genes and offsets of all cells."""
     if own:
-        genes, offsets = own
+        genes, offsets, _ = own
         here = offsets[particles, cells]
         logits.scatter_add_(-1, genes[cells].expand_as(here), here)
 
@@ -216,14 +235,14 @@ def _counts_term(counts: Tensor, c: Tensor, cell_weight: Tensor) -> tuple[Tensor
     if largest > LARGEST_TABULATED:
         cell, gene = (counts > LARGEST_TABULATED).nonzero(as_tuple=True)
         x, own_c = counts[cell, gene], c[gene]
-        exact = _log_rising(x, own_c) - torch.lgamma(x + 1)
+        exact = log_rising(x, own_c) - torch.lgamma(x + 1)
         term.index_add_(0, cell, exact - rising[LARGEST_TABULATED, gene])
         excess = _log_rising_slope(x, own_c) - slope[LARGEST_TABULATED, gene]
         by_c.index_add_(0, gene, cell_weight[cell] * excess)
     return term, by_c
 
 
-def _log_rising(x: Tensor, c: Tensor) -> Tensor:
+def log_rising(x: Tensor, c: Tensor) -> Tensor:
     """Compute sum_{j < x} log(1 + j / c) = lgamma(x + c) - lgamma(c) - x log c."""
     direct = torch.lgamma(x + c) - torch.lgamma(c) - x * torch.log(c)
     large = c.clamp(min=LARGE_CONCENTRATION)
@@ -232,7 +251,7 @@ def _log_rising(x: Tensor, c: Tensor) -> Tensor:
 
 
 def _log_rising_slope(x: Tensor, c: Tensor) -> Tensor:
-    """Differentiate :func:`_log_rising` by c."""
+    """Differentiate :func:`log_rising` by c."""
     direct = torch.digamma(x + c) - torch.digamma(c) - x / c
     large = c.clamp(min=LARGE_CONCENTRATION)
     product = large * (x + large)
@@ -290,6 +309,8 @@ def _decoder_term_and_gradients(
     smallest_mean: Any,
     x: Any,
     library_size: Any,
+    own_genes: Any,
+    own_factors: Any,
     c: Any,
     dispersion: Any,
     bias: Any,
@@ -298,11 +319,14 @@ def _decoder_term_and_gradients(
     term: Any,
     by_c: Any,
     by_bias: Any,
+    by_log_c: Any,
 ) -> None:
     """Compute the decoder's term of a block, and replace its logits by their gradients.
 
-    The gradients with respect to c and the bias are added to `by_c` and `by_bias`. Each thread
-    handles groups of rows, each group with its own sums.
+    The gradients with respect to c and the bias are added to `by_c` and `by_bias`; those with
+    respect to the logarithm of the concentrations that cells have of their own, c times
+    `own_factors` of `own_genes`, are `by_log_c`. Each thread handles groups of rows, each group
+    with its own sums.
     """
     rows = term.size
     sums = np.zeros((2, GROUPS, len(c)), np.float32)
@@ -312,6 +336,8 @@ def _decoder_term_and_gradients(
             smallest_mean,
             x,
             library_size,
+            own_genes,
+            own_factors,
             c,
             dispersion,
             bias,
@@ -320,6 +346,7 @@ def _decoder_term_and_gradients(
             term,
             sums[0, group],
             sums[1, group],
+            by_log_c,
         )
     for group in range(GROUPS):
         by_c += sums[0, group]
@@ -332,6 +359,8 @@ def _rows_and_gradients(
     smallest_mean: Any,
     x: Any,
     library_size: Any,
+    own_genes: Any,
+    own_factors: Any,
     c: Any,
     dispersion: Any,
     bias: Any,
@@ -340,9 +369,13 @@ def _rows_and_gradients(
     term: Any,
     by_c: Any,
     by_bias: Any,
+    by_log_c: Any,
 ) -> None:
     """Compute the decoder's term and its gradients for a group of rows."""
     proportion = np.empty_like(c)
+    own_c, own_dispersion = c.copy(), dispersion.copy()
+    n_own = own_genes.shape[1]
+    saved = np.empty(n_own, np.float32)
     for index in range(*rows):
         particle, cell = divmod(index, term.shape[1])
         row, size, weight = logits[particle, cell], library_size[cell], cell_weight[particle, cell]
@@ -351,9 +384,35 @@ def _rows_and_gradients(
         for gene in range(len(c)):
             proportion[gene] = _exp(row[gene] - largest)
             total += proportion[gene]
+        for at in range(n_own):
+            gene = own_genes[cell, at]
+            saved[at] = by_c[gene]
+            own_c[gene] *= own_factors[cell, at]
+            own_dispersion[gene] = ONE / own_c[gene]
+        for at in range(n_own):
+            by_c[own_genes[cell, at]] = ZERO
         term[particle, cell], by_log_total = _cell_and_gradients(
-            smallest_mean, x[cell], size, c, dispersion, weight, ONE / total, proportion, row, by_c
+            smallest_mean,
+            x[cell],
+            size,
+            own_c,
+            own_dispersion,
+            weight,
+            ONE / total,
+            proportion,
+            row,
+            by_c,
         )
+        for at in range(n_own):
+            gene = own_genes[cell, at]
+            by_log_c[particle, cell, at] = by_c[gene] * own_c[gene]
+        for at in range(n_own):
+            gene = own_genes[cell, at]
+            by_c[gene] = saved[at] + by_log_c[particle, cell, at] / c[gene]
+        for at in range(n_own):
+            gene = own_genes[cell, at]
+            own_c[gene] = c[gene]
+            own_dispersion[gene] = dispersion[gene]
         for gene in range(len(c)):
             row[gene] = weight * size * (row[gene] - proportion[gene] * by_log_total)
             by_bias[gene] += row[gene]
@@ -407,6 +466,8 @@ def _decoder_term(
     smallest_mean: Any,
     x: Any,
     library_size: Any,
+    own_genes: Any,
+    own_factors: Any,
     c: Any,
     dispersion: Any,
     bias: Any,
@@ -414,13 +475,22 @@ def _decoder_term(
     term: Any,
 ) -> None:
     """Compute the decoder's term of a block in place of its logits."""
-    rows = term.size
+    rows, n_own = term.size, own_genes.shape[1]
     for group in prange(GROUPS):
+        own_c, own_dispersion = c.copy(), dispersion.copy()
         for index in range(group * rows // GROUPS, (group + 1) * rows // GROUPS):
             particle, cell = divmod(index, term.shape[1])
             row = logits[particle, cell]
             scale = library_size[cell] / _exponentials(row, bias)
-            term[particle, cell] = _cell(smallest_mean, x[cell], scale, c, dispersion, row)
+            for at in range(n_own):
+                gene = own_genes[cell, at]
+                own_c[gene] *= own_factors[cell, at]
+                own_dispersion[gene] = ONE / own_c[gene]
+            term[particle, cell] = _cell(smallest_mean, x[cell], scale, own_c, own_dispersion, row)
+            for at in range(n_own):
+                gene = own_genes[cell, at]
+                own_c[gene] = c[gene]
+                own_dispersion[gene] = dispersion[gene]
 
 
 @over_genes

@@ -190,7 +190,10 @@ class OnTarget(nn.Module):
 
         o_j ~ N(0, s^2),  q(o_j) = N(mu_j, sigma_j), mu = 0 and sigma = 0.1 at the start
 
-    A latent factor that is shared by many genes cannot hold the change of a single one.
+    A latent factor that is shared by many genes cannot hold the change of a single one. Cells
+    differ in how they respond (some escape), so that the counts of a target are more dispersed in
+    perturbed cells: the logarithm of the concentration of g changes by d_it f_j, f = 0 at the start
+    (learnt as the concentrations of genes are, for the Gamma-Poisson likelihood alone).
 
     Parameters
     ----------
@@ -208,6 +211,7 @@ class OnTarget(nn.Module):
         self.register_buffer("gene", torch.tensor(list(genes), dtype=torch.long))
         self.location = nn.Parameter(torch.zeros(len(genes), 1))
         self.log_scale = nn.Parameter(torch.full((len(genes), 1), math.log(0.1)))
+        self.log_factor = nn.Parameter(torch.zeros(len(genes)))
 
     def prior(self) -> Tensor:
         """Sample o ~ p(o), [..., J]."""
@@ -223,8 +227,8 @@ class OnTarget(nn.Module):
             effect: Tensor = pyro.sample("on_target", normal.to_event(1))
         return effect[..., 0]
 
-    def of_conditions(self, effects: Tensor, pairs: Tensor, doses: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the terms d_t o_j of conditions.
+    def of_conditions(self, effects: Tensor, pairs: Tensor, doses: Tensor) -> tuple[Tensor, ...]:
+        """Compute the terms d_t o_j and d_t f_j of conditions.
 
         Parameters
         ----------
@@ -238,9 +242,11 @@ class OnTarget(nn.Module):
         genes : Tensor
             C x M.
         terms : Tensor
-            [..., C, M].
+            Of logits, [..., C, M].
+        log_factors : Tensor
+            Of logarithms of concentrations, C x M.
         """
-        return self.gene[pairs], effects[..., pairs] * doses
+        return self.gene[pairs], effects[..., pairs] * doses, self.log_factor[pairs] * doses
 
 
 def own_of_cells(own: tuple[Tensor, ...], condition: Tensor) -> tuple[Tensor, ...]:

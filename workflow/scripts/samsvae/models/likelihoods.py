@@ -29,7 +29,8 @@ class Logits:
     weight, bias
         W, G x H, and b, length G.
     own
-        Genes, [..., M], and what is added to their logits, [..., M]; may be empty.
+        Genes, [..., M], what is added to their logits, [..., M], and to the logarithms of their
+        concentrations, [..., M]; may be empty.
     """
 
     hidden: Tensor
@@ -44,7 +45,7 @@ class Logits:
 
 def with_own(output: Tensor, own: tuple[Tensor, ...]) -> Tensor:
     """Add the terms of target genes to an output of the decoder, [..., G]."""
-    return add_at(output, *own) if own else output
+    return add_at(output, *own[:2]) if own else output
 
 
 class GammaPoissonCounts(TorchDistribution):
@@ -78,6 +79,14 @@ class GammaPoissonCounts(TorchDistribution):
         super().__init__(batch_shape, concentration.shape[-1:], validate_args=validate_args)
 
     @property
+    def concentrations(self) -> Tensor:
+        """Concentrations of the genes, or of those of each cell, [..., G]."""
+        if not self.logits.own:
+            return self.concentration
+        genes, _, log_factors = self.logits.own
+        return add_at(self.concentration.log(), genes, log_factors).exp()
+
+    @property
     def mean(self) -> Tensor:
         """Expected counts."""
         proportion = torch.softmax(self.logits.value(), dim=-1)
@@ -86,7 +95,7 @@ class GammaPoissonCounts(TorchDistribution):
     @property
     def variance(self) -> Tensor:
         """Variance of the counts."""
-        return self.mean + self.mean**2 / self.concentration
+        return self.mean + self.mean**2 / self.concentrations
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "GammaPoissonCounts":
         """Expand the batch shape."""
@@ -100,8 +109,9 @@ class GammaPoissonCounts(TorchDistribution):
         """Draw counts."""
         shape = self._extended_shape(sample_shape)
         with torch.no_grad():
-            gamma = torch._standard_gamma(self.concentration.expand(shape).contiguous())
-            return torch.poisson(gamma * (self.mean / self.concentration))
+            concentrations = self.concentrations
+            gamma = torch._standard_gamma(concentrations.expand(shape).contiguous())
+            return torch.poisson(gamma * (self.mean / concentrations))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Compute the log-probability of cells' counts, summed over genes, in nats.
@@ -189,7 +199,8 @@ class Likelihood(nn.Module, ABC):
         """Return the distribution of counts, event shape [G], of inputs [..., n_inputs].
 
         Covariates, [..., n_covariates], are given if the decoder takes them; `own` has genes
-        [..., M] and what is added to the decoder's output for these.
+        [..., M], what is added to the decoder's output for these, and to the logarithm of their
+        concentrations.
         """
         hidden = self.hidden(*covariates, decoder_input)
         return self.of_hidden(hidden, library_size, own, covariates)
