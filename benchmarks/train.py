@@ -1,8 +1,9 @@
 """Speed and memory of a training step, against the matrix multiplications that it needs.
 
 ``python -m benchmarks.train`` prints JSON. The default is the paper's Replogle setting at two
-threads; --help lists the options. ``fraction_of_sgemm`` is against PyTorch's own multiplication of
-float32 matrices, ``fraction_of_fastest`` against the faster of that and the models'.
+threads; --help lists the options. ``speed_relative_to_plain`` is that with --levels or --on-target
+over that without, in turn. ``fraction_of_sgemm`` is against PyTorch's own multiplication of float32
+matrices, ``fraction_of_fastest`` against the faster of that and the models'.
 """
 
 import argparse
@@ -144,12 +145,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     pyro.enable_validation(False)
     device = choose_device()
     cells = simulate_cells(arguments.genes, arguments.perturbations, device)
-    settings = {
-        "kind": arguments.model,
-        "n_latent": arguments.latents,
-        "n_hidden": arguments.hidden,
-        "n_layers": arguments.layers,
-    }
     training = Training(
         batch_size=arguments.batch,
         particles=arguments.particles,
@@ -158,29 +153,46 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     )
     if arguments.without_triton:
         kernels.has_triton = cache(lambda device: False)
-    sizes = arguments.genes, arguments.perturbations
+    trainer = build_trainer(arguments, training, cells, arguments.levels, arguments.on_target)
+    others = []
+    if arguments.levels or arguments.on_target:
+        others = [build_trainer(arguments, training, cells, 0, on_target=False)]
+    with matmul_precision(arguments.precision), trainer.replicates[0].stream():
+        return {"model": arguments.model, **measure_steps(trainer, others, arguments, device)}
+
+
+def build_trainer(
+    arguments: argparse.Namespace, training: Training, cells: Cells, levels: int, on_target: bool
+) -> Trainer:
+    """Prepare the training of a model, with a covariate of some levels and on-target effects."""
+    settings = {
+        "kind": arguments.model,
+        "n_latent": arguments.latents,
+        "n_hidden": arguments.hidden,
+        "n_layers": arguments.layers,
+    }
+    sizes, device = (arguments.genes, arguments.perturbations), cells.counts.device
     genes: list[int] = []
-    if arguments.levels:
-        level = torch.arange(len(cells), device=device) % arguments.levels
-        given = torch.nn.functional.one_hot(level, arguments.levels).float()
+    if levels:
+        level = torch.arange(len(cells), device=device) % levels
+        given = torch.nn.functional.one_hot(level, levels).float()
         cells = replace(cells, covariates=(given,))
-    if arguments.on_target:
+    if on_target:
         settings["on_target_prior_scale"] = 2.0
         names = tuple(map(str, range(arguments.perturbations)))
         pairs = tuple((index, index) for index in range(min(sizes)))
         encoding = Encoding(names, targets=pairs)
         cells, genes = replace(cells, targets=encoding.pairs(cells.design)), encoding.target_genes
-    trainer = Trainer(
-        lambda: build_model(settings, *sizes, arguments.levels, genes), cells, training, seeds=[0]
-    )
-    with matmul_precision(arguments.precision), trainer.replicates[0].stream():
-        return {"model": arguments.model, **measure_steps(trainer, arguments, device)}
+    return Trainer(lambda: build_model(settings, *sizes, levels, genes), cells, training, seeds=[0])
 
 
 def measure_steps(
-    trainer: Trainer, arguments: argparse.Namespace, device: torch.device
+    trainer: Trainer,
+    others: Sequence[Trainer],
+    arguments: argparse.Namespace,
+    device: torch.device,
 ) -> dict[str, object]:
-    """Time steps by turns with a matrix multiplication."""
+    """Time steps by turns with a matrix multiplication, and with steps of other trainings."""
     with count_operations() as counter:
         trainer.take_step()
     gflop = 1e-9 * counter.get_total_flops()
@@ -188,15 +200,18 @@ def measure_steps(
     sizes = arguments.batch * arguments.particles, arguments.hidden, arguments.genes
     by_pytorch, product_gflop = multiplication(*sizes, device)
     by_models, _ = multiplication(*sizes, device, multiply)
-    step_seconds, *product_seconds = seconds_per_call(
-        [trainer.take_step, by_pytorch, by_models], arguments.seconds, device
+    steps = [each.take_step for each in (trainer, *others)]
+    *of_steps, by_hand, by_us = seconds_per_call(
+        [*steps, by_pytorch, by_models], arguments.seconds, device
     )
+    step_seconds, product_seconds = of_steps[0], (by_hand, by_us)
     rate = gflop / step_seconds
     sgemm, fastest = (product_gflop / each for each in (product_seconds[0], min(product_seconds)))
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": torch.get_num_threads(),
         "steps_per_second": round(1 / step_seconds, 3),
+        "speed_relative_to_plain": [round(other / step_seconds, 3) for other in of_steps[1:]],
         "gflop_per_step": round(gflop, 3),
         "sgemm_gflops": round(sgemm, 1),
         "fraction_of_sgemm": round(rate / sgemm, 3),

@@ -87,7 +87,7 @@ TRAINING = {
     "validate_every": 500,
 }
 EFFECT_DRAWS = 100
-INTERVALS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # of inclusion probabilities
+INTERVALS = (0.0, 0.1, 0.5, 0.9, 1.0)  # of inclusion probabilities
 IWELBO_PARTICLES = 100
 
 
