@@ -209,6 +209,7 @@ def latent_scores(model: PerturbationModel, case: Case) -> dict[str, Any]:
         **{f"mask_{name}": value for name, value in by_hits.items()},
         **{f"mask_{name}_matched_by_effects": value for name, value in by_effects.items()},
         **scores,
+        "open": float(mask.any(axis=1).mean()),  # of the perturbations
         "reliability": reliability(case.mask, inclusion, match_factors(case.mask, mask)),
     }
 

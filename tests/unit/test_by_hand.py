@@ -60,7 +60,7 @@ def test_a_job_has_what_its_rule_says(folder):
     assert (job.rule, job.threads) == ("split_cells", 3)
     assert job.input.screen == SCREEN
     assert job.output.split == SPLIT
-    assert job.params.split == {"kind": "random", "seed": 0, "fraction": None}
+    assert job.params.split == {"kind": "random", "seed": 0, "fraction": None, "context": None}
     assert dict(job.wildcards.items()) == {"experiment": "tiny", "split": "random-seed0"}
     assert job.config["experiments"]["tiny"]["screen"] == "tiny"
     assert Path(SPLIT).parent.is_dir()

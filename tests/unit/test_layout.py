@@ -87,7 +87,7 @@ def test_models_are_told_by_what_gives_them():
     assert "chosen" in own.trained
     assert "chosen" not in own.fitted
     assert own.ceilings == ["split_half"]
-    assert set(own.baselines) == {"additive", "mean_effect", "no_change"}
+    assert set(own.baselines) == {"additive", "other_contexts", "mean_effect", "no_change"}
     assert own.fitted_together == []
     together = with_own(training={"seeds_together": True})
     assert set(candidates) <= set(together.fitted_together)

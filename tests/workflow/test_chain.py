@@ -113,8 +113,28 @@ def test_a_screen_is_assessed_within_its_batches(finished):
     np.testing.assert_allclose(own.to_numpy(), within.X.ravel(), rtol=1e-6)
 
 
+def test_effects_are_scored_in_each_context(finished):
+    folder = finished.folder / "results/unseen"
+    scores = pd.read_csv(folder / "tables/context_scores.tsv", sep="\t")
+    assert set(scores["context"]) == {"context1", "context2"}
+    assert set(scores["model"]) == {"sams", "additive", "others"}
+    first = "unseen_combinations-f0-seed0"
+    predicted = anndata.read_h5ad(folder / first / "others/seed0/predicted_effects.h5ad")
+    observed = anndata.read_h5ad(folder / first / "observed_effects.h5ad")
+    guess = predicted.to_df("effect in context2").loc["TARGET03"]
+    truth = observed.to_df("ate_held_out in context2").loc["TARGET03"]
+    of_others = scores[(scores["split"] == first) & (scores["model"] == "others")]
+    [row] = of_others[
+        (of_others["perturbation"] == "TARGET03") & (of_others["context"] == "context2")
+    ].to_dict("records")
+    assert row["rmse_held_out"] == pytest.approx(np.sqrt(((guess - truth) ** 2).mean()), rel=1e-4)
+    assert not anndata.read_h5ad(
+        finished.folder / "results/random/random-seed0/observed_effects.h5ad"
+    ).uns.get("contexts")
+
+
 def test_metrics_are_tidy_and_cover_every_run(finished):
-    for experiment, runs in (("random", 7), ("unseen", 2 * 3)):
+    for experiment, runs in (("random", 7), ("unseen", 2 * (2 + 1 + 1))):
         path = finished.folder / f"results/{experiment}/tables/metrics.parquet"
         table = read_run_metrics(path)
         assert not table.duplicated(["split", "model", "seed", "scope", "metric"]).any()
