@@ -15,10 +15,13 @@ from samsvae.config.configuration import validate
 from samsvae.config.experiments import Split, splits
 from samsvae.evaluation.baselines import additive, from_other_contexts, other_contexts
 from samsvae.evaluation.effects import (
+    as_compared,
     effects_in_context,
     effects_table,
     in_context,
     log_expression,
+    read_effects,
+    write_effects,
 )
 from samsvae.evaluation.observed import observed_effects
 from samsvae.evaluation.predicted import in_contexts, predicted_effects
@@ -35,7 +38,15 @@ from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import write_tsv
 from samsvae.screen.canonical import perturbations, write_source_screen
 from samsvae.screen.design import Design
-from samsvae.screen.splits import TEST, TRAIN, VAL, held_out_pairs, split_screen, split_table
+from samsvae.screen.splits import (
+    TEST,
+    TRAIN,
+    VAL,
+    held_out_pairs,
+    split_contexts,
+    split_screen,
+    split_table,
+)
 from samsvae.sources.simulated import simulate
 from tests.conftest import TINY
 
@@ -81,6 +92,12 @@ def with_certain_effects(trained):
     return trained.model.embedding.location.detach().numpy()
 
 
+def no_effects(observed):
+    """A prediction of no effect."""
+    names, genes = list(observed.obs_names), list(observed.var_names)
+    return effects_table(np.zeros(observed.shape), names, genes, {}, "{}")
+
+
 # Splits
 
 
@@ -118,8 +135,9 @@ def test_all_perturbed_cells_of_a_context_are_left_out(screen):
     inside = (screen.obs["context"] == "context2").to_numpy()
     np.testing.assert_array_equal(parts == TEST, inside & ~is_control)
     assert set(parts[inside & is_control]) == {TRAIN, VAL}
-    n_val = (parts == VAL).sum()
-    assert n_val == round(0.2 * (parts != TEST).sum())
+    obs = screen.obs[parts != TEST].assign(is_val=parts[parts != TEST] == VAL)
+    by_pair = obs.groupby(["perturbation", "context"], observed=True)["is_val"].agg(["sum", "size"])
+    np.testing.assert_array_equal(by_pair["sum"], (0.2 * by_pair["size"]).round())
 
 
 @pytest.mark.parametrize(
@@ -127,13 +145,94 @@ def test_all_perturbed_cells_of_a_context_are_left_out(screen):
     [
         (Split("leave_context_out", 0, context="K562"), ["'K562'", "'context1'"]),
         (Split("unseen_contexts", 0, 1.0), ["unseen_contexts", "36"]),
+        (Split("leave_context_out", 0, context="bare"), ["'bare'", "control"]),
+        (Split("leave_context_out", 0, context="calm"), ["'calm'", "perturbed"]),
     ],
 )
 def test_contexts_that_cannot_be_held_out_are_refused(screen, split, said):
+    if split.context in ("bare", "calm"):
+        is_control = screen.obs["perturbation"] == "control"
+        where = np.where(is_control == (split.context == "calm"), split.context, "other")
+        screen = screen.copy()
+        screen.obs["context"] = pd.Categorical(where)
     with pytest.raises(InputError) as refused:
         split_screen(screen, split)
     for words in said:
         assert words in str(refused.value)
+
+
+def test_pairs_in_a_context_without_control_cells_are_not_held_out(screen):
+    bare = screen.copy()
+    is_control = (bare.obs["perturbation"] == "control").to_numpy()
+    of_cell = bare.obs["context"].astype(str).to_numpy()
+    bare.obs["context"] = pd.Categorical(
+        np.where(is_control & (of_cell == "context3"), "context1", of_cell)
+    )
+    parts = split_screen(bare, Split("unseen_contexts", 0, 0.4))
+    assert set(bare.obs["context"][parts == TEST]) == {"context1", "context2"}
+
+
+def test_every_pair_that_is_kept_has_training_cells():
+    """One cell in the only context that is left must not be a validation cell."""
+    labels = ["control"] * 40 + ["A"] * 31 + ["B"] * 40
+    contexts = ["x", "y"] * 20 + ["x"] * 30 + ["y"] + ["x", "y"] * 20
+    design, contexts = Design.of_labels(labels), np.array(contexts)
+    for seed in range(20):
+        parts = split_contexts(design, contexts, Split("unseen_contexts", seed, 0.5))
+        trained = {(label, of) for label, of in zip(np.array(labels)[parts == TRAIN], contexts[parts == TRAIN], strict=True)}  # fmt: skip
+        assert {label for label, _ in trained} == {"control", "A", "B"}
+        assert {("control", "x"), ("control", "y")} <= trained
+
+
+def test_a_context_with_few_held_out_controls_is_compared_with_all_of_its_own(screen):
+    """Not with those of other contexts, whose expression differs."""
+    split = Split("unseen_contexts", 0, 0.7)
+    parts = pd.Series(split_screen(screen, split), index=screen.obs_names)
+    n_val = ((screen.obs["perturbation"] == "control") & (parts == VAL)).groupby(
+        [screen.obs["context"], screen.obs["batch"]], observed=True
+    )
+    assert n_val.sum().max() < 10
+    observed = as_compared(observed_effects(screen, parts, "{}", min_controls=10), None)
+    expression = log_expression(screen).toarray()
+    obs = screen.obs
+    [(name, context), *_] = sorted(set(zip(obs["perturbation"][parts == TEST], obs["context"][parts == TEST], strict=True)))  # fmt: skip
+    total, number = 0, 0
+    for batch in ("batch1", "batch2"):
+        inside = (obs["context"] == context) & (obs["batch"] == batch)
+        control = (inside & (obs["perturbation"] == "control")).to_numpy()
+        own = (inside & (obs["perturbation"] == name)).to_numpy()
+        if control.sum() >= 10:
+            difference = expression[own].mean(axis=0) - expression[control].mean(axis=0)
+            total, number = total + own.sum() * difference, number + own.sum()
+    found = observed.to_df(in_context("ate_held_out", context)).loc[name]
+    np.testing.assert_allclose(found, total / number, atol=1e-5)
+    scores = context_scores(observed, no_effects(observed))
+    assert (~scores["trained"].astype(bool)).sum() == 11
+
+
+def test_names_of_contexts_may_have_slashes(screen, tmp_path):
+    named = screen.copy()
+    named.obs["context"] = named.obs["context"].cat.rename_categories(
+        {"context1": "K562 / day 3", "context2": "50%", "context3": "50%2F"}
+    )
+    parts = pd.Series(split_screen(named, Split("unseen_contexts", 0, 0.7)), index=named.obs_names)
+    observed = observed_effects(named, parts, "{}", min_controls=1)
+    write_effects(observed, tmp_path / "observed.h5ad")
+    again = read_effects(tmp_path / "observed.h5ad")
+    assert list(again.uns["contexts"]) == ["50%", "50%2F", "K562 / day 3"]
+    for context in again.uns["contexts"]:
+        one, other = (effects_in_context(each, context) for each in (observed, again))
+        np.testing.assert_array_equal(one.layers["ate_held_out"], other.layers["ate_held_out"])
+        assert list(other.obs) == ["n_train", "n_held_out"]
+    scores = context_scores(again, no_effects(again))
+    assert set(scores["context"]) == set(again.uns["contexts"])
+
+
+def test_two_effects_of_one_name_are_refused():
+    design = Design.of_labels(["A", "A in B", "control"] * 8)
+    contexts = pd.Series(["C", "B in C"] * 12)
+    with pytest.raises(InputError, match="A in B in C"):
+        Encoding.of(design, "additive", (), contexts)
 
 
 def test_a_single_context_cannot_be_split(screen):
@@ -168,6 +267,9 @@ SCREENS = {
         ({"split": {"kind": "leave_context_out"}}, ["'contexts' is missing"]),
         ({"split": {"kind": "random", "contexts": ["a"]}}, ["split.contexts", "'random'"]),
         ({"split": {"kind": "leave_context_out", "contexts": ["a b", "a-b"]}}, ["'a b'", "'a-b'"]),
+        ({"screen": "one", "models": ["chosen"]}, ["'chosen--context_effects-True'", "context_column"]),
+        ({"models": ["wide"]}, ["wide--dispersion-gene-batch.dispersion", "'poisson'"]),
+        ({"split": {"kind": "leave_context_out", "contexts": ["x" * 300]}}, ["too long"]),
         ({"models": ["spread"]}, ["models.spread.dispersion", "'normal'"]),
         ({"models": ["blind"]}, ["models.blind.covariates", "'context'"]),
         ({"screen": "many", "split": {"kind": "unseen_contexts", "fractions": [0.5]}}, ["screens.many.unit"]),
@@ -186,6 +288,12 @@ def configured(change):
         "in_contexts": {"kind": "sams_vae", "context_effects": True},
         "blind": {"kind": "sams_vae", "context_effects": True, "covariates": ["batch"]},
         "others": {"kind": "other_contexts"},
+        "chosen": {"kind": "sams_vae", "grid": {"context_effects": [True, False]}},
+        "wide": {
+            "kind": "cpa_vae",
+            "likelihood": "poisson",
+            "grid": {"dispersion": ["gene", "gene-batch"]},
+        },
         "spread": {"kind": "cpa_vae", "dispersion": "gene-batch", "likelihood": "normal"},
         "additive": {"kind": "additive"},
     }
@@ -467,7 +575,7 @@ def test_the_report_says_what_is_predicted_in_contexts():
     )  # fmt: skip
     seen, unseen = predicted_contexts_in_words(scores)
     assert "SAMS-VAE 90 %, additive 80 %" in seen
-    assert "(in 1 cases)" in seen
+    assert "(effects beyond noise: 1)" in seen
     assert "SAMS-VAE 50 %" in unseen
     assert "additive" not in unseen
     assert predicted_contexts_in_words(scores[:0]) == []

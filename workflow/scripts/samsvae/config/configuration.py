@@ -17,12 +17,13 @@ from jsonschema.protocols import Validator
 
 from samsvae.config.experiments import (
     GRID,
+    LONGEST_NAME,
     OF_CONTEXTS,
     WITH_FRACTIONS,
+    Split,
     expanded,
     grid_faults,
     is_trained,
-    splits,
     with_grids,
 )
 from samsvae.config.schema import Schema
@@ -327,13 +328,30 @@ def _split_mismatches(name: str, experiment: Mapping[str, Any]) -> list[str]:
                 f"for instance {example}"
             )
     contexts = split.get("contexts") or []
-    if len(splits(experiment)) < len(contexts) * len(split["seeds"]):
+    folders = {context: Split(kind, 0, context=context).name for context in contexts}
+    same = [one for one, own in folders.items() if list(folders.values()).count(own) > 1]
+    if same:
         problems.append(
             f"- experiments.{name}.split.contexts: folders are named by contexts with letters, "
-            f"digits and points alone, and {', '.join(map(repr, contexts))} would not differ; "
+            f"digits and points alone, and {', '.join(map(repr, same))} would not differ; "
             "rename contexts in the screen"
         )
+    problems += [
+        f"- experiments.{name}.split.contexts: {context!r} is too long for the name of a folder"
+        for context, own in folders.items()
+        if len(own) > LONGEST_NAME
+    ]
     return problems
+
+
+def _listed(config: Config, experiment: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Look up the models of an experiment, and the candidates of their grids."""
+    listed = set(experiment["models"])
+    return {
+        name: model
+        for name, model in config["models"].items()
+        if name in listed or name.split("--")[0] in listed
+    }
 
 
 def _context_mismatches(config: Config, name: str) -> list[str]:
@@ -341,7 +359,7 @@ def _context_mismatches(config: Config, name: str) -> list[str]:
     experiment = config["experiments"][name]
     screen = config["screens"][experiment["screen"]]
     kind = experiment["split"]["kind"]
-    models = {one: config["models"].get(one, {}) for one in experiment["models"]}
+    models = _listed(config, experiment)
     specific = [one for one, model in models.items() if model.get("context_effects")]
     splits_contexts = [f"split.kind: {kind!r}"] if kind in OF_CONTEXTS else []
     models_contexts = [f"models: {one!r} with context_effects: true" for one in specific]
@@ -409,9 +427,8 @@ def _source_mismatches(config: Config, name: str) -> list[str]:
     problems += [
         f"- models.{one}.dispersion: 'gene-batch' has no meaning for the likelihood "
         f"{model['likelihood']!r}; allowed for: negative_binomial"
-        for one in experiment["models"]
-        if (model := config["models"].get(one, {})).get("dispersion") == "gene-batch"
-        and model["likelihood"] != "negative_binomial"
+        for one, model in _listed(config, experiment).items()
+        if model.get("dispersion") == "gene-batch" and model["likelihood"] != "negative_binomial"
     ]
     marginal = has_marginal_effects(config["screens"][experiment["screen"]])
     problems += [

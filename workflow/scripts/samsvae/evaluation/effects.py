@@ -18,6 +18,7 @@ from samsvae.screen.canonical import counts_in_blocks
 from samsvae.screen.labels import CONTROL, file_name
 
 CP10K = 1e4
+CONTEXTS = "contexts"  # of observed effects, in uns
 LARGEST_BLOCK = 2**26  # elements, of cells x genes, zeros among them
 
 
@@ -214,7 +215,8 @@ def as_compared(observed: anndata.AnnData, how: str | None) -> anndata.AnnData:
         ``plain`` for the paper's effects; else ``X`` and the layers ``ate``, ``ate_held_out``,
         ``standard_error``, ``pvalue`` and ``fdr`` are those within batches, where the screen has
         batches and a perturbation has cells in one with control cells; an effect of held-out cells
-        alone needs held-out control cells there, too, and is plain otherwise.
+        alone needs held-out control cells there, too, and is plain otherwise; but missing where
+        the screen has contexts, since a plain effect would be a difference between contexts.
     """
     if how == "plain" or "ate_stratified" not in observed.layers:
         return observed
@@ -223,17 +225,20 @@ def as_compared(observed: anndata.AnnData, how: str | None) -> anndata.AnnData:
         plain = name.removesuffix("_stratified")
         within = np.asarray(observed.layers[name])
         own = known & np.isfinite(within).all(axis=1) if plain.endswith("held_out") else known
-        observed.layers[plain] = np.where(own[:, None], within, observed.layers[plain])
+        instead = np.asarray(observed.layers[plain])
+        if plain.endswith("held_out") and CONTEXTS in observed.uns:
+            instead = np.full_like(instead, np.nan)
+        observed.layers[plain] = np.where(own[:, None], within, instead)
     observed.X = np.asarray(observed.layers["ate"])
     return observed
 
 
-CONTEXTS = "contexts"  # of observed effects, in uns
-
-
 def in_context(name: str, context: str) -> str:
-    """Name a layer, or a column of numbers of cells, in one context."""
-    return f"{name} in {context}"
+    """Name a layer, or a column of numbers of cells, in one context.
+
+    A slash would be a folder in a file of HDF5: it is written as ``%2F``.
+    """
+    return f"{name} in {context.replace('%', '%25').replace('/', '%2F')}"
 
 
 def effects_in_context(effects: anndata.AnnData, context: str) -> anndata.AnnData:

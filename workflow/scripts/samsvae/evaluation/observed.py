@@ -112,9 +112,11 @@ def observed_effects(
         layers |= _stratified(screen, labels, names, within, min_controls)
     contexts = sorted(set(screen.obs[CONTEXT].astype(str))) if CONTEXT in screen.obs else []
     numbers = []
+    is_control = (labels == CONTROL).to_numpy()
     for context in contexts:
         inside = held_out & (screen.obs[CONTEXT].astype(str) == context).to_numpy()
-        effect, error = stratified_effects(*_compared(screen, labels, names, inside, min_controls))
+        compared = screen, labels, names, inside, cells & is_control, min_controls
+        effect, error = _held_out_effects(*compared)
         layers[in_context("ate_held_out", context)] = effect
         layers[in_context("standard_error_held_out", context)] = error
         trained = cells & (parts == TRAIN).to_numpy()
@@ -199,8 +201,11 @@ def _stratified(
 ) -> dict[str, np.ndarray]:
     """Compute effects and tests within batches, for the chosen cells of each comparison."""
     ate, error = stratified_effects(*_compared(screen, labels, names, chosen["all"], min_controls))
-    held_out, held_out_error = stratified_effects(
-        *_compared(screen, labels, names, chosen["held_out"], min_controls)
+    controls = chosen["all"] & (labels == CONTROL).to_numpy()
+    if CONTEXT not in screen.obs:  # no other control cells than held-out ones
+        controls = controls & chosen["held_out"]
+    held_out, held_out_error = _held_out_effects(
+        screen, labels, names, chosen["held_out"], controls, min_controls
     )
     pvalue, fdr = gated_tests(*_compared(screen, labels, names, chosen["tested"], min_controls))
     return {
@@ -211,6 +216,33 @@ def _stratified(
         "pvalue_stratified": pvalue,
         "fdr_stratified": fdr,
     }
+
+
+def _held_out_effects(
+    screen: anndata.AnnData,
+    labels: pd.Series,
+    names: list[str],
+    held_out: np.ndarray,
+    controls: np.ndarray,
+    min_controls: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute effects of held-out cells within batches.
+
+    A perturbation whose batches have too few held-out control cells is compared with all
+    `controls` there: those of a context that is held out are trained on.
+    """
+    effect, error = stratified_effects(*_compared(screen, labels, names, held_out, min_controls))
+    missing = np.isnan(effect).all(axis=1)
+    if missing.any() and (controls & ~held_out).any():
+        stratum = strata_of_cells(screen, by_batch=True)
+        there = np.isin(stratum, stratum[held_out & (labels != CONTROL).to_numpy()])
+        cells = held_out | (controls & there)
+        others = stratified_effects(*_compared(screen, labels, names, cells, min_controls))
+        effect, error = (
+            np.where(missing[:, None], of_all, of_held_out)
+            for of_all, of_held_out in zip(others, (effect, error), strict=True)
+        )
+    return effect, error
 
 
 def _compared(

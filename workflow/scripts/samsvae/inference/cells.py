@@ -98,7 +98,14 @@ class Encoding:
             if len(own) > 1
             for context in own
         ]
-        return replace(encoding, in_contexts=tuple(found))
+        encoding = replace(encoding, in_contexts=tuple(found))
+        if len(set(encoding.effects)) < len(encoding.effects):
+            twice = pd.Series(encoding.effects).mode()[0]
+            raise InputError(
+                f"context_effects: {twice!r} would name two effects; rename perturbations or "
+                "contexts so that none is called 'a in b'."
+            )
+        return encoding
 
     @property
     def effects(self) -> tuple[str, ...]:

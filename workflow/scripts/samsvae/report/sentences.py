@@ -609,8 +609,8 @@ def predicted_contexts_in_words(scores: pd.DataFrame) -> list[str]:
         medians = chosen.groupby("model", sort=False)["explained"].median()
         named = ", ".join(f"{readable(str(of))} {100 * v:.0f} %" for of, v in medians.items())
         said.append(
-            f"Of the effect of a perturbation in a context {where} (in {number:,} cases), a median "
-            f"of {named} is explained."
+            f"Of the effect of a perturbation in a context {where} (effects beyond noise: "
+            f"{number:,}), a median of {named} is explained."
         )
     return said
 

@@ -107,8 +107,9 @@ def split_contexts(design: Design, context: np.ndarray, split: Split) -> np.ndar
     -------
     ndarray of str
         For each cell ``train``, ``val`` or ``test``. Test cells are all cells of the pairs of a
-        perturbation and a context that are held out; control cells and the others are 80 %
-        training and 20 % validation cells.
+        perturbation and a context that are held out; of control cells and of each other pair,
+        80 % are training and 20 % validation cells. A context without control cells is not held
+        out, since its effects would be unknown.
 
     Raises
     ------
@@ -122,6 +123,7 @@ def split_contexts(design: Design, context: np.ndarray, split: Split) -> np.ndar
             f"{contexts[0]!r}."
         )
     is_perturbed = design.n_perturbations > 0
+    labels = np.asarray(design.labels())
     if split.kind == "leave_context_out":
         if split.context not in contexts:
             raise InputError(
@@ -129,22 +131,32 @@ def split_contexts(design: Design, context: np.ndarray, split: Split) -> np.ndar
                 f"{', '.join(map(repr, contexts))}."
             )
         tested = is_perturbed & (context == split.context)
+        for what, cells in (("perturbed", tested), ("control", ~is_perturbed)):
+            if not (cells & (context == split.context)).any():
+                raise InputError(
+                    f"The split 'leave_context_out' cannot test the context {split.context!r}: it "
+                    f"has no {what} cells. Leave out another one."
+                )
     else:
-        labels = np.asarray(design.labels())
-        pairs = sorted(set(zip(labels[is_perturbed], context[is_perturbed], strict=True)))
+        known = is_perturbed & np.isin(context, context[~is_perturbed])
+        pairs = sorted(set(zip(labels[known], context[known], strict=True)))
         held = held_out_pairs(pairs, split.fraction or 0.0, split.seed)
         if not held:
             raise InputError(
                 f"The split 'unseen_contexts' with the fraction {split.fraction:g} holds out none "
-                f"of {len(pairs)} pairs of a perturbation and a context: lower the fraction; a "
-                "perturbation in a single context cannot be held out there."
+                f"of {len(pairs)} pairs of a perturbation and a context with control cells: lower "
+                "the fraction; a perturbation in a single context cannot be held out there."
             )
         chosen = pd.MultiIndex.from_tuples(sorted(held))
         tested = is_perturbed & pd.MultiIndex.from_arrays([labels, context]).isin(chosen)
     parts = np.full(len(design), TRAIN, dtype=object)
     parts[tested] = TEST
     others = np.random.default_rng(split.seed).permutation(np.flatnonzero(~tested))
-    parts[others[: round(VAL_FRACTION * len(others))]] = VAL
+    # by pair, so that each keeps training cells, and each context control cells of both parts
+    own = pd.DataFrame({"label": labels[others], "context": context[others]})
+    groups = own.groupby(["label", "context"])
+    position, number = groups.cumcount(), groups["label"].transform("size")
+    parts[others[position < (VAL_FRACTION * number).round()]] = VAL
     return parts
 
 
