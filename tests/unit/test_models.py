@@ -231,17 +231,26 @@ def test_objective_equals_an_independent_computation(name, cells):
     torch.testing.assert_close(-ours.loss * len(cells), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("knows_screen", [False, True])
 @pytest.mark.parametrize("likelihood", ["negative_binomial", "poisson", "normal"])
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in NOT_ON_META])
-def test_a_step_waits_for_no_device_and_stays_on_it(name, likelihood):
+def test_a_step_waits_for_no_device_and_stays_on_it(name, likelihood, knows_screen):
     """On a device that holds no values, reading one or mixing devices would be an error."""
+    settings = {**MODELS[name], "likelihood": likelihood, "on_target_prior_scale": 2.0}
+    settings["dispersion"] = "gene-batch" if likelihood == "negative_binomial" else "gene"
+    shared = [0, 0, 4] if knows_screen and settings["kind"] == "sams_vae" else []
     with torch.device("meta"):
-        model = build_model({**MODELS[name], "likelihood": likelihood}, 20, 5)
+        model = build_model(settings, 20, 5, *((3, [7, 0], shared) if knows_screen else ()))
+        own = {
+            "covariates": (torch.zeros(100, 3),),
+            "targets": (torch.zeros(6, 2, dtype=torch.long), torch.zeros(6, 2)),
+        }
         cells = Cells(
             torch.zeros(100, 20, dtype=torch.uint8),
             torch.zeros(100),
-            torch.zeros(6, 5),
+            torch.zeros(6, 5 + len(shared)),
             torch.zeros(100, dtype=torch.long),
+            **(own if knows_screen else {}),
         )
         drawn = torch.zeros(10, dtype=torch.long)
     for objective in (elbo, iwae):
