@@ -278,8 +278,8 @@ def scores_in_contexts(
         for context, own in in_contexts(trained, weights).items()
     }
     of_others = {
-        in_context("effect", context): from_other_contexts(screen, train, names, context, 10)
-        for context in observed.uns[CONTEXTS]
+        in_context("effect", context): own
+        for context, own in from_other_contexts(screen, train, names, 10).items()
     }
     no_effect = np.zeros((len(names), screen.n_vars))
     pooled = {"model": no_effect, "other_contexts": no_effect}

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from samsvae.evaluation.baselines import BASELINES, from_other_contexts
+from samsvae.evaluation.baselines import BASELINES, from_other_contexts, over_contexts
 from samsvae.evaluation.effects import effects_table, in_context, write_effects
 from samsvae.runtime.provenance import provenance
 from samsvae.runtime.script import run_job
-from samsvae.screen.canonical import CONTEXT, digest_of_screen, open_screen, perturbations
+from samsvae.screen.canonical import digest_of_screen, open_screen, perturbations
 from samsvae.screen.splits import TRAIN, read_split
 
 
@@ -22,13 +22,13 @@ def main(snakemake: Any) -> None:
         names, genes = perturbations(screen), list(screen.var_names)
         kind = settings.pop("kind")
         fewest = None if params.effects == "plain" else params.min_controls
-        effects = BASELINES[kind](screen, train, names, fewest, **settings)
         layers = {}
         if kind == "other_contexts":
-            layers = {
-                in_context("effect", one): from_other_contexts(screen, train, names, one, fewest)
-                for one in sorted(set(screen.obs[CONTEXT].astype(str)))
-            }
+            predicted = from_other_contexts(screen, train, names, fewest)
+            effects = over_contexts(screen, ~train, names, predicted)
+            layers = {in_context("effect", context): own for context, own in predicted.items()}
+        else:
+            effects = BASELINES[kind](screen, train, names, fewest, **settings)
         table = effects_table(effects, names, genes, layers, made_by)
     write_effects(table, snakemake.output.effects)
 

@@ -152,60 +152,61 @@ def other_contexts(
     names: Sequence[str],
     min_controls: int | None = None,
 ) -> np.ndarray:
-    """Predict the mean effect of each perturbation in the other contexts.
-
-    The average of :func:`from_other_contexts` over contexts, weighted by a perturbation's cells
-    that are not trained on.
-    """
-    labels = screen.obs["perturbation"].astype(str)[~train]
-    of_cell = screen.obs[CONTEXT].astype(str)[~train]
-    number = pd.crosstab(labels, of_cell).reindex(index=names, fill_value=0)
-    weight = number.div(number.sum(axis=1).clip(lower=1), axis=0)
-    predicted = np.zeros((len(names), screen.n_vars))
-    for context in weight:
-        own = weight[context].to_numpy()[:, None]
-        predicted += own * from_other_contexts(screen, train, names, str(context), min_controls)
-    return predicted
+    """Predict the mean effect of each perturbation in the other contexts, over its contexts."""
+    predicted = from_other_contexts(screen, train, names, min_controls)
+    return over_contexts(screen, ~train, names, predicted)
 
 
 def from_other_contexts(
     screen: anndata.AnnData,
     train: np.ndarray,
     names: Sequence[str],
-    context: str,
     min_controls: int | None = None,
-) -> np.ndarray:
-    """Predict the effect of each perturbation in a context by its mean effect in the others.
+) -> dict[str, np.ndarray]:
+    """Predict the effects of perturbations in each context by their mean in the others.
 
     Parameters
     ----------
-    screen
-        Canonical screen.
-    train
-        Boolean, the training cells.
-    names
-        Perturbations to predict.
-    context
-        The context to predict, whose cells are not used.
-    min_controls
-        Smallest number of control cells of a batch whose cells are compared.
+    screen, train, names, min_controls
+        As of :func:`samsvae.evaluation.observed.training_effects`.
 
     Returns
     -------
-    ndarray
-        Perturbations x genes, log2(CP10k + 1): the unweighted mean over contexts of effects within
-        each; 0 for a perturbation without training cells in any of them.
+    dict of ndarray
+        By context, perturbations x genes, log2(CP10k + 1): the unweighted mean over the other
+        contexts of effects within each; 0 for a perturbation without training cells in any.
     """
     of_cell = screen.obs[CONTEXT].astype(str).to_numpy()
-    total = np.zeros((len(names), screen.n_vars))
-    number = np.zeros((len(names), 1))
-    for other in sorted(set(of_cell) - {context}):
-        cells = train & (of_cell == other)
-        effects = effects_within_batches(screen, cells, names, min_controls or 1)
-        known = np.isfinite(effects).all(axis=1)
-        total[known] += effects[known]
-        number[known] += 1
-    return total / np.maximum(number, 1)
+    within = {
+        context: effects_within_batches(
+            screen, train & (of_cell == context), names, min_controls or 1
+        )
+        for context in sorted(set(of_cell))
+    }
+    predicted = {}
+    for context in within:
+        total, number = np.zeros((len(names), screen.n_vars)), np.zeros((len(names), 1))
+        for other, effects in within.items():
+            known = np.isfinite(effects).all(axis=1) & (other != context)
+            total[known] += effects[known]
+            number[known] += 1
+        predicted[context] = total / np.maximum(number, 1)
+    return predicted
+
+
+def over_contexts(
+    screen: anndata.AnnData,
+    cells: np.ndarray,
+    names: Sequence[str],
+    effects: Mapping[str, np.ndarray],
+) -> np.ndarray:
+    """Average the effects in contexts, weighted by some cells of each perturbation."""
+    labels = screen.obs["perturbation"].astype(str)[cells]
+    of_cell = screen.obs[CONTEXT].astype(str)[cells]
+    number = pd.crosstab(labels, of_cell).reindex(index=names, fill_value=0)
+    weight = number.div(number.sum(axis=1).clip(lower=1), axis=0)
+    parts = [weight[[context]].to_numpy() * effects[str(context)] for context in weight]
+    return sum(parts, np.zeros((len(names), screen.n_vars)))
 
 
 def additive(

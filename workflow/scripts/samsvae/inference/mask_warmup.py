@@ -16,9 +16,9 @@ are rotated to the sparsest estimates, and not known exactly, so that a strong e
 appears along others, too; standard errors include this. The evidence is computed once more when
 masks have settled, in the latent space that masks have shaped.
 
-Where a model has effects in one context beside those that contexts share, the two are told apart
-by sparsity: the shared effect is the weighted median over contexts, and the effects in contexts
-are the differences from it.
+Where a model has effects in one context beside shared ones, the shared effect is estimated by the
+weighted median over contexts, and the effects in contexts by the differences from it, which are
+sparse.
 """
 
 import copy
