@@ -186,6 +186,11 @@ class Encoding:
         """Encode what :meth:`conditions` found as rows of the model's design matrix."""
         return self.rows(list(conditions.values()), [context for _, context in conditions])
 
+    def knows(self, condition: Mapping[str, float]) -> bool:
+        """Whether the model has all perturbations of a condition."""
+        given = condition if self.combinations == "additive" else _as_one(condition)
+        return set(given) <= set(self.names)
+
     def rows(
         self, conditions: Sequence[Mapping[str, float]], contexts: Sequence[str] | None = None
     ) -> np.ndarray:
@@ -308,6 +313,10 @@ class Covariates:
             parts.append(((obs[[name]].to_numpy(dtype=np.float64)) - mean) / deviation)
         return np.concatenate(parts, axis=1).astype(np.float32)
 
+    def on_device(self, obs: pd.DataFrame, device: torch.device) -> tuple[Tensor, ...]:
+        """Encode covariates on a device, as the only item; nothing without covariates."""
+        return (torch.from_numpy(self.encode(obs)).to(device),) if len(self) else ()
+
     def stratum(self, obs: pd.DataFrame) -> np.ndarray:
         """Find the stratum of each cell, -1 for one that no training cell is in."""
         if not self.levels:
@@ -405,7 +414,7 @@ class Cells:
             library_size=_on(device, screen.obs["library_size"][keep], torch.float32),
             design=design,
             condition=_on(device, _positions(keys, conditions), torch.long),
-            covariates=_given(covariates, obs, device),
+            covariates=covariates.on_device(obs, device),
             targets=encoding.pairs(design),
         )
 
@@ -427,6 +436,17 @@ class Cells:
             condition=_on(design.device, condition, torch.long),
             covariates=covariates,
             targets=targets,
+        )
+
+    def select(self, cells: np.ndarray) -> "Cells":
+        """Select some cells, of the same conditions."""
+        chosen = torch.from_numpy(cells).to(self.counts.device)
+        return replace(
+            self,
+            counts=self.counts[chosen],
+            library_size=self.library_size[chosen],
+            condition=self.condition[chosen],
+            covariates=tuple(values[chosen] for values in self.covariates),
         )
 
     def batch(self, index: Tensor) -> Batch:
@@ -473,11 +493,6 @@ def _gather(screen: anndata.AnnData, keep: np.ndarray, device: torch.device) -> 
         gathered[done : done + len(block)] = block
         done += len(block)
     return gathered
-
-
-def _given(covariates: Covariates, obs: pd.DataFrame, device: torch.device) -> tuple[Tensor, ...]:
-    """Encode covariates on the device, as the only item; nothing without covariates."""
-    return (torch.from_numpy(covariates.encode(obs)).to(device),) if len(covariates) else ()
 
 
 def _positions(keys: pd.MultiIndex, conditions: Iterable[tuple[str, str]]) -> np.ndarray:
@@ -664,7 +679,7 @@ class CellStream:
                     keys, _ = self.encoding.conditions(design, obs[rows][chosen])
                     condition = _positions(keys, self.conditions)
                     size = table["library_size"].to_numpy()
-                    given = _given(self.covariates, obs[rows][chosen], self.design.device)
+                    given = self.covariates.on_device(obs[rows][chosen], self.design.device)
                     of_cells = condition, given, self.targets
                     yield table, Cells.on_device(counts, size, self.design, *of_cells)
                 first += len(block)

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,54 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> TrainedM
     model = build_model(settings, len(genes), *sizes_of(encoding, covariates)).to(device)
     model.load_state_dict(weights)
     return TrainedModel(model.eval(), settings, genes, encoding, covariates)
+
+
+def restrict_genes(trained: TrainedModel, genes: Collection[str]) -> TrainedModel:
+    """Restrict a model to some of its genes, for cells in which the others were not measured.
+
+    The model of the counts of some genes, given their sum, has the same decoder with the outputs of
+    these genes alone: the softmax renormalises. The encoder takes missing genes at their mean over
+    training cells. On-target effects on missing genes are left out.
+
+    Parameters
+    ----------
+    trained
+        The model.
+    genes
+        Genes, of which the model's are kept.
+
+    Returns
+    -------
+    TrainedModel
+        With these genes, in the order of the model; library sizes are sums over them.
+    """
+    given = set(genes)
+    kept = [at for at, gene in enumerate(trained.genes) if gene in given]
+    if len(kept) == len(trained.genes):
+        return trained
+    position = {at: index for index, at in enumerate(kept)}
+    of_pairs = trained.encoding.targets
+    pairs = [at for at, (_, gene) in enumerate(of_pairs) if gene in position]
+    targets = tuple((of_pairs[at][0], position[of_pairs[at][1]]) for at in pairs)
+    encoding = replace(trained.encoding, targets=targets)
+    sizes = sizes_of(encoding, trained.covariates)
+    model = build_model(trained.settings, len(kept), *sizes).to(trained.device)
+    weights = model.state_dict()
+    for name, new in weights.items():
+        old = trained.model.state_dict()[name]
+        if name == "on_target.gene":
+            continue
+        chosen = torch.tensor(pairs if name.startswith("on_target.") else kept, device=old.device)
+        # the sizes that differ are those of genes, or of pairs of a perturbation and its target
+        for dimension, (size, new_size) in enumerate(zip(old.shape, new.shape, strict=True)):
+            if size != new_size:
+                old = old.index_select(dimension, chosen)
+        weights[name] = old
+    model.load_state_dict(weights)
+    return TrainedModel(
+        model.eval(), trained.settings, [trained.genes[at] for at in kept], encoding,
+        trained.covariates,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,11 @@ def log_weights_in_batches(
         yield here, weights.cpu().double().numpy()
 
 
+def bounds_of(log_weights: np.ndarray) -> np.ndarray:
+    """Compute the bound of each cell from its log importance weights, Q x cells."""
+    return _bounds_and_normalised_weights(log_weights, axis=0)[0]
+
+
 def _summarise(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     bound, normalised = _bounds_and_normalised_weights(log_weights, axis=0)
     return bound, np.sqrt(np.square(normalised - 1 / len(normalised)).sum(axis=0))

@@ -104,6 +104,61 @@ def draw_on_target(
         return model.on_target.of_conditions(program(), *targets)
 
 
+@dataclass(frozen=True)
+class GlobalDraws:
+    """Draws of the global variables that all cells share, one for each particle.
+
+    Attributes
+    ----------
+    model
+        Model and guide.
+    effects
+        [Q, T, size]; None if the family has no global variables.
+    on_target
+        On-target effects, [Q, J]; None for a model without any.
+    """
+
+    model: PerturbationModel
+    effects: Tensor | None
+    on_target: Tensor | None
+
+    @classmethod
+    @torch.no_grad()
+    @pyro.validation_enabled(False)
+    def of(cls, model: PerturbationModel, particles: int, seed: int) -> "GlobalDraws":
+        """Draw from the guide the same variables as :func:`samsvae.inference.iwelbo.iwelbo`."""
+        with seeded(seed, model.standardise.mean.device):
+            parts = [effects for _, effects in draw_effects_in_parts(model, particles)]
+            effects = (
+                None
+                if parts[0] is None
+                else torch.cat([part for part in parts if part is not None])
+            )
+            if model.on_target is None:
+                return cls(model, effects, None)
+            with pyro.plate("particles", particles, dim=-2):
+                return cls(model, effects, model.on_target.guide())
+
+    def of_conditions(
+        self, design: Tensor, targets: tuple[Tensor, ...], particles: int
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Compute the shifts of conditions, [Q, C, size], and their on-target effects.
+
+        Parameters
+        ----------
+        design
+            Rows of the design matrix, C x T.
+        targets
+            As of :attr:`samsvae.models.base.Batch.targets`.
+        particles
+            Q.
+        """
+        shifts = shift_of_conditions(self.effects, design).expand(particles, -1, -1)
+        if self.model.on_target is None or self.on_target is None:
+            return shifts, ()
+        return shifts, self.model.on_target.of_conditions(self.on_target, *targets)
+
+
 def draw_covariates(
     trained: TrainedModel, number: int
 ) -> tuple[tuple[Tensor, ...], list[str] | None]:
@@ -368,12 +423,34 @@ def cell_states(
         For the conditional VAE, whose decoder takes the perturbation beside the state, both are
         this state.
     """
-    model, device = trained.model, trained.device
-    cells = Cells.of(screen, keep, trained.encoding, device, trained.covariates)
+    cells = Cells.of(screen, keep, trained.encoding, trained.device, trained.covariates)
+    return states_of(trained.model, cells, effects_for_states(trained.model, seed))
+
+
+@torch.no_grad()
+@pyro.validation_enabled(False)
+def effects_for_states(model: PerturbationModel, seed: int) -> Tensor | None:
+    """Draw the effects over which posterior mean states are averaged, as :func:`draw_effects`."""
+    with seeded(seed, model.standardise.mean.device):
+        return draw_effects(model, STATE_DRAWS)
+
+
+@torch.no_grad()
+@pyro.validation_enabled(False)
+def states_of(model: PerturbationModel, cells: Cells, effects: Tensor | None) -> CellStates:
+    """Infer the posterior mean latent states of cells, averaged over draws of effects.
+
+    Parameters
+    ----------
+    model
+        Model and guide.
+    cells
+        The cells.
+    effects
+        As of :func:`effects_for_states`.
+    """
     basal, total = [], []
-    with seeded(seed, device):
-        effects = draw_effects(model, STATE_DRAWS)
-    for batch in cells.batches(max(1, LARGEST_TENSOR // (STATE_DRAWS * len(trained.genes)))):
+    for batch in cells.batches(max(1, LARGEST_TENSOR // (STATE_DRAWS * cells.counts.shape[1]))):
         shifts = shift_of_conditions(effects, batch.design).expand(STATE_DRAWS, -1, -1)
         inferred = BasalCells.from_guide(model, batch, shifts, at_means=True)
         own = shifts.index_select(-2, batch.condition)
