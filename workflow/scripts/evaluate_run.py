@@ -4,14 +4,8 @@ from typing import Any
 
 import torch
 
-from samsvae.evaluation.effects import effects_table, in_context, write_effects
-from samsvae.evaluation.predicted import (
-    ESTIMATORS,
-    in_contexts,
-    library_size_quantiles,
-    predicted_effects,
-    weights_of_strata,
-)
+from samsvae.evaluation.effects import write_effects
+from samsvae.evaluation.predicted import ESTIMATORS, effects_for_screen
 from samsvae.inference.cells import CellStream
 from samsvae.inference.checkpoint import TrainedModel, load_model
 from samsvae.inference.iwelbo import StreamedBounds
@@ -50,35 +44,23 @@ def estimate_iwelbo(snakemake: Any, trained: TrainedModel, device: torch.device)
 
 def predict_effects(snakemake: Any, trained: TrainedModel, device: torch.device) -> None:
     """Write the predicted effect of every perturbation of the screen."""
-    with open_screen(snakemake.input.screen) as screen:
-        names = perturbations(screen)
-        labels = screen.obs["perturbation"].astype(str)
-        parts = read_split(snakemake.input.split, screen)
-        cells = held_out_cells(labels, parts)
-        min_controls = snakemake.params.min_controls_per_batch
-        weights = weights_of_strata(trained, screen, names, cells, min_controls)
-        sizes = library_size_quantiles(screen.obs["library_size"][cells])
-    if snakemake.params.library_size is not None:
-        sizes = [float(snakemake.params.library_size)]
-    estimator, seed = snakemake.params.estimator, snakemake.params.seed
-    draws = snakemake.params.draws or ESTIMATORS[estimator].draws
-    with explain_out_of_memory(device, f"evaluation.effect_draws (now {draws})"):
-        how = trained, names, draws, seed, estimator
-        effects, error = predicted_effects(*how, weights, sizes)
-        layers = {"standard_error": error}
-        for context, own in in_contexts(trained, weights).items():
-            layers[in_context("effect", context)] = predicted_effects(*how, own, sizes)[0]
-    config = {
-        "model": trained.settings,
-        "effect_estimator": estimator,
-        "effect_draws": draws,
-        "effect_library_size": snakemake.params.library_size,
-        "min_controls_per_batch": min_controls,
-        "seed": seed,
+    params = snakemake.params
+    keys = ("estimator", "draws", "library_size", "min_controls_per_batch", "seed")
+    settings = {key: params[key] for key in keys}
+    settings["draws"] = params.draws or ESTIMATORS[params.estimator].draws
+    config = {"model": trained.settings} | {
+        key if key.startswith(("seed", "min_")) else f"effect_{key}": value
+        for key, value in settings.items()
     }
-    digest = read_digest(snakemake.input.screen)
-    made_by = provenance(config, snakemake.params.code, screen=digest)
-    table = effects_table(effects, names, trained.genes, layers, made_by)
+    made_by = provenance(config, params.code, screen=read_digest(snakemake.input.screen))
+    with (
+        open_screen(snakemake.input.screen) as screen,
+        explain_out_of_memory(device, f"evaluation.effect_draws (now {settings['draws']})"),
+    ):
+        parts = read_split(snakemake.input.split, screen)
+        cells = held_out_cells(screen.obs["perturbation"].astype(str), parts)
+        names = perturbations(screen)
+        table = effects_for_screen(trained, screen, names, settings, made_by, cells)
     write_effects(table, snakemake.output.effects)
 
 

@@ -1,7 +1,7 @@
 """Predicted effects of a trained model with Monte-Carlo errors, and latent traversals."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -16,6 +16,7 @@ from numba import njit, prange
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from samsvae.evaluation.effects import effects_table, in_context
 from samsvae.evaluation.stratified import Strata
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.noise import seeded
@@ -324,6 +325,54 @@ def weights_of_strata(
     total = number.sum(axis=0)
     weights = np.divide(number, total, where=total > 0, out=np.tile(frequency, (len(total), 1)).T)
     return weights.T
+
+
+def effects_for_screen(
+    trained: TrainedModel,
+    screen: anndata.AnnData,
+    perturbations: Sequence[str],
+    settings: Mapping[str, Any],
+    provenance: str,
+    cells: np.ndarray | None = None,
+) -> anndata.AnnData:
+    """Predict the effects of perturbations in cells like those of a screen.
+
+    Parameters
+    ----------
+    trained
+        The model.
+    screen
+        Canonical screen.
+    perturbations
+        Canonical labels.
+    settings
+        ``draws`` (None for the estimator's default), ``estimator``, ``seed``, ``library_size``
+        (None for those of the cells) and ``min_controls_per_batch``.
+    provenance
+        Provenance record, JSON.
+    cells
+        Boolean, the cells whose strata and library sizes are taken; None for all.
+
+    Returns
+    -------
+    AnnData
+        As of :func:`samsvae.evaluation.effects.effects_table`, with the layer ``standard_error``
+        and, for a model that knows contexts, the effects in each.
+    """
+    cells = np.ones(screen.n_obs, dtype=bool) if cells is None else cells
+    least = settings["min_controls_per_batch"]
+    weights = weights_of_strata(trained, screen, perturbations, cells, least)
+    sizes = library_size_quantiles(screen.obs["library_size"][cells])
+    if settings["library_size"] is not None:
+        sizes = [float(settings["library_size"])]
+    estimator = settings["estimator"]
+    draws = settings["draws"] or ESTIMATORS[estimator].draws
+    how = trained, perturbations, draws, settings["seed"], estimator
+    effects, error = predicted_effects(*how, weights, sizes)
+    layers = {"standard_error": error}
+    for context, own in in_contexts(trained, weights).items():
+        layers[in_context("effect", context)] = predicted_effects(*how, own, sizes)[0]
+    return effects_table(effects, perturbations, trained.genes, layers, provenance)
 
 
 @torch.no_grad()
