@@ -83,6 +83,7 @@ checkpoint list_perturbations:
     """Count the cells and differentially expressed genes of each perturbation."""
     input:
         effects=rules.assess_screen.output.effects,
+        responders=branch(layout.has("training"), then=f"{TABLES}/responders.tsv"),
     output:
         table=f"{TABLES}/perturbations.tsv",
     log:

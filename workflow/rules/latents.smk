@@ -56,6 +56,115 @@ use rule tabulate_latents as tabulate_latents_of_run with:
         "results/benchmarks/tabulate_latents/{experiment}/{split}/{model}-seed{seed}.tsv"
 
 
+rule infer_cells:
+    """Infer states, bounds and responders of all cells of a screen, as AnnData."""
+    input:
+        model=rules.train.output.model,
+        screen=layout.screen_of,
+        factors=layout.factor_tables_of,
+    output:
+        cells=f"{RUN}/cells.h5ad",
+        responders=f"{RUN}/responders.tsv",
+        scores=f"{RUN}/responder_scores.tsv",
+        responder_effects=f"{RUN}/responder_effects.h5ad",
+    log:
+        "results/logs/infer_cells/{experiment}/{split}/{model}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/infer_cells/{experiment}/{split}/{model}-seed{seed}.tsv"
+    wildcard_constraints:
+        experiment=one_of(filter(layout.has_counts, layout.experiments)),
+        model=one_of(layout.trained),
+    conda:
+        "../../envs/samsvae.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(4000, per_input=1),
+        runtime=growing(180),
+        gpu=1,
+    params:
+        run=run_of,
+        settings={
+            key: config["evaluation"][key]
+            for key in ("cell_particles", "min_cells_guide")
+        },
+        code=uses_model("infer_cells"),
+    script:
+        "../scripts/infer_cells.py"
+
+
+use rule collect_de_comparison as collect_responders with:
+    input:
+        tables=layout.for_reference_run(rules.infer_cells.output.responders),
+    output:
+        table=f"{TABLES}/responders.tsv",
+    log:
+        "results/logs/collect_tables/{experiment}/responders.log",
+    benchmark:
+        "results/benchmarks/collect_tables/{experiment}/responders.tsv"
+    params:
+        **collecting(runs=layout.reference_runs_of),
+
+
+use rule collect_responders as collect_responder_scores with:
+    input:
+        tables=layout.for_reference_run(rules.infer_cells.output.scores),
+    output:
+        table=f"{TABLES}/responder_scores.tsv",
+    log:
+        "results/logs/collect_tables/{experiment}/responder_scores.log",
+    benchmark:
+        "results/benchmarks/collect_tables/{experiment}/responder_scores.tsv"
+
+
+# made only on request by path
+rule apply_model:
+    """Apply a trained model to another screen of the configuration."""
+    input:
+        unpack(layout.applied_screen_of),
+        model=rules.train.output.model,
+    output:
+        cells=f"{RUN}/applied/{{screen}}/cells.h5ad",
+        responders=f"{RUN}/applied/{{screen}}/responders.tsv",
+        scores=f"{RUN}/applied/{{screen}}/responder_scores.tsv",
+        responder_effects=f"{RUN}/applied/{{screen}}/responder_effects.h5ad",
+        effects=f"{RUN}/applied/{{screen}}/predicted_effects.h5ad",
+        notes=f"{RUN}/applied/{{screen}}/notes.txt",
+    log:
+        "results/logs/apply_model/{experiment}/{split}/{model}-seed{seed}-{screen}.log",
+    benchmark:
+        "results/benchmarks/apply_model/{experiment}/{split}/{model}-seed{seed}-{screen}.tsv"
+    wildcard_constraints:
+        experiment=one_of(filter(layout.has_counts, layout.experiments)),
+        model=one_of(layout.trained),
+    conda:
+        "../../envs/samsvae.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(4000, per_input=1),
+        runtime=growing(180),
+        gpu=1,
+    params:
+        screen=layout.settings_of_screen,
+        settings=lambda wildcards: {
+            "draws": config["evaluation"]["effect_draws"],
+            "estimator": config["evaluation"]["effect_estimator"],
+            "library_size": config["evaluation"]["effect_library_size"],
+            "seed": int(wildcards.seed),
+            **{
+                key: config["evaluation"][key]
+                for key in (
+                    "min_controls_per_batch",
+                    "min_cells_guide",
+                    "cell_particles",
+                )
+            },
+        },
+        seed=lambda wildcards: int(wildcards.seed),
+        code=uses_model("apply_model"),
+    script:
+        "../scripts/apply_model.py"
+
+
 rule classify_states:
     """Classify perturbations by latent states of cells."""
     input:

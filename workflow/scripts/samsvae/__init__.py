@@ -27,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "build_model",
     "effect_scores",
+    "load",
     "load_model",
     "observed_effects",
     "open_screen",
@@ -41,6 +42,7 @@ __all__ = [
 _MODULES = {
     "build_model": "samsvae.models",
     "effect_scores": "samsvae.evaluation.scores",
+    "load": "samsvae.biology.applied",
     "load_model": "samsvae.inference.checkpoint",
     "observed_effects": "samsvae.evaluation.observed",
     "open_screen": "samsvae.screen.canonical",

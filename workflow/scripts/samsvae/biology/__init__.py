@@ -3,3 +3,6 @@
 # values of the column perturbation in tables of cell states
 ALL = "all"  # all perturbations together
 OTHER = "other perturbations"  # those that a map does not name
+
+# kinds of cells in the table of responder scores
+NULL, PERTURBED = "without the perturbation", "perturbed"

@@ -172,6 +172,10 @@ class Evaluation(Section):
         description='Where those cells\' masks and effects come from: "posterior", what training '
         'has learnt of them, or "prior", what the model assumes beforehand.',
     )
+    cell_particles: Count = Field(
+        25,
+        description="Particles of the bounds and responder scores of all cells, in cells.h5ad.",
+    )
     mapped_cells: NotNegative = Field(
         3000,
         description="Cells, of those that were not trained on, whose latent states are laid out "

@@ -427,7 +427,22 @@ def _signed(effect: float) -> str:
 MOST_NAMED = 6
 
 
-def list_perturbations(screen: anndata.AnnData, fdr: float) -> pd.DataFrame:
+UNKNOWN = "unknown"
+
+
+def _fractions_in_words(responders: pd.DataFrame) -> dict[str, str]:
+    """Write the fraction of responders of each perturbation, as in ``0.77 (0.73 to 0.81)``."""
+    pooled = responders[responders["guide"].fillna("") == ""].dropna(subset="responders")
+    columns = pooled[["perturbation", "responders", "low", "high"]]
+    return {
+        str(name): f"{fraction:.2f} ({low:.2f} to {high:.2f})"
+        for name, fraction, low, high in columns.itertuples(index=False)
+    }
+
+
+def list_perturbations(
+    screen: anndata.AnnData, fdr: float, responders: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """List perturbations by decreasing number of differentially expressed genes.
 
     Parameters
@@ -436,21 +451,26 @@ def list_perturbations(screen: anndata.AnnData, fdr: float) -> pd.DataFrame:
         Effects of all cells, as of :func:`samsvae.biology.quality.screen_effects`.
     fdr
         False discovery rate below which a gene is differentially expressed.
+    responders
+        A table of responders; None without a trained model.
 
     Returns
     -------
     DataFrame
-        perturbation, n_cells, n_compared (of these, in batches with control cells), n_de
-        (differentially expressed genes), raised and lowered (the strongest of these genes, with
-        their effect, log2(CP10k + 1)), figure (its file).
+        perturbation, n_cells, n_compared (of these, in batches with control cells), responders
+        (their fraction by the reference model, with the ends of a 95 % interval, or "unknown"),
+        n_de (differentially expressed genes), raised and lowered (the strongest of these genes,
+        with their effect, log2(CP10k + 1)), figure (its file).
     """
     effects = np.asarray(screen.X, dtype=np.float64)
     is_de = effects_in_use(screen, "fdr") < fdr
+    fractions = {} if responders is None else _fractions_in_words(responders)
     rows = [
         {
             "perturbation": name,
             "n_cells": screen.obs["n_cells"].iloc[row],
             "n_compared": screen.obs["n_compared"].iloc[row],
+            **({} if responders is None else {"responders": fractions.get(name, UNKNOWN)}),
             "n_de": int(own.sum()),
             "raised": strongest_genes(effect, own & (effect > 0), screen.var_names, MOST_NAMED),
             "lowered": strongest_genes(effect, own & (effect < 0), screen.var_names, MOST_NAMED),

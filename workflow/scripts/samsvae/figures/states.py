@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from samsvae.biology import ALL, OTHER
+from samsvae.biology import ALL, NULL, OTHER, PERTURBED
 from samsvae.figures import readable
 from samsvae.figures.style import (
+    OBSERVED_COLOUR,
     PAGE_WIDTH,
     SEQUENTIAL,
     models_in,
@@ -78,6 +79,41 @@ def draw_basal(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     names = [readable(model) + ("" if claims[model] else " *") for model in shown]
     name_rows(axes[0], names)
     figure.legend(*axes[0].get_legend_handles_labels(), ncols=3, loc="outside lower center")
+    return figure
+
+
+RESPONDER_COLUMNS = 4
+
+
+def draw_responders(table: pd.DataFrame, reference: str = "control cells", **_: Any) -> Figure:
+    """Draw the densities of scores of perturbed and control cells, from responder_scores.tsv."""
+    names = list(dict.fromkeys(table["perturbation"]))
+    if not names:
+        return nothing_to_show("No perturbation has responders that the model can distinguish.")
+    n_columns = min(RESPONDER_COLUMNS, len(names))
+    n_rows = -(-len(names) // n_columns)
+    figure, axes = plt.subplots(
+        n_rows, n_columns, figsize=(PAGE_WIDTH * n_columns / RESPONDER_COLUMNS, 1.4 * n_rows + 0.4),
+        squeeze=False,
+    )  # fmt: skip
+    palette = sns.color_palette("colorblind")
+    colours = {NULL: OBSERVED_COLOUR, PERTURBED: palette[0]}
+    labels = {NULL: f"{reference}, scored alike", PERTURBED: "perturbed cells"}
+    for axis, name in zip(axes.flat, names, strict=False):
+        rows = table[table["perturbation"] == name]
+        for kind, colour in colours.items():
+            own = rows[rows["kind"] == kind]
+            edges = [own["lower"].iloc[0], *own["upper"]]
+            axis.stairs(own["density"], edges, color=colour, label=labels[kind])
+            axis.stairs(own["density"], edges, fill=True, color=colour, alpha=0.15)
+        axis.axvline(0, color="0.7", linewidth=0.6, zorder=0)
+        axis.set_title(name, style="italic")
+        axis.set(yticks=[], ylim=(0, None))
+        axis.spines["left"].set_visible(False)
+    for axis in axes.flat[len(names) :]:
+        axis.set_axis_off()
+    figure.supxlabel("score: log likelihood with / without the perturbation (nats)", fontsize=7)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), ncols=2, loc="outside upper center")
     return figure
 
 

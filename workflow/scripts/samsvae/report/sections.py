@@ -394,6 +394,27 @@ SECTIONS = (
         ),
     ),
     Section(
+        "responders",
+        "Responders",
+        "A cell that carries a guide may not be perturbed. The first model scores every cell: the "
+        "logarithm of the likelihood of its counts with the perturbation, relative to that "
+        "without. Control cells scored under the same perturbation show how cells score that do "
+        "not respond.",
+        (
+            Figure("responders", "states", "responder_scores.tsv", (COUNTS, TRAINING)),
+            Table(
+                "responders.tsv",
+                "Every perturbation, and each of its guides: fraction of responders with a 95 % "
+                "interval (empty where responders cannot be distinguished from control cells), "
+                "median score of its cells and of control cells (nats), the fraction of "
+                "responders that would score below the control cells' median (overlap), and the "
+                "root mean square effect among all cells and among responders.",
+                (COUNTS, TRAINING),
+                first="overlap",
+            ),
+        ),
+    ),
+    Section(
         "basal",
         "Independence of the basal state from the perturbation",
         "The latent state of a cell is the sum of a basal state and the effect of its "

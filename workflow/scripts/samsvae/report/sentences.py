@@ -549,6 +549,7 @@ def biology_in_words(tables: Path, has: Collection[str], masked: Sequence[str] =
         said += pathways_in_words(read_table(tables / "pathway_agreement.tsv"))
     said += combinations_in_words(read_table(tables / "combinations.tsv"))
     if TRAINING in has:
+        said += responders_in_words(read_table(tables / "responders.tsv"))
         said += masks_in_words(read_table(tables / "factors.tsv"), masked) if MASKS in has else []
         said += basal_in_words(read_table(tables / "basal.tsv"))
     return said
@@ -595,6 +596,31 @@ def missed_in_words(missed: pd.DataFrame) -> list[str]:
     if nothing:
         sentences.append(f"Nothing of any effect is predicted by {', '.join(nothing)}.")
     return sentences
+
+
+def responders_in_words(responders: pd.DataFrame) -> list[str]:
+    """Describe the fractions of responders, and the perturbations with the fewest."""
+    pooled = responders[responders["guide"].fillna("") == ""]
+    known = pooled.dropna(subset="responders").sort_values("responders", kind="stable")
+    if pooled.empty:
+        return []
+    if known.empty:
+        return [
+            "Cells that respond to a perturbation cannot be distinguished from control cells for "
+            f"any of {len(pooled):,} perturbations: effects are too small in a single cell."
+        ]
+    fewest = _named(
+        [
+            f"{row['perturbation']} ({100 * row['responders']:.0f} %)"
+            for _, row in known.head(MOST_NAMED).iterrows()
+        ]
+    )
+    return [
+        f"A median of {100 * known['responders'].median():.0f} % of the cells of a perturbation "
+        f"respond to it, the fewest of {fewest}; for {len(pooled) - len(known):,} of "
+        f"{len(pooled):,} perturbations this is unknown, since responders cannot be distinguished "
+        "from control cells."
+    ]
 
 
 def predicted_contexts_in_words(scores: pd.DataFrame) -> list[str]:

@@ -84,6 +84,10 @@ FIGURES = "results/{experiment}/figures"
 CANONICAL = {"perturbation_matrix": {"obsm": "dosage", "names": "perturbations"}}
 
 
+# factors, their genes and the gene sets enriched among these
+FACTOR_TABLES = ("factors.tsv", "factor_genes.parquet", "factor_enrichment.tsv")
+
+
 class Layout:
     """Runs, files and targets of a configuration.
 
@@ -249,6 +253,16 @@ class Layout:
         shown = f"{CHECK}.warnings.txt".format(screen=screen)
         return [shown] if screen in self.checked_screens() else []
 
+    def applied_screen_of(self, wildcards: Wildcards) -> dict[str, str]:
+        """Return the files of a screen that a model is applied to, as ``screen`` and others.
+
+        A user's file is read with all genes of the model; of other sources, the canonical screen.
+        """
+        if self.screens[wildcards["screen"]]["source"] != "h5ad":
+            return {"screen": SCREEN.format(**wildcards)}
+        files = dict(self.users_files_of(wildcards))
+        return {"screen": files.pop("path"), **files}
+
     def receipt_of(self, wildcards: Wildcards) -> str:
         """Return the path of the receipt of a screen's published file."""
         name = wildcards["screen"]
@@ -384,6 +398,15 @@ class Layout:
             return [run_of(wildcards)]
         return self.runs(wildcards["experiment"], models=self.trained, reference=True)
 
+    def reference_run(self, experiment: str) -> RunOf | None:
+        """Return the run whose cells.h5ad is always made, that of the first trained model."""
+        return next(iter(self.runs(experiment, models=self.trained, reference=True)), None)
+
+    def reference_runs_of(self, wildcards: Wildcards) -> list[RunOf]:
+        """List the reference run of a job's experiment, if it has trained models."""
+        run = self.reference_run(wildcards["experiment"])
+        return [] if run is None else [run]
+
     def single_models_of(self, wildcards: Wildcards) -> list[str]:
         """List the trained models of an experiment that has one split and one seed; else none."""
         entry = self.experiments[wildcards["experiment"]]
@@ -447,6 +470,27 @@ class Layout:
             experiment=wildcards["experiment"], split=self.shown_runs_of(wildcards)[0]["split"]
         )
 
+    def for_reference_run(self, pattern: str) -> InputFunction:
+        """Fill a pattern for the reference run of an experiment with trained models."""
+
+        def filled(wildcards: Wildcards) -> list[str]:
+            run = self.reference_run(wildcards["experiment"])
+            return [] if run is None else [pattern.format(**wildcards, **run)]
+
+        return filled
+
+    def factor_tables_of(self, wildcards: Wildcards) -> list[str]:
+        """List the tables of factors, their genes and sets, of a run; none without masks.
+
+        The tables of reference runs are those of their experiment.
+        """
+        experiment, run = wildcards["experiment"], run_of(wildcards)
+        if not has_mask(self.models[run["model"]]):
+            return []
+        shown = run in self.runs(experiment, models=self.trained, reference=True)
+        folder = (TABLES if shown else RUN).format(experiment=experiment, **run)
+        return [f"{folder}/{table}" for table in FACTOR_TABLES]
+
     def for_single_runs(self, pattern: str) -> InputFunction:
         """Fill a pattern for each trained run, if an experiment has one run per model."""
         return lambda wildcards: self.for_runs(pattern, models=self.single_models_of(wildcards))(
@@ -504,13 +548,14 @@ class Layout:
     # Targets.
 
     def all_runs(self) -> list[str]:
-        """List the models and predicted effects of every run of every experiment."""
+        """List the models and predicted effects of every run, and the cells of reference runs."""
         trained = self.for_runs(f"{RUN}/model.safetensors", models=self.trained)
         predicted = self.for_runs(f"{RUN}/predicted_effects.h5ad")
+        cells = self.for_reference_run(f"{RUN}/cells.h5ad")
         return [
             file
             for experiment in self.experiments
-            for files in ([trained, predicted] if self.has_counts(experiment) else [trained])
+            for files in ([trained, predicted, cells] if self.has_counts(experiment) else [trained])
             for file in files({"experiment": experiment})
         ]
 
