@@ -210,7 +210,7 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(given)
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
-    case = Case(_screen(arguments.file, arguments.batch))
+    case = read_case(arguments.file, arguments.batch)
     print(json.dumps(case.reference()), flush=True)
     settings = SETTINGS | key_values(arguments.settings)
     training = Training(**TRAINING | key_values(arguments.training))
@@ -225,16 +225,17 @@ def main(given: Sequence[str] | None = None) -> None:
     print(json.dumps(mean_of(rows)))
 
 
-def _screen(file: str, batch: str | None) -> anndata.AnnData:
+def read_case(file: str, batch: str | None = None, guide: str | None = None) -> Case:
     """Read a file with perturbations in obs["condition"]."""
     path = Path(file) if Path(file).is_file() else ROOT.parent / "shared" / "data" / file
     source = H5adSource(
-        path=str(path), perturbation_column="condition", control="control", batch_column=batch
-    )
+        path=str(path), perturbation_column="condition", control="control", batch_column=batch,
+        guide_column=guide,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "screen.h5ad"
         write_h5ad_screen(source, "{}", made)
-        return read_screen(made)
+        return Case(read_screen(made))
 
 
 if __name__ == "__main__":
