@@ -49,7 +49,7 @@ def main() -> None:
         }
     )
     table.to_csv(given.output, sep="\t", index=False)
-    print(table.groupby("perturbation")["class"].value_counts().unstack(fill_value=0))
+    print(pd.crosstab(table["perturbation"], table["class"]))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ def of_simulation(screen: anndata.AnnData, found: Responders) -> dict[str, Any]:
     shift = np.linalg.norm(truth["mask"] * truth["embedding"], axis=1)
     strength = pd.Series(shift, truth["targets"])
     reached = screen.obsm["true_response"].any(axis=1)
-    rows, unknown = [], {True: [], False: []}
+    rows = []
+    unknown: dict[bool, list[bool]] = {True: [], False: []}
     for group, name in enumerate(found.groups.names):
         pairs = found.groups.cells_of(group)
         true = reached[found.groups.cell[pairs]]

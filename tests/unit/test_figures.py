@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.collections import LineCollection, PathCollection, QuadMesh
 from matplotlib.container import BarContainer, ErrorbarContainer
 
+from samsvae.biology import NULL, PERTURBED
 from samsvae.biology.enrichment import pathway_agreement, with_order
 from samsvae.biology.factors import with_orders
 from samsvae.biology.quality import quantiles
@@ -363,6 +364,21 @@ def null_table(n):
     return quantiles(rng.uniform(size=n))
 
 
+def scores_table(n):
+    """Densities of the scores of perturbed and control cells, of n perturbations."""
+    rng = np.random.default_rng(0)
+    found = []
+    for number in range(n):
+        edges = np.linspace(-5, 10 + number, 9)
+        for kind in (NULL, PERTURBED):
+            density = rng.random(8)
+            density /= (density * np.diff(edges)).sum()
+            own = {"perturbation": f"P{number}", "kind": kind, "lower": edges[:-1]}
+            found.append(pd.DataFrame({**own, "upper": edges[1:], "density": density}))
+    columns = ["perturbation", "kind", "lower", "upper", "density"]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
+
+
 def hits_table(n):
     rng = np.random.default_rng(0)
     return pd.DataFrame(
@@ -426,6 +442,9 @@ TABLES = {
     ("split", "pairs"): parts_table(split_table(8, pairs=3)),
     ("null", "many"): null_table(3000),
     ("null", "none"): null_table(0),
+    ("responders", "few"): scores_table(2),
+    ("responders", "many"): scores_table(11),
+    ("responders", "none"): scores_table(0),
     ("hits", "some"): hits_table(30),
     ("hits", "none"): hits_table(0),
     ("knock_down", "some"): knock_down_table(8),
@@ -740,6 +759,18 @@ def reads_null(figure, table):
     edges = area.get_paths()[0].vertices
     expected = np.concatenate([table[["expected", end]].to_numpy() for end in ("low", "high")])
     np.testing.assert_allclose(np.unique(edges[:, 1]), np.unique(expected[:, 1]))
+
+
+def reads_responders(figure, table):
+    names = list(table["perturbation"].unique())
+    axes = [axis for axis in figure.axes if axis.axison]
+    assert [axis.get_title() for axis in axes] == names
+    for axis, name in zip(axes, names, strict=True):
+        drawn = [patch.get_data() for patch in axis.patches if not patch.get_fill()]
+        for steps, kind in zip(drawn, (NULL, PERTURBED), strict=True):
+            own = of(table, perturbation=name, kind=kind)
+            same(steps.values, own["density"])
+            same(steps.edges, [own["lower"].iloc[0], *own["upper"]])
 
 
 def reads_hits(figure, table):
@@ -1165,6 +1196,7 @@ SHOWN_COLUMNS = {
     "split": ["fraction", "cells"],
     "null": ["expected", "observed", "low", "high"],
     "hits": ["n_compared", "e_distance", "n_de"],
+    "responders": ["density", "lower", "upper"],
     "knock_down": ["log2fc", "low", "high"],
     "guides": ["concordance", "slope"],
     "batches": ["fraction", "control_fraction"],

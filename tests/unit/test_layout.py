@@ -69,8 +69,8 @@ def test_the_targets_of_the_default_configuration():
     default = layout()
     files = default.all_runs()
     # two experiments of one split: 3 trained models by 3 seeds with 2 files, 3 baselines and a
-    # ceiling by 3 seeds with one
-    assert len(files) == len(set(files)) == 2 * (3 * 3 * 2 + 3 + 3)
+    # ceiling by 3 seeds with one; and the cells of one run
+    assert len(files) == len(set(files)) == 2 * (3 * 3 * 2 + 3 + 3 + 1)
     assert "results/simulated/random-seed0/cpa_vae/seed2/model.safetensors" in files
     assert "results/simulated/tables/metrics.parquet" in default.all_tables()
     assert "results/simulated/tables/split.tsv" in default.all_tables()

@@ -53,6 +53,7 @@ from samsvae.report.sentences import (
     null_in_words,
     pathways_in_words,
     quality_in_words,
+    responders_in_words,
     run_times,
     targets_in_words,
     verdicts_in_words,
@@ -131,6 +132,10 @@ QUALITY = {
     "hits": HITS, "null_calibration": NULL, "knock_down": CHANGES, "guides": OF_GUIDES,
     "batches": OF_BATCHES,
 }  # fmt: skip
+RESPONDERS = pd.DataFrame(
+    {"perturbation": ["JAK2", "B", "CAV1", "JAK2"], "guide": ["", "", "", "g1"],
+     "responders": [0.8, 0.6, np.nan, 0.1], "low": 0.1, "high": 0.9, "overlap": 0.1}
+)  # fmt: skip
 DRAWING = '<svg xmlns="http://www.w3.org/2000/svg" width="100pt" height="50pt"/>'
 
 
@@ -165,6 +170,7 @@ def results(tmp_path_factory):
         )
         for table, rows in QUALITY.items():
             write(folder / name / f"tables/{table}.tsv", rows.to_csv(sep="\t", index=False))
+        write(folder / name / "tables/responders.tsv", RESPONDERS.to_csv(sep="\t", index=False))
         write(folder / name / "tables/missed_effects.tsv", MISSED.to_csv(sep="\t", index=False))
         write(folder / name / "tables/basal.tsv", BASAL.to_csv(sep="\t", index=False))
         write(folder / name / "tables/combinations.tsv", COMBINATIONS.to_csv(sep="\t", index=False))
@@ -232,6 +238,14 @@ def test_the_page_says_in_words_what_perturbations_do(report):
         "1 of 2 combinations are significantly non-additive for at least one gene, most genes in A+C (HBZ −0.50, CLC +0.20).",
     ):
         assert said in text
+    assert (
+        "A median of 70 % of the cells of a perturbation respond to it, the fewest of B (60 %)"
+        in text
+    )
+    assert "for 1 of 3 perturbations this is unknown" in text
+    unknown = responders_in_words(RESPONDERS.assign(responders=np.nan))
+    assert "for any of 3 perturbations" in unknown[0]
+    assert responders_in_words(RESPONDERS[:0]) == []
     assert "Of 2 perturbations with an effect on held-out cells beyond noise" in text
     assert "SAMS-VAE of 1 (median 60 %)" in text
     assert missed_in_words(MISSED)[1].endswith("predicted by no change.")

@@ -14,10 +14,12 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 
 from samsvae.evaluation.metrics import METRICS, OTHER_NUMBERS, de_metrics, read_run_metrics
 from samsvae.inference.checkpoint import load_model
 from samsvae.report.sections import SHOWN_FIGURES
+from tests.conftest import ROOT
 from tests.workflow.conftest import TINY_CONFIG, Project, copy_project
 
 # tests of one file share a worker (see the Makefile), so the chain runs once for all of them
@@ -29,7 +31,7 @@ FIGURES = {
     "effects", "metrics", "similarity", "differential_expression", "enrichment", "perturbations",
     "paired_differences", "volcanoes", "de_by_strength", "combinations", "pathway_map",
     "pathway_agreement",
-    "factors", "factor_enrichment", "basal", "recovery",
+    "factors", "factor_enrichment", "basal", "recovery", "responders",
 }  # fmt: skip
 OF_GENE_SETS = {"enrichment", "pathway_map", "pathway_agreement", "factor_enrichment"}
 # the second experiment tests no gene sets, has several fractions, and batches and guides
@@ -395,6 +397,57 @@ def test_cells_are_sampled_on_request(finished):
     assert list(cells.var_names) == list(screen.var_names)
     assert set(cells.obs["library_size"]) <= set(screen.obs["library_size"])
     assert '"sample_from": "prior"' in cells.uns["provenance"]
+
+
+def test_a_model_applied_to_its_own_screen_gives_its_own_numbers(finished):
+    run = "results/random/random-seed0/sams/seed0"
+    paths = [f"{run}/applied/{screen}/cells.h5ad" for screen in ("tiny", "batched")]
+    assert finished.planned(*paths) == {"apply_model": 2}
+    done = finished.snakemake(*paths)
+    assert done.returncode == 0, done.stdout[-4000:]
+    folder = finished.folder / run
+    own, applied = (
+        anndata.read_h5ad(folder / path) for path in ("cells.h5ad", paths[0][len(run) + 1 :])
+    )
+    screen = anndata.read_h5ad(finished.folder / "results/screens/tiny/screen.h5ad")
+    assert (own.X != screen.X).nnz == 0
+    for name in ("X_basal", "X_latent", "X_shift"):
+        np.testing.assert_array_equal(own.obsm[name], applied.obsm[name])
+    for name in ("bound", "responder_score", "responder_probability"):
+        np.testing.assert_array_equal(own.obs[name], applied.obs[name])
+    assert set(own.uns["factors"]) <= {"factors", "genes", "gene_sets"}
+    for name in ("responders.tsv", "responder_scores.tsv"):
+        assert (folder / name).read_text() == (folder / "applied/tiny" / name).read_text()
+    assert (folder / "applied/tiny/notes.txt").read_text() == ""
+    # three of whose targets are measured genes, under names that the model does not know
+    notes = (folder / "applied/batched/notes.txt").read_text()
+    assert "8 of the model's 60 genes are not measured" in notes
+    table = pd.read_csv(finished.folder / "results/random/tables/responders.tsv", sep="\t")
+    assert set(table["model"]) == {"sams"}
+    listed = pd.read_csv(finished.folder / "results/random/tables/perturbations.tsv", sep="\t")
+    known = table.dropna(subset="responders")["perturbation"]
+    told = listed.set_index("perturbation")["responders"]
+    assert (told[~told.index.isin(known)] == "unknown").all()
+
+
+def test_the_notebook_of_a_trained_model_runs(finished, monkeypatch, caplog):
+    cells = json.loads((ROOT / "docs" / "trained_model.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    monkeypatch.chdir(finished.folder)
+    names: dict[str, object] = {}
+    exec(code[0], names)
+    names["MODEL"] = finished.folder / "results/random/random-seed0/sams/seed0/model.safetensors"
+    names["CELLS"] = finished.folder / "results/screens/tiny/screen.h5ad"
+    for each in code[1:]:
+        exec(each, names)
+    plt.close("all")
+    encoded, whole = names["cells"], names["whole"]
+    assert encoded.n_obs == whole.n_obs
+    assert encoded.n_vars == whole.n_vars - 3
+    assert "3 of the model's 60 genes are not measured" in caplog.text
+    assert list(names["effects"].index) == [names["one"], names["two"], "TARGET01+TARGET02"]
+    assert names["imagined"].n_obs == 50
+    assert len(names["scores"]) > 0
 
 
 def test_a_perturbation_is_drawn_on_request_and_all_of_them_by_a_target(finished):

@@ -215,9 +215,18 @@ def write_cells(
                 write_elem(file["obsm"], name, matrix, dataset_kwargs={"compression": "lzf"})
             write_elem(file["uns"], "provenance", provenance)
             if factors:
-                tables = {name: table.reset_index(drop=True) for name, table in factors.items()}
+                tables = {name: _storable(table) for name, table in factors.items()}
                 write_elem(file["uns"], "factors", tables)
     return responders, notes
+
+
+def _storable(table: pd.DataFrame) -> pd.DataFrame:
+    """Fill missing text, which an AnnData file cannot hold."""
+    text = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    filled = {name: table[name].astype(object).fillna("").astype(str) for name in text}
+    return table.reset_index(drop=True).assign(
+        **{name: values.to_numpy() for name, values in filled.items()}
+    )
 
 
 def _empty_array(group: h5py.Group, name: str, shape: tuple[int, int]) -> h5py.Dataset:
