@@ -15,7 +15,8 @@ from typing import Any
 from samsvae.config.models import BASELINES, CEILINGS, MASKED
 
 # kinds of splits, by what they need: fractions, or the context of each cell
-WITH_FRACTIONS = ("unseen_combinations", "data_efficiency", "unseen_contexts")
+UNSEEN_PERTURBATIONS = "unseen_perturbations"
+WITH_FRACTIONS = ("unseen_combinations", "data_efficiency", "unseen_contexts", UNSEEN_PERTURBATIONS)
 OF_CONTEXTS = ("unseen_contexts", "leave_context_out")
 
 
@@ -27,12 +28,13 @@ class Split:
     ----------
     kind
         ``random``, ``unseen_combinations``, ``data_efficiency``, ``unseen_contexts``,
-        ``leave_context_out`` or ``as_simulated``.
+        ``leave_context_out``, ``unseen_perturbations`` or ``as_simulated``.
     seed
         Seed of the division.
     fraction
         Fraction of pairs of perturbations, or of the pairs' training cells, or of pairs of a
-        perturbation and a context, that may be trained on; None for the other kinds.
+        perturbation and a context, or of single perturbations, that may be trained on; None for
+        the other kinds.
     context
         Context whose perturbed cells are tested, of ``leave_context_out`` alone.
     """

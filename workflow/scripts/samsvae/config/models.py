@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from samsvae.config.schema import Count, Positive, Probability, Section
+from samsvae.config.schema import Count, FilePath, Positive, Probability, Section
 
 Embedding = Annotated[
     Literal["mean_field", "correlated"],
@@ -27,6 +27,13 @@ BasalEncoder = Annotated[
     ),
 ]
 
+EXPRESSION = "expression"  # principal components of training expression, in place of a table
+Features = Annotated[FilePath, Field(max_length=4096)]
+FeatureComponents = Annotated[
+    Count,
+    Field(description="Principal components of perturbation_features that are used, at most."),
+]
+
 
 class ModelKind(Section):
     """One model or baseline.
@@ -41,6 +48,8 @@ class ModelKind(Section):
         One line for the report.
     implementation
         Module and class of a trained model; None for what is computed from measured cells.
+    with_features
+        Module and class of the same with features of perturbations; None if it cannot have any.
     has_masks
         Whether it infers which perturbation shifts which latent dimension.
     is_ceiling
@@ -50,6 +59,7 @@ class ModelKind(Section):
     name: ClassVar[str]
     summary: ClassVar[str]
     implementation: ClassVar[tuple[str, str] | None] = None
+    with_features: ClassVar[tuple[str, str] | None] = None
     has_masks: ClassVar[bool] = False
     is_ceiling: ClassVar[bool] = False
 
@@ -134,6 +144,7 @@ class SamsVae(MaskedAdditiveModel):
         "each of which moves few latent dimensions"
     )
     implementation = ("samsvae.models.sams_vae", "SamsVae")
+    with_features = ("samsvae.models.sams_vae", "FeatureSamsVae")
 
     mask_prior: Probability = Field(
         0.01, description="Prior probability p that a perturbation moves a latent dimension."
@@ -148,6 +159,15 @@ class SamsVae(MaskedAdditiveModel):
         0.001,
         description="Prior probability that an effect in one context moves a latent dimension.",
     )
+    perturbation_features: Features | None = Field(
+        None,
+        description="What is known of perturbations beforehand, by which the prior of their "
+        "effects differs, and by which effects of perturbations without training cells are "
+        "predicted: a table (first column perturbation, one feature in each other), or "
+        '"expression" for the principal components of the training expression of target genes, '
+        "which must be measured. null for none, as in the paper.",
+    )
+    feature_components: FeatureComponents = 20
 
 
 class BetaBernoulliSamsVae(MaskedAdditiveModel):
@@ -241,7 +261,8 @@ class Bilinear(ModelKind):
     """Baseline, effects linear in the principal components of the targeted genes.
 
     They are summed for a combination (Ahlmann-Eltze et al. 2025). Targets must be among the
-    measured genes; one that is not adds nothing.
+    measured genes; one that is not adds nothing. With a table of features, these represent
+    perturbations in place of the components of their genes.
     """
 
     name = "bilinear"
@@ -251,6 +272,34 @@ class Bilinear(ModelKind):
         10, description="Principal components of the mean training profiles."
     )
     ridge: Positive = Field(0.1, description="Ridge penalty.")
+    perturbation_features: Features | None = Field(
+        None,
+        description="Table of features of perturbations (first column perturbation, one feature in "
+        "each other); null for the components of the genes that they target.",
+    )
+
+
+class NearestFeature(ModelKind):
+    """Baseline, the training effect of the perturbation with the most similar features.
+
+    The smallest Euclidean distance between features that are standardised over perturbations with
+    training cells of their own; the mean over perturbations at the same distance. Effects are
+    summed for a combination. A perturbation with training cells is most similar to itself; one
+    without features has the mean effect of all.
+    """
+
+    name = "nearest_feature"
+    summary = "baseline: the observed effect of the perturbation with the most similar features"
+
+    perturbation_features: Features = Field(
+        EXPRESSION,
+        description="Table of features of perturbations (first column perturbation, one feature in "
+        'each other), or "expression" for the principal components of the training expression of '
+        "the genes that they target.",
+    )
+    n_components: Count = Field(
+        10, description='Principal components of training expression, for "expression" alone.'
+    )
 
 
 class SplitHalf(ModelKind):

@@ -182,6 +182,18 @@ class Simulated(Source):
         "a high multiplicity of infection; 0 for cells of one target or a designed pair. A target "
         "has cells_per_perturbation cells on average.",
     )
+    n_features: NotNegative = Field(
+        0,
+        description="Features of targets, which their effects follow; 0 for effects that are drawn "
+        "without features.",
+    )
+    feature_strength: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Fraction of the variance of masks and effects that features explain; 0 for "
+        "features that tell nothing.",
+    )
     unit: Unit = "combination"
     compared_with: ComparedWith = "controls"
 

@@ -250,6 +250,7 @@ class Split(Section):
         "data_efficiency",
         "unseen_contexts",
         "leave_context_out",
+        "unseen_perturbations",
         "as_simulated",
     ] = Field(
         description='"random": 64/16/20 % of all cells. "unseen_combinations": a quarter of the '
@@ -260,6 +261,9 @@ class Split(Section):
         "the others are tested; every perturbation is trained on in some context, and every "
         'context has trained perturbations. "leave_context_out": the perturbed cells of a context '
         "are tested, whose control cells are trained on. "
+        '"unseen_perturbations": a fraction of the single perturbations is trained on, and all '
+        "cells with any of the others, in combinations, too, are tested; trained models need "
+        "perturbation_features. "
         '"as_simulated": the '
         "cells that simulated_additive and simulated_svae_plus made for each part."
     )
@@ -272,8 +276,9 @@ class Split(Section):
         | SkipJsonSchema[None]
     ) = Field(
         None,
-        description="Fractions of pairs, or of the pairs' training cells, that may be trained on; "
-        'for "unseen_combinations", "data_efficiency" and "unseen_contexts" alone.',
+        description="Fractions of pairs, or of the pairs' training cells, or of perturbations, "
+        'that may be trained on; for "unseen_combinations", "data_efficiency", "unseen_contexts" '
+        'and "unseen_perturbations" alone.',
     )
     contexts: (
         Annotated[list[str], Field(min_length=1, json_schema_extra=UNIQUE)] | SkipJsonSchema[None]
@@ -285,7 +290,8 @@ class Split(Section):
     untrained_perturbations: Literal["refuse", "keep_prior"] = Field(
         "refuse",
         description='What to do if a gene is targeted in no training cell: "refuse" the split, or '
-        '"keep_prior", so that models know nothing of it but their prior.',
+        '"keep_prior", so that models know nothing of it but their prior. Without meaning for '
+        '"unseen_perturbations", which holds genes out on purpose.',
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -16,6 +17,7 @@ from samsvae.inference.cells import NO_COVARIATES, Covariates, Encoding, sizes_o
 from samsvae.models import build_model
 from samsvae.models.base import PerturbationModel
 from samsvae.runtime.files import whole_file
+from samsvae.screen.features import PerturbationFeatures
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ def save_model(trained: TrainedModel, provenance: str, path: str | Path) -> None
         "covariates": json.dumps(asdict(trained.covariates)),
         "targets": json.dumps(trained.encoding.targets),
         "in_contexts": json.dumps(trained.encoding.in_contexts),
+        "n_features": json.dumps(trained.model.n_features),
         "provenance": provenance,
     }
     weights = {
@@ -83,7 +86,13 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> TrainedM
     )
     encoding = Encoding(names, settings["combinations"], targets, in_contexts)
     covariates = Covariates(**json.loads(metadata["covariates"]))
-    model = build_model(settings, len(genes), *sizes_of(encoding, covariates)).to(device)
+    features = None
+    number = json.loads(metadata.get("n_features", "null"))
+    if number is not None:  # the values are among the weights
+        n = len(names)
+        features = PerturbationFeatures(np.zeros((n, number)), np.zeros(n, dtype=bool))
+    sizes = sizes_of(encoding, covariates)
+    model = build_model(settings, len(genes), *sizes, features=features).to(device)
     model.load_state_dict(weights)
     return TrainedModel(model.eval(), settings, genes, encoding, covariates)
 

@@ -33,7 +33,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from samsvae.inference.cells import Cells
-from samsvae.inference.posterior import MASK, BasalCells, unmasked_effects
+from samsvae.inference.posterior import MASK, BasalCells, mask_probability, unmasked_effects
 from samsvae.models.base import PerturbationModel
 from samsvae.models.likelihoods import StraightThroughBernoulli
 from samsvae.models.networks import (
@@ -55,6 +55,7 @@ LARGEST_LOGIT = 5.0  # of the start of a mask, which can still be learnt
 MAX_STARTS, AXES_OF_STARTS = 10, 500
 RIDGE = 1e-6  # cells, for perturbations without training cells of their own
 CELLS_AT_A_TIME = 4096
+FEATURE_ITERATIONS = 10  # of expectation maximisation
 
 
 class MaskWarmup(Messenger):
@@ -283,6 +284,9 @@ def start_masks_at_evidence(model: PerturbationModel, cells: Cells) -> None:
         return
     logits, probabilities, scale = start
     estimated = estimate_effects(model, cells)
+    if model.n_features is not None:
+        _start_given_features(model, estimated, logits)
+        return
     squares = estimated.effects.square()
     along_others = squares.sum(1, keepdim=True) - squares
     u2 = estimated.standard_error.square() + AXIS_ERROR**2 * along_others
@@ -290,6 +294,38 @@ def start_masks_at_evidence(model: PerturbationModel, cells: Cells) -> None:
     factor = 0.5 * (torch.log(u2 / (s2 + u2)) + squares * (1 / u2 - 1 / (s2 + u2)))
     odds = factor + torch.logit(factor.new_tensor(probabilities))[:, None]
     logits.copy_(odds.clamp(-LARGEST_LOGIT, LARGEST_LOGIT))
+
+
+def _start_given_features(
+    model: PerturbationModel, estimated: EstimatedEffects, logits: Tensor
+) -> None:
+    """Set masks to their evidence given features, and weights of features to their estimates.
+
+    As :func:`start_masks_at_evidence`, but for p_tk and the mean of e_tk, which depend on features;
+    by expectation maximisation, since their weights depend on masks.
+    """
+    size = estimated.deviation.square()  # of an inferred state, for a latent state of 1
+    effects, error = (estimated.effects / size), (estimated.standard_error / size)
+    squares = effects.square()
+    u2 = error.square() + AXIS_ERROR**2 * (squares.sum(1, keepdim=True) - squares)
+    for _ in range(FEATURE_ITERATIONS):
+        given = model.given_features()
+        assert given is not None
+        prior_logits, location, scale = (each.double().cpu() for each in given)
+        total = scale.square() + u2
+        factor = torch.log(u2 / total) + squares / u2 - (effects - location).square() / total
+        odds = 0.5 * factor + prior_logits
+        logits.copy_(odds.clamp(-LARGEST_LOGIT, LARGEST_LOGIT))
+        mean = location + (effects - location) * scale.square() / total
+        model.update_prior(odds.sigmoid(), mean)
+
+
+@torch.no_grad()
+def update_feature_prior(model: PerturbationModel) -> None:
+    """Update the weights of features from the guide, in a model that has features."""
+    probability, unmasked = mask_probability(model), unmasked_effects(model)
+    if probability is not None and unmasked is not None:
+        model.update_prior(probability, unmasked)
 
 
 def sparsest_rotation(effects: Tensor, starts: int = 1) -> Tensor:

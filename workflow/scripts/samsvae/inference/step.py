@@ -21,6 +21,7 @@ from samsvae.inference.mask_warmup import (
     check_rotatable,
     rotate_to_sparsest_axes,
     start_masks_at_evidence,
+    update_feature_prior,
 )
 from samsvae.inference.noise import NoiseSpec, RandomStream, SampleFromNoise
 from samsvae.inference.objective import RECONSTRUCTION, BoundTerms, elbo, iwae
@@ -35,6 +36,7 @@ OBJECTIVES = {"elbo": elbo, "iwae": iwae}
 
 STEPS_WORTH_COMPILING = 50_000
 STEPS_BEFORE_CAPTURE = 3  # so that libraries and memory are set up when the graph is recorded
+STEPS_BETWEEN_UPDATES = 25  # of the prior given features
 SETTLED = 0.5  # fraction of all steps by which masks have settled after their warm-up
 
 
@@ -188,6 +190,8 @@ class TrainingStep:
         self.positions.copy_(positions)
         self.learning_rate.fill_(self.training.learning_rate_at(step))
         self.masks.prepare(step, self.optimiser)
+        if self._updates_prior(step):
+            self._change_each(update_feature_prior)
         if self.n_replicates > 1:
             self._draw_noise(streams)
             self._run()
@@ -237,7 +241,9 @@ class TrainingStep:
     def _is_worth_compiling(self) -> bool:
         """Whether compiling (some 20 s) takes less time than it saves (some 0.4 ms a step)."""
         device = self.positions.device
-        return self.training.max_steps >= STEPS_WORTH_COMPILING and kernels.has_triton(device)
+        by_gradients = all(weight.requires_grad for weight in self.weights.values())
+        is_long = self.training.max_steps >= STEPS_WORTH_COMPILING
+        return by_gradients and is_long and kernels.has_triton(device)
 
     def _compile(self) -> None:
         device = self.positions.device
@@ -307,6 +313,12 @@ class TrainingStep:
         else:
             self._change_each(lambda model: rotate_to_sparsest_axes(model, self.cells))
             self._renew()
+
+    def _updates_prior(self, step: int) -> bool:
+        """Whether the prior given features is updated, once masks are learnt or have settled."""
+        first = self.masks.warmup_steps or round(SETTLED * self.training.max_steps)
+        due = step > first and step % STEPS_BETWEEN_UPDATES == 0
+        return due and self.model.n_features is not None
 
     def _renew(self) -> None:
         if self.training.mask_start == "evidence":

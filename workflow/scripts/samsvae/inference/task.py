@@ -20,6 +20,7 @@ from samsvae.runtime.files import write_tsv
 from samsvae.runtime.provenance import digest_of, provenance, versions
 from samsvae.screen.canonical import CONTEXT, digest_of_screen, open_screen
 from samsvae.screen.design import Design
+from samsvae.screen.features import PerturbationFeatures
 from samsvae.screen.splits import TRAIN, VAL, read_split, shuffled_cells
 
 
@@ -47,6 +48,8 @@ class TrainingTask:
         Digests of the code and of the screen.
     fingerprint
         Digest of everything that the training depends on, the number of threads included.
+    features
+        Features of the perturbations, for a model whose prior depends on them.
     """
 
     settings: dict[str, Any]
@@ -60,6 +63,7 @@ class TrainingTask:
     code: str
     screen: str
     fingerprint: str
+    features: PerturbationFeatures | None = None
 
     @classmethod
     def read(
@@ -107,8 +111,16 @@ class TrainingTask:
             for name, levels in covariates.levels.items():
                 logging.info("covariate %s with %d levels", name, len(levels))
             own = encoding, device, covariates
+            features = None
+            if settings.get("perturbation_features"):
+                features = PerturbationFeatures.of_screen(
+                    settings["perturbation_features"], screen, is_trained, encoding.names,
+                    settings["feature_components"],
+                )  # fmt: skip
             digest = digest_of_screen(screen)
             depends_on = [settings, training, seeds, code, digest, versions(), parts.tolist()]
+            if features is not None:
+                depends_on.append(features.values.tolist())
             return cls(
                 settings=dict(settings),
                 training=Training(**training),
@@ -121,12 +133,13 @@ class TrainingTask:
                 code=code,
                 screen=digest,
                 fingerprint=digest_of([*depends_on, torch.get_num_threads()]),
+                features=features,
             )
 
     def build(self) -> PerturbationModel:
         """Build the model with initial weights."""
         sizes = sizes_of(self.encoding, self.covariates)
-        return build_model(self.settings, len(self.genes), *sizes)
+        return build_model(self.settings, len(self.genes), *sizes, features=self.features)
 
     def state_file(self, path: Path) -> StateFile:
         """Return the file of the state of the unfinished training."""

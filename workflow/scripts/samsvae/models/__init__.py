@@ -15,6 +15,7 @@ from samsvae.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from samsvae.models.base import PerturbationModel
+    from samsvae.screen.features import PerturbationFeatures
 
 # module and class of each kind
 MODELS = {name: kind.implementation for name, kind in KINDS.items() if kind.implementation}
@@ -22,21 +23,25 @@ MODELS = {name: kind.implementation for name, kind in KINDS.items() if kind.impl
 # settings of a model's entry that its constructor does not take
 NOT_HYPERPARAMETERS = {
     "kind", "combinations", "covariates", "on_target", "on_target_prior_scale", "context_effects",
-    "dispersion", "shuffle_labels", "grid",
+    "dispersion", "shuffle_labels", "grid", "perturbation_features", "feature_components",
 }  # fmt: skip
 
 
-def model_class(kind: str) -> type[PerturbationModel]:
-    """Import the class of a kind of model.
+def model_class(kind: str, with_features: bool = False) -> type[PerturbationModel]:
+    """Import the class of a kind of model, or of the same kind with features of perturbations.
 
     Raises
     ------
     InputError
-        If the kind is unknown.
+        If the kind is unknown, or cannot have features.
     """
     if kind not in MODELS:
         raise InputError(f"kind: {kind!r} is not a trained model; allowed: {', '.join(MODELS)}.")
-    module, name = MODELS[kind]
+    # of this kind alone: a family derived from it may have another prior
+    implementation = vars(KINDS[kind]).get("with_features") if with_features else MODELS[kind]
+    if implementation is None:
+        raise InputError(f"perturbation_features: the kind {kind!r} cannot have any; set null.")
+    module, name = implementation
     return getattr(importlib.import_module(module), name)
 
 
@@ -47,6 +52,7 @@ def build_model(
     n_covariates: int = 0,
     target_genes: Sequence[int] = (),
     shared_effects: Sequence[int] = (),
+    features: PerturbationFeatures | None = None,
 ) -> PerturbationModel:
     """Build a model with initial weights.
 
@@ -62,12 +68,17 @@ def build_model(
     shared_effects
         Index of the perturbation of each effect in one context alone; empty for a model whose
         effects all contexts share.
+    features
+        Features of the perturbations, for a model whose prior depends on them.
     """
     hyperparameters = {k: v for k, v in settings.items() if k not in NOT_HYPERPARAMETERS}
     hyperparameters["n_covariates"] = n_covariates
     if shared_effects:
         hyperparameters["shared_effects"] = shared_effects
-    model = model_class(settings["kind"])(n_genes, n_perturbations, **hyperparameters)
+    if features is not None:
+        hyperparameters["features"] = features
+    family = model_class(settings["kind"], features is not None)
+    model = family(n_genes, n_perturbations, **hyperparameters)
     if target_genes:
         from samsvae.models.base import OnTarget
 

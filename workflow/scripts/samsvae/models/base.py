@@ -83,6 +83,7 @@ class PerturbationModel(nn.Module, ABC):
 
     infers_basal_state: ClassVar[bool] = False  # a latent state without perturbation effects
     shared_effects: Sequence[int] = ()  # perturbation of each effect in one context alone
+    n_features: int | None = None  # of each perturbation, if the prior depends on any
     likelihood: Likelihood
 
     def __init__(self, n_genes: int, n_perturbations: int, n_latent: int, likelihood: str) -> None:
@@ -166,6 +167,28 @@ class PerturbationModel(nn.Module, ABC):
             deviations. None for a family without masks, or with a guide that has no such logits.
         """
         return None
+
+    def given_features(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return what features of perturbations tell of their masks and embeddings.
+
+        Returns
+        -------
+        tuple or None
+            Logits of the prior of masks, location and scale of that of embeddings, each T x K. None
+            for a family whose prior does not depend on features.
+        """
+        return None
+
+    def update_prior(self, probability: Tensor, location: Tensor) -> None:
+        """Update the weights of features from posterior masks and embeddings, if there are any.
+
+        Parameters
+        ----------
+        probability
+            q(m_tk = 1), T x K.
+        location
+            Mean of q(e_tk | m_tk = 1), T x K.
+        """
 
     def standard_normal(self, like: Tensor) -> Normal:
         """Return N(0, I) over K dimensions, with the device and type of `like`."""

@@ -1,8 +1,9 @@
-"""SAMS-VAE: sparse additive mechanism shifts (Bereket & Karaletsos 2023)."""
+"""SAMS-VAE: sparse additive mechanism shifts (Bereket & Karaletsos 2023), and with features."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro.distributions import Bernoulli, Beta, Delta, Normal
@@ -16,6 +17,7 @@ from samsvae.models.networks import (
     MeanFieldEmbedding,
     covariate_inputs,
 )
+from samsvae.screen.features import PerturbationFeatures, logistic_weights, ridge_weights
 
 
 class SamsVae(PerturbationModel):
@@ -162,6 +164,10 @@ class BernoulliMask(nn.Module):
         p = self.prior_probability.expand_as(self.logits)
         return pyro.sample("mask", Bernoulli(p).to_event(1))
 
+    def prior_logits(self) -> Tensor:
+        """Return logit p_t, T x 1."""
+        return torch.logit(self.prior_probability)
+
     def guide(self) -> Tensor:
         """Sample m ~ q(m)."""
         return pyro.sample("mask", StraightThroughBernoulli(logits=self.logits).to_event(1))
@@ -233,3 +239,139 @@ class BetaBernoulliSamsVae(SamsVae):
     ) -> None:
         super().__init__(n_genes, n_perturbations, n_latent=n_latent, **others)
         self.mask = BetaBernoulliMask(n_perturbations, n_latent, alpha, beta, rate_guide)
+
+
+class FeatureSamsVae(SamsVae):
+    r"""SAMS-VAE whose prior depends on features of perturbations.
+
+    With f_t the features of perturbation t, the prior of the masks and embeddings of
+    :class:`SamsVae` becomes::
+
+        m_tk  ~ Bernoulli(sigmoid(logit p + a_k + v_k . f_t))
+        e_tk  ~ N(b_k + W_k . f_t, s^2)
+
+    The guide of a perturbation with training cells is that of :class:`SamsVae`. Of one without, the
+    posterior is the prior, and so is the guide::
+
+        q(m_tk) = p(m_tk),  q(e_tk) = p(e_tk)
+
+    a, v, b and W are 0 at the start. Empirical Bayes updates them from the guide of the trained
+    perturbations (:meth:`FeaturePrior.update`), instead of gradients. Effects in one context alone
+    have no features.
+
+    Parameters
+    ----------
+    n_genes, n_perturbations, n_latent, **others
+        As for :class:`SamsVae`.
+    features
+        Features of the perturbations, and which of these have training cells.
+    """
+
+    mask: "BernoulliMask"
+
+    def __init__(
+        self, n_genes: int, n_perturbations: int, *, features: PerturbationFeatures, **others: Any
+    ) -> None:
+        super().__init__(n_genes, n_perturbations, **others)
+        self.features = FeaturePrior(features, self.n_perturbations, self.n_latent)
+        self.n_features = features.values.shape[1]
+
+    def global_prior(self) -> Tensor:
+        """Sample m ~ p(m | f) and e ~ p(e | f); return m * e."""
+        logits, location, scale = self.given_features()
+        with self.perturbations():
+            mask = pyro.sample("mask", Bernoulli(logits=logits).to_event(1))
+            zero = torch.zeros_like(mask)
+            prior = Normal(zero + location, zero + scale)
+            embedding = pyro.sample("embedding", prior.to_event(1))
+        return mask * embedding
+
+    def global_guide(self) -> Tensor:
+        """Sample m ~ q(m) and e ~ q(e | m), or from the prior if t is untrained; return m * e."""
+        logits, *prior = self.given_features()
+        seen = self.features.is_trained
+        with self.perturbations():
+            own = torch.where(seen, self.mask.logits, logits)
+            mask = pyro.sample("mask", StraightThroughBernoulli(logits=own).to_event(1))
+            location, scale = (
+                torch.where(seen, q, p) for q, p in zip(self.embedding(mask), prior, strict=True)
+            )
+            embedding = pyro.sample("embedding", Normal(location, scale).to_event(1))
+        return mask * embedding
+
+    def given_features(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits of the prior of m, and location and scale of that of e, each T x K."""
+        logits = self.mask.prior_logits() + self.features.logits()
+        location = self.features.location()
+        return logits, location, torch.full_like(location, self.embedding_prior_scale)
+
+    @torch.no_grad()
+    def update_prior(self, probability: Tensor, location: Tensor) -> None:
+        """Update a, v, b and W from the guide's masks and embeddings, as :class:`FeaturePrior`."""
+        offset = self.mask.prior_logits()[:, 0]
+        self.features.update(probability, location, offset, self.embedding_prior_scale)
+
+
+class FeaturePrior(nn.Module):
+    """Weights of the features of perturbations in the prior of masks and embeddings.
+
+    Parameters
+    ----------
+    features
+        Features of the perturbations, and which of these have training cells.
+    n_effects
+        Number of perturbations and effects in contexts, which have no features.
+    n_latent
+        K.
+    """
+
+    values: Tensor
+    is_trained: Tensor
+
+    def __init__(self, features: PerturbationFeatures, n_effects: int, n_latent: int) -> None:
+        super().__init__()
+        n_perturbations, n_features = features.values.shape
+        values = torch.zeros(n_effects, 1 + n_features)
+        values[:n_perturbations, 0] = 1
+        values[:n_perturbations, 1:] = torch.from_numpy(features.values)
+        is_trained = torch.ones(n_effects, 1, dtype=torch.bool)
+        is_trained[:n_perturbations, 0] = torch.from_numpy(features.is_trained)
+        self.register_buffer("values", values)
+        self.register_buffer("is_trained", is_trained)
+        # (a, v) and (b, W); updated without gradients, but part of the state of a training
+        shape = n_latent, 1 + n_features
+        self.logit_weights = nn.Parameter(torch.zeros(shape), requires_grad=False)
+        self.weights = nn.Parameter(torch.zeros(shape), requires_grad=False)
+
+    def logits(self) -> Tensor:
+        """Compute a_k + v_k . f_t, T x K."""
+        return self.values @ self.logit_weights.T
+
+    def location(self) -> Tensor:
+        """Compute b_k + W_k . f_t, T x K."""
+        return self.values @ self.weights.T
+
+    @torch.no_grad()
+    def update(self, probability: Tensor, location: Tensor, offset: Tensor, scale: float) -> None:
+        """Set the weights to their empirical Bayes estimates.
+
+        Parameters
+        ----------
+        probability
+            q(m_tk = 1), T x K.
+        location
+            Mean of q(e_tk | m_tk = 1), T x K. It counts as far as the mask is open.
+        offset
+            logit p, length T.
+        scale
+            s.
+        """
+        values = self.values.double().cpu().numpy()
+        of_trained = (self.is_trained[:, 0].cpu().numpy()) & (values[:, 0] == 1)
+        features = values[of_trained, 1:]
+        p, e, o = (
+            np.asarray(each.detach().double().cpu())[of_trained]
+            for each in (probability, location, offset)
+        )
+        self.logit_weights.copy_(torch.from_numpy(logistic_weights(features, p, o)))
+        self.weights.copy_(torch.from_numpy(ridge_weights(features, e, p, scale)))

@@ -59,6 +59,8 @@ def describe(config: Mapping[str, Any], name: str) -> str:
         "on; training uses a fraction of all pairs of a perturbation and a context",
         "leave_context_out": "the perturbed cells of a context are tested, and training uses its "
         "control cells and the other contexts",
+        "unseen_perturbations": "all cells with a held-out perturbation are tested; training uses "
+        "a fraction of the single perturbations",
     }
     fractions = split.get("fractions")
     share = f" (fractions {', '.join(f'{f:g}' for f in fractions)})" if fractions else ""

@@ -3,6 +3,7 @@
 Kinds of splits of Bereket & Karaletsos 2023, section 4: ``random``, ``unseen_combinations`` and
 ``data_efficiency``. Where a screen has contexts, such as cell lines: ``unseen_contexts`` tests
 pairs of a perturbation and a context, ``leave_context_out`` all perturbations in one context.
+``unseen_perturbations`` tests perturbations without any training cell.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from samsvae.config.experiments import OF_CONTEXTS, Split
+from samsvae.config.experiments import OF_CONTEXTS, UNSEEN_PERTURBATIONS, Split
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import read_table, read_table_in_parts
 from samsvae.screen.canonical import CONTEXT, LOST_CELLS, lost_cells
@@ -27,6 +28,7 @@ TEST_FRACTION = 0.2
 VAL_FRACTION = 0.2  # of the cells that are not test cells, 16 % of all
 TEST_PAIRS_FRACTION = 0.25
 FEWEST_CELLS = 10
+FEWEST_TRAINED = 3  # perturbations, of a split that holds out perturbations
 TEXT = ("cell", "perturbation", "split")  # columns of the table of a split
 
 
@@ -37,6 +39,8 @@ def split_screen(screen: anndata.AnnData, split: Split) -> np.ndarray:
     design = Design.of_screen(screen)
     if split.kind in OF_CONTEXTS:
         return split_contexts(design, screen.obs[CONTEXT].astype(str).to_numpy(), split)
+    if split.kind == UNSEEN_PERTURBATIONS:
+        return split_perturbations(design, split)
     return split_cells(design, split)
 
 
@@ -149,15 +153,78 @@ def split_contexts(design: Design, context: np.ndarray, split: Split) -> np.ndar
             )
         chosen = pd.MultiIndex.from_tuples(sorted(held))
         tested = is_perturbed & pd.MultiIndex.from_arrays([labels, context]).isin(chosen)
-    parts = np.full(len(design), TRAIN, dtype=object)
-    parts[tested] = TEST
-    others = np.random.default_rng(split.seed).permutation(np.flatnonzero(~tested))
     # by pair, so that each keeps training cells, and each context control cells of both parts
-    own = pd.DataFrame({"label": labels[others], "context": context[others]})
-    groups = own.groupby(["label", "context"])
-    position, number = groups.cumcount(), groups["label"].transform("size")
+    return _test_cells(tested, {"label": labels, "context": context}, split.seed)
+
+
+def _test_cells(tested: np.ndarray, groups: Mapping[str, np.ndarray], seed: int) -> np.ndarray:
+    """Take some cells for testing, and of each group of the others 20 % for validation."""
+    parts = np.full(len(tested), TRAIN, dtype=object)
+    parts[tested] = TEST
+    others = np.random.default_rng(seed).permutation(np.flatnonzero(~tested))
+    own = pd.DataFrame({name: values[others] for name, values in groups.items()})
+    grouped = own.groupby(list(groups))
+    position, number = grouped.cumcount(), grouped[next(iter(groups))].transform("size")
     parts[others[position < (VAL_FRACTION * number).round()]] = VAL
     return parts
+
+
+def split_perturbations(design: Design, split: Split) -> np.ndarray:
+    """Split cells so that some perturbations are tested without any training cell.
+
+    Parameters
+    ----------
+    design
+        Design matrix of the cells.
+    split
+        ``unseen_perturbations``, with the fraction of single perturbations that is trained on.
+
+    Returns
+    -------
+    ndarray of str
+        For each cell ``train``, ``val`` or ``test``. Test cells are all cells with a held-out
+        perturbation, alone or in a combination; of each other condition and of control, 80 % are
+        training and 20 % validation cells. Held out are perturbations with cells of their own, so
+        that each has an observed effect; where no cell has a single perturbation, any.
+
+    Raises
+    ------
+    InputError
+        If no perturbation is held out, or fewer than :data:`FEWEST_TRAINED` are trained on.
+    """
+    alone = design.n_perturbations == 1
+    candidates = design[alone].names if alone.any() else design.names
+    held = held_out_perturbations(candidates, split.fraction or 0.0, split.seed)
+    n_trained = len(candidates) - len(held)
+    if not held or n_trained < FEWEST_TRAINED:
+        problem = (
+            f"trains on {n_trained} of {len(candidates)} single perturbations, and at least "
+            f"{FEWEST_TRAINED} are needed: raise the fraction"
+            if held
+            else f"holds out none of {len(candidates)} single perturbations: lower the fraction"
+        )
+        raise InputError(
+            f"The split {UNSEEN_PERTURBATIONS!r} with the fraction {split.fraction:g} {problem}."
+        )
+    is_held = np.isin(np.array(design.names, dtype=object), sorted(held))
+    tested = np.asarray((design.matrix[:, is_held] != 0).sum(axis=1)).ravel() > 0
+    return _test_cells(tested, {"label": np.asarray(design.labels())}, split.seed)
+
+
+def held_out_perturbations(names: Sequence[str], fraction: float, seed: int) -> set[str]:
+    """Choose perturbations to hold out.
+
+    Parameters
+    ----------
+    names
+        Distinct perturbations, sorted.
+    fraction
+        Fraction of them that is trained on.
+    seed
+        Seed of the order in which they are held out; a smaller fraction holds out more of them.
+    """
+    order = np.random.default_rng(seed).permutation(len(names))
+    return {names[at] for at in order[: len(names) - round(fraction * len(names))]}
 
 
 def held_out_pairs(

@@ -9,9 +9,9 @@ are additive. Counts are negative binomial with log-normal library sizes and gen
 
 By option, as in real screens: batches shift the logits of genes and the depth of their cells, and
 control cells are more frequent in one; contexts shift genes, too, and some targets act in the first
-alone; each target has several guides, some of them dead; some
-cells with a guide escape; each target is a measured gene whose own logit is lowered; and cells
-have a random number of targets, as at a high multiplicity of infection.
+alone; each target has several guides, some of them dead; some cells with a guide escape; each
+target is a measured gene whose own logit is lowered; cells have a random number of targets, as at a
+high multiplicity of infection; and targets have features, which their effects follow more or less.
 
 A simulation of counts is a canonical screen. Gaussian measurements are float32 instead of counts,
 each cell with a library size of 1, which models with the likelihood ``normal`` do not use.
@@ -94,6 +94,8 @@ class Simulation:
     escapers: float = 0.0
     knock_down: float = 0.0
     guides_per_cell: float = 0.0
+    n_features: int = 0
+    feature_strength: float = 1.0
     unit: str = "combination"
     compared_with: str = "controls"
 
@@ -135,7 +137,8 @@ def simulate(settings: Simulation) -> tuple[anndata.AnnData, dict[str, list[str]
     screen : AnnData
         Canonical screen. ``uns["truth"]`` holds the mask and the embedding (targets x factors),
         the loadings (all factors x genes), the baseline log-proportions and the inverse
-        dispersions of the genes; ``obsm["true_basal"]`` the basal states.
+        dispersions of the genes, and the features of targets, if they have any;
+        ``obsm["true_basal"]`` the basal states.
     gene_sets : dict of list of str
         Programmes of the factors, and decoys: random sets of the same size.
     """
@@ -157,6 +160,11 @@ def simulate(settings: Simulation) -> tuple[anndata.AnnData, dict[str, list[str]
     # of their own random numbers, so that the options change nothing else
     other = np.random.default_rng([settings.seed, 1])
     own_gene = _target_genes(other, settings, loadings, log_mean)
+    features = np.zeros((settings.n_perturbations, settings.n_features))
+    if settings.n_features:
+        features, mask, embedding = _effects_of_features(
+            np.random.default_rng([settings.seed, 2]), settings
+        )
     for target, gene in zip(targets, own_gene, strict=False):
         genes[gene] = target
     batch = _batches(other, settings, design)
@@ -211,6 +219,8 @@ def simulate(settings: Simulation) -> tuple[anndata.AnnData, dict[str, list[str]
         "log_proportion": log_proportion,
         "inverse_dispersion": inverse_dispersion,
     }
+    if settings.n_features:
+        screen.uns["truth"] |= {"features": features}
     if settings.knock_down:
         screen.uns["truth"] |= {"own_gene": own_gene, "knock_down": settings.knock_down}
     return screen, _gene_sets(rng, settings, genes, factors, loadings)
@@ -304,6 +314,30 @@ def _effects(rng: np.random.Generator, settings: Simulation) -> tuple[np.ndarray
         mask[target, [first, *others[: n_moved - 1]]] = 1
     size = rng.normal(settings.effect_size, 0.15 * settings.effect_size, shape)
     return mask, size * rng.choice([-1.0, 1.0], shape)
+
+
+def _effects_of_features(
+    rng: np.random.Generator, settings: Simulation
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw features of targets, and masks and embeddings that follow them.
+
+    Two scores of each target and factor are linear in the features, with a fraction
+    `feature_strength` of their variance, and else noise. A mask is open where the first score is
+    among the largest, so that a target moves `factors_per_perturbation` factors on average. The
+    embedding is `effect_size` times the second score.
+    """
+    shape = settings.n_perturbations, settings.n_factors
+    features = rng.normal(size=(settings.n_perturbations, settings.n_features))
+    of_features, of_noise = settings.feature_strength**0.5, (1 - settings.feature_strength) ** 0.5
+    scores = [
+        of_features * features @ rng.normal(size=(settings.n_features, settings.n_factors))
+        / settings.n_features**0.5
+        + of_noise * rng.normal(size=shape)
+        for _ in range(2)
+    ]  # fmt: skip
+    fraction = min(settings.factors_per_perturbation / settings.n_factors, 1.0)
+    mask = (scores[0] >= np.quantile(scores[0], 1 - fraction)).astype(float)
+    return features, mask, settings.effect_size * scores[1]
 
 
 def _design(rng: np.random.Generator, settings: Simulation) -> np.ndarray:
