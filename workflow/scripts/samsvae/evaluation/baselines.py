@@ -7,13 +7,22 @@ import anndata
 import numpy as np
 import pandas as pd
 
+from samsvae.config.models import EXPRESSION
 from samsvae.evaluation.marginal import mean_profiles
 from samsvae.evaluation.observed import effects_within_batches, training_effects
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import CONTEXT, perturbations
+from samsvae.screen.design import Design
+from samsvae.screen.features import (
+    PerturbationFeatures,
+    principal_components,
+    raw_features,
+    standardised,
+)
 from samsvae.screen.labels import CONTROL, components, doses
 
 FEWEST_PERTURBATIONS = 2
+SAME_DISTANCE = 1e-9  # relative and absolute difference of distances up to which they are equal
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +35,7 @@ def bilinear(
     *,
     n_components: int = 10,
     ridge: float = 0.1,
+    perturbation_features: str | None = None,
 ) -> np.ndarray:
     """Predict effects by a bilinear model of principal components of target genes.
 
@@ -33,7 +43,8 @@ def bilinear(
     mean effect, a predicted effect is b + G W p, where p is the sum of the rows of G of the target
     genes, each times its dose (Ahlmann-Eltze et al. 2025, Nature Methods). A target gene that is
     not measured has no row and adds nothing to p; a perturbation of such genes alone has the mean
-    effect as its prediction.
+    effect as its prediction. With a table of features, p is the sum of the features of the
+    perturbations instead, as of :meth:`PerturbationFeatures.of`, 0 being the mean perturbation.
 
     Parameters
     ----------
@@ -49,6 +60,8 @@ def bilinear(
         Number of principal components, at most the number of profiles.
     ridge
         Penalty on W, for genes and for perturbations.
+    perturbation_features
+        Table of features of perturbations.
 
     Returns
     -------
@@ -58,9 +71,25 @@ def bilinear(
     Raises
     ------
     InputError
-        If the target genes of fewer than two training perturbations are measured.
+        If the target genes of fewer than two training perturbations are measured, or the table is
+        not valid.
     """
     every = perturbations(screen[train])
+    if perturbation_features is not None:
+        measured = training_effects(screen, train, every, min_controls)
+        design = Design.of_screen(screen)
+        features = PerturbationFeatures.of_screen(
+            perturbation_features, screen, train, design.names, n_components
+        )
+        of_name = dict(zip(design.names, features.values, strict=True))
+
+        def represented(labels: Sequence[str]) -> np.ndarray:
+            return np.array([sum(d * of_name[p] for p, d in doses(one).items()) for one in labels])
+
+        genes = principal_components(mean_profiles(screen, train, every).T, n_components)
+        mean = measured.mean(axis=0)
+        weights = ridge_weights(genes, represented(every), measured - mean, ridge)
+        return represented(names) @ weights.T @ genes.T + mean
     row = {gene: index for index, gene in enumerate(screen.var_names)}
     known = [name for name in every if all(part in row for part in doses(name))]
     if len(known) < FEWEST_PERTURBATIONS:
@@ -90,12 +119,6 @@ def bilinear(
     mean = effects.mean(axis=0)
     weights = ridge_weights(genes, representation([*known, CONTROL]), effects - mean, ridge)
     return representation(names) @ weights.T @ genes.T + mean
-
-
-def principal_components(matrix: np.ndarray, number: int) -> np.ndarray:
-    """Compute scores of rows on the first principal components, columns centred."""
-    left, singular, _ = np.linalg.svd(matrix - matrix.mean(axis=0), full_matrices=False)
-    return left[:, :number] * singular[:number]
 
 
 def ridge_weights(
@@ -144,6 +167,67 @@ def mean_effect(
     """Predict the unweighted mean effect of training perturbations for each perturbation."""
     effects = training_effects(screen, train, perturbations(screen[train]), min_controls)
     return np.tile(effects.mean(axis=0), (len(names), 1))
+
+
+def nearest_feature(
+    screen: anndata.AnnData,
+    train: np.ndarray,
+    names: Sequence[str],
+    min_controls: int | None = None,
+    *,
+    perturbation_features: str = EXPRESSION,
+    n_components: int = 10,
+) -> np.ndarray:
+    """Predict the training effect of the perturbation with the most similar features.
+
+    Similarity is the Euclidean distance between features, which are standardised over perturbations
+    with training cells (``expression``: centred). The effects of perturbations at the same distance
+    are averaged. For a combination the predictions of its parts are added, each times its dose. A
+    perturbation whose target is not measured has the mean effect of all.
+
+    Parameters
+    ----------
+    screen, train, names, min_controls
+        As of :func:`additive`.
+    perturbation_features
+        Path of a table, or ``expression`` for the principal components of training expression.
+    n_components
+        Number of these components.
+
+    Returns
+    -------
+    ndarray
+        Perturbations x genes, log2(CP10k + 1).
+
+    Raises
+    ------
+    InputError
+        If the features are not valid, or no perturbation has features and training cells of its
+        own.
+    """
+    of_single = _effects_by_dose(screen, train, min_controls)
+    every = Design.of_screen(screen).names
+    raw = raw_features(perturbation_features, screen, train, every, n_components)
+    is_trained = np.array([name in of_single for name in every])
+    features = standardised(raw, is_trained, scale=perturbation_features != EXPRESSION)
+    has_features = np.isfinite(raw).all(axis=1)
+    known = np.flatnonzero(is_trained & has_features)
+    effects = np.array([_effect_at(1.0, of_single[every[row]]) for row in known])
+    every_effect = [_effect_at(1.0, of_dose) for of_dose in of_single.values()]
+    mean = np.mean(every_effect, axis=0)
+    predicted = np.zeros((len(names), screen.n_vars))
+    for row, name in enumerate(names):
+        for part, dose in doses(name).items():
+            at = every.index(part)
+            if part in of_single:
+                predicted[row] += _effect_at(dose, of_single[part])
+            elif has_features[at]:
+                distance = np.linalg.norm(features[known] - features[at], axis=1)
+                nearest = distance <= distance.min() * (1 + SAME_DISTANCE) + SAME_DISTANCE
+                predicted[row] += dose * effects[nearest].mean(axis=0)
+            else:
+                predicted[row] += dose * mean
+    return predicted
 
 
 def other_contexts(
@@ -236,18 +320,26 @@ def additive(
     ndarray
         Perturbations x genes, log2(CP10k + 1).
     """
-    singles = [name for name in perturbations(screen[train]) if len(components(name)) == 1]
-    effects = training_effects(screen, train, singles, min_controls)
-    seen: dict[str, dict[float, np.ndarray]] = {}
-    for single, effect in zip(singles, effects, strict=True):
-        [(gene, dose)] = doses(single).items()
-        seen.setdefault(gene, {})[dose] = effect
+    seen = _effects_by_dose(screen, train, min_controls)
     predicted = np.zeros((len(names), screen.n_vars))
     for row, name in enumerate(names):
         for gene, dose in doses(name).items():
             if gene in seen:
                 predicted[row] += _effect_at(dose, seen[gene])
     return predicted
+
+
+def _effects_by_dose(
+    screen: anndata.AnnData, train: np.ndarray, min_controls: int | None
+) -> dict[str, dict[float, np.ndarray]]:
+    """Compute the training effects of single perturbations by dose."""
+    singles = [name for name in perturbations(screen[train]) if len(components(name)) == 1]
+    effects = training_effects(screen, train, singles, min_controls)
+    seen: dict[str, dict[float, np.ndarray]] = {}
+    for single, effect in zip(singles, effects, strict=True):
+        [(gene, dose)] = doses(single).items()
+        seen.setdefault(gene, {})[dose] = effect
+    return seen
 
 
 def _effect_at(dose: float, seen: Mapping[float, np.ndarray]) -> np.ndarray:
@@ -261,4 +353,5 @@ BASELINES = {
     "additive": additive,
     "other_contexts": other_contexts,
     "bilinear": bilinear,
+    "nearest_feature": nearest_feature,
 }
