@@ -166,6 +166,8 @@ rule split_cells:
         screen=layout.screen_of,
         # so that warnings are printed before training; ancient, so that they trigger no new split
         warnings=lambda wildcards: list(map(ancient, layout.warnings_of(wildcards))),
+        # checked before training; ancient, since they change no split
+        features=lambda wildcards: list(map(ancient, layout.features_of(wildcards))),
     output:
         split=f"{SPLIT}/split.tsv",
         provenance=f"{SPLIT}/split.json",
@@ -183,6 +185,7 @@ rule split_cells:
         untrained_perturbations=lambda wildcards: layout.experiments[
             wildcards.experiment
         ]["split"]["untrained_perturbations"],
+        features=layout.feature_sources_of,
         code=uses("split_cells"),
     script:
         "../scripts/split_cells.py"

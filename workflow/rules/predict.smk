@@ -84,6 +84,7 @@ rule predict_baseline:
     input:
         screen=layout.screen_of,
         split=rules.split_cells.output.split,
+        features=layout.features_of,
     output:
         effects=f"{RUN}/predicted_effects.h5ad",
     log:

@@ -7,6 +7,7 @@ rule train:
     input:
         screen=layout.screen_of,
         split=layout.split_to_train_on,
+        features=layout.features_of,
     output:
         model=f"{RUN}/model.safetensors",
         last_model=f"{RUN}/last_model.safetensors",
@@ -43,6 +44,7 @@ for number, (seeds, experiments) in enumerate(layout.by_seeds().items()):
         input:
             screen=layout.screen_of,
             split=rules.split_cells.output.split,
+            features=layout.features_of,
         output:
             model=expand(f"{RUN}/model.safetensors", seed=seeds, allow_missing=True),
             last_model=expand(

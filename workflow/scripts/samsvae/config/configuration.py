@@ -19,6 +19,7 @@ from samsvae.config.experiments import (
     GRID,
     LONGEST_NAME,
     OF_CONTEXTS,
+    UNSEEN_PERTURBATIONS,
     WITH_FRACTIONS,
     Split,
     expanded,
@@ -26,6 +27,7 @@ from samsvae.config.experiments import (
     is_trained,
     with_grids,
 )
+from samsvae.config.models import EXPRESSION
 from samsvae.config.schema import Schema
 from samsvae.config.screens import (
     SOURCES,
@@ -206,6 +208,7 @@ def _expand_paths(config: Config) -> None:
         *((screen, key) for screen in config["screens"].values() for key in SCREEN_PATHS),
         *((experiment, "perturbation_groups") for experiment in config["experiments"].values()),
         *((config["gene_sets"], name) for name in config["gene_sets"]),
+        *((model, "perturbation_features") for model in config["models"].values()),
     ]
     for entry, key in entries:
         if isinstance(entry.get(key), str):
@@ -390,6 +393,37 @@ def _context_mismatches(config: Config, name: str) -> list[str]:
     return problems
 
 
+def _feature_mismatches(config: Config, name: str, has_counts: bool) -> list[str]:
+    """Check that models of an experiment know perturbations without cells, if it tests any."""
+    experiment = config["experiments"][name]
+    models = _listed(config, experiment)
+    problems = []
+    if experiment["split"]["kind"] == UNSEEN_PERTURBATIONS:
+        problems += [
+            f"- experiments.{name}.models: {one!r} knows nothing of perturbations without training "
+            f"cells, which the split {UNSEEN_PERTURBATIONS!r} tests; give it perturbation_features "
+            "(a table, or 'expression'; kind sams_vae alone), or leave it out"
+            for one, model in models.items()
+            if is_trained(model) and model.get("perturbation_features") is None
+        ]
+    with_features = {
+        one: model for one, model in models.items() if model.get("perturbation_features")
+    }
+    problems += [
+        f"- models.{one}.combinations: 'unique' has no meaning with perturbation_features, which "
+        "are of single perturbations; allowed: additive"
+        for one, model in with_features.items()
+        if model.get("combinations") == "unique"
+    ]
+    problems += [
+        f"- models.{one}.perturbation_features: {EXPRESSION!r} needs counts, which the screen of "
+        f"experiments.{name} does not have; name a table"
+        for one, model in with_features.items()
+        if model["perturbation_features"] == EXPRESSION and not has_counts
+    ]
+    return problems
+
+
 def _download_mismatches(config: Config) -> list[str]:
     problems = [
         f"- downloads.{name}: 'md5' or 'sha256' is missing; one of them at least is needed"
@@ -424,6 +458,7 @@ def _source_mismatches(config: Config, name: str) -> list[str]:
             f"source {source.name!r}; allowed for: {', '.join(dividing)}"
         )
     problems += _context_mismatches(config, name)
+    problems += _feature_mismatches(config, name, source.has_counts)
     problems += [
         f"- models.{one}.dispersion: 'gene-batch' has no meaning for the likelihood "
         f"{model['likelihood']!r}; allowed for: negative_binomial"

@@ -26,6 +26,7 @@ from samsvae.config.experiments import (
     runs,
     splits,
 )
+from samsvae.config.models import EXPRESSION
 from samsvae.config.screens import (
     download_of,
     has_marginal_effects,
@@ -310,6 +311,21 @@ class Layout:
         """List the GMT file of known groups of perturbations, if there is one."""
         groups = self.experiments[wildcards["experiment"]]["perturbation_groups"]
         return [groups] if groups else []
+
+    def feature_sources_of(self, wildcards: Wildcards) -> list[str]:
+        """List what features of a job's model, or of all of its experiment's models, are made of.
+
+        Paths of tables, or ``expression``.
+        """
+        own = _value(wildcards, "model")
+        models = self.experiments[wildcards["experiment"]]["models"] if own is None else [own]
+        named = [each for one in models for each in (one, *self.candidates.get(one, ()))]
+        sources = (self.models[name].get("perturbation_features") for name in named)
+        return sorted({source for source in sources if source})
+
+    def features_of(self, wildcards: Wildcards) -> list[str]:
+        """List the tables of features of a job's model, or of its experiment's models."""
+        return [path for path in self.feature_sources_of(wildcards) if path != EXPRESSION]
 
     # What is checked before anything is trained.
 

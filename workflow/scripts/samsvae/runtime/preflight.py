@@ -9,6 +9,8 @@ from typing import Any
 
 from samsvae.biology.gene_sets import measured_sets, read_gmt
 from samsvae.config.configuration import gene_set_names
+from samsvae.config.experiments import expanded
+from samsvae.config.models import EXPRESSION
 from samsvae.config.screens import download_of
 from samsvae.runtime.errors import InputError
 from samsvae.sources import DOWNLOADS_FOLDER, own_settings
@@ -16,7 +18,7 @@ from samsvae.sources.verification import PublishedFile, check_file_size
 
 
 def check_experiment(config: Mapping[str, Any], name: str) -> None:
-    """Check the files of an experiment: its screen by header or size, gene sets, groups.
+    """Check the files of an experiment: screen by header or size, gene sets, groups, features.
 
     A published file may be missing, since a rule downloads it; no file is read completely.
 
@@ -36,6 +38,12 @@ def check_experiment(config: Mapping[str, Any], name: str) -> None:
     genes = check_screen_file(config, experiment["screen"])
     if experiment["perturbation_groups"] is not None:
         read_gmt(experiment["perturbation_groups"])
+    models = expanded({one: config["models"][one] for one in experiment["models"]})
+    sources = [model.get("perturbation_features") for model in models.values()]
+    for table in dict.fromkeys(path for path in sources if path and path != EXPRESSION):
+        from samsvae.screen.features import read_features  # imports anndata, as above
+
+        read_features(table)
     sizes = {key: config["enrichment"][key] for key in ("min_size", "max_size")}
     for gene_sets in gene_set_names(config, name):
         path = config["gene_sets"].get(gene_sets)
