@@ -210,7 +210,7 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(given)
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
-    case = read_case(arguments.file, arguments.batch)
+    case = Case(read_labelled(arguments.file, arguments.batch))
     print(json.dumps(case.reference()), flush=True)
     settings = SETTINGS | key_values(arguments.settings)
     training = Training(**TRAINING | key_values(arguments.training))
@@ -225,7 +225,7 @@ def main(given: Sequence[str] | None = None) -> None:
     print(json.dumps(mean_of(rows)))
 
 
-def read_case(file: str, batch: str | None = None, guide: str | None = None) -> Case:
+def read_labelled(file: str, batch: str | None = None, guide: str | None = None) -> anndata.AnnData:
     """Read a file with perturbations in obs["condition"]."""
     path = Path(file) if Path(file).is_file() else ROOT.parent / "shared" / "data" / file
     source = H5adSource(
@@ -235,7 +235,7 @@ def read_case(file: str, batch: str | None = None, guide: str | None = None) -> 
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "screen.h5ad"
         write_h5ad_screen(source, "{}", made)
-        return Case(read_screen(made))
+        return read_screen(made)
 
 
 if __name__ == "__main__":
