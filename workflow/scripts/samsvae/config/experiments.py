@@ -130,9 +130,10 @@ def runs(experiment: Mapping[str, Any], models: Mapping[str, Any]) -> list[Run]:
 
 
 GRID = "grid"
-# what bounds cannot choose: a likelihood, since different ones are of different measurements, and
-# whether a model is a negative control
-NOT_IN_A_GRID = {"kind", "likelihood", "shuffle_labels", GRID}
+# what bounds cannot choose: a likelihood, since different ones are of different measurements,
+# whether a model is a negative control, and features, since no validation cell is of an unseen
+# perturbation
+NOT_IN_A_GRID = {"kind", "likelihood", "shuffle_labels", "perturbation_features", GRID}
 LONGEST_NAME = 128  # a name becomes part of file names
 
 Entry = Mapping[str, Any]
