@@ -653,6 +653,7 @@ def configured(change):
         "normal": {
             "kind": "sams_vae", "likelihood": "normal", "perturbation_features": "expression",
         },
+        "own_gene": {"kind": "sams_vae", "perturbation_features": "a.tsv", "on_target": True},
         "nearest": {"kind": "nearest_feature", "perturbation_features": "own.csv"},
         "mean": {"kind": "mean_effect"},
     }  # fmt: skip
@@ -674,6 +675,7 @@ HELD_OUT = {"kind": "unseen_perturbations", "fractions": [0.75], "seeds": [0, 1]
         ({"split": {"kind": "unseen_perturbations"}}, ["'fractions' is missing"]),
         ({"models": ["chosen"]}, ["models.chosen.grid", "'perturbation_features'"]),
         ({"models": ["unique"]}, ["models.unique.combinations", "additive"]),
+        ({"models": ["own_gene"]}, ["models.own_gene.on_target", "set false"]),
         ({"screen": "gauss", "models": ["normal"]}, ["models.normal", "'expression'", "table"]),
     ],
 )

@@ -421,6 +421,12 @@ def _feature_mismatches(config: Config, name: str, has_counts: bool) -> list[str
         for one, model in with_features.items()
         if model["perturbation_features"] == EXPRESSION and not has_counts
     ]
+    problems += [
+        f"- models.{one}.on_target: true has no meaning with perturbation_features, since nothing "
+        "is learnt of the target gene of a perturbation without training cells; set false"
+        for one, model in with_features.items()
+        if model.get("on_target")
+    ]
     return problems
 
 
