@@ -25,7 +25,13 @@ from samsvae.evaluation.observed import training_effects
 from samsvae.evaluation.predicted import predicted_effects
 from samsvae.evaluation.truth import true_effects
 from samsvae.inference.cells import NO_COVARIATES, Cells, Encoding
-from samsvae.inference.checkpoint import StateFile, TrainedModel, load_model, save_model
+from samsvae.inference.checkpoint import (
+    StateFile,
+    TrainedModel,
+    load_model,
+    save_model,
+    with_perturbations,
+)
 from samsvae.inference.mask_warmup import start_masks_at_evidence, update_feature_prior
 from samsvae.inference.objective import elbo
 from samsvae.inference.posterior import mask_probability, unmasked_effects
@@ -45,6 +51,7 @@ from samsvae.screen.features import (
     raw_features,
     read_features,
     ridge_weights,
+    standardised,
 )
 from samsvae.screen.labels import components
 from samsvae.screen.splits import (
@@ -442,6 +449,44 @@ def test_checkpoints_from_before_features_are_loaded(tmp_path):
         del settings[key]
     save_file(weights, path, metadata={**metadata, "settings": json.dumps(settings)})
     assert load_model(path).model.n_features is None
+
+
+@pytest.mark.parametrize("embedding", ["mean_field", "correlated"])
+def test_perturbations_outside_the_screen_are_added_with_their_prior(tmp_path, embedding):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(7, 3)), list("ABCDEXY"))
+    table.rename_axis("gene").to_csv(tmp_path / "table.tsv", sep="\t")
+    is_trained = np.array([True, True, False, True, True])
+    features = PerturbationFeatures.of(table.to_numpy()[:5], is_trained, 20)
+    model = with_weights(model_with(features, embedding=embedding))
+    with torch.no_grad():
+        model.mask.logits.normal_()
+    own = replace_settings(trained_model(model, tuple("ABCDE")), embedding)
+    path = tmp_path / "table.tsv"
+    more = with_perturbations(own, ["Y", "X"], path)
+    assert more.encoding.names == (*"ABCDE", "Y", "X")
+    np.testing.assert_allclose(mask_probability(more.model)[:5], mask_probability(model), atol=1e-5)
+    np.testing.assert_allclose(unmasked_effects(more.model)[:5], unmasked_effects(model), atol=1e-4)
+    z = standardised(table.to_numpy(), np.append(is_trained, [False, False]))
+    known = z[:5][is_trained]
+    # the prior mean is linear in features, so it is that of the same point in their space
+    weights = np.linalg.lstsq(known, features.values[is_trained])[0]
+    values = np.column_stack([np.ones(2), z[[6, 5]] @ weights])
+    expected = values @ model.features.weights.numpy().T
+    np.testing.assert_allclose(unmasked_effects(more.model)[5:], expected, atol=1e-4)
+    assert predicted_effects(more, ["X", "A+Y"], 4, 0)[0].shape == (2, 60)
+    table.loc["A"] += 1
+    table.rename_axis("gene").to_csv(path, sep="\t")
+    for names, said in ((["X"], "other features"), (["A"], "'A' already"), (["Z"], "Z")):
+        with pytest.raises(InputError, match=said):
+            with_perturbations(own, names, path)
+    plain = dataclasses.replace(own, settings=SETTINGS | {"perturbation_features": "expression"})
+    with pytest.raises(InputError, match="'expression'"):
+        with_perturbations(plain, ["X"], path)
+
+
+def replace_settings(trained, embedding):
+    return dataclasses.replace(trained, settings=SETTINGS | {"embedding": embedding})
 
 
 def short_training(screen, parts, seeds, steps=60, **changes):

@@ -37,6 +37,7 @@ __all__ = [
     "read_screen",
     "read_split",
     "sample_cells",
+    "with_perturbations",
 ]
 
 _MODULES = {
@@ -52,6 +53,7 @@ _MODULES = {
     "read_screen": "samsvae.screen.canonical",
     "read_split": "samsvae.screen.splits",
     "sample_cells": "samsvae.evaluation.samples",
+    "with_perturbations": "samsvae.inference.checkpoint",
 }
 
 

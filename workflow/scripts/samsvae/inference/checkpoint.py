@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from samsvae.config.models import EXPRESSION
 from samsvae.inference.cells import NO_COVARIATES, Covariates, Encoding, sizes_of
 from samsvae.models import build_model
 from samsvae.models.base import PerturbationModel
+from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import whole_file
-from samsvae.screen.features import PerturbationFeatures
+from samsvae.screen.features import PerturbationFeatures, check_covered, read_features
+
+SAME_FEATURES = 1e-4  # absolute difference of components of features that are the same
 
 logger = logging.getLogger(__name__)
 
@@ -86,15 +90,19 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> TrainedM
     )
     encoding = Encoding(names, settings["combinations"], targets, in_contexts)
     covariates = Covariates(**json.loads(metadata["covariates"]))
-    features = None
-    number = json.loads(metadata.get("n_features", "null"))
-    if number is not None:  # the values are among the weights
-        n = len(names)
-        features = PerturbationFeatures(np.zeros((n, number)), np.zeros(n, dtype=bool))
+    features = _blank_features(len(names), json.loads(metadata.get("n_features", "null")))
     sizes = sizes_of(encoding, covariates)
     model = build_model(settings, len(genes), *sizes, features=features).to(device)
     model.load_state_dict(weights)
     return TrainedModel(model.eval(), settings, genes, encoding, covariates)
+
+
+def _blank_features(n_perturbations: int, n_features: int | None) -> PerturbationFeatures | None:
+    """Make room for the features of a model, whose values are among its weights."""
+    if n_features is None:
+        return None
+    values = np.zeros((n_perturbations, n_features))
+    return PerturbationFeatures(values, np.zeros(n_perturbations, dtype=bool))
 
 
 def restrict_genes(trained: TrainedModel, genes: Collection[str]) -> TrainedModel:
@@ -126,7 +134,9 @@ def restrict_genes(trained: TrainedModel, genes: Collection[str]) -> TrainedMode
     targets = tuple((of_pairs[at][0], position[of_pairs[at][1]]) for at in pairs)
     encoding = replace(trained.encoding, targets=targets)
     sizes = sizes_of(encoding, trained.covariates)
-    model = build_model(trained.settings, len(kept), *sizes).to(trained.device)
+    features = _blank_features(len(encoding.names), trained.model.n_features)
+    model = build_model(trained.settings, len(kept), *sizes, features=features)
+    model = model.to(trained.device)
     weights = model.state_dict()
     for name, new in weights.items():
         old = trained.model.state_dict()[name]
@@ -143,6 +153,71 @@ def restrict_genes(trained: TrainedModel, genes: Collection[str]) -> TrainedMode
         model.eval(), trained.settings, [trained.genes[at] for at in kept], encoding,
         trained.covariates,
     )  # fmt: skip
+
+
+def with_perturbations(
+    trained: TrainedModel, names: Sequence[str], table: str | Path
+) -> TrainedModel:
+    """Add perturbations that no cell of the screen has, to predict their effects.
+
+    Parameters
+    ----------
+    trained
+        A model with a table of features of perturbations.
+    names
+        Perturbations that the model does not have.
+    table
+        Table of features in which perturbations are added to those that the model was trained with.
+
+    Returns
+    -------
+    TrainedModel
+        A copy with further perturbations, whose guide is their prior given their features.
+
+    Raises
+    ------
+    InputError
+        If the model has no such features or has effects in contexts, if it has a perturbation
+        already, or if the table lacks one or has other features than those of the training.
+    """
+    model, encoding = trained.model, trained.encoding
+    source = trained.settings.get("perturbation_features")
+    if source in (None, EXPRESSION) or encoding.in_contexts:
+        raise InputError(
+            "Perturbations can be added to a model with a table as its perturbation_features, and "
+            f"without context_effects; this one has {source!r}"
+            + (" and context_effects." if encoding.in_contexts else ".")
+        )
+    known = [name for name in names if name in encoding.names]
+    if known:
+        raise InputError(f"The model has {', '.join(map(repr, known))} already; leave it out.")
+    weights = model.state_dict()
+    every = [*encoding.names, *names]
+    features = read_features(table)
+    check_covered(features, every, table)
+    is_trained = np.zeros(len(every), dtype=bool)
+    is_trained[: len(encoding.names)] = weights["features.is_trained"][:, 0].cpu().numpy()
+    values = PerturbationFeatures.of(
+        features.loc[every].to_numpy(), is_trained, trained.settings["feature_components"]
+    )
+    size = len(trained.genes), len(every), len(trained.covariates)
+    larger = build_model(trained.settings, *size, features=values).to(trained.device)
+    content = larger.state_dict()
+    found, expected = content["features.values"], weights["features.values"]
+    is_same = found.shape[1] == expected.shape[1] and torch.allclose(
+        found[: len(expected)], expected, atol=SAME_FEATURES
+    )
+    if not is_same:
+        raise InputError(
+            f"perturbation_features: {table} has other features of the perturbations that the "
+            "model was trained with. Add rows to the table of the training, and change no others."
+        )
+    for name, tensor in content.items():
+        if name != "features.values":  # of further perturbations: rows that are not used
+            tensor[tuple(map(slice, weights[name].shape))] = weights[name]
+    larger.load_state_dict(content)
+    added = replace(encoding, names=tuple(every))
+    return replace(trained, model=larger.eval(), encoding=added)
 
 
 @dataclass(frozen=True)

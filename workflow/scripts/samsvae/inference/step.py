@@ -315,8 +315,10 @@ class TrainingStep:
             self._renew()
 
     def _updates_prior(self, step: int) -> bool:
-        """Whether the prior given features is updated, once masks are learnt or have settled."""
-        first = self.masks.warmup_steps or round(SETTLED * self.training.max_steps)
+        """Whether the prior given features is updated: masks are at their evidence, or settled."""
+        at_evidence = self.masks.warmup_steps > 0 and self.training.mask_start == "evidence"
+        settled = round(SETTLED * self.training.max_steps)
+        first = self.masks.warmup_steps if at_evidence else settled
         due = step > first and step % STEPS_BETWEEN_UPDATES == 0
         return due and self.model.n_features is not None
 
