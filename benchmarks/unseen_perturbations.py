@@ -32,6 +32,7 @@ import torch
 from scipy import stats
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / "shared" / "data"
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 from benchmarks.real_effects import SETTINGS as OF_REAL
@@ -193,7 +194,7 @@ def interval(values: Sequence[float]) -> list[float]:
     return [round(float(v), 4) for v in (mean, mean - half, mean + half)]
 
 
-def memberships(path: str, names: Sequence[str]) -> pd.DataFrame:
+def memberships(path: Path, names: Sequence[str]) -> pd.DataFrame:
     """Tabulate in which gene sets, of two targets or more, each target is."""
     sets = {name: set(genes) & set(names) for name, genes in read_gmt(path).items()}
     chosen = {name: genes for name, genes in sets.items() if len(genes) >= 2}
@@ -205,8 +206,9 @@ def features_file(features: str, names: Sequence[str], folder: Path) -> str:
     """Return the path of the table of features, made of a GMT file if that is given."""
     if not features.endswith(".gmt"):
         return features
+    given = Path(features) if Path(features).is_file() else DATA / features
     path = folder / "features.tsv"
-    write_tsv(memberships(features, names).rename_axis("perturbation").reset_index(), path)
+    write_tsv(memberships(given, names).rename_axis("perturbation").reset_index(), path)
     return str(path)
 
 
