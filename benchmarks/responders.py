@@ -33,7 +33,7 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
-from benchmarks.real_effects import SETTINGS, TRAINING, Case, read_case
+from benchmarks.real_effects import SETTINGS, TRAINING, Case, read_labelled
 from benchmarks.truth_recovery import key_values, mean_of
 from samsvae.biology.applied import CellPass
 from samsvae.biology.responders import Responders
@@ -63,12 +63,12 @@ def of_simulation(screen: anndata.AnnData, found: Responders) -> dict[str, Any]:
     strength = pd.Series(shift, truth["targets"])
     reached = screen.obsm["true_response"].any(axis=1)
     rows = []
-    unknown: dict[bool, list[bool]] = {True: [], False: []}
+    unknown: dict[bool, list[float]] = {True: [], False: []}
     for group, name in enumerate(found.groups.names):
         pairs = found.groups.cells_of(group)
         true = reached[found.groups.cell[pairs]]
         fraction, low, high = found.fraction[group]
-        unknown[bool(strength[name] > 0)].append(bool(np.isnan(fraction)))
+        unknown[bool(strength[name] > 0)].append(float(np.isnan(fraction)))
         if strength[name] > 0 and np.isfinite(fraction):
             rows.append(
                 {
@@ -150,7 +150,7 @@ def main(given: Sequence[str] | None = None) -> None:
     for seed in arguments.seeds:
         start = time.monotonic()
         if arguments.file:
-            case = read_case(arguments.file, arguments.batch, arguments.guide)
+            case = Case(read_labelled(arguments.file, arguments.batch, arguments.guide))
         else:
             simulated = Simulation(
                 **{"seed": seed, "escapers": arguments.escapers}
