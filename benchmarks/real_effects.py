@@ -73,9 +73,10 @@ DRAWS = 1000
 class Case:
     """A screen with a random split, and what is observed of it."""
 
-    def __init__(self, screen: anndata.AnnData) -> None:
+    def __init__(self, screen: anndata.AnnData, split_seed: int = 0) -> None:
         self.screen = screen
-        self.parts = pd.Series(split_screen(screen, Split("random", 0)), index=screen.obs_names)
+        split = Split("random", split_seed)
+        self.parts = pd.Series(split_screen(screen, split), index=screen.obs_names)
         self.names = perturbations(screen)
         self.labels = screen.obs["perturbation"].astype(str)
         self.observed = self.effects_of(np.ones(screen.n_obs, dtype=bool))

@@ -157,6 +157,12 @@ class Evaluation(Section):
         description="Samples of the latent variables for a predicted effect; null for 100, or for "
         '2,500 if they are "sampled".',
     )
+    interval_draws: NotNegative = Field(
+        50,
+        description="Samples of masks and embeddings from each training seed for the posterior "
+        "intervals of predicted effects, and their coverage of effects among held-out cells; 0 for "
+        "no intervals.",
+    )
     exported_cells: Count = Field(
         500,
         description="Cells of each perturbation, and of control, that a model or baseline gives "

@@ -386,10 +386,10 @@ def _integrated(
     model, number_of = trained.model, len(design) - 1
     moments = Moments(number_of, len(trained.genes))
     expression = expected_expression(model.likelihood, library_size, given)
-    for number, shifts, on_target in _shifts(trained, design, draws):
+    for number, shifts, on_target in shifts_in_parts(trained, design, draws):
         basal = BasalCells.from_prior(model, shifts[:, :1], 1)
-        for own, rows in _blocks(number, number_of, len(trained.genes)):
-            terms = _of_block(on_target, own, slice(rows.start + 1, rows.stop + 1))
+        for own, rows in blocks_of_draws(number, number_of, len(trained.genes)):
+            terms = on_target_of_block(on_target, own, slice(rows.start + 1, rows.stop + 1))
             treated = basal[own].decoder_input(shifts[own, 1:][:, rows])
             treated = expression(treated, *given, own=terms)
             control = expression(basal[own].decoder_input(shifts[own, :1]), *given)
@@ -408,13 +408,13 @@ def _sampled(
     model = trained.model
     moments = Moments(len(design), len(trained.genes))
     size = torch.full((1,), library_size, device=trained.device)
-    for number, shifts, on_target in _shifts(trained, design, draws):
+    for number, shifts, on_target in shifts_in_parts(trained, design, draws):
         # treatment arms use the same masks and embeddings; the control arm, without any, stays
         # independent of them
-        for own, rows in _blocks(number, len(design), len(trained.genes)):
+        for own, rows in blocks_of_draws(number, len(design), len(trained.genes)):
             shift = shifts[own, rows]
             basal = BasalCells.from_prior(model, shift, shift.shape[1])
-            terms = _of_block(on_target, own, rows)
+            terms = on_target_of_block(on_target, own, rows)
             decoded = basal.decoder_input(shift)
             counts = model.likelihood(decoded, size, *given, own=terms).sample()
             if not isinstance(model.likelihood, NormalLikelihood):
@@ -457,7 +457,7 @@ def design_of(trained: TrainedModel, perturbations: Sequence[str], context: str 
     return torch.cat([torch.zeros_like(design[:1]), design]).to(trained.device)
 
 
-def _shifts(
+def shifts_in_parts(
     trained: TrainedModel, design: Tensor, draws: int
 ) -> Iterator[tuple[int, Tensor, tuple[Tensor, ...]]]:
     """Draw the effects of conditions in parts.
@@ -474,7 +474,9 @@ def _shifts(
         yield number, shifts, draw_on_target(model, targets, number)
 
 
-def _of_block(on_target: tuple[Tensor, ...], draws: slice, conditions: slice) -> tuple[Tensor, ...]:
+def on_target_of_block(
+    on_target: tuple[Tensor, ...], draws: slice, conditions: slice
+) -> tuple[Tensor, ...]:
     """Select the on-target effects of some draws and conditions."""
     if not on_target:
         return ()
@@ -482,7 +484,7 @@ def _of_block(on_target: tuple[Tensor, ...], draws: slice, conditions: slice) ->
     return genes[conditions], terms[draws, conditions], log_factors[conditions]
 
 
-def _blocks(draws: int, conditions: int, genes: int) -> Iterator[tuple[slice, slice]]:
+def blocks_of_draws(draws: int, conditions: int, genes: int) -> Iterator[tuple[slice, slice]]:
     """Iterate over draws and conditions in blocks of bounded size."""
     rows = max(1, LARGEST_TENSOR // genes)
     draws_per_block = max(1, rows // conditions)

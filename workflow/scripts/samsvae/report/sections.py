@@ -25,6 +25,7 @@ TRUTH = "truth"  # a simulated screen
 MASKS = "masks"  # a model with masks of latent dimensions
 GROUPS = "groups"  # known groups of perturbations
 STATE_MAP = "state_map"  # unless switched off
+INTERVALS = "intervals"  # posterior intervals of predicted effects, unless switched off
 MARGINAL = "marginal"  # effects of single perturbations in cells with several
 
 
@@ -231,6 +232,7 @@ SECTIONS = (
             Figure("fractions", "scores", "intervals.tsv", (TRAINING, FRACTIONS)),
             Figure("effects", "effects", "effects.parquet", (COUNTS,)),
             Figure("perturbations", "scores", f"{SPLIT_FOLDER}/metrics.parquet", (COUNTS,)),
+            Figure("reliability", "scores", "coverage.tsv", (INTERVALS,)),
             Table(
                 "summary.tsv",
                 "The main scores with confidence intervals, and their comparison with the best "

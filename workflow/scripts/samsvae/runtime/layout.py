@@ -44,6 +44,7 @@ from samsvae.report.sections import (
     GRIDS,
     GROUPS,
     GUIDES,
+    INTERVALS,
     MARGINAL,
     MASKS,
     PAPER,
@@ -177,6 +178,9 @@ class Layout:
             MASKS: any(has_mask(self.models[model]) for model in entry["models"]),
             GROUPS: entry["perturbation_groups"],
             STATE_MAP: self.config["evaluation"]["mapped_cells"],
+            INTERVALS: trained
+            and self.has_counts(experiment)
+            and self.config["evaluation"]["interval_draws"],
             TRUTH: self.is_simulated(experiment),
         }
         return sorted(name for name, present in has.items() if present)
@@ -472,6 +476,15 @@ class Layout:
         return lambda wildcards: [
             pattern.format(experiment=wildcards["experiment"], **run) for run in runs(wildcards)
         ]
+
+    def for_models(self, pattern: str) -> InputFunction:
+        """Fill a pattern for each split and trained model of a job's experiment, over its seeds."""
+        of_runs = self.for_runs(pattern, models=self.trained)
+        return lambda wildcards: list(dict.fromkeys(of_runs(wildcards)))
+
+    def for_seeds(self, pattern: str) -> InputFunction:
+        """Fill a pattern for each training seed of a job's model on its split."""
+        return lambda wildcards: self.for_runs(pattern, models=[wildcards["model"]])(wildcards)
 
     def for_shown_runs(self, pattern: str) -> InputFunction:
         """Fill a pattern for each run of :meth:`shown_runs_of`."""

@@ -1,0 +1,630 @@
+"""Posterior intervals of predicted effects, and their coverage of effects among held-out cells.
+
+A model's uncertainty about an effect is that of its masks and embeddings (and on-target effects)
+under the guide, and that between training seeds; basal states and counts are integrated out. An
+observed effect has sampling noise beside it. An interval of level L is right if a fraction L of
+observed effects lies between the quantiles of the distribution of both together.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import anndata
+import numpy as np
+import pandas as pd
+import pyro
+import torch
+from scipy.special import ndtr, ndtri
+from torch import Tensor
+
+from samsvae.evaluation.effects import as_compared, effects_table
+from samsvae.evaluation.observed import observed_effects
+from samsvae.evaluation.predicted import (
+    blocks_of_draws,
+    design_of,
+    expected_expression,
+    on_target_of_block,
+    shifts_in_parts,
+    strata_of,
+)
+from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.noise import seeded
+from samsvae.inference.posterior import BasalCells
+from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import has_marginal_effects, perturbations
+from samsvae.screen.labels import CONTROL
+from samsvae.screen.splits import TEST, UNUSED, VAL
+
+LEVEL = 0.9  # of the intervals that are written, and at which they are calibrated
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+BASAL_DRAWS = 50
+LARGEST_BLOCK = 2**24  # elements, of draws x perturbations x genes
+PRIOR_DEGREES = 20.0  # cells that the pooled variance of a gene counts for
+FEWEST = 20  # effects of validation cells to calibrate with
+ALL, SIGNIFICANT = "all", "significant"
+COLUMNS = [
+    "genes", "level", "n", "coverage", "calibrated_coverage", "noise_coverage", "scale_factor",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CommonCells:
+    """Basal states of one stratum and library size, common to all draws and perturbations.
+
+    Attributes
+    ----------
+    stratum
+        Index of the stratum of the model's covariates.
+    covariates
+        Of the stratum, as the only item; empty for a model without covariates.
+    basal
+        Draws of the basal states, [B, 1, ...].
+    number
+        B.
+    expression
+        As of :func:`samsvae.evaluation.predicted.expected_expression`.
+    """
+
+    stratum: int
+    covariates: tuple[Tensor, ...]
+    basal: BasalCells
+    number: int
+    expression: Callable[..., Tensor]
+
+
+class EffectDraws:
+    """Draws of the effects of perturbations from the guide of a trained model.
+
+    Each draw of the global variables is averaged over the same basal states, and counts are
+    integrated out, so that draws differ by the global variables alone. They do not depend on the
+    selection of perturbations.
+
+    Parameters
+    ----------
+    trained
+        The model.
+    draws
+        Number of draws S of the global variables.
+    seed
+        Seed of the draws.
+    strata_weights
+        As for :func:`samsvae.evaluation.predicted.predicted_effects`, perturbations x strata.
+    library_sizes
+        As for :func:`samsvae.evaluation.predicted.predicted_effects`.
+    basal_draws
+        Number of basal states over all strata and library sizes; at least two of each.
+    """
+
+    def __init__(
+        self,
+        trained: TrainedModel,
+        draws: int,
+        seed: int,
+        strata_weights: np.ndarray,
+        library_sizes: Sequence[float],
+        basal_draws: int = BASAL_DRAWS,
+    ) -> None:
+        self.trained, self.draws, self.seed = trained, draws, seed
+        self.weights = strata_weights / len(library_sizes)
+        self.strata = strata_of(trained)
+        self.cells: list[CommonCells] = []
+        likelihood = trained.model.likelihood
+        with pyro.validation_enabled(False), seeded(seed, trained.device), torch.no_grad():
+            for number, stratum in enumerate(self.strata):
+                if not self.weights[:, number].any():
+                    continue
+                own = max(2, round(basal_draws * float(self.weights[:, number].mean())))
+                none = torch.zeros(own, 1, trained.model.n_latent, device=trained.device)
+                for size in library_sizes:
+                    basal = BasalCells.from_prior(trained.model, none, 1)
+                    expression = expected_expression(likelihood, size, stratum.covariates)
+                    given = number, stratum.covariates, basal, own, expression
+                    self.cells.append(CommonCells(*given))
+
+    @torch.no_grad()
+    def of(self, perturbations: Sequence[str], rows: slice) -> np.ndarray:
+        """Draw the effects of some perturbations.
+
+        Parameters
+        ----------
+        perturbations
+            Canonical labels of all perturbations.
+        rows
+            Those to draw.
+
+        Returns
+        -------
+        ndarray
+            [S, rows, G], log2(CP10k + 1).
+        """
+        names, weights = perturbations[rows], self.weights[rows]
+        found = np.zeros((self.draws, len(names), len(self.trained.genes)), dtype=np.float32)
+        for number, stratum in enumerate(self.strata):
+            if not weights[:, number].any():
+                continue
+            design = design_of(self.trained, names, stratum.context)
+            weight = torch.as_tensor(weights[:, number, None], dtype=torch.float32)
+            first = 0
+            # the same draws of global variables in each stratum
+            with pyro.validation_enabled(False), seeded(self.seed, self.trained.device):
+                for of_part, shifts, on_target in shifts_in_parts(self.trained, design, self.draws):
+                    for cells in self.cells:
+                        if cells.stratum == number:
+                            part = found[first : first + of_part]
+                            self._add(part, weight, cells, shifts, on_target)
+                    first += of_part
+        return found
+
+    def _add(
+        self,
+        found: np.ndarray,
+        weight: Tensor,
+        cells: CommonCells,
+        shifts: Tensor,
+        on_target: tuple[Tensor, ...],
+    ) -> None:
+        """Add the weighted effects in some cells, draws x conditions x genes."""
+        model, given, number = self.trained.model, cells.covariates, cells.number
+        none = shifts[:1, :1].expand(number, -1, -1)
+        control = cells.expression(cells.basal.decoder_input(none), *given)
+        n_draws, n_conditions, n_genes = found.shape
+        for own, rows in blocks_of_draws(n_draws, n_conditions, n_genes * number):
+            shift = shifts[own, 1:][:, rows]
+            basal = BasalCells(
+                model,
+                {
+                    name: value.repeat(len(shift), *(value.dim() - 1) * [1])
+                    for name, value in cells.basal.variables.items()
+                },
+            )
+            terms = on_target_of_block(on_target, own, slice(rows.start + 1, rows.stop + 1))
+            if terms:
+                terms = terms[0], terms[1].repeat_interleave(number, 0), terms[2]
+            decoded = basal.decoder_input(shift.repeat_interleave(number, 0))
+            treated = cells.expression(decoded, *given, own=terms)
+            effect = treated.view(len(shift), number, -1, n_genes).sub_(control).mean(1)
+            found[own, rows] += (effect.cpu() * weight[rows]).numpy()
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Observed effects of some cells.
+
+    Attributes
+    ----------
+    effect, standard_error
+        Perturbations x genes, log2(CP10k + 1); NaN for a gene that too few of these cells express
+        to be tested. Standard errors are moderated, see :func:`moderated`.
+    significant
+        Boolean, the genes that differ significantly from control cells.
+    cell_variance
+        Pooled variance of a gene among the cells of a perturbation, length G.
+    """
+
+    effect: np.ndarray
+    standard_error: np.ndarray
+    significant: np.ndarray
+    cell_variance: np.ndarray
+
+
+def observed_in(
+    screen: anndata.AnnData, cells: np.ndarray, how: str | None, min_controls: int, fdr: float
+) -> Observed:
+    """Compute the observed effects of some cells.
+
+    Parameters
+    ----------
+    screen
+        Canonical screen.
+    cells
+        Boolean, one per cell of the screen.
+    how
+        As for :func:`samsvae.evaluation.effects.as_compared`.
+    min_controls
+        Smallest number of control cells of a batch whose cells are compared.
+    fdr
+        False discovery rate of significant genes.
+
+    Returns
+    -------
+    Observed
+        Of all perturbations of the screen, in its order.
+    """
+    names = perturbations(screen)
+    shape = len(names), screen.n_vars
+    if not cells.any():
+        nothing = np.full(shape, np.nan)
+        return Observed(nothing, nothing, np.zeros(shape, dtype=bool), nothing[0])
+    # all chosen cells count as held-out ones
+    parts = pd.Series(TEST, index=screen.obs_names)
+    table = as_compared(observed_effects(screen, parts, "{}", cells, min_controls), how)
+    row = table.obs_names.get_indexer(pd.Index(names))
+
+    def layer(name: str) -> np.ndarray:
+        values = np.asarray(table.layers[name], dtype=np.float64)
+        return np.where(row[:, None] >= 0, values[row], np.nan)
+
+    n_cells = table.obs["n_held_out"].reindex(names).to_numpy(dtype=np.float64)
+    n_controls = np.inf if has_marginal_effects(screen) else table.uns["n_control_cells"]
+    error, pooled = moderated(layer("standard_error_held_out"), n_cells, n_controls)
+    effect, rates = layer("ate_held_out"), layer("fdr")
+    tested = np.isfinite(rates) & np.isfinite(effect) & (error > 0)
+    effect, error = (np.where(tested, each, np.nan) for each in (effect, error))
+    return Observed(effect, error, tested & (rates < fdr), pooled)
+
+
+def moderated(
+    standard_error: np.ndarray, n_cells: np.ndarray, n_controls: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Moderate the standard errors of observed effects.
+
+    The variance of a few cells is uncertain itself, and too small where few of them happen to
+    express a gene: with 20 cells, errors exceed the normal 90 % limits in 12 % of the cases. As in
+    limma (Smyth 2004), the variance among a perturbation's cells is averaged with that of the same
+    gene over all perturbations, which counts for :data:`PRIOR_DEGREES` degrees of freedom.
+
+    Parameters
+    ----------
+    standard_error
+        Perturbations x genes; NaN where unknown.
+    n_cells
+        Number of cells of each perturbation.
+    n_controls
+        Number of control cells.
+
+    Returns
+    -------
+    standard_error : ndarray
+        Moderated standard errors.
+    cell_variance : ndarray
+        The pooled variance of a gene among cells, length G; NaN without any.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        per_cell = (1 / n_cells + 1 / np.float64(n_controls))[:, None]
+        variance = standard_error**2 / per_cell
+        known = np.isfinite(variance)
+        degrees = np.where(known, n_cells[:, None] - 1, 0.0)
+        pooled = np.where(known, degrees * variance, 0.0).sum(axis=0) / degrees.sum(axis=0)
+        averaged = (degrees * variance + PRIOR_DEGREES * pooled) / (degrees + PRIOR_DEGREES)
+        return np.sqrt(averaged * per_cell), pooled
+
+
+def cells_by_use(labels: pd.Series, parts: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Select the cells that intervals are calibrated by, and those that coverage is measured by.
+
+    Parameters
+    ----------
+    labels, parts
+        Perturbation and split of each cell.
+
+    Returns
+    -------
+    calibration, test : ndarray of bool
+        Validation cells, and test and unused cells. Where no control cell is among the latter, a
+        random half of the validation control cells is test cells: no cell is both.
+    """
+    calibration = (parts == VAL).to_numpy()
+    test = parts.isin([TEST, UNUSED]).to_numpy()
+    control = (labels == CONTROL).to_numpy()
+    if not (test & control).any():
+        shared = np.random.default_rng(0).permutation(np.flatnonzero(calibration & control))
+        chosen = shared[: len(shared) // 2]
+        test[chosen], calibration[chosen] = True, False
+    return calibration, test
+
+
+def observed_by_use(
+    screen: anndata.AnnData,
+    parts: pd.Series,
+    how: str | None,
+    min_controls: int,
+    fdr: float,
+    provenance: str,
+) -> anndata.AnnData:
+    """Compute the observed effects that intervals are calibrated by and compared with.
+
+    Parameters
+    ----------
+    screen, how, min_controls, fdr
+        As for :func:`observed_in`.
+    parts
+        Split of each cell, as in split.tsv.
+    provenance
+        Provenance record, JSON.
+
+    Returns
+    -------
+    AnnData
+        Perturbations x genes. ``X``: effect among test cells, with layer ``standard_error``; layers
+        ``calibration`` and ``calibration_standard_error``: among validation cells; NaN for genes
+        that are not tested. ``significant``: 1 for genes that differ significantly from control
+        cells in cells other than test cells. ``var``: ``cell_variance`` among these.
+    """
+    labels = screen.obs["perturbation"].astype(str)
+    calibration, test = cells_by_use(labels, parts)
+    given = how, min_controls, fdr
+    of_calibration, of_test, of_others = (
+        observed_in(screen, cells, *given) for cells in (calibration, test, ~test)
+    )
+    layers = {
+        "standard_error": of_test.standard_error,
+        "calibration": of_calibration.effect,
+        "calibration_standard_error": of_calibration.standard_error,
+        "significant": of_others.significant,
+    }
+    names, genes = perturbations(screen), list(screen.var_names)
+    table = effects_table(of_test.effect, names, genes, layers, provenance)
+    table.var["cell_variance"] = np.nan_to_num(of_others.cell_variance)
+    return table
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Distribution of the effects of perturbations over draws and training seeds.
+
+    Attributes
+    ----------
+    mean, variance
+        Perturbations x genes.
+    lower, upper
+        Quantiles of the interval of :data:`LEVEL`, which is extended to the mean if this lies
+        outside.
+    pit
+        Probability integral transform of observed effects, sampling noise included; NaN without.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    pit: np.ndarray
+
+
+def summarise_draws(
+    models: Sequence[EffectDraws],
+    names: Sequence[str],
+    effect: np.ndarray,
+    standard_error: np.ndarray,
+) -> Posterior:
+    """Summarise the draws of all training seeds, block by block of perturbations.
+
+    Parameters
+    ----------
+    models
+        Draws of each training seed.
+    names
+        Canonical labels.
+    effect, standard_error
+        Observed effects, perturbations x genes; NaN where unknown.
+
+    Returns
+    -------
+    Posterior
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two draws, or seeds have other genes.
+    """
+    n_draws = sum(each.draws for each in models)
+    if n_draws < 2:
+        raise InputError(
+            "An interval needs two draws or more over all training seeds. Set "
+            "evaluation.interval_draws to 2 or more, or to 0 for no intervals."
+        )
+    genes = models[0].trained.genes
+    if any(each.trained.genes != genes for each in models):
+        raise InputError("The training seeds of a model have different genes: train it again.")
+    found = Posterior(*(np.full((len(names), len(genes)), np.nan) for _ in range(5)))
+    block = max(1, LARGEST_BLOCK // (n_draws * len(genes)))
+    limits = (1 - LEVEL) / 2, (1 + LEVEL) / 2
+    for first in range(0, len(names), block):
+        rows = slice(first, first + block)
+        draws = np.concatenate([each.of(names, rows) for each in models])
+        found.mean[rows] = draws.mean(axis=0, dtype=np.float64)
+        found.variance[rows] = draws.var(axis=0, ddof=1, dtype=np.float64)
+        lower, upper = np.quantile(draws, limits, axis=0)
+        found.lower[rows] = np.minimum(lower, found.mean[rows])
+        found.upper[rows] = np.maximum(upper, found.mean[rows])
+        found.pit[rows] = probability_transform(draws, effect[rows], standard_error[rows])
+    return found
+
+
+def probability_transform(
+    draws: np.ndarray, effect: np.ndarray, standard_error: np.ndarray
+) -> np.ndarray:
+    """Compute the probability of a smaller observed effect: uniform if draws are right.
+
+    Parameters
+    ----------
+    draws
+        Effects, draws x perturbations x genes.
+    effect, standard_error
+        Observed effects and the standard deviation of their sampling noise, perturbations x genes.
+
+    Returns
+    -------
+    ndarray
+        Mean over draws of Phi((effect - draw) / standard_error).
+    """
+    total = np.zeros(effect.shape)
+    for draw in draws:
+        total += ndtr((effect - draw) / standard_error)
+    return total / len(draws)
+
+
+def covered(pit: np.ndarray, level: float) -> np.ndarray:
+    """Whether observed effects lie inside the central interval of a level."""
+    inside: np.ndarray = np.abs(pit - 0.5) <= level / 2
+    return inside
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibrated distribution of effects: normal, with variance c^2 (v + a w).
+
+    v is the posterior variance and w that of the gene among cells: what a model learns of an
+    effect from some cells errs in proportion to it.
+
+    Attributes
+    ----------
+    scale_factor
+        c; NaN if too few effects of validation cells are observed.
+    residual
+        a.
+    """
+
+    scale_factor: float
+    residual: float
+
+    @classmethod
+    def of(
+        cls,
+        mean: np.ndarray,
+        variance: np.ndarray,
+        cell_variance: np.ndarray,
+        effect: np.ndarray,
+        standard_error: np.ndarray,
+    ) -> "Calibration":
+        """Calibrate by observed effects of validation cells.
+
+        a is the non-negative weighted least-squares solution of E[(observed - mean)^2 - u^2 - v] =
+        a w, where u is the standard error. Then c is 1, unless the interval of :data:`LEVEL` covers
+        less than that fraction of the observed effects, or more by over two standard errors of
+        that fraction: then the factor nearest to 1 with which it does not. Where sampling noise
+        dominates, factors below 1 hardly differ in coverage, and none is preferred to 1. It is 1,
+        too, where sampling noise alone covers more, which no factor can change. Since effects of a
+        gene share control cells, the standard error is that of independent genes.
+
+        Parameters
+        ----------
+        mean, variance
+            Posterior mean and variance, perturbations x genes.
+        cell_variance
+            w, length G.
+        effect, standard_error
+            Observed effects, perturbations x genes; NaN where unknown.
+        """
+        known = np.isfinite(effect)
+        if known.sum() < FEWEST:
+            return cls(np.nan, np.nan)
+        error, v, noise = (effect - mean)[known], variance[known], standard_error[known] ** 2
+        w = np.broadcast_to(cell_variance, effect.shape)[known]
+        precision = 1 / (noise + v) ** 2
+        residual = max(0.0, float(precision * w @ (error**2 - noise - v)))
+        residual /= float(precision * w @ w)
+        # the smallest factor with which an interval covers the effect
+        excess = np.clip((error / ndtri((1 + LEVEL) / 2)) ** 2 - noise, 0, None)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            needed = np.where(excess > 0, np.sqrt(excess / (v + residual * w)), 0.0)
+        inside = np.where(known, 0.0, np.nan)
+        inside[known] = needed <= 1
+        of_genes = np.nansum(inside - np.nanmean(inside), axis=0)
+        margin = 2 * np.sqrt(np.sum(of_genes**2)) / known.sum()
+        limits = LEVEL, min(LEVEL + margin, 1.0)
+        low, high = np.quantile(needed, limits, method="higher")
+        if high == 0 or not np.isfinite(low):
+            return cls(1.0, residual)
+        return cls(float(np.clip(1.0, low, high)), residual)
+
+    def standard_deviation(self, variance: np.ndarray, cell_variance: np.ndarray) -> np.ndarray:
+        """Compute the calibrated standard deviation, perturbations x genes."""
+        return self.scale_factor * np.sqrt(variance + self.residual * cell_variance)
+
+
+def intervals_of(
+    models: Sequence[EffectDraws], observed: anndata.AnnData, provenance: str
+) -> tuple[anndata.AnnData, pd.DataFrame]:
+    """Compute posterior intervals of effects, and their coverage of observed effects.
+
+    Parameters
+    ----------
+    models
+        Draws of each training seed.
+    observed
+        As of :func:`observed_by_use`.
+    provenance
+        Provenance record, JSON.
+
+    Returns
+    -------
+    intervals : AnnData
+        Perturbations x genes. ``X``: posterior mean. Layers ``standard_deviation``, ``lower_90``
+        and ``upper_90``, and the same with the prefix ``calibrated_``; ``uns``: ``level``,
+        ``scale_factor`` and ``residual_variance``.
+    coverage : DataFrame
+        Row per set of genes (all that are tested; those that are significant in cells other than
+        test cells) and level: number of effects observed in test cells, fraction inside the
+        interval, inside the calibrated interval, and inside one of sampling noise alone.
+    """
+    effect, error, of_validation, its_error = (
+        np.asarray(each, dtype=np.float64)
+        for each in (
+            observed.X,
+            *(
+                observed.layers[name]
+                for name in ("standard_error", "calibration", "calibration_standard_error")
+            ),
+        )
+    )
+    names, genes = list(observed.obs_names), list(observed.var_names)
+    if models[0].trained.genes != genes:
+        raise InputError("The model and the observed effects have different genes.")
+    posterior = summarise_draws(models, names, effect, error)
+    mean, variance = posterior.mean, posterior.variance
+    w = observed.var["cell_variance"].to_numpy(dtype=np.float64)
+    calibration = Calibration.of(mean, variance, w, of_validation, its_error)
+    deviation = calibration.standard_deviation(variance, w)
+    width = ndtri((1 + LEVEL) / 2) * deviation
+    layers = {
+        "standard_deviation": np.sqrt(variance),
+        f"lower_{100 * LEVEL:.0f}": posterior.lower,
+        f"upper_{100 * LEVEL:.0f}": posterior.upper,
+        "calibrated_standard_deviation": deviation,
+        f"calibrated_lower_{100 * LEVEL:.0f}": mean - width,
+        f"calibrated_upper_{100 * LEVEL:.0f}": mean + width,
+    }
+    table = effects_table(mean, names, genes, layers, provenance)
+    table.uns["level"] = LEVEL
+    table.uns["scale_factor"] = calibration.scale_factor
+    table.uns["residual_variance"] = calibration.residual
+    transforms = {
+        "coverage": posterior.pit,
+        "calibrated_coverage": ndtr((effect - mean) / np.hypot(error, deviation)),
+        "noise_coverage": ndtr((effect - mean) / error),
+    }
+    significant = np.asarray(observed.layers["significant"]) > 0
+    return table, coverage_table(transforms, significant, calibration.scale_factor)
+
+
+def coverage_table(
+    transforms: dict[str, np.ndarray], significant: np.ndarray, scale_factor: float
+) -> pd.DataFrame:
+    """Tabulate the fraction of effects inside intervals, by level and set of genes.
+
+    Parameters
+    ----------
+    transforms
+        Probability integral transforms by column, perturbations x genes; NaN where unknown.
+    significant
+        Boolean, perturbations x genes.
+    scale_factor
+        That of the calibrated intervals.
+
+    Returns
+    -------
+    DataFrame
+        With the columns :data:`COLUMNS`; no rows for a set of genes without observed effects.
+    """
+    known = np.isfinite(transforms["coverage"])
+    rows = []
+    for genes, chosen in ((ALL, known), (SIGNIFICANT, known & significant)):
+        if not chosen.any():
+            continue
+        for level in LEVELS:
+            row = {"genes": genes, "level": level, "n": int(chosen.sum())}
+            for name, transform in transforms.items():
+                values = transform[chosen]
+                row[name] = covered(values, level).mean() if np.isfinite(values).all() else np.nan
+            rows.append({**row, "scale_factor": scale_factor})
+    return pd.DataFrame(rows, columns=COLUMNS)
