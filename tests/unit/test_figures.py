@@ -18,7 +18,14 @@ from samsvae.biology.quality import quantiles
 from samsvae.biology.similarity import clustered
 from samsvae.evaluation.agreement import with_means
 from samsvae.evaluation.differential_expression import scores_by_strength, with_quartiles
-from samsvae.evaluation.scores import with_differences, with_intervals
+from samsvae.evaluation.scores import (
+    COVERAGES,
+    SIGNIFICANT,
+    TESTED,
+    with_differences,
+    with_intervals,
+    with_mean_coverage,
+)
 from samsvae.evaluation.scores import with_quartiles as with_quartiles_of_scores
 from samsvae.figures import readable
 from samsvae.figures.screen import MOST_ROWS
@@ -434,6 +441,18 @@ def contexts_table(n, contexts):
     return table.assign(n_heterogeneous=table["perturbation"].map(number))
 
 
+def coverage_table(models, genes):
+    index = pd.MultiIndex.from_product(
+        [["a", "b"], models, genes, [0.5, 0.8, 0.9, 0.99]],
+        names=["split", "model", "genes", "level"],
+    )
+    table = index.to_frame(index=False)
+    rng = np.random.default_rng(0)
+    for name in COVERAGES:
+        table[name] = table["level"] - rng.uniform(0, 0.1, len(table))
+    return with_mean_coverage(table.assign(n=rng.integers(100, 5000, len(table))))
+
+
 LATENT_KINDS = [("observed", "observed"), ("latent", MODELS[0]), ("predicted", MODELS[0])]
 TABLES = {
     ("screen", "few"): screen_table(split_table(8)),
@@ -488,6 +507,11 @@ TABLES = {
     ("perturbation_map", "none"): perturbation_map_table(0),
     ("state_map", "no covariate"): state_table(),
     ("state_map", "covariates"): state_table(batch=["a", "b"] * 100, mito=np.linspace(0, 1, 200)),
+    ("reliability", "two models"): coverage_table(MODELS, [TESTED, SIGNIFICANT]),
+    ("reliability", "not calibrated"): coverage_table(MODELS[:1], [TESTED]).assign(
+        mean_calibrated_coverage=np.nan
+    ),
+    ("reliability", "none"): coverage_table([], []),
     ("recovery", "masked"): recovery_table(True),
     ("recovery", "no mask"): recovery_table(False),
     ("metrics", "with undefined"): summary_table(),
@@ -1153,6 +1177,21 @@ def reads_truth(figure, table):
             np.testing.assert_allclose(image, expected[rows["dimension"].unique()])
 
 
+def reads_reliability(figure, table):
+    for axis, genes in zip(figure.axes, table["genes"].unique(), strict=True):
+        rows = of(table, genes=genes).drop_duplicates(["model", "level"])
+        assert f"({rows['n_effects'].max():,} effects)" in axis.get_title()
+        diagonal, *lines = [line.get_xydata() for line in axis.lines if len(line.get_xdata())]
+        same(diagonal[:, 0], diagonal[:, 1])
+        expected = [
+            of(rows, model=model)[["level", f"mean_{name}"]]
+            for model in rows["model"].unique()
+            for name in COVERAGES
+        ]
+        for line, values in zip(lines, expected, strict=True):
+            same(line, values)
+
+
 def reads_recovery(figure, table):
     threshold, density, states = figure.axes
     f1 = of(table, measure="f1")
@@ -1242,6 +1281,7 @@ SHOWN_COLUMNS = {
     "state_map": ["x", "y", "mito"],
     "truth": ["true_mask", "probability"],
     "recovery": ["value", "factor_mean", "state_mean"],
+    "reliability": ["n_effects", *(f"mean_{name}" for name in COVERAGES)],
 }  # fmt: skip
 MUTATED = {
     **{name: next(case for case in READ if case[0] == name) for name in READERS},

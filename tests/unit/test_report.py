@@ -28,6 +28,7 @@ from samsvae.report.sections import (
     GENE_SETS,
     GROUPS,
     GUIDES,
+    INTERVALS,
     MARGINAL,
     MASKS,
     SECTIONS,
@@ -47,6 +48,7 @@ from samsvae.report.sentences import (
     changes_in_words,
     combinations_in_words,
     contexts_in_words,
+    coverage_in_words,
     hits_in_words,
     masks_in_words,
     missed_in_words,
@@ -204,7 +206,8 @@ def test_every_figure_has_a_function_and_a_caption_that_is_read_either_way():
 
 def test_an_experiment_shows_what_it_has_the_data_for():
     every = [
-        COUNTS, BATCHES, CONTEXTS, GUIDES, TRAINING, GENE_SETS, FRACTIONS, TRUTH, MASKS, GROUPS, STATE_MAP,
+        COUNTS, BATCHES, CONTEXTS, GUIDES, TRAINING, GENE_SETS, FRACTIONS, TRUTH, MASKS, GROUPS,
+            STATE_MAP, INTERVALS,
     ]  # fmt: skip
     assert {f.name for f in figures_of(every)} == set(SHOWN_FIGURES)
     assert all(figure.needs == () for figure in figures_of([]))
@@ -344,6 +347,22 @@ def test_a_screen_without_effects_is_called_that_in_its_first_sentence():
     assert contexts_in_words(contexts.assign(n_heterogeneous=0))[1] == ""
     assert "knock-out need not" in targets_in_words(CHANGES, "knockout")[0]
     assert "2 of 2" in targets_in_words(CHANGES, "activation")[1]
+
+
+def test_words_on_intervals_are_of_the_level_and_of_each_model():
+    columns = ["model", "genes", "level", "mean_coverage", "mean_calibrated_coverage"]
+    rows = [
+        ("sams_vae", "tested", 0.9, 0.842, 0.901),
+        ("sams_vae", "significant", 0.9, 0.731, 0.869),
+        ("sams_vae", "tested", 0.99, 0.999, 0.999),
+        ("cpa_vae", "tested", 0.9, 0.6, np.nan),
+    ]
+    assert coverage_in_words(pd.DataFrame(rows, columns=columns)) == [
+        "90 % intervals cover this fraction of the effects observed in test cells, sampling noise "
+        "included: SAMS-VAE 84 %, calibrated 90 % (of significantly changed genes 73 %, calibrated "
+        "87 %); CPA-VAE 60 %, not calibrated."
+    ]
+    assert coverage_in_words(pd.DataFrame(columns=columns)) == []
 
 
 def test_words_on_basal_states_are_of_the_models_that_claim_them():

@@ -77,6 +77,19 @@ use rule collect_de_comparison as collect_context_scores with:
         **collecting(),
 
 
+use rule collect_de_comparison as collect_coverage with:
+    input:
+        tables=layout.for_models(rules.predict_intervals.output.coverage),
+    output:
+        table=f"{TABLES}/coverage.tsv",
+    log:
+        "results/logs/collect_tables/{experiment}/coverage.log",
+    benchmark:
+        "results/benchmarks/collect_tables/{experiment}/coverage.tsv"
+    params:
+        **collecting("samsvae.evaluation.scores:with_mean_coverage"),
+
+
 rule compare_iwelbo:
     """Average the IWELBO of every run and compare models."""
     input:

@@ -79,6 +79,69 @@ use rule evaluate_run as estimate_iwelbo with:
         model=one_of(layout.fitted),
 
 
+# calibration and coverage need the observed effects of other cells than the scores do
+rule observe_by_use:
+    """Compute the observed effects that intervals are calibrated by and compared with."""
+    input:
+        screen=layout.screen_of,
+        split=rules.split_cells.output.split,
+    output:
+        effects=f"{SPLIT}/observed_by_use.h5ad",
+    log:
+        "results/logs/observe_by_use/{experiment}/{split}.log",
+    benchmark:
+        "results/benchmarks/observe_by_use/{experiment}/{split}.tsv"
+    wildcard_constraints:
+        experiment=one_of(filter(layout.has_counts, layout.experiments)),
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000, per_input=5),
+        runtime=growing(180),
+    params:
+        effects=config["evaluation"]["effects"],
+        min_controls=config["evaluation"]["min_controls_per_batch"],
+        fdr=config["evaluation"]["fdr"],
+        code=uses("observe_by_use"),
+    script:
+        "../scripts/observe_by_use.py"
+
+
+rule predict_intervals:
+    """Compute posterior intervals of the effects of a model over its training seeds."""
+    input:
+        screen=layout.screen_of,
+        split=rules.split_cells.output.split,
+        observed=rules.observe_by_use.output.effects,
+        models=layout.for_seeds(rules.train.output.model),
+    output:
+        intervals=f"{SPLIT}/{{model}}/intervals.h5ad",
+        coverage=f"{SPLIT}/{{model}}/coverage.tsv",
+    log:
+        "results/logs/predict_intervals/{experiment}/{split}/{model}.log",
+    benchmark:
+        "results/benchmarks/predict_intervals/{experiment}/{split}/{model}.tsv"
+    wildcard_constraints:
+        experiment=one_of(filter(layout.has_counts, layout.experiments)),
+        model=one_of(layout.trained),
+    conda:
+        "../../envs/samsvae.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(4000, per_input=1),
+        runtime=growing(180),
+        gpu=1,
+    params:
+        run=lambda wildcards: {"split": wildcards.split, "model": wildcards.model},
+        seeds=lambda wildcards: layout.experiments[wildcards.experiment]["seeds"],
+        draws=config["evaluation"]["interval_draws"],
+        library_size=config["evaluation"]["effect_library_size"],
+        min_controls_per_batch=config["evaluation"]["min_controls_per_batch"],
+        code=uses_model("predict_intervals"),
+    script:
+        "../scripts/predict_intervals.py"
+
+
 rule predict_baseline:
     """Predict effects with a baseline."""
     input:

@@ -27,6 +27,7 @@ from samsvae.evaluation.predicted import (
     shifts_in_parts,
     strata_of,
 )
+from samsvae.evaluation.scores import LEVEL, coverage_table
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.noise import seeded
 from samsvae.inference.posterior import BasalCells
@@ -35,16 +36,10 @@ from samsvae.screen.canonical import has_marginal_effects, perturbations
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import TEST, UNUSED, VAL
 
-LEVEL = 0.9  # of the intervals that are written, and at which they are calibrated
-LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 BASAL_DRAWS = 50
 LARGEST_BLOCK = 2**24  # elements, of draws x perturbations x genes
 PRIOR_DEGREES = 20.0  # cells that the pooled variance of a gene counts for
 FEWEST = 20  # effects of validation cells to calibrate with
-ALL, SIGNIFICANT = "all", "significant"
-COLUMNS = [
-    "genes", "level", "n", "coverage", "calibrated_coverage", "noise_coverage", "scale_factor",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -453,12 +448,6 @@ def probability_transform(
     return total / len(draws)
 
 
-def covered(pit: np.ndarray, level: float) -> np.ndarray:
-    """Whether observed effects lie inside the central interval of a level."""
-    inside: np.ndarray = np.abs(pit - 0.5) <= level / 2
-    return inside
-
-
 @dataclass(frozen=True)
 class Calibration:
     """Calibrated distribution of effects: normal, with variance c^2 (v + a w).
@@ -511,8 +500,8 @@ class Calibration:
         error, v, noise = (effect - mean)[known], variance[known], standard_error[known] ** 2
         w = np.broadcast_to(cell_variance, effect.shape)[known]
         precision = 1 / (noise + v) ** 2
-        residual = max(0.0, float(precision * w @ (error**2 - noise - v)))
-        residual /= float(precision * w @ w)
+        residual, total = float(precision * w @ (error**2 - noise - v)), float(precision * w @ w)
+        residual = max(0.0, residual / total) if total > 0 else 0.0
         # the smallest factor with which an interval covers the effect
         excess = np.clip((error / ndtri((1 + LEVEL) / 2)) ** 2 - noise, 0, None)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -595,36 +584,3 @@ def intervals_of(
     }
     significant = np.asarray(observed.layers["significant"]) > 0
     return table, coverage_table(transforms, significant, calibration.scale_factor)
-
-
-def coverage_table(
-    transforms: dict[str, np.ndarray], significant: np.ndarray, scale_factor: float
-) -> pd.DataFrame:
-    """Tabulate the fraction of effects inside intervals, by level and set of genes.
-
-    Parameters
-    ----------
-    transforms
-        Probability integral transforms by column, perturbations x genes; NaN where unknown.
-    significant
-        Boolean, perturbations x genes.
-    scale_factor
-        That of the calibrated intervals.
-
-    Returns
-    -------
-    DataFrame
-        With the columns :data:`COLUMNS`; no rows for a set of genes without observed effects.
-    """
-    known = np.isfinite(transforms["coverage"])
-    rows = []
-    for genes, chosen in ((ALL, known), (SIGNIFICANT, known & significant)):
-        if not chosen.any():
-            continue
-        for level in LEVELS:
-            row = {"genes": genes, "level": level, "n": int(chosen.sum())}
-            for name, transform in transforms.items():
-                values = transform[chosen]
-                row[name] = covered(values, level).mean() if np.isfinite(values).all() else np.nan
-            rows.append({**row, "scale_factor": scale_factor})
-    return pd.DataFrame(rows, columns=COLUMNS)

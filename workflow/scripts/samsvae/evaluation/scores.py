@@ -482,3 +482,70 @@ def with_differences(by_particles: pd.DataFrame) -> pd.DataFrame:
 def _mean_and_error(values: pd.Series, name: str) -> dict[str, float]:
     error = values.std() / np.sqrt(len(values)) if len(values) > 1 else float("nan")
     return {name: float(values.mean()), f"{name}_standard_error": float(error)}
+
+
+LEVEL = 0.9  # of the intervals that are written, and at which they are calibrated
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+TESTED, SIGNIFICANT = "tested", "significant"
+COVERAGES = ("coverage", "calibrated_coverage", "noise_coverage")
+
+
+def covered(pit: np.ndarray, level: float) -> np.ndarray:
+    """Whether observed effects lie inside the central interval of a level."""
+    inside: np.ndarray = np.abs(pit - 0.5) <= level / 2
+    return inside
+
+
+def coverage_table(
+    transforms: dict[str, np.ndarray], significant: np.ndarray, scale_factor: float
+) -> pd.DataFrame:
+    """Tabulate the fraction of effects inside intervals, by level and set of genes.
+
+    Parameters
+    ----------
+    transforms
+        Probability integral transforms by column, perturbations x genes; NaN where unknown.
+    significant
+        Boolean, perturbations x genes.
+    scale_factor
+        That of the calibrated intervals.
+
+    Returns
+    -------
+    DataFrame
+        Row per set of genes (``tested``, or ``significant`` among these) and level: number n of
+        effects, fractions :data:`COVERAGES` and ``scale_factor``; no rows for a set without
+        observed effects.
+    """
+    known = np.isfinite(transforms["coverage"])
+    columns = ["genes", "level", "n", *COVERAGES, "scale_factor"]
+    rows = []
+    for genes, chosen in ((TESTED, known), (SIGNIFICANT, known & significant)):
+        if not chosen.any():
+            continue
+        for level in LEVELS:
+            row = {"genes": genes, "level": level, "n": int(chosen.sum())}
+            for name, transform in transforms.items():
+                values = transform[chosen]
+                row[name] = covered(values, level).mean() if np.isfinite(values).all() else np.nan
+            rows.append({**row, "scale_factor": scale_factor})
+    return pd.DataFrame(rows, columns=columns)
+
+
+def with_mean_coverage(table: pd.DataFrame) -> pd.DataFrame:
+    """Add means over the splits of a model, and the number of effects over all of them.
+
+    Parameters
+    ----------
+    table
+        Rows of :func:`coverage_table` with columns split and model.
+
+    Returns
+    -------
+    DataFrame
+        The same with ``n_effects``, ``mean_coverage``, ``mean_calibrated_coverage`` and
+        ``mean_noise_coverage``, which repeat in the rows of a model, set of genes and level.
+    """
+    of_model = table.groupby(["model", "genes", "level"], sort=False)
+    means = {f"mean_{name}": of_model[name].transform("mean") for name in COVERAGES}
+    return table.assign(n_effects=of_model["n"].transform("sum"), **means)

@@ -10,11 +10,18 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import (
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 
 from samsvae.evaluation.agreement import MASK_THRESHOLD
 from samsvae.evaluation.comparison import NOT_SIGNIFICANT, RUNS
 from samsvae.evaluation.metrics import FRACTION, HELD_OUT, RUN_SCORES, describe, heading
+from samsvae.evaluation.scores import SIGNIFICANT, TESTED
 from samsvae.evaluation.summary import (
     BEST,
     CEILING,
@@ -38,6 +45,17 @@ from samsvae.figures.style import (
 
 BOUND = RUN_SCORES["iwelbo"]
 STEPS_LEFT_OUT = 0.1  # the steep first part, which would hide the rest
+RELIABILITY: dict[str, dict[str, Any]] = {
+    "coverage": {"linestyle": "--", "marker": "o", "markerfacecolor": "white"},
+    "calibrated_coverage": {"linestyle": "-", "marker": "o"},
+    "noise_coverage": {"linestyle": ":"},
+}
+INTERVALS = {
+    "coverage": "posterior",
+    "calibrated_coverage": "calibrated",
+    "noise_coverage": "sampling noise alone",
+}
+GENES = {TESTED: "all tested genes", SIGNIFICANT: "significantly changed genes"}
 CELLS = {"test": "test cells", "val": "validation cells"}
 
 
@@ -109,6 +127,38 @@ def draw_iwelbo_particles(table: pd.DataFrame, models: Sequence[str], **_: Any) 
     axes[0].set_ylabel(f"{BOUND.heading}, {BOUND.unit} ({cells})")
     axes[1].set_ylabel(f"{BOUND.heading} minus that of\n{readable(shown[0])}, {BOUND.unit}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def draw_reliability(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
+    """Draw the coverage of intervals by their nominal level, from coverage.tsv."""
+    shown = models_in(table, models)
+    if not shown:
+        return nothing_to_show("No interval can be compared with effects among test cells.")
+    colours = model_colours(models)
+    genes = list(table["genes"].drop_duplicates())
+    figure, axes = panels(len(genes), 2, 2.6, sharey=True)
+    for axis, which in zip(axes, genes, strict=True):
+        rows = table[table["genes"] == which].drop_duplicates(["model", "level"])
+        limits = [rows["level"].min(), 1]
+        axis.plot(limits, limits, color="0.6", linewidth=0.6, zorder=0)
+        for model in models_in(rows, shown):
+            own = rows[rows["model"] == model]
+            for column, style in RELIABILITY.items():
+                axis.plot(
+                    own["level"], own[f"mean_{column}"],
+                    markersize=2.5, color=colours[model], **style,
+                )  # fmt: skip
+        number = rows["n_effects"].max()
+        axis.set(title=f"{GENES[which]}\n({number:,.0f} effects)", xlabel="nominal level")
+        for scale in (axis.xaxis, axis.yaxis):
+            scale.set_major_formatter(PercentFormatter(1))
+    axes[0].set_ylabel("held-out effects inside interval")
+    for model in shown:
+        axes[0].plot([], [], color=colours[model], label=readable(model))
+    for column, style in RELIABILITY.items():
+        axes[0].plot([], [], markersize=2.5, color="0.3", label=INTERVALS[column], **style)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -240,6 +240,14 @@ SECTIONS = (
             ),
             Table("paired_differences.tsv", "Paired comparisons of all models on all main scores."),
             Table(
+                "coverage.tsv",
+                "Fraction of the effects observed in test cells that lies inside posterior "
+                "intervals, inside calibrated ones, and inside intervals of sampling noise alone, "
+                "by nominal level; of all tested genes, and of those that other cells show to "
+                "change significantly.",
+                (INTERVALS,),
+            ),
+            Table(
                 "reproduction_overview.tsv",
                 "The paper's results and ours, mean ± half the 95 % interval over splits; bounds "
                 "in nats per cell, relative ones to SAMS-VAE at fraction 0. There is a "

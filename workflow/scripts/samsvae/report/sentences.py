@@ -15,6 +15,7 @@ from samsvae.config.experiments import candidates, expanded, has_grid, splits
 from samsvae.config.models import KINDS
 from samsvae.evaluation.metrics import HELD_OUT, meaning
 from samsvae.evaluation.reproduction import INSIDE, OUTSIDE
+from samsvae.evaluation.scores import LEVEL, SIGNIFICANT, TESTED
 from samsvae.evaluation.summary import (
     BEST,
     NOISE_CEILING,
@@ -32,6 +33,7 @@ from samsvae.report.sections import (
     COUNTS,
     GENE_SETS,
     GUIDES,
+    INTERVALS,
     MARGINAL,
     MASKS,
     PAPER,
@@ -545,6 +547,8 @@ def biology_in_words(tables: Path, has: Collection[str], masked: Sequence[str] =
         return []
     said = changes_in_words(read_table(tables / "perturbations.tsv"))
     said += missed_in_words(read_table(tables / "missed_effects.tsv"))
+    if INTERVALS in has:
+        said += coverage_in_words(read_table(tables / "coverage.tsv"))
     if CONTEXTS in has:
         said += predicted_contexts_in_words(read_table(tables / "context_scores.tsv"))
     if GENE_SETS in has:
@@ -623,6 +627,31 @@ def responders_in_words(responders: pd.DataFrame) -> list[str]:
         f"{len(pooled):,} perturbations this is unknown, since responders cannot be distinguished "
         "from control cells."
     ]
+
+
+def coverage_in_words(coverage: pd.DataFrame) -> list[str]:
+    """Describe how many held-out effects lie inside the intervals of predicted effects."""
+    rows = coverage[np.isclose(coverage["level"], LEVEL)]
+    named = []
+    for model, of_model in rows.drop_duplicates(["model", "genes"]).groupby("model", sort=False):
+        by_genes = of_model.set_index("genes")
+        sentence = f"{readable(str(model))} {_covered(by_genes.loc[TESTED])}"
+        if SIGNIFICANT in by_genes.index:
+            sentence += f" (of significantly changed genes {_covered(by_genes.loc[SIGNIFICANT])})"
+        named.append(sentence)
+    if not named:
+        return []
+    return [
+        f"{100 * LEVEL:.0f} % intervals cover this fraction of the effects observed in test cells, "
+        f"sampling noise included: {'; '.join(named)}."
+    ]
+
+
+def _covered(row: "pd.Series[Any]") -> str:
+    raw, calibrated = row["mean_coverage"], row["mean_calibrated_coverage"]
+    if pd.isna(calibrated):
+        return f"{100 * raw:.0f} %, not calibrated"
+    return f"{100 * raw:.0f} %, calibrated {100 * calibrated:.0f} %"
 
 
 def predicted_contexts_in_words(scores: pd.DataFrame) -> list[str]:
