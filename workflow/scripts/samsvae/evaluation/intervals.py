@@ -410,7 +410,8 @@ def summarise_draws(
     genes = models[0].trained.genes
     if any(each.trained.genes != genes for each in models):
         raise InputError("The training seeds of a model have different genes: train it again.")
-    found = Posterior(*(np.full((len(names), len(genes)), np.nan) for _ in range(5)))
+    shape = len(names), len(genes)
+    found = Posterior(*(np.full(shape, np.nan, dtype=np.float32) for _ in range(5)))
     block = max(1, LARGEST_BLOCK // (n_draws * len(genes)))
     limits = (1 - LEVEL) / 2, (1 + LEVEL) / 2
     for first in range(0, len(names), block):
@@ -497,7 +498,9 @@ class Calibration:
         known = np.isfinite(effect)
         if known.sum() < FEWEST:
             return cls(np.nan, np.nan)
-        error, v, noise = (effect - mean)[known], variance[known], standard_error[known] ** 2
+        error, v, noise = (
+            each[known].astype(np.float64) for each in (effect - mean, variance, standard_error**2)
+        )
         w = np.broadcast_to(cell_variance, effect.shape)[known]
         precision = 1 / (noise + v) ** 2
         residual, total = float(precision * w @ (error**2 - noise - v)), float(precision * w @ w)
@@ -518,7 +521,8 @@ class Calibration:
 
     def standard_deviation(self, variance: np.ndarray, cell_variance: np.ndarray) -> np.ndarray:
         """Compute the calibrated standard deviation, perturbations x genes."""
-        return self.scale_factor * np.sqrt(variance + self.residual * cell_variance)
+        deviation: np.ndarray = np.sqrt(variance + self.residual * cell_variance)
+        return self.scale_factor * deviation
 
 
 def intervals_of(
@@ -546,26 +550,19 @@ def intervals_of(
         test cells) and level: number of effects observed in test cells, fraction inside the
         interval, inside the calibrated interval, and inside one of sampling noise alone.
     """
-    effect, error, of_validation, its_error = (
-        np.asarray(each, dtype=np.float64)
-        for each in (
-            observed.X,
-            *(
-                observed.layers[name]
-                for name in ("standard_error", "calibration", "calibration_standard_error")
-            ),
-        )
-    )
+    layers = ("standard_error", "calibration", "calibration_standard_error")
+    effect = np.asarray(observed.X)
+    error, *of_validation = (np.asarray(observed.layers[name]) for name in layers)
     names, genes = list(observed.obs_names), list(observed.var_names)
     if models[0].trained.genes != genes:
         raise InputError("The model and the observed effects have different genes.")
     posterior = summarise_draws(models, names, effect, error)
     mean, variance = posterior.mean, posterior.variance
-    w = observed.var["cell_variance"].to_numpy(dtype=np.float64)
-    calibration = Calibration.of(mean, variance, w, of_validation, its_error)
+    w = observed.var["cell_variance"].to_numpy(dtype=np.float32)
+    calibration = Calibration.of(mean, variance, w, *of_validation)
     deviation = calibration.standard_deviation(variance, w)
     width = ndtri((1 + LEVEL) / 2) * deviation
-    layers = {
+    written = {
         "standard_deviation": np.sqrt(variance),
         f"lower_{100 * LEVEL:.0f}": posterior.lower,
         f"upper_{100 * LEVEL:.0f}": posterior.upper,
@@ -573,7 +570,7 @@ def intervals_of(
         f"calibrated_lower_{100 * LEVEL:.0f}": mean - width,
         f"calibrated_upper_{100 * LEVEL:.0f}": mean + width,
     }
-    table = effects_table(mean, names, genes, layers, provenance)
+    table = effects_table(mean, names, genes, written, provenance)
     table.uns["level"] = LEVEL
     table.uns["scale_factor"] = calibration.scale_factor
     table.uns["residual_variance"] = calibration.residual
