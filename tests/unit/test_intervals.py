@@ -37,7 +37,7 @@ from samsvae.inference.cells import NO_COVARIATES, Covariates, Encoding, sizes_o
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.noise import seeded
 from samsvae.inference.posterior import draw_effects
-from samsvae.models import build_model
+from samsvae.models import MODELS, build_model
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import perturbations
 from samsvae.screen.design import Design
@@ -182,6 +182,23 @@ def test_their_mean_is_the_predicted_effect(trained):
     # the mean varies by global draws and, apart from these, by basal states
     spread = np.sqrt(draws.var(axis=0) / 300 + 3000 * error**2 / 300)
     assert (np.abs(draws.mean(0) - effects) < 4.5 * np.hypot(spread, error) + 1e-4).all()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "sams_vae"])
+def test_every_family_has_draws(tiny_screen, kind):
+    combinations = "unique" if kind == "svae_plus" else "additive"
+    settings = {"kind": kind, "combinations": combinations, "n_latent": 3, "n_hidden": 8}
+    encoding = Encoding.of(Design.of_screen(tiny_screen), combinations)
+    genes = list(tiny_screen.var_names)
+    model = build_model(settings, len(genes), *sizes_of(encoding, NO_COVARIATES))
+    own = TrainedModel(model.eval(), settings, genes, encoding)
+    names = perturbations(tiny_screen)[:3]
+    draws = draws_of(own, 100, names=names, basal_draws=200).of(names, slice(None))
+    effects, error = predicted_effects(own, names, 1000, 1)
+    spread = np.sqrt(draws.var(axis=0) / 100 + 1000 * error**2 / 200)
+    assert (np.abs(draws.mean(0) - effects) < 5 * np.hypot(spread, error) + 1e-4).all()
+    has_globals = draw_effects(model, 2) is not None
+    assert (draws.std(axis=0).max() > 1e-5) == has_globals
 
 
 def test_strata_and_library_sizes_are_those_of_predicted_effects(tiny_screen):
