@@ -9,7 +9,11 @@ each cell the perturbation of another cell of its batch.
 - ``pearson``: correlation of predicted with observed effects of held-out cells, over all
   perturbations and genes; ``pearson_at_10000`` the same of effects predicted in cells of 10,000
   counts. Observed effects are those within batches.
-- ``own_genes``: predicted and observed change of each measured target, log2(CP10k + 1).
+- ``own_genes``: change of each measured target, log2(CP10k + 1): predicted, observed within
+  batches, and observed within batches and ten bins of the library size. A perturbation whose cells
+  are shallower than control cells lowers every gene beside its effect.
+- ``lowest_own``: the smallest ratio of predicted to observed changes of targets that significantly
+  change; ``lowest_own_at_depth`` relative to the last of these.
 - ``open_of_effective``, ``open_of_ineffective``: fraction of perturbations with an open mask, of
   those with ten or more differentially expressed genes (all cells), and of those with none;
   ``factors_of``: the factors of each perturbation.
@@ -43,7 +47,7 @@ from samsvae.evaluation.predicted import (
     predicted_effects,
     weights_of_strata,
 )
-from samsvae.evaluation.stratified import Strata, gated_tests, strata_of_cells
+from samsvae.evaluation.stratified import Strata, gated_tests, strata_of_cells, stratified_effects
 from samsvae.inference.cells import Cells, Covariates, Encoding
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.iwelbo import iwelbo
@@ -66,6 +70,7 @@ SETTINGS: dict[str, Any] = {
 TRAINING = {"max_steps": 1500, "batch_size": 256, "learning_rate": 3e-3}
 FEW, MANY = 0, 10  # differentially expressed genes
 FDR = 0.05
+DEPTH_BINS = 10
 N_CELLS, PARTICLES = 1000, 50  # of the test bound
 DRAWS = 1000
 
@@ -82,7 +87,12 @@ class Case:
         self.observed = self.effects_of(np.ones(screen.n_obs, dtype=bool))
         self.held_out = _layer(self.observed, "ate_held_out")
         strata = Strata.of(self.labels, self.names, strata_of_cells(screen, by_batch=True), 10)
-        _, fdr = gated_tests(log_expression(screen), strata)
+        expression = log_expression(screen)
+        _, fdr = gated_tests(expression, strata)
+        by_depth = strata_of_cells(screen, by_batch=True, depth_bins=DEPTH_BINS)
+        within = Strata.of(self.labels, self.names, by_depth, 10)
+        self.at_depth = stratified_effects(expression, within)[0]
+        self.is_significant = np.nan_to_num(fdr, nan=1.0) < FDR
         self.n_genes = (np.nan_to_num(fdr, nan=1.0) < FDR).sum(axis=1)
 
     def effects_of(self, cells: np.ndarray) -> anndata.AnnData:
@@ -143,7 +153,7 @@ class Case:
         own = {
             name: [
                 round(float(values[row, trained.genes.index(name)]), 2)
-                for values in (effects, all_cells)
+                for values in (effects, all_cells, self.at_depth)
             ]
             for row, name in enumerate(self.names)
             if name in trained.genes
@@ -159,7 +169,18 @@ class Case:
             "rmse": float(np.sqrt(np.square(effects - self.held_out).mean())),
             "test_iwelbo": float(iwelbo(trained.model, some, PARTICLES, 0)[0].mean()),
             "own_genes": own,
+            "lowest_own": self._lowest(own, trained.genes, 1),
+            "lowest_own_at_depth": self._lowest(own, trained.genes, 2),
         } | self.open_masks(trained)
+
+    def _lowest(self, own: dict[str, list[float]], genes: list[str], observed: int) -> float:
+        """Find the smallest ratio of predicted to observed significant changes of targets."""
+        ratios = [
+            changes[0] / changes[observed]
+            for name, changes in own.items()
+            if self.is_significant[self.names.index(name), genes.index(name)]
+        ]
+        return round(min(ratios, default=np.nan), 3)
 
     def open_masks(self, trained: TrainedModel) -> dict[str, Any]:
         """Count the perturbations with an open mask."""

@@ -34,7 +34,7 @@ def test_papalexi_shows_the_interferon_gamma_pathway(project):
         "screens": {
             "papalexi": {
                 "source": "h5ad", "path": str(screen), "perturbation_column": "condition",
-                "control": "control",
+                "control": "control", "guide_column": "guide",
             }
         },
         "gene_sets": {"hallmark": str(hallmark)},
@@ -49,7 +49,7 @@ def test_papalexi_shows_the_interferon_gamma_pathway(project):
         },
     }  # fmt: skip
     # figures are drawn of the other screen
-    tables = ("enrichment", "pathway_agreement", "group_sharing", "factor_groups")
+    tables = ("enrichment", "pathway_agreement", "group_sharing", "factor_groups", "responders")
     done = project.snakemake(*(f"results/papalexi/tables/{name}.tsv" for name in tables), cores=1)
     assert done.returncode == 0, done.stdout[-4000:]
     observed, predicted = effects(project, "papalexi", "random-seed0", "sams")
@@ -88,6 +88,20 @@ def test_papalexi_shows_the_interferon_gamma_pathway(project):
     gathered = pd.read_csv(project.folder / "results/papalexi/tables/factor_groups.tsv", sep="\t")
     assert gathered["fdr"].min() < 0.05
     pvalues_are_scipys(project.folder / "results", "IFNGR2")
+    responders_are_those_of_hand_counts(project.folder / "results/papalexi/tables/responders.tsv")
+
+
+def responders_are_those_of_hand_counts(path):
+    """About half of the cells of two guides of IRF1 look like control cells, few of the others."""
+    table = pd.read_csv(path, sep="\t", keep_default_na=False, na_values=[""])
+    pooled = table[table["guide"].isna()].set_index("perturbation")["responders"]
+    print(pooled.dropna().round(2).to_dict())
+    assert pooled[["IFNGR1", "IFNGR2", "JAK2", "STAT1"]].between(0.6, 0.95).all()
+    assert pooled[["ATF2", "CAV1", "CD86", "ETV7"]].isna().all()
+    of_guides = table.dropna(subset="guide").set_index("guide")["responders"]
+    if of_guides.notna()["IRF1g1"]:
+        assert of_guides[["IRF1g1", "IRF1g2"]].between(0.3, 0.7).all()
+        assert of_guides[["IRF1g3", "IRF1g4"]].between(0.65, 1).all()
 
 
 def pvalues_are_scipys(results, name):
