@@ -38,7 +38,8 @@ from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL, doses, label_of
 
 LARGEST_BLOCK = 4_000_000  # elements, of cells x genes
-MOST_NULL_CELLS = 600  # cells without a perturbation that are scored under its label
+NULL_CELLS = (100, 600)  # fewest and most cells that are scored under a label not their own
+MOST_NULL_SCORES = 200_000  # over all perturbations, unless these are the fewest cells
 DEPTH_BINS = 4  # in which cells and null cells are compared
 LARGEST_OVERLAP = 0.15  # of responders with null cells, beyond which their fraction is unknown
 BOOTSTRAPS = 200
@@ -489,14 +490,6 @@ class ResponderScores:
         marginal = has_marginal_effects(screen)
         # what each perturbation adds to the condition of a cell
         self.added = [{name: 1.0} if marginal else doses(name) for name in self.groups.names]
-        allowed = modelled.is_known.copy()
-        if not marginal:
-            allowed &= (screen.obs["perturbation"] == CONTROL).to_numpy()
-        chosen = np.flatnonzero(allowed)
-        if len(chosen) > MOST_NULL_CELLS:
-            rng = np.random.default_rng(seed)
-            chosen = np.sort(rng.choice(chosen, MOST_NULL_CELLS, replace=False))
-        self.null_cells = chosen
         self.stratum = strata_of_cells(screen, by_batch=True, depth_bins=DEPTH_BINS)
         knows = modelled.trained.encoding.knows
         contexts = sorted(set(modelled.contexts))
@@ -508,6 +501,21 @@ class ResponderScores:
             ],
             dtype=bool,
         )
+
+        self.null_cells = self._choose_null_cells(marginal, seed)
+
+    def _choose_null_cells(self, marginal: bool, seed: int) -> np.ndarray:
+        """Choose control cells at random, or any cells where effects are marginal."""
+        screen, fewest, most = self.modelled.screen, *NULL_CELLS
+        allowed = self.modelled.is_known.copy()
+        if not marginal:
+            allowed &= (screen.obs["perturbation"] == CONTROL).to_numpy()
+        chosen = np.flatnonzero(allowed)
+        number = int(np.clip(MOST_NULL_SCORES // max(1, self.acts.sum()), fewest, most))
+        if len(chosen) > number:
+            rng = np.random.default_rng(seed)
+            chosen = np.sort(rng.choice(chosen, number, replace=False))
+        return chosen
 
     def add(self, positions: np.ndarray, cells: Cells) -> np.ndarray:
         """Score the pairs of the cells of a block; return the bounds of the cells, in nats."""
