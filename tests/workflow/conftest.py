@@ -58,6 +58,8 @@ TINY_CONFIG: dict[str, Any] = {
         "top_genes": 10,
         "mapped_cells": 0,
         "min_cells_guide": 5,
+        "interval_draws": 5,
+        "cell_particles": 5,
     },
     "enrichment": {"top_genes": 12, "max_perturbations": 5, "permutations": 50},
     "experiments": {

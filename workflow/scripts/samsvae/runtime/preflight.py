@@ -38,8 +38,8 @@ def check_experiment(config: Mapping[str, Any], name: str) -> None:
     genes = check_screen_file(config, experiment["screen"])
     if experiment["perturbation_groups"] is not None:
         read_gmt(experiment["perturbation_groups"])
-    models = expanded({one: config["models"][one] for one in experiment["models"]})
-    sources = [model.get("perturbation_features") for model in models.values()]
+    models = expanded(config["models"])
+    sources = [models[one].get("perturbation_features") for one in experiment["models"]]
     for table in dict.fromkeys(path for path in sources if path and path != EXPRESSION):
         from samsvae.screen.features import read_features  # imports anndata, as above
 
