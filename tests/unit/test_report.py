@@ -1,3 +1,4 @@
+import copy
 import html
 import importlib
 import json
@@ -230,6 +231,19 @@ def test_the_page_tells_of_every_stage_what_its_experiments_have(report):
     assert TRICKY not in text
     assert json.dumps(TRICKY).replace("<", "\\u003c") in text
     assert 'id="expression"' in text
+
+
+def test_an_experiment_may_name_a_candidate_of_a_grid(results, tmp_path):
+    config = copy.deepcopy(CONFIG)
+    config["models"]["sams_vae"]["grid"] = {"n_latent": [2, 4]}
+    for experiment in config["experiments"].values():
+        experiment["models"] = ["sams_vae--n_latent-2", "no_change"]
+    captions = [CAPTIONS / f"{name}.rst" for name in SHOWN_FIGURES]
+    page = results / "candidate.html"
+    write_report(
+        config, PROPERTIES, captions, CAPTIONS / "report.html.j2", page, tmp_path / "f.txt"
+    )
+    assert "12 cells and 7 genes" in page.read_text()
 
 
 def test_the_page_says_in_words_what_perturbations_do(report):

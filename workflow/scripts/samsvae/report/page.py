@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
-from samsvae.config.experiments import splits
+from samsvae.config.experiments import expanded, splits
 from samsvae.config.models import KINDS
 from samsvae.config.screens import perturbation_kind
 from samsvae.evaluation.comparison import CONFIDENCE
@@ -194,7 +194,8 @@ def _introduction(
     n_top = int(config["evaluation"]["top_genes"])
     summary = read_table(results / name / "tables" / "summary.tsv")
     screen = results / "screens" / experiment["screen"] / "screen.h5ad"
-    kinds = {model: KINDS[config["models"][model]["kind"]] for model in experiment["models"]}
+    models = expanded(config["models"])
+    kinds = {model: KINDS[models[model]["kind"]] for model in experiment["models"]}
     masked = [model for model, kind in kinds.items() if kind.has_masks]
     return {
         "name": name,
