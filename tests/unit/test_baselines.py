@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 
 from samsvae.biology.quality import screen_effects
-from samsvae.evaluation.baselines import bilinear
+from samsvae.evaluation.baselines import additive, bilinear, mean_effect, training_mean
 from samsvae.evaluation.effects import log_expression, long_table
 from samsvae.evaluation.observed import half_of_held_out, observed_effects, split_half
 from samsvae.evaluation.scores import effect_scores
@@ -106,6 +106,20 @@ def test_bilinear_refuses_a_screen_whose_targets_are_not_measured(tiny_screen):
     everything = np.ones(tiny_screen.n_obs, dtype=bool)
     with pytest.raises(InputError, match=r"only 0 training perturbation.*60 measured genes"):
         bilinear(tiny_screen, everything, ["TARGET01"])
+
+
+def test_the_training_mean_is_the_effect_of_a_perturbations_own_training_cells(screen, train):
+    names = ["G00", "G00+G01", "G04+G05", "G11"]
+    found = dict(zip(names, training_mean(screen, train, names), strict=True))
+    logs = pd.DataFrame(log_expression(screen).toarray(), columns=GENES)[train]
+    means = logs.groupby(screen.obs["perturbation"].astype(str).to_numpy()[train]).mean()
+    for name in names[:2]:
+        np.testing.assert_allclose(found[name], means.loc[name] - means.loc["control"])
+    others = mean_effect(screen, train, names)[0]  # of those without training cells
+    np.testing.assert_allclose(found["G04+G05"], others)
+    np.testing.assert_allclose(found["G11"], others)
+    np.testing.assert_allclose(found["G00"], additive(screen, train, ["G00"])[0])
+    assert np.abs(found["G00+G01"] - additive(screen, train, ["G00+G01"])[0]).max() > 0.1
 
 
 @pytest.fixture(scope="module")

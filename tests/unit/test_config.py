@@ -215,7 +215,7 @@ def test_the_default_configuration_has_the_defaults_of_the_classes(section):
 
 def test_the_schema_knows_every_kind_of_model():
     kinds = set(SCHEMA["$defs"]["model"]["properties"]["kind"]["enum"])
-    assert kinds == {*MODELS, *experiments.BASELINES, *experiments.CEILINGS}
+    assert kinds == {*MODELS, *experiments.BASELINES, *experiments.CEILINGS, *experiments.EXTERNAL}
 
 
 @pytest.mark.parametrize(
@@ -321,6 +321,62 @@ def test_split_and_models_must_fit_the_source(source, split, model, said):
         assert gene_set_names(validated(**user), "own") == []
         return
     with pytest.raises(InputError, match=said):
+        validated(**user)
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ({"kind": "from_column"}, "'column' is missing.*needs it, for instance split{seed}"),
+        ({"kind": "from_table", "column": "part"}, "'part' has no meaning for the kind 'from_table'"),
+        ({"kind": "random", "parts": {"ood": "test"}}, "split.parts.*has no meaning"),
+        ({"kind": "from_column", "column": "a{fold}"}, "split.column: 'a{fold}' is not allowed"),
+        ({"kind": "from_column", "column": "a", "parts": {"b": "dev"}}, "split.parts.b: 'dev' is not"),
+        ({"kind": "from_table", "table": "a.tsv", "seeds": [0, 1]}, "would be the same split"),
+    ],
+)  # fmt: skip
+def test_a_split_from_elsewhere_says_where_it_is(split, said):
+    experiment = {"screen": "simulated", "split": split, "models": ["additive"]}
+    with pytest.raises(InputError, match=said):
+        validated(experiments={"own": experiment})
+
+
+def test_the_screen_of_a_file_keeps_the_columns_of_its_splits():
+    screen = {"source": "h5ad", "path": "a.h5ad", "perturbation_column": "p", "covariates": ["age"]}
+    split = {"kind": "from_column", "column": "fold{seed}", "seeds": [0, 3]}
+    user = {
+        "screens": {"own": screen},
+        "experiments": {"own": {"screen": "own", "split": split, "models": ["additive"]}},
+    }
+    complete = validated(**user)
+    assert complete["screens"]["own"]["covariates"] == ["age", "fold0", "fold3"]
+    assert validate(complete) == complete
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "'path' is missing"),
+        ({"path": "{model}.h5ad"}, "'{model}.h5ad' is not allowed.*no others"),
+        ({"path": "a.h5ad", "content": "samples"}, "allowed: effects, cells"),
+        ({"path": "a.h5ad", "grid": {"missing": ["refuse"]}}, "unknown key 'grid'"),
+    ],
+)
+def test_predictions_from_elsewhere_say_where_they_are(settings, said):
+    with pytest.raises(InputError, match=said):
+        validated(models={"theirs": {"kind": "external", **settings}})
+
+
+def test_predicted_cells_have_no_effects_of_single_perturbations():
+    screen = {
+        "source": "h5ad", "path": "a.h5ad", "perturbation_column": "p", "unit": "perturbation",
+    }  # fmt: skip
+    user = {
+        "screens": {"own": screen},
+        "models": {"theirs": {"kind": "external", "path": "b.h5ad", "content": "cells"}},
+        "experiments": {"own": {"screen": "own", "split": {"kind": "random"}, "models": ["theirs"]}},
+    }  # fmt: skip
+    with pytest.raises(InputError, match=r"models\.theirs\.content: 'cells' has no meaning"):
         validated(**user)
 
 

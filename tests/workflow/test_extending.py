@@ -1,9 +1,13 @@
-"""Add a source, a baseline, a model, a metric and a figure as docs/extending.md says."""
+"""Add a source, a baseline, a model, a metric and a figure as docs/extending.md says.
+
+Predictions of another tool are beside them, since they need no code.
+"""
 
 import copy
 import re
 
 import anndata
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,7 +17,7 @@ from tests.workflow.conftest import SMALL_NETWORK, TINY_CONFIG, Project, copy_pr
 
 pytestmark = pytest.mark.workflow
 
-MODELS = ["laplace", "median_effect", "additive", "no_change"]
+MODELS = ["laplace", "median_effect", "additive", "no_change", "theirs"]
 MAX_LINES = 30  # outside a new module
 MAX_LINES_OF_MODEL = 80
 
@@ -69,6 +73,22 @@ def add(project, section):
 SECTIONS = ("A source", "A baseline", "A trained model", "A metric", "A figure")
 
 
+def predict_elsewhere(folder):
+    """Predict the effects of training cells as another tool would: by numpy, in another order."""
+    screen = anndata.read_h5ad(folder / "results/screens/tiny/screen.h5ad")
+    parts = pd.read_csv(folder / "results/new/random-seed0/split.tsv", sep="\t")["split"]
+    counts, labels = screen.X.toarray(), screen.obs["perturbation"].astype(str)
+    logs = np.log2(1 + 1e4 * counts / counts.sum(axis=1, keepdims=True))
+    means = pd.DataFrame(logs, columns=screen.var_names)[(parts == "train").to_numpy()]
+    means = means.groupby(labels.to_numpy()[(parts == "train").to_numpy()]).mean()
+    effects = means.drop("control") - means.loc["control"]
+    effects = effects.rename(index=lambda name: "+".join(reversed(name.split("+"))))
+    effects = effects.sample(frac=1, axis=1, random_state=0)
+    path = folder / "predictions/random-seed0.h5ad"
+    path.parent.mkdir()
+    anndata.AnnData(effects).write_h5ad(path)
+
+
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory):
     """A copy with all that the page adds, and its run; lines added by section."""
@@ -80,11 +100,15 @@ def extended(tmp_path_factory):
         "models": {
             "laplace": {"kind": "laplace_sams_vae", **SMALL_NETWORK},
             "median_effect": {"kind": "median_effect"},
+            "theirs": {"kind": "external", "path": "predictions/{split}.h5ad"},
         },
         "experiments": {
             "new": {"screen": "tiny", "split": {"kind": "random"}, "models": MODELS, "gene_sets": []},
         },
     }  # fmt: skip
+    divided = project.snakemake("results/new/random-seed0/split.tsv")
+    assert divided.returncode == 0, divided.stdout[-6000:]
+    predict_elsewhere(project.folder)
     done = project.snakemake()
     assert done.returncode == 0, done.stdout[-6000:]
     return project, lines
@@ -116,6 +140,30 @@ def test_an_added_model_and_baseline_are_in_every_table_and_figure(extended):
     drawn = {path.stem for path in (results / "new/figures").glob("*.svg")}
     assert {"training", "iwelbo", "effects", "metrics", "factors", "truth", "basal"} <= drawn
     assert "shrinks strong effects less" in (results / "report-own.html").read_text()
+
+
+def test_predictions_of_another_tool_stand_wherever_a_baseline_stands(extended):
+    project, _ = extended
+    results = project.folder / "results"
+    number = 0
+    for path in sorted((results / "new/tables").glob("*")):
+        read = pd.read_parquet if path.suffix == ".parquet" else lambda p: pd.read_csv(p, sep="\t")
+        table = read(path)
+        models = set(table["model"].astype(str)) if "model" in table else set()
+        if "median_effect" in models:
+            assert "theirs" in models, path.name
+            number += 1
+    for path in sorted((results / "new/figures").glob("*.svg")):
+        if "median effect" in (text := path.read_text()):
+            assert "theirs" in text, path.name
+            number += 1
+    assert number >= 10
+    assert "predictions of another tool" in (results / "report-own.html").read_text()
+    predicted = results / "new/random-seed0/theirs/seed0/predicted_effects.h5ad"
+    own = results / "new/random-seed0/additive/seed0/predicted_effects.h5ad"
+    theirs, additive = anndata.read_h5ad(predicted), anndata.read_h5ad(own)
+    single = ~theirs.obs_names.str.contains("+", regex=False)
+    np.testing.assert_allclose(theirs.X[single], additive.X[single], atol=1e-5)
 
 
 def test_an_added_metric_is_computed_and_compared(extended):

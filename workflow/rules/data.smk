@@ -168,6 +168,7 @@ rule split_cells:
         warnings=lambda wildcards: list(map(ancient, layout.warnings_of(wildcards))),
         # checked before training; ancient, since they change no split
         features=lambda wildcards: list(map(ancient, layout.features_of(wildcards))),
+        table=layout.split_table_of,
     output:
         split=f"{SPLIT}/split.tsv",
         provenance=f"{SPLIT}/split.json",
@@ -185,6 +186,7 @@ rule split_cells:
         untrained_perturbations=lambda wildcards: layout.experiments[
             wildcards.experiment
         ]["split"]["untrained_perturbations"],
+        given=layout.given_split_of,
         features=layout.feature_sources_of,
         code=uses("split_cells"),
     script:

@@ -56,7 +56,7 @@ rule tabulate_combinations:
         predicted=layout.for_runs(
             rules.evaluate_run.output.effects,
             reference=True,
-            models=layout.trained + layout.baselines,
+            models=layout.trained + layout.baselines + layout.external,
         ),
     output:
         table=f"{TABLES}/combinations.tsv",
@@ -70,7 +70,10 @@ rule tabulate_combinations:
         mem_mb=growing(2000),
         runtime=growing(10),
     params:
-        runs=layout.runs_of(reference=True, models=layout.trained + layout.baselines),
+        runs=layout.runs_of(
+            reference=True,
+            models=layout.trained + layout.baselines + layout.external,
+        ),
         fdr=config["evaluation"]["fdr"],
         effects=config["evaluation"]["effects"],
         code=uses("tabulate_combinations"),

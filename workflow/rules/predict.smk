@@ -170,6 +170,35 @@ rule predict_baseline:
         "../scripts/predict_baseline.py"
 
 
+# first among the jobs that can run, so that a file that does not fit stops a run before training
+rule predict_external:
+    """Validate the predictions of another tool and bring them into the form of predicted effects."""
+    input:
+        screen=layout.screen_of,
+        split=rules.split_cells.output.split,
+        file=layout.prediction_of,
+    output:
+        effects=f"{RUN}/predicted_effects.h5ad",
+    log:
+        "results/logs/predict_external/{experiment}/{split}/{model}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/predict_external/{experiment}/{split}/{model}-seed{seed}.tsv"
+    wildcard_constraints:
+        model=one_of(layout.external),
+    priority: 100
+    conda:
+        "../../envs/samsvae.yaml"
+    resources:
+        mem_mb=growing(2000, per_input=5),
+        runtime=growing(60),
+    params:
+        settings=lambda wildcards: layout.models[wildcards.model],
+        content=layout.fingerprint_of_prediction,
+        code=uses("predict_external"),
+    script:
+        "../scripts/predict_external.py"
+
+
 rule predict_ceiling:
     """Compute effects among half of the held-out cells, as a ceiling."""
     input:

@@ -16,14 +16,18 @@ import yaml
 from jsonschema.protocols import Validator
 
 from samsvae.config.experiments import (
+    GIVEN,
     GRID,
     LONGEST_NAME,
     OF_CONTEXTS,
+    SEED,
     UNSEEN_PERTURBATIONS,
     WITH_FRACTIONS,
     Split,
     expanded,
+    given_split,
     grid_faults,
+    is_external,
     is_trained,
     with_grids,
 )
@@ -199,6 +203,7 @@ def validate(config: Config) -> Config:
     if problems:
         raise InputError("\n".join(["The configuration cannot be used:", *dict.fromkeys(problems)]))
     _expand_paths(complete)
+    _keep_columns_of_splits(complete)
     return complete
 
 
@@ -208,11 +213,23 @@ def _expand_paths(config: Config) -> None:
         *((screen, key) for screen in config["screens"].values() for key in SCREEN_PATHS),
         *((experiment, "perturbation_groups") for experiment in config["experiments"].values()),
         *((config["gene_sets"], name) for name in config["gene_sets"]),
+        *((experiment["split"], "table") for experiment in config["experiments"].values()),
         *((model, "perturbation_features") for model in config["models"].values()),
+        *((model, "path") for model in config["models"].values()),
     ]
     for entry, key in entries:
         if isinstance(entry.get(key), str):
             entry[key] = os.path.expanduser(os.path.expandvars(entry[key]))
+
+
+def _keep_columns_of_splits(config: Config) -> None:
+    """Let the screens of users' files keep the columns that splits are read from."""
+    for experiment in config["experiments"].values():
+        screen = config["screens"][experiment["screen"]]
+        for seed in experiment["split"]["seeds"]:
+            column = given_split(experiment, seed).get("column")
+            if column and screen["source"] == "h5ad" and column not in screen["covariates"]:
+                screen["covariates"] = [*screen["covariates"], column]
 
 
 def _filling_validator(schema: Schema) -> Validator:
@@ -316,6 +333,7 @@ def _split_mismatches(name: str, experiment: Mapping[str, Any]) -> list[str]:
     needs = {
         "fractions": (WITH_FRACTIONS, "[0.5]"),
         "contexts": (("leave_context_out",), "[K562]"),
+        **{key: ((of_kind,), f"split{SEED}") for of_kind, key in GIVEN.items()},
     }
     problems = []
     for key, (kinds, example) in needs.items():
@@ -330,6 +348,17 @@ def _split_mismatches(name: str, experiment: Mapping[str, Any]) -> list[str]:
                 f"- experiments.{name}.split: {key!r} is missing; the kind {kind!r} needs it, "
                 f"for instance {example}"
             )
+    if kind not in GIVEN and split.get("parts") is not None:
+        problems.append(
+            f"- experiments.{name}.split.parts: {split['parts']!r} has no meaning for the kind "
+            f"{kind!r}; allowed for: {', '.join(GIVEN)}"
+        )
+    origin = split.get(GIVEN.get(kind, ""))
+    if origin and SEED not in origin and len(split["seeds"]) > 1:
+        problems.append(
+            f"- experiments.{name}.split.seeds: {split['seeds']!r} would be the same split; put "
+            f"{SEED} into {GIVEN[kind]!r}, or leave one seed"
+        )
     contexts = split.get("contexts") or []
     folders = {context: Split(kind, 0, context=context).name for context in contexts}
     same = [one for one, own in folders.items() if list(folders.values()).count(own) > 1]
@@ -478,6 +507,12 @@ def _source_mismatches(config: Config, name: str) -> list[str]:
         "allowed: combinations: 'additive'"
         for one in experiment["models"]
         if marginal and config["models"].get(one, {}).get("combinations") == "unique"
+    ]
+    problems += [
+        f"- models.{one}.content: 'cells' has no meaning on screens.{experiment['screen']}, whose "
+        "unit is 'perturbation'; allowed: effects"
+        for one, model in _listed(config, experiment).items()
+        if marginal and is_external(model) and model["content"] == "cells"
     ]
     if not source.has_counts:
         models = {one: config["models"].get(one) for one in experiment["models"]}

@@ -12,12 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from samsvae.config.models import BASELINES, CEILINGS, MASKED
+from samsvae.config.models import BASELINES, CEILINGS, EXTERNAL, MASKED
 
 # kinds of splits, by what they need: fractions, or the context of each cell
 UNSEEN_PERTURBATIONS = "unseen_perturbations"
 WITH_FRACTIONS = ("unseen_combinations", "data_efficiency", "unseen_contexts", UNSEEN_PERTURBATIONS)
 OF_CONTEXTS = ("unseen_contexts", "leave_context_out")
+# kinds of splits that were made elsewhere, by the key that says where they are
+FROM_COLUMN, FROM_TABLE = "from_column", "from_table"
+GIVEN = {FROM_COLUMN: "column", FROM_TABLE: "table"}
+SEED = "{seed}"  # in a name of a column or file, where there is one for each seed
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Split:
     ----------
     kind
         ``random``, ``unseen_combinations``, ``data_efficiency``, ``unseen_contexts``,
-        ``leave_context_out``, ``unseen_perturbations`` or ``as_simulated``.
+        ``leave_context_out``, ``unseen_perturbations``, ``as_simulated``, ``from_column`` or
+        ``from_table``.
     seed
         Seed of the division.
     fraction
@@ -73,6 +78,29 @@ def splits(experiment: Mapping[str, Any]) -> dict[str, Split]:
     return {split.name: split for split in made}
 
 
+def given_split(experiment: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return where a split that was made elsewhere is, and what its words mean.
+
+    Parameters
+    ----------
+    experiment
+        A validated entry of the configuration's experiments.
+    seed
+        Seed of the split, which takes the place of ``{seed}``.
+
+    Returns
+    -------
+    dict
+        ``column`` or ``table``, and ``parts``, the part of the split by the word for it, or None;
+        empty for other kinds of splits.
+    """
+    settings = experiment["split"]
+    key = GIVEN.get(settings["kind"])
+    if key is None:
+        return {}
+    return {key: settings[key].replace(SEED, str(seed)), "parts": settings.get("parts")}
+
+
 def conditions(splits: Mapping[str, Split]) -> dict[float, list[str]]:
     """Group the names of splits by fraction (NaN for none), whatever their seed or context."""
     groups: dict[float, list[str]] = {}
@@ -84,7 +112,7 @@ def conditions(splits: Mapping[str, Split]) -> dict[float, list[str]]:
 
 def is_trained(model: Mapping[str, Any]) -> bool:
     """Tell whether a model of the configuration is trained (a baseline or ceiling is not)."""
-    return model["kind"] not in (*BASELINES, *CEILINGS)
+    return model["kind"] not in (*BASELINES, *CEILINGS, *EXTERNAL)
 
 
 def can_be_fitted_together(model: Mapping[str, Any]) -> bool:
@@ -101,13 +129,20 @@ def is_ceiling(model: Mapping[str, Any]) -> bool:
     return model["kind"] in CEILINGS
 
 
+def is_external(model: Mapping[str, Any]) -> bool:
+    """Tell whether the predictions of a model of the configuration come from another tool."""
+    return model["kind"] in EXTERNAL
+
+
 def has_mask(model: Mapping[str, Any]) -> bool:
     """Tell whether a model of the configuration says which perturbation uses which dimension."""
     return model["kind"] in MASKED
 
 
 def runs(experiment: Mapping[str, Any], models: Mapping[str, Any]) -> list[Run]:
-    """List an experiment's runs; a baseline, having no randomness, runs with the first seed alone.
+    """List an experiment's runs; a model without randomness runs with the first seed alone.
+
+    These are baselines, and predictions from elsewhere that do not differ between seeds.
 
     Parameters
     ----------
@@ -125,8 +160,20 @@ def runs(experiment: Mapping[str, Any], models: Mapping[str, Any]) -> list[Run]:
         Run(split, model, seed)
         for split in splits(experiment)
         for model in experiment["models"]
-        for seed in experiment["seeds"][: 1 if models[model]["kind"] in BASELINES else None]
+        for seed in experiment["seeds"][: None if _differs_by_seed(models[model]) else 1]
     ]
+
+
+def _differs_by_seed(model: Mapping[str, Any]) -> bool:
+    if is_external(model):
+        return SEED in model["path"]
+    return model["kind"] not in BASELINES
+
+
+def prediction_path(model: Mapping[str, Any], experiment: str, run: Run) -> str:
+    """Return the path of the predictions that another tool made for a run."""
+    path: str = model["path"]
+    return path.format(experiment=experiment, split=run.split, seed=run.seed)
 
 
 GRID = "grid"

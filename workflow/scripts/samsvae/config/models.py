@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from samsvae.config.schema import Count, FilePath, Positive, Probability, Section
+from samsvae.config.schema import OF_RUN, Count, FilePath, Positive, Probability, Section, Words
 
 Embedding = Annotated[
     Literal["mean_field", "correlated"],
@@ -54,6 +54,8 @@ class ModelKind(Section):
         Whether it infers which perturbation shifts which latent dimension.
     is_ceiling
         Whether it is a measurement of held-out cells themselves, no competing model.
+    is_external
+        Whether its predictions are read from files of another tool.
     """
 
     name: ClassVar[str]
@@ -62,6 +64,7 @@ class ModelKind(Section):
     with_features: ClassVar[tuple[str, str] | None] = None
     has_masks: ClassVar[bool] = False
     is_ceiling: ClassVar[bool] = False
+    is_external: ClassVar[bool] = False
 
 
 class TrainedModel(ModelKind):
@@ -257,6 +260,17 @@ class MeanEffect(ModelKind):
     summary = "baseline: every perturbation has the mean effect of all"
 
 
+class TrainingMean(ModelKind):
+    """Baseline, the observed effect of the perturbation itself among training cells.
+
+    For a combination, that of the combination's own training cells. A perturbation without
+    training cells has the mean effect of all that have some.
+    """
+
+    name = "training_mean"
+    summary = "baseline: the observed effect of the perturbation's own training cells"
+
+
 class Bilinear(ModelKind):
     """Baseline, effects linear in the principal components of the targeted genes.
 
@@ -316,6 +330,56 @@ class SplitHalf(ModelKind):
     is_ceiling = True
 
 
+class External(ModelKind):
+    """Predictions of another tool, read from files of AnnData.
+
+    Of effects (perturbations x genes, log2(CP10k + 1), relative to control cells) or of cells (raw
+    counts). Genes and perturbations are found by name, in any order; those that the screen does not
+    have are ignored.
+    """
+
+    name = "external"
+    summary = "predictions of another tool, read from a file"
+    is_external = True
+
+    path: str = Field(
+        pattern=OF_RUN,
+        max_length=4096,
+        description="The file (h5ad), or a pattern with {experiment}, {split} and {seed} in braces "
+        "and no others, such as predictions/{split}/seed{seed}.h5ad. With {seed}, there is one for "
+        "each of the experiment's seeds; without, one run, as of a baseline.",
+    )
+    content: Literal["effects", "cells"] = Field(
+        "effects",
+        description='What the file holds: "effects" in X, a row for each perturbation, or "cells" '
+        "with raw counts, whose effects are computed as those of measured cells.",
+    )
+    perturbation_column: Words | None = Field(
+        None,
+        description="Column of obs with the perturbation of each row; null for the names of the "
+        'rows of effects, and for the column "perturbation" of cells.',
+    )
+    control: Words = Field(
+        "control",
+        description="Label of control cells, alone or within a label, as in KLF1+ctrl. Effects of "
+        "cells are relative to the file's own control cells, or without any, to the measured ones "
+        "of the training cells.",
+    )
+    delimiter: Words | None = Field(
+        "+",
+        description="What joins the perturbations of a combination, in any order; null if labels "
+        "are never combinations.",
+    )
+    counts_layer: str | None = Field(
+        None, description="Layer of the raw counts of cells; null for X."
+    )
+    missing: Literal["refuse", "no_change"] = Field(
+        "refuse",
+        description="What to do if perturbations or genes of the screen are not predicted: "
+        '"refuse" the file, or "no_change", by which their effect is 0.',
+    )
+
+
 def _entries(base: type[ModelKind]) -> Iterator[type[ModelKind]]:
     """Go through the classes that have a name of their own, in order of definition."""
     for kind in base.__subclasses__():
@@ -327,5 +391,6 @@ def _entries(base: type[ModelKind]) -> Iterator[type[ModelKind]]:
 KINDS = {kind.name: kind for kind in _entries(ModelKind)}
 TRAINED = tuple(name for name, kind in KINDS.items() if kind.implementation)
 CEILINGS = tuple(name for name, kind in KINDS.items() if kind.is_ceiling)
-BASELINES = tuple(name for name in KINDS if name not in TRAINED + CEILINGS)
+EXTERNAL = tuple(name for name, kind in KINDS.items() if kind.is_external)
+BASELINES = tuple(name for name in KINDS if name not in TRAINED + CEILINGS + EXTERNAL)
 MASKED = tuple(name for name, kind in KINDS.items() if kind.has_masks)

@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 ONE_LINE = r"^(?=.*\S)[^\x00-\x1f\x7f{}]+$"
+# a path with {experiment}, {split} and {seed} in the place of their values; a name with {seed}
+OF_RUN = r"^(?=.*\S)([^\x00-\x1f\x7f{}]|\{(experiment|split|seed)\})+$"
+OF_SEED = r"^(?=.*\S)([^\x00-\x1f\x7f{}]|\{seed\})+$"
 NAME = "^[A-Za-z0-9][A-Za-z0-9_-]*$"
 UNIQUE: JsonDict = {"uniqueItems": True}
 

@@ -13,8 +13,9 @@ import yaml
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
-from samsvae.config.models import BASELINES, CEILINGS, KINDS, ModelKind
+from samsvae.config.models import BASELINES, CEILINGS, EXTERNAL, KINDS, ModelKind
 from samsvae.config.schema import (
+    OF_SEED,
     UNIQUE,
     Count,
     FilePath,
@@ -258,6 +259,8 @@ class Split(Section):
         "leave_context_out",
         "unseen_perturbations",
         "as_simulated",
+        "from_column",
+        "from_table",
     ] = Field(
         description='"random": 64/16/20 % of all cells. "unseen_combinations": a quarter of the '
         "pairs is tested, and a fraction of all pairs trained on; up to 0.75 these are others, "
@@ -271,7 +274,9 @@ class Split(Section):
         "cells with any of the others, in combinations, too, are tested; trained models need "
         "perturbation_features. "
         '"as_simulated": the '
-        "cells that simulated_additive and simulated_svae_plus made for each part."
+        "cells that simulated_additive and simulated_svae_plus made for each part. "
+        '"from_column" and "from_table": a split that was made elsewhere, from a column of obs or '
+        "a table of cells."
     )
     seeds: Seeds = Field([0], description="Seeds of the split.")
     fractions: (
@@ -292,6 +297,24 @@ class Split(Section):
         None,
         description='Contexts to leave out, each in a split of its own; for "leave_context_out" '
         "alone.",
+    )
+    column: Annotated[str, Field(pattern=OF_SEED)] | SkipJsonSchema[None] = Field(
+        None,
+        description="Column of obs with the part of each cell, a word without braces but for "
+        '{seed}, where there is a column for each seed; for "from_column" alone. A screen of the '
+        'source "h5ad" keeps it.',
+    )
+    table: Annotated[str, Field(pattern=OF_SEED)] | SkipJsonSchema[None] = Field(
+        None,
+        description="Table of the columns cell and part (or split), comma-separated if it ends in "
+        ".csv, else tab-separated; a path without braces but for {seed}, where there is a table "
+        'for each seed; for "from_table" alone.',
+    )
+    parts: dict[str, Literal["train", "val", "test", "unused"]] | SkipJsonSchema[None] = Field(
+        None,
+        description="What words of the column or table mean beside train, val, test and unused, "
+        "such as {valid: val, ood: test}. Then cells with any other word are unused; without it, "
+        "another word is an error. Cells without a word are unused.",
     )
     untrained_perturbations: Literal["refuse", "keep_prior"] = Field(
         "refuse",
@@ -387,7 +410,8 @@ def json_schema() -> Schema:
     names = {section.__name__: section.__name__.lower() for section in sections}
     kind = f"{_quoted(BASELINES)}: baselines, computed from the training cells; "
     kind += (
-        f"{_quoted(CEILINGS)}: the ceiling, computed from held-out cells. The others are trained."
+        f"{_quoted(CEILINGS)}: the ceiling, computed from held-out cells; "
+        f"{_quoted(EXTERNAL)}: predictions of another tool. The others are trained."
     )
     whole = definition(Configuration, {**names, "Source": "screen", "ModelKind": "model"})
     return {

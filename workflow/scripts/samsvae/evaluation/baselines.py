@@ -169,6 +169,24 @@ def mean_effect(
     return np.tile(effects.mean(axis=0), (len(names), 1))
 
 
+def training_mean(
+    screen: anndata.AnnData,
+    train: np.ndarray,
+    names: Sequence[str],
+    min_controls: int | None = None,
+) -> np.ndarray:
+    """Predict the effect of each perturbation among its own training cells.
+
+    A combination, and each dose, is a perturbation of its own here. One without training cells has
+    the unweighted mean effect of those with some, as of :func:`mean_effect`.
+    """
+    trained = perturbations(screen[train])
+    effects = training_effects(screen, train, trained, min_controls)
+    own = dict(zip(trained, effects, strict=True))
+    mean = effects.mean(axis=0)
+    return np.array([own.get(name, mean) for name in names])
+
+
 def nearest_feature(
     screen: anndata.AnnData,
     train: np.ndarray,
@@ -350,6 +368,7 @@ def _effect_at(dose: float, seen: Mapping[float, np.ndarray]) -> np.ndarray:
 BASELINES = {
     "no_change": no_change,
     "mean_effect": mean_effect,
+    "training_mean": training_mean,
     "additive": additive,
     "other_contexts": other_contexts,
     "bilinear": bilinear,

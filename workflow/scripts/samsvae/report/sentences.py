@@ -61,6 +61,8 @@ def describe(config: Mapping[str, Any], name: str) -> str:
         "on; training uses a fraction of all pairs of a perturbation and a context",
         "leave_context_out": "the perturbed cells of a context are tested, and training uses its "
         "control cells and the other contexts",
+        "from_column": f"parts as in the column “{split.get('column')}” of the screen",
+        "from_table": f"parts as in the table {split.get('table')}",
         "unseen_perturbations": "all cells with a held-out perturbation are tested; training uses "
         "a fraction of the single perturbations",
     }

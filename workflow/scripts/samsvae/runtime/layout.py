@@ -13,16 +13,20 @@ from typing import Any
 
 from samsvae.config.configuration import gene_set_names
 from samsvae.config.experiments import (
+    Run,
     Split,
     can_be_fitted_together,
     candidates,
     conditions,
     expanded,
+    given_split,
     has_grid,
     has_mask,
     is_ceiling,
+    is_external,
     is_published,
     is_trained,
+    prediction_path,
     runs,
     splits,
 )
@@ -58,7 +62,8 @@ from samsvae.report.sections import (
     tables_of,
 )
 from samsvae.runtime.errors import InputError
-from samsvae.runtime.preflight import check_experiment, check_screen_file
+from samsvae.runtime.files import fingerprint
+from samsvae.runtime.preflight import check_experiment, check_predictions, check_screen_file
 from samsvae.sources import (
     GAUSSIAN,
     SIMULATORS,
@@ -112,8 +117,8 @@ class Layout:
     trained, fitted, fitted_together
         Names of the trained models; of those without a grid, which have a training of their own;
         and of those among them whose seeds are trained together.
-    ceilings, baselines
-        Names of the other models.
+    ceilings, external, baselines
+        Names of the other models; the external ones are predictions of other tools.
     training
         Settings of training that results depend on.
     """
@@ -137,9 +142,9 @@ class Layout:
         ]
         self.training = {k: v for k, v in config["training"].items() if k != "seeds_together"}
         self.ceilings = [name for name, model in self.models.items() if is_ceiling(model)]
-        self.baselines = [
-            name for name in self.models if name not in [*self.trained, *self.ceilings]
-        ]
+        self.external = [name for name, model in self.models.items() if is_external(model)]
+        others = [*self.trained, *self.ceilings, *self.external]
+        self.baselines = [name for name in self.models if name not in others]
 
     # What experiments and their models are.
 
@@ -217,8 +222,8 @@ class Layout:
         return wildcards["model"] in self.trained
 
     def baseline_of(self, wildcards: Wildcards) -> bool:
-        """Whether a job's model is a baseline."""
-        return wildcards["model"] in self.baselines
+        """Whether a job's model is a baseline, or predictions of another tool."""
+        return wildcards["model"] in [*self.baselines, *self.external]
 
     # Screens, and the files that they are made of.
 
@@ -331,6 +336,16 @@ class Layout:
         """List the tables of features of a job's model, or of its experiment's models."""
         return [path for path in self.feature_sources_of(wildcards) if path != EXPRESSION]
 
+    def prediction_of(self, wildcards: Wildcards) -> str:
+        """Return the file of another tool with the predictions of a job, after its checks."""
+        self._check(check_predictions, wildcards["experiment"])
+        run = Run(wildcards["split"], wildcards["model"], int(wildcards["seed"]))
+        return prediction_path(self.models[run.model], wildcards["experiment"], run)
+
+    def fingerprint_of_prediction(self, wildcards: Wildcards) -> str:
+        """Compute the fingerprint of this file, which detects a replaced file of any date."""
+        return fingerprint(self.prediction_of(wildcards))
+
     # What is checked before anything is trained.
 
     def checked_screens(self) -> list[str]:
@@ -365,6 +380,16 @@ class Layout:
     def names_of_splits(self) -> list[str]:
         """List the names of all splits of all experiments."""
         return sorted({name for experiment in self.experiments for name in self.splits(experiment)})
+
+    def given_split_of(self, wildcards: Wildcards) -> dict[str, Any]:
+        """Return where a job's split is, if it was made elsewhere, and what its words mean."""
+        split = self.splits(wildcards["experiment"])[wildcards["split"]]
+        return given_split(self.experiments[wildcards["experiment"]], split.seed)
+
+    def split_table_of(self, wildcards: Wildcards) -> list[str]:
+        """List the table that a job's split is read from, if there is one."""
+        table = self.given_split_of(wildcards).get("table")
+        return [table] if table else []
 
     def settings_of_splits(self, wildcards: Wildcards) -> dict[str, dict[str, Any]]:
         """Return the settings of an experiment's splits, by name."""

@@ -9,7 +9,14 @@ from typing import Any
 
 from samsvae.biology.gene_sets import measured_sets, read_gmt
 from samsvae.config.configuration import gene_set_names
-from samsvae.config.experiments import expanded
+from samsvae.config.experiments import (
+    Run,
+    expanded,
+    given_split,
+    is_external,
+    prediction_path,
+    runs,
+)
 from samsvae.config.models import EXPRESSION
 from samsvae.config.screens import download_of
 from samsvae.runtime.errors import InputError
@@ -18,9 +25,10 @@ from samsvae.sources.verification import PublishedFile, check_file_size
 
 
 def check_experiment(config: Mapping[str, Any], name: str) -> None:
-    """Check the files of an experiment: screen by header or size, gene sets, groups, features.
+    """Check the files of an experiment.
 
-    A published file may be missing, since a rule downloads it; no file is read completely.
+    The screen by header or size, gene sets, groups, features, and the table of a split. A
+    published file may be missing, since a rule downloads it; no count is read.
 
     Parameters
     ----------
@@ -44,6 +52,12 @@ def check_experiment(config: Mapping[str, Any], name: str) -> None:
         from samsvae.screen.features import read_features  # imports anndata, as above
 
         read_features(table)
+    for seed in experiment["split"]["seeds"]:
+        split = given_split(experiment, seed)
+        if "table" in split:
+            from samsvae.screen.given_splits import read_given_table  # as above
+
+            read_given_table(split["table"])
     sizes = {key: config["enrichment"][key] for key in ("min_size", "max_size")}
     for gene_sets in gene_set_names(config, name):
         path = config["gene_sets"].get(gene_sets)
@@ -52,6 +66,40 @@ def check_experiment(config: Mapping[str, Any], name: str) -> None:
         sets = read_gmt(path)
         if genes is not None:
             measured_sets(sets, genes, path, **sizes)
+
+
+def check_predictions(config: Mapping[str, Any], name: str) -> None:
+    """Check the files with an experiment's predictions of other tools, apart from the screen.
+
+    Parameters
+    ----------
+    config
+        A validated configuration.
+    name
+        Name of the experiment.
+
+    Raises
+    ------
+    InputError
+        Naming all files that are missing, or the first that is not valid.
+    """
+    models = expanded(config["models"])
+    files: dict[str, Run] = {}
+    for run in runs(config["experiments"][name], models):
+        if is_external(models[run.model]):
+            files.setdefault(prediction_path(models[run.model], name, run), run)
+    missing = [path for path in files if not Path(path).is_file()]
+    if missing:
+        first = files[missing[0]]
+        raise InputError(
+            f"models.{first.model}.path: no such file: {', '.join(missing)} (sought in "
+            f"{Path.cwd()}). The predictions of experiments.{name} are needed there; the cells of "
+            f"each part are in results/{name}/{first.split}/split.tsv, which can be made before."
+        )
+    for path, run in files.items():
+        from samsvae.evaluation.external import PredictionFile  # imports anndata, as above
+
+        PredictionFile.of(path, models[run.model]).check()
 
 
 def check_screen_file(config: Mapping[str, Any], name: str) -> list[str] | None:
