@@ -15,6 +15,11 @@ from samsvae.runtime.preflight import check_predictions
 from samsvae.screen.canonical import perturbations
 from samsvae.sources.simulated import Simulation, simulate
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Observation names:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Variable names:UserWarning"),
+]
+
 PARTS = np.array(["train", "train", "val", "test"])
 
 
