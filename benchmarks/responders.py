@@ -45,6 +45,7 @@ from samsvae.sources.simulated import Simulation, simulate
 PARTICLES = 25
 SIMULATION = {"n_pairs": 0, "cells_per_perturbation": 200, "n_controls": 1000}
 HALF = 0.5
+TENTH = 0.1
 STRONG = 2.0  # basal standard deviations
 
 
@@ -90,7 +91,9 @@ def of_simulation(screen: anndata.AnnData, found: Responders) -> dict[str, Any]:
         "strong": len(strong),
         "strong_area": float(strong["area"].mean()),
         "strong_lowest_area": float(strong["area"].min()),
+        "strong_error": float(strong["error"].abs().mean()),
         "strong_largest_error": float(strong["error"].abs().max()),
+        "strong_within_tenth": float((strong["error"].abs() <= TENTH).mean()),
         "unknown_without_effect": float(np.mean(unknown[False] or [np.nan])),
         "unknown_with_effect": float(np.mean(unknown[True])),
     }
