@@ -5,18 +5,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy import special, stats
+from scipy import sparse, special, stats
 from scipy.spatial import distance
 from sklearn import metrics as sklearn_metrics
+from sklearn import preprocessing as sklearn_preprocessing
 
+from samsvae.evaluation.agreement import weights_of
+from samsvae.evaluation.compared import target_genes, top_genes
 from samsvae.evaluation.differential_expression import slope
-from samsvae.evaluation.effects import UNITS, effects_table
-from samsvae.evaluation.metrics import DE, HELD_OUT, METRICS, de_metrics, heading, meaning
-from samsvae.evaluation.scores import effect_scores, missed_effects, top_genes
+from samsvae.evaluation.effects import UNITS, effects_table, group_means
+from samsvae.evaluation.metrics import (
+    DE,
+    EXPRESSED,
+    HELD_OUT,
+    MEASURED_CONTROL,
+    METRICS,
+    VARIANTS,
+    WEIGHTED_METRICS,
+    WITHOUT_TARGETS,
+    de_metrics,
+    heading,
+    meaning,
+    of_perturbations,
+)
+from samsvae.evaluation.observed import t_of_others
+from samsvae.evaluation.scores import effect_scores, missed_effects
 
 N_PERTURBATIONS, N_GENES, N_DE, N_TOP = 5, 8, 3, 3
 DE_METRICS = de_metrics(N_TOP)
-ALL_METRICS = [*METRICS.items(), *DE_METRICS.items()]
+ALL_METRICS = [*METRICS.items(), *WEIGHTED_METRICS.items(), *DE_METRICS.items()]
 
 
 def is_told_apart(matrix):
@@ -41,7 +58,10 @@ def significant(matrix):
     return np.where(np.abs(matrix) >= cut, matrix, np.nan)
 
 
-def score(name, observed, predicted):
+def score(name, observed, predicted, weights=None):
+    if name in WEIGHTED_METRICS:
+        weights = weights_of(observed) if weights is None else weights
+        return WEIGHTED_METRICS[name].function(observed, predicted, weights)
     if name in DE_METRICS:
         return DE_METRICS[name].function(significant(observed), predicted)
     return METRICS[name].function(observed, predicted)
@@ -58,6 +78,21 @@ def share_nearer(distances, right):
     return np.mean(nearer)
 
 
+def others(o, i):
+    return np.mean(np.delete(o, i, axis=0), axis=0)
+
+
+def weights(o, i):
+    """Squares of the absolute effect, from 0 for the weakest gene to 1 for the strongest."""
+    strength = sklearn_preprocessing.minmax_scale(np.abs(o[i])) ** 2
+    return strength / strength.sum()
+
+
+def weighted_correlation(o, p, i):
+    [[a, c], [_, b]] = np.cov(o[i], p[i], aweights=weights(o, i))
+    return c / np.sqrt(a * b)
+
+
 def is_de(o, i):
     return ~np.isnan(significant(o)[i])
 
@@ -71,12 +106,19 @@ INDEPENDENT = {
     "pearson": lambda o, p, i: stats.pearsonr(o[i], p[i]).statistic,
     "r_squared": lambda o, p, i: sklearn_metrics.r2_score(o[i], p[i]),
     "rmse": lambda o, p, i: sklearn_metrics.root_mean_squared_error(o[i], p[i]),
+    "l2": lambda o, p, i: distance.euclidean(o[i], p[i]),
     "cosine": lambda o, p, i: 1 - distance.cosine(o[i], p[i]),
     "mean_absolute_error": lambda o, p, i: sklearn_metrics.mean_absolute_error(o[i], p[i]),
     "sign_accuracy": lambda o, p, i: np.mean([a * b > 0 for a, b in zip(o[i], p[i], strict=True)]),
     "pearson_from_mean": lambda o, p, i: stats.pearsonr(o[i] - sum(o) / len(o), p[i] - sum(o) / len(o)).statistic,
     "retrieval_rank": lambda o, p, i: share_nearer([distance.cosine(o[i], row) for row in p], i),
     "discrimination_l1": lambda o, p, i: 1 - share_nearer([distance.cityblock(p[i], row) for row in o], i),
+    "discrimination_l2": lambda o, p, i: 1 - share_nearer([distance.euclidean(p[i], row) for row in o], i),
+    "discrimination_cosine": lambda o, p, i: 1 - share_nearer([distance.cosine(p[i], row) for row in o], i),
+    "r_squared_from_others": lambda o, p, i: sklearn_metrics.r2_score(o[i] - others(o, i), p[i] - others(o, i)),
+    "weighted_mse": lambda o, p, i: sklearn_metrics.mean_squared_error(o[i], p[i], sample_weight=weights(o, i)),
+    "weighted_r_squared": lambda o, p, i: sklearn_metrics.r2_score(o[i], p[i], sample_weight=weights(o, i)),
+    "weighted_pearson": weighted_correlation,
     "auroc": lambda o, p, i: sklearn_metrics.roc_auc_score(is_de(o, i), np.abs(p[i])),
     "auprc": lambda o, p, i: sklearn_metrics.average_precision_score(is_de(o, i), np.abs(p[i])),
     "precision_at_k": lambda o, p, i: len(found(o, p, i, is_de(o, i).sum())) / is_de(o, i).sum(),
@@ -142,6 +184,7 @@ def test_scale_of_predictions_matters_where_nothing_else_is_said(name):
 def test_units_change_errors_in_proportion_and_nothing_else(o, p, scale):
     for name, metric in ALL_METRICS:
         factor = scale if metric.unit.startswith("log2") else 1
+        factor = factor**2 if metric.unit.endswith("squared") else factor
         both = score(name, scale * o, scale * p)
         np.testing.assert_allclose(
             both, factor * score(name, o, p), rtol=1e-9, atol=1e-9, err_msg=name
@@ -152,9 +195,18 @@ def test_units_change_errors_in_proportion_and_nothing_else(o, p, scale):
 # N_DE are differentially expressed, and unrelated predictions from N(0, 1)
 N = 40
 HARMONIC = np.sum(1 / np.arange(1, N + 1))
+DISTANCE = 2 * np.exp(special.gammaln((N + 1) / 2) - special.gammaln(N / 2))
+N_MIXED = 12  # perturbations
+SHRUNKEN = 1 - 1 / N_MIXED  # of an effect, given its difference from the mean of the others
 UNRELATED = {
     "r_squared": -(N + 1) / (N - 3),
-    "rmse": 2 * np.exp(special.gammaln((N + 1) / 2) - special.gammaln(N / 2)) / np.sqrt(N),
+    "r_squared_from_others": 1
+    - SHRUNKEN**2 * (N - 2) / (N - 3)
+    - N * (1 + 1 / N_MIXED) * SHRUNKEN / (N - 3),
+    "weighted_r_squared": -(N + 1) / (N - 3),
+    "weighted_mse": 2,
+    "l2": DISTANCE,
+    "rmse": DISTANCE / np.sqrt(N),
     "mean_absolute_error": 2 / np.sqrt(np.pi),
     "auprc": ((N_DE - 1) / (N - 1) * (N - HARMONIC) + HARMONIC) / N,
     "precision_at_k": N_DE / N,
@@ -170,9 +222,10 @@ def test_permuted_predictions_score_chance(name):
     rng = np.random.default_rng(11)
     means = []
     for _ in range(60):
-        o = rng.normal(size=(12, N))
+        o = rng.normal(size=(N_MIXED, N))
         permuted = rng.permuted(rng.permutation(o), axis=1)
-        means.append(np.nanmean(score(name, o, permuted)))
+        equal = np.full_like(o, 1 / N)
+        means.append(np.nanmean(score(name, o, permuted, equal)))
     error = np.std(means) / np.sqrt(len(means))
     chance = dict(ALL_METRICS)[name].chance
     expected = UNRELATED[name] if chance is None else chance
@@ -438,3 +491,122 @@ def test_missed_genes_are_those_of_largest_error_beyond_noise():
     assert found.loc["P0", "explained"] == pytest.approx(1 - missed / signal)
     assert np.isnan(found.loc["P1", "explained"])
     assert found.loc["P1", "missed_genes"] == ""
+
+
+def test_weights_are_those_of_the_statistic_alone():
+    t = np.array([[-4.0, 2, 0, 1], [3, 3, -3, 3], [np.nan] * 4, [np.nan, 1, 2, 3]])
+    found = weights_of(t)
+    np.testing.assert_allclose(found[0], np.array([16, 4, 0, 1]) / 21)
+    np.testing.assert_allclose(found[1], 0.25)
+    assert np.isnan(found[2]).all()
+    np.testing.assert_allclose(found[3], [0, 0, 0.2, 0.8])
+
+
+def test_t_compares_a_perturbation_with_the_cells_of_all_others():
+    rng = np.random.default_rng(0)
+    labels = pd.Series(["A"] * 9 + ["B"] * 14 + ["C"] * 5 + ["control"] * 8 + ["D"])
+    cells = rng.gamma(1, size=(len(labels), 6)) * (rng.random((len(labels), 6)) < 0.6)
+    cells[:, 0] = 0
+    means = group_means([(sparse.csr_matrix(cells), labels)], ["A", "B", "C", "D"], 6)
+    found = t_of_others(means)
+    assert np.isnan(found[3]).all()
+    perturbed = (labels != "control").to_numpy()
+    for row, name in enumerate("ABC"):
+        own = (labels == name).to_numpy()
+        expected = stats.ttest_ind(cells[own, 1:], cells[perturbed & ~own, 1:], equal_var=False)
+        np.testing.assert_allclose(found[row, 1:], expected.statistic, rtol=1e-9)
+        assert found[row, 0] == 0
+
+
+def with_controls(matrix, rng):
+    """Observed effects of single perturbations and a pair, whose targets are measured but one."""
+    fdr = np.where(rng.random(matrix.shape) < 0.3, 0.01, 1.0)
+    observed = observed_effects(matrix, fdr=fdr, t_of_others=rng.normal(size=matrix.shape))
+    observed.obs_names = ["g0", "g1+g5", "X", "g3"][: len(matrix)]
+    for name in ("", "_held_out", "_trained"):
+        observed.var[f"control_mean{name}"] = rng.gamma(1, size=matrix.shape[1])
+    return observed
+
+
+TARGETS = [[0], [1, 5], [], [3]]
+
+
+def test_variants_are_the_metric_of_fewer_genes_or_another_control(monkeypatch):
+    monkeypatch.setattr("samsvae.evaluation.compared.N_EXPRESSED", 9)
+    rng = np.random.default_rng(4)
+    o, p = rng.normal(size=(2, 4, 20)).astype(np.float32)
+    observed = with_controls(o, rng)
+    predicted = effects(p)
+    predicted.obs_names = observed.obs_names
+    assert [list(np.flatnonzero(row)) for row in target_genes(observed)] == TARGETS
+    found = effect_scores(observed, predicted, N_TOP, 0.05).by_perturbation
+    o, p = o.astype(float), p.astype(float)
+    kept = np.setdiff1d(np.arange(20), [gene for own in TARGETS for gene in own])
+    expressed = np.argsort(observed.var["control_mean"].to_numpy())[-9:]
+    shift = (
+        observed.var["control_mean_trained"] - observed.var["control_mean_held_out"]
+    ).to_numpy()
+    for name, metric in METRICS.items():
+        for variant, has_it, pair in (
+            (WITHOUT_TARGETS, metric.without_targets, (o[:, kept], p[:, kept])),
+            (EXPRESSED, metric.expressed_genes, (o[:, expressed], p[:, expressed])),
+            (MEASURED_CONTROL, metric.measured_control, (o, p + shift)),
+        ):
+            assert (f"{name}{variant}{HELD_OUT}" in found) == has_it
+            if has_it:
+                np.testing.assert_allclose(
+                    found[f"{name}{variant}{HELD_OUT}"], metric.function(*pair)
+                )
+    for name in WEIGHTED_METRICS:
+        expected = score(name, o, p, weights_of(observed.layers["t_of_others"].astype(float)))
+        np.testing.assert_allclose(found[f"{name}{HELD_OUT}"], expected)
+    significant_ones = np.where(observed.layers["fdr"] < 0.05, o, np.nan)
+    for name, metric in DE_METRICS.items():
+        for row, targets in enumerate(TARGETS):
+            one = (np.delete(matrix[[row]], targets, axis=1) for matrix in (significant_ones, p))
+            value = found[f"{DE}{name}{WITHOUT_TARGETS}"].iloc[row]
+            np.testing.assert_allclose(value, metric.function(*one)[0])
+
+
+def test_a_prediction_of_target_genes_alone_discriminates_by_nothing_else():
+    rng = np.random.default_rng(1)
+    o = rng.normal(size=(4, 20))
+    spikes = np.zeros_like(o)
+    for row, targets in enumerate(TARGETS):
+        o[row, targets] = spikes[row, targets] = -9
+    observed, predicted = with_controls(o, rng), effects(spikes)
+    predicted.obs_names = observed.obs_names
+    found = effect_scores(observed, predicted, N_TOP, 0.05).by_perturbation.mean()
+    assert found["discrimination_cosine_held_out"] > 0.8
+    assert found["discrimination_cosine_without_targets_held_out"] == 0.5
+    assert found["retrieval_rank_without_targets_held_out"] == 0.5
+
+
+def test_large_matrices_have_the_same_ranks(monkeypatch):
+    """Compiled distances, and blocks of rows."""
+    rng = np.random.default_rng(3)
+    o = rng.normal(size=(37, 50))
+    p = 0.2 * o + rng.normal(size=o.shape)
+    p[5] = p[6] = o[7]
+    names = ("retrieval_rank", "discrimination_l1", "discrimination_l2", "discrimination_cosine")
+    expected = {name: score(name, o, p) for name in names}
+    monkeypatch.setattr("samsvae.evaluation.agreement.FEWEST_COMPILED", 1)
+    monkeypatch.setattr("samsvae.evaluation.agreement.LARGEST_BLOCK", 37 * 5)
+    for name in names:
+        np.testing.assert_array_equal(score(name, o, p), expected[name])
+
+
+def test_variants_are_named_in_headings_and_found_by_their_scores():
+    for variant, words in VARIANTS.items():
+        name = f"mean_discrimination_cosine{variant}{HELD_OUT}"
+        assert heading(name, N_TOP) == f"cosine discrimination, {words}, held-out cells"
+        assert meaning(name, N_TOP) is METRICS["discrimination_cosine"]
+        assert of_perturbations(name, N_TOP) == name.removeprefix("mean_")
+    assert of_perturbations("mean_absolute_error", N_TOP) == "mean_absolute_error"
+    assert (
+        of_perturbations("median_mean_absolute_error_held_out", N_TOP)
+        == "mean_absolute_error_held_out"
+    )
+    assert of_perturbations("pearson_top3_held_out", N_TOP) == "pearson_top3_held_out"
+    for name in ("iwelbo", "mean_correlation", "spread_pearson", "unknown"):
+        assert of_perturbations(name, N_TOP) is None

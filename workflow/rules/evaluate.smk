@@ -6,8 +6,12 @@ rule evaluate_effects:
     input:
         observed=rules.observe_effects.output.effects,
         predicted=layout.for_runs(rules.evaluate_run.output.effects),
+        halves=layout.halves_of(
+            rules.predict_ceiling.output.effects, rules.halve_held_out.output.effects
+        ),
     output:
         metrics=f"{SPLIT}/metrics.parquet",
+        calibration=f"{SPLIT}/calibration.tsv",
         de_comparison=f"{SPLIT}/de_comparison.tsv",
         missed_effects=f"{SPLIT}/missed_effects.tsv",
         context_scores=f"{SPLIT}/context_scores.tsv",
@@ -73,6 +77,19 @@ use rule collect_de_comparison as collect_context_scores with:
         "results/logs/collect_tables/{experiment}/context_scores.log",
     benchmark:
         "results/benchmarks/collect_tables/{experiment}/context_scores.tsv"
+    params:
+        **collecting(),
+
+
+use rule collect_de_comparison as collect_calibration with:
+    input:
+        tables=layout.for_splits(rules.evaluate_effects.output.calibration),
+    output:
+        table=f"{TABLES}/calibration.tsv",
+    log:
+        "results/logs/collect_tables/{experiment}/calibration.log",
+    benchmark:
+        "results/benchmarks/collect_tables/{experiment}/calibration.tsv"
     params:
         **collecting(),
 
@@ -181,6 +198,9 @@ rule compare_models:
     """Compare models by confidence intervals and paired tests."""
     input:
         metrics=rules.collect_metrics.output.table,
+        calibration=branch(
+            layout.has("counts"), then=rules.collect_calibration.output.table
+        ),
         iwelbo=layout.for_single_runs(rules.evaluate_run.output.iwelbo),
     output:
         intervals=f"{TABLES}/intervals.tsv",

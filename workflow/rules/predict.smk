@@ -222,9 +222,29 @@ rule predict_ceiling:
         effects=config["evaluation"]["effects"],
         min_controls=config["evaluation"]["min_controls_per_batch"],
         seed=lambda wildcards: int(wildcards.seed),
+        required=True,
         code=uses("predict_ceiling"),
     script:
         "../scripts/predict_ceiling.py"
+
+
+# made where no model of the experiment is the split-half ceiling
+use rule predict_ceiling as halve_held_out with:
+    output:
+        effects=f"{SPLIT}/halves.h5ad",
+    log:
+        "results/logs/halve_held_out/{experiment}/{split}.log",
+    benchmark:
+        "results/benchmarks/halve_held_out/{experiment}/{split}.tsv"
+    wildcard_constraints:
+        experiment=one_of(filter(layout.has_counts, layout.experiments)),
+    params:
+        settings={},
+        effects=config["evaluation"]["effects"],
+        min_controls=config["evaluation"]["min_controls_per_batch"],
+        seed=0,
+        required=False,
+        code=uses("predict_ceiling"),
 
 
 # made only on request by path

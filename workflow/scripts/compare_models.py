@@ -7,7 +7,7 @@ from samsvae.config.experiments import Split
 from samsvae.evaluation.comparison import Rules
 from samsvae.evaluation.metrics import meaning
 from samsvae.evaluation.summary import ComparedModels, compare_models
-from samsvae.runtime.files import write_tsv
+from samsvae.runtime.files import read_table, write_tsv
 from samsvae.runtime.script import run_job
 
 
@@ -29,6 +29,7 @@ def main(snakemake: Any) -> None:
         rules,
         ComparedModels.of(params.kinds),
         settings["top_genes"],
+        read_table(given.calibration) if given.calibration else None,
     )
     write_tsv(tables.intervals, output.intervals)
     write_tsv(tables.differences, output.differences)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 
+from samsvae.evaluation.compared import calibrate
 from samsvae.evaluation.effects import read_effects, read_observed
 from samsvae.evaluation.metrics import NAMES, described
 from samsvae.evaluation.scores import (
@@ -33,6 +34,8 @@ def main(snakemake: Any) -> None:
     for tables, path in ((missed, output.missed_effects), (contexts, output.context_scores)):
         known = [table for table in tables if len(table)] or tables
         write_tsv(pd.concat(known), path, ["split", "model", "seed"])
+    calibration = calibrate(read_effects(snakemake.input.halves), params.top_genes, params.fdr)
+    write_tsv(calibration.assign(split=params.runs[0]["split"]), output.calibration, ["split"])
     table = described(with_quartiles(pd.concat(metrics, ignore_index=True)), params.top_genes)
     made_by = provenance({"runs": params.runs, "fdr": params.fdr}, params.code)
     write_parquet_parts([table], NAMES, made_by, output.metrics)

@@ -18,7 +18,7 @@ def main(snakemake: Any) -> None:
     with open_screen(snakemake.input.screen) as screen:
         parts = read_split(snakemake.input.split, screen)
         made_by = provenance(settings, params.code, screen=digest_of_screen(screen))
-        effects = split_half(screen, parts, params.seed, made_by, **how)
+        effects = split_half(screen, parts, params.seed, made_by, **how, required=params.required)
     write_effects(effects, snakemake.output.effects)
 
 

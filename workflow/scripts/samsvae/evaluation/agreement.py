@@ -11,6 +11,8 @@ applies to effects, which are differences of means.
 """
 
 import math
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -43,6 +45,11 @@ def rmse(observed: Matrix, predicted: Matrix) -> np.ndarray:
     return np.sqrt(np.mean((observed - predicted) ** 2, axis=-1))
 
 
+def l2(observed: Matrix, predicted: Matrix) -> np.ndarray:
+    """Compute the Euclidean distance over genes, log2(CP10k + 1)."""
+    return np.linalg.norm(observed - predicted, axis=-1)
+
+
 def mean_absolute_error(observed: Matrix, predicted: Matrix) -> np.ndarray:
     """Compute the mean absolute error over genes, log2(CP10k + 1).
 
@@ -69,6 +76,75 @@ def pearson_from_mean(observed: Matrix, predicted: Matrix) -> np.ndarray:
     """
     reference = observed.mean(axis=0)
     return pearson(observed - reference, predicted - reference)
+
+
+def r_squared_from_others(observed: Matrix, predicted: Matrix) -> np.ndarray:
+    """Compute the coefficient of determination beyond the mean effect of the other perturbations.
+
+    The mean observed effect of all others is subtracted from both sides. NaN for a single
+    perturbation.
+    """
+    if len(observed) < 2:
+        return np.full(len(observed), np.nan)
+    reference = mean_of_others(observed)
+    return r_squared(observed - reference, predicted - reference)
+
+
+def mean_of_others(effects: Matrix) -> Matrix:
+    """Average the effects of all other perturbations, for each of two or more perturbations."""
+    return (effects.sum(axis=0) - effects) / (len(effects) - 1)
+
+
+def weights_of(statistic: Matrix) -> Matrix:
+    """Compute weights of genes from the statistics of a test (Mejia et al. 2025).
+
+    Parameters
+    ----------
+    statistic
+        Perturbations x genes, for instance t; NaN where untested.
+
+    Returns
+    -------
+    ndarray
+        The absolute statistic, scaled to 0 for the smallest and 1 for the largest of a
+        perturbation, squared, and divided by the sum over genes. Equal weights if all statistics
+        are equal; NaN for a perturbation without any.
+    """
+    strength = np.abs(statistic)
+    known = np.isfinite(strength)
+    tested = known.any(axis=-1)
+    low = np.min(strength, axis=-1, keepdims=True, where=known, initial=np.inf)
+    high = np.max(strength, axis=-1, keepdims=True, where=known, initial=-np.inf)
+    scaled = np.zeros_like(strength)
+    np.divide(strength - low, high - low, out=scaled, where=known & (high > low))
+    total = np.sum(scaled**2, axis=-1, keepdims=True)
+    weights = np.full_like(strength, 1 / strength.shape[-1])
+    np.divide(scaled**2, total, out=weights, where=total > 0)
+    weights[~tested] = np.nan
+    return weights
+
+
+def weighted_mse(observed: Matrix, predicted: Matrix, weights: Matrix) -> np.ndarray:
+    """Compute the weighted mean squared error over genes; weights sum to 1."""
+    return np.sum(weights * (observed - predicted) ** 2, axis=-1)
+
+
+def weighted_r_squared(observed: Matrix, predicted: Matrix, weights: Matrix) -> np.ndarray:
+    """Compute the weighted coefficient of determination; NaN for a constant observed effect."""
+    total = np.sum(weights * _weighted_centred(observed, weights) ** 2, axis=-1)
+    unexplained = weighted_mse(observed, predicted, weights)
+    return 1 - _ratio(unexplained, total, _varies(observed))
+
+
+def weighted_pearson(observed: Matrix, predicted: Matrix, weights: Matrix) -> np.ndarray:
+    """Compute the weighted Pearson correlation over genes; NaN if either side is constant."""
+    root = np.sqrt(weights)
+    o, p = (root * _weighted_centred(effects, weights) for effects in (observed, predicted))
+    return _cosine(o, p, _varies(observed) & _varies(predicted))
+
+
+def _weighted_centred(effects: Matrix, weights: Matrix) -> Matrix:
+    return effects - np.sum(weights * effects, axis=-1, keepdims=True)
 
 
 def _centred(effects: Matrix) -> Matrix:
@@ -98,6 +174,11 @@ def _ratio(part: np.ndarray, whole: np.ndarray, defined: np.ndarray) -> np.ndarr
 RELATIVE_TIE, ABSOLUTE_TIE = 1e-9, 1e-12
 
 
+LARGEST_BLOCK = 2**24  # distances at a time
+FEWEST_COMPILED = 2**30  # differences from which on compiling the distance takes less time
+ROWS_IN_CACHE = 8
+
+
 def retrieval_rank(observed: Matrix, predicted: Matrix) -> np.ndarray:
     """Compute the perturbation retrieval rank by cosine similarity (Wu et al. 2024, PerturBench).
 
@@ -105,7 +186,7 @@ def retrieval_rank(observed: Matrix, predicted: Matrix) -> np.ndarray:
     effect: 0 if the right prediction is the nearest, 0.5 by chance. An effect of 0 for all genes
     has cosine similarity 0 with any other. NaN for a single perturbation.
     """
-    return _normalised_rank(1 - _directions(observed) @ _directions(predicted).T)
+    return _rank_of_right(_directions(observed), _directions(predicted), _angular)
 
 
 def discrimination_l1(observed: Matrix, predicted: Matrix) -> np.ndarray:
@@ -115,7 +196,24 @@ def discrimination_l1(observed: Matrix, predicted: Matrix) -> np.ndarray:
     prediction, as in the Virtual Cell Challenge (Roohani et al. 2025), but normalised so that
     chance is 0.5, and over all genes, target genes included. NaN for a single perturbation.
     """
-    return 1 - _normalised_rank(cdist(predicted, observed, "cityblock"))
+    return 1 - _rank_of_right(predicted, observed, _city_block)
+
+
+def discrimination_l2(observed: Matrix, predicted: Matrix) -> np.ndarray:
+    """Compute the perturbation discrimination score by Euclidean distance.
+
+    It is the normalised inverse rank of Miller et al. (2025). NaN for a single perturbation.
+    """
+    return 1 - _rank_of_right(predicted, observed, _squared_euclidean)
+
+
+def discrimination_cosine(observed: Matrix, predicted: Matrix) -> np.ndarray:
+    """Compute the perturbation discrimination score by cosine similarity.
+
+    An effect of 0 for all genes has cosine similarity 0 with any other. NaN for a single
+    perturbation.
+    """
+    return 1 - _rank_of_right(_directions(predicted), _directions(observed), _angular)
 
 
 def _directions(effects: Matrix) -> Matrix:
@@ -123,15 +221,65 @@ def _directions(effects: Matrix) -> Matrix:
     return np.divide(effects, lengths, out=np.zeros_like(effects), where=lengths > 0)
 
 
-def _normalised_rank(distance: np.ndarray) -> np.ndarray:
-    """Rank each diagonal entry within its row, from 0 for the smallest to 1."""
-    n = len(distance)
+def _angular(first: Matrix, second: Matrix) -> Matrix:
+    """Compute 1 minus the cosine similarity of directions."""
+    return 1 - first @ second.T
+
+
+def _squared_euclidean(first: Matrix, second: Matrix) -> Matrix:
+    lengths = np.sum(first**2, axis=1)[:, None] + np.sum(second**2, axis=1)
+    return lengths - 2 * (first @ second.T)
+
+
+def _city_block(first: Matrix, second: Matrix) -> Matrix:
+    if len(first) * second.size < FEWEST_COMPILED:
+        return cdist(first, second, "cityblock")
+    distance = np.zeros((len(first), len(second)))
+    _compiled_city_block()(np.ascontiguousarray(first), np.ascontiguousarray(second), distance)
+    return distance
+
+
+@cache
+def _compiled_city_block() -> Callable[[Matrix, Matrix, Matrix], None]:
+    """Compile the L1 distance with vector instructions, which scipy's does not use."""
+    import numba  # takes longer to import than small screens to evaluate
+
+    compiled: Callable[[Matrix, Matrix, Matrix], None]
+    compiled = numba.njit(fastmath=True, cache=True)(_add_city_block)
+    return compiled
+
+
+def _add_city_block(first: Matrix, second: Matrix, distance: Matrix) -> None:
+    """Add L1 distances to a matrix, a few rows of the first matrix at a time."""
+    for start in range(0, len(first), ROWS_IN_CACHE):
+        for j in range(len(second)):
+            for i in range(start, min(start + ROWS_IN_CACHE, len(first))):
+                total = 0.0
+                for gene in range(first.shape[1]):
+                    total += abs(first[i, gene] - second[j, gene])
+                distance[i, j] += total
+
+
+def _rank_of_right(
+    first: Matrix, second: Matrix, distance: Callable[[Matrix, Matrix], Matrix]
+) -> np.ndarray:
+    """Rank the row of the second matrix that belongs to each of the first, from 0 for nearest to 1.
+
+    Ties count one half. NaN for a single row.
+    """
+    n = len(first)
     if n < 2:
         return np.full(n, np.nan)
-    right = np.diag(distance)[:, None]
-    tied = np.isclose(distance, right, rtol=RELATIVE_TIE, atol=ABSOLUTE_TIE)
-    nearer = (distance < right) & ~tied
-    return (nearer.sum(axis=1) + (tied.sum(axis=1) - 1) / 2) / (n - 1)
+    ranks = np.empty(n)
+    step = max(LARGEST_BLOCK // n, 1)
+    for start in range(0, n, step):
+        rows = np.arange(start, min(start + step, n))
+        to_all = distance(first[rows], second)
+        right = to_all[np.arange(len(rows)), rows][:, None]
+        tied = np.isclose(to_all, right, rtol=RELATIVE_TIE, atol=ABSOLUTE_TIE)
+        nearer = (to_all < right) & ~tied
+        ranks[rows] = (nearer.sum(axis=1) + (tied.sum(axis=1) - 1) / 2) / (n - 1)
+    return ranks
 
 
 def correlation_with_noise_free(between_halves: float) -> float:

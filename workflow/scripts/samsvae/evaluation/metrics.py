@@ -18,6 +18,11 @@ from samsvae.evaluation import UNITS, agreement, differential_expression
 from samsvae.evaluation.agreement import correlation_with_noise_free, error_of_noise_free
 
 FRACTION = "fraction"
+SQUARED_UNITS = f"{UNITS} squared"
+# predictions without knowledge of a perturbation, by which metrics are calibrated
+MEAN_OF_OTHERS = "mean effect of the other perturbations"
+MEAN_OF_ALL = "mean effect of all perturbations"
+NO_CHANGE = "no change"
 
 
 @dataclass(frozen=True)
@@ -77,17 +82,35 @@ class Metric(Score):
     attainable
         Maps the score of half of the held-out cells against the other half to the score of
         noise-free effects against all of them. None where that is unknown.
+    expressed_genes
+        Whether it is also computed over the genes that control cells express most.
+    measured_control
+        Whether it is also computed with predicted and observed profiles both compared with the
+        measured control profile, as by cell-eval2 and scPertEval.
+    without_targets
+        Whether it is also computed without the target genes of all perturbations. Metrics of
+        differentially expressed genes are also computed without a perturbation's own.
+    negative
+        Prediction without knowledge of the perturbation, by which it is calibrated.
     """
 
-    function: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    function: Callable[..., np.ndarray]
     average: Literal["median", "mean"] = "median"
     flattened: bool = False
     top_genes: bool = False
     scale_free: bool = False
     attainable: Callable[[float], float] | None = None
+    expressed_genes: bool = False
+    measured_control: bool = False
+    without_targets: bool = False
+    negative: str = MEAN_OF_OTHERS
 
 
 HELD_OUT = "_held_out"  # ends the name of a metric whose truth is the held-out cells alone
+EXPRESSED = "_expressed"  # then of one over the genes that control cells express most
+MEASURED_CONTROL = "_measured_control"  # of one with the measured control profile on both sides
+WITHOUT_TARGETS = "_without_targets"  # of one without target genes
+N_EXPRESSED = 1000  # genes, as in Ahlmann-Eltze et al. 2025
 DE = "de_"  # begins the name of a metric of differentially expressed genes
 
 METRICS: dict[str, Metric] = {
@@ -96,23 +119,31 @@ METRICS: dict[str, Metric] = {
         "Pearson correlation of predicted and observed effects",
         "", "higher", 1.0, 0.0, agreement.pearson, flattened=True, top_genes=True,
         scale_free=True, attainable=correlation_with_noise_free,
+        expressed_genes=True, measured_control=True,
     ),
     "r_squared": Metric(
         "R²",
         "fraction of the observed effects' variance that is explained",
         "", "higher", 1.0, None, agreement.r_squared, flattened=True, top_genes=True,
+        measured_control=True,
     ),
     "rmse": Metric(
         "RMSE",
         "root mean squared error of the log fold change",
         UNITS, "lower", 0.0, None, agreement.rmse, flattened=True, top_genes=True,
-        attainable=error_of_noise_free,
+        attainable=error_of_noise_free, measured_control=True,
+    ),
+    "l2": Metric(
+        "L2 distance",
+        "Euclidean distance of predicted and observed log fold change",
+        UNITS, "lower", 0.0, None, agreement.l2, attainable=error_of_noise_free,
+        expressed_genes=True,
     ),
     "cosine": Metric(
         "cosine",
         "cosine of predicted and observed log fold change",
         "", "higher", 1.0, 0.0, agreement.cosine, top_genes=True,
-        scale_free=True, attainable=correlation_with_noise_free,
+        scale_free=True, attainable=correlation_with_noise_free, measured_control=True,
     ),
     "mean_absolute_error": Metric(
         "mean absolute error",
@@ -129,17 +160,56 @@ METRICS: dict[str, Metric] = {
         "Pearson r beyond the mean effect",
         "Pearson correlation of the differences from the mean perturbed profile",
         "", "higher", 1.0, 0.0, agreement.pearson_from_mean, attainable=correlation_with_noise_free,
+        negative=NO_CHANGE,
+    ),
+    "r_squared_from_others": Metric(
+        "R² beyond the other perturbations",
+        "fraction of the effects' variance around the mean of the others that is explained",
+        "", "higher", 1.0, None, agreement.r_squared_from_others, negative=NO_CHANGE,
     ),
     "retrieval_rank": Metric(
         "perturbation retrieval rank",
         "fraction of other perturbations with a prediction nearer to the observed effect (cosine)",
         FRACTION, "lower", 0.0, 0.5, agreement.retrieval_rank, average="mean",
-        scale_free=True,
+        scale_free=True, without_targets=True, negative=MEAN_OF_ALL,
     ),
     "discrimination_l1": Metric(
         "L1 discrimination",
         "fraction of other perturbations whose observed effect is farther from the prediction (L1)",
         FRACTION, "higher", 1.0, 0.5, agreement.discrimination_l1, average="mean",
+        measured_control=True, without_targets=True, negative=MEAN_OF_ALL,
+    ),
+    "discrimination_l2": Metric(
+        "L2 discrimination",
+        "fraction of other perturbations whose observed effect is farther from the prediction (L2)",
+        FRACTION, "higher", 1.0, 0.5, agreement.discrimination_l2, average="mean",
+        measured_control=True, without_targets=True, negative=MEAN_OF_ALL,
+    ),
+    "discrimination_cosine": Metric(
+        "cosine discrimination",
+        "fraction of other perturbations whose observed effect is less similar to the prediction",
+        FRACTION, "higher", 1.0, 0.5, agreement.discrimination_cosine, average="mean",
+        scale_free=True, measured_control=True, without_targets=True, negative=MEAN_OF_ALL,
+    ),
+}  # fmt: skip
+
+# metrics of held-out cells that weight genes by their difference from other perturbations; their
+# functions take the weights as a third matrix
+WEIGHTED_METRICS: dict[str, Metric] = {
+    "weighted_mse": Metric(
+        "weighted MSE",
+        "squared error of the log fold change, weighted by specificity to the perturbation",
+        SQUARED_UNITS, "lower", 0.0, None, agreement.weighted_mse,
+    ),
+    "weighted_r_squared": Metric(
+        "weighted R²",
+        "fraction of explained variance, weighted by specificity to the perturbation",
+        "", "higher", 1.0, None, agreement.weighted_r_squared,
+    ),
+    "weighted_pearson": Metric(
+        "weighted Pearson r",
+        "Pearson correlation of effects, weighted by specificity to the perturbation",
+        "", "higher", 1.0, 0.0, agreement.weighted_pearson, scale_free=True,
     ),
 }  # fmt: skip
 
@@ -201,6 +271,13 @@ def de_metrics(n_top: int) -> dict[str, Metric]:
         ),
     }  # fmt: skip
 
+
+# endings of the names of metrics beside HELD_OUT, in words
+VARIANTS = {
+    EXPRESSED: f"{N_EXPRESSED:,} most expressed genes",
+    MEASURED_CONTROL: "measured control on both sides",
+    WITHOUT_TARGETS: "without target genes",
+}
 
 # scores of a run that are not computed by perturbation
 RUN_SCORES: dict[str, Score] = {
@@ -323,8 +400,8 @@ def heading(name: str, n_top: int, unit: bool = False) -> str:
         raise KeyError(name)
     parts = [known.heading]
     plain = name.removesuffix(HELD_OUT)
-    if plain.endswith(f"_top{n_top}"):
-        parts.append(f"top {n_top} genes")
+    genes = {f"_top{n_top}": f"top {n_top} genes", **VARIANTS}
+    parts += [words for ending, words in genes.items() if plain.endswith(ending)]
     if name.endswith(HELD_OUT):
         parts.append("held-out cells")
     elif known in METRICS.values():
@@ -350,11 +427,41 @@ def meaning(name: str, n_top: int) -> Score | None:
     """
     if name in RUN_SCORES:
         return RUN_SCORES[name]
-    known = METRICS | {DE + base: metric for base, metric in de_metrics(n_top).items()}
-    plain = name.removesuffix(HELD_OUT).removesuffix(f"_top{n_top}")
+    found = _metric_of(name, n_top)
+    return found and found[1]
+
+
+def of_perturbations(name: str, n_top: int) -> str | None:
+    """Return the name of the scores of perturbations that a score summarises.
+
+    Parameters
+    ----------
+    name, n_top
+        As of :func:`meaning`.
+
+    Returns
+    -------
+    str
+        For instance ``rmse_held_out`` for ``median_rmse_held_out`` and for ``rmse_held_out``; None
+        for a score that is not computed by perturbation.
+    """
+    found = None if name in RUN_SCORES else _metric_of(name, n_top)
+    return found and found[0]
+
+
+def _metric_of(name: str, n_top: int) -> tuple[str, Metric] | None:
+    """Find a metric by the name of a summary, and its name without the kind of average."""
+    de = {DE + base: metric for base, metric in de_metrics(n_top).items()}
+    known = METRICS | WEIGHTED_METRICS | de
     # in this order, since the name of a metric may itself begin with "median_" or "mean_"
-    possible = (plain, plain.removeprefix("median_"), plain.removeprefix("mean_"))
-    return next((known[base] for base in possible if base in known), None)
+    for prefix in ("", "median_", "mean_"):
+        single = name.removeprefix(prefix)
+        plain = single.removesuffix(HELD_OUT)
+        for ending in (f"_top{n_top}", *VARIANTS):
+            plain = plain.removesuffix(ending)
+        if plain in known:
+            return single, known[plain]
+    return None
 
 
 PERTURBATION = "perturbation"

@@ -35,6 +35,8 @@ from samsvae.screen.splits import TEST, TRAIN, UNUSED, VAL, held_out_cells
 
 PARTS = (TRAIN, VAL, TEST, UNUSED)
 
+HALVED = ("ate", "ate_held_out", "fdr", "t_of_others")  # of observed effects, for a split half
+
 PSEUDOCOUNT = 1.0  # added to mean CP10k before the ratio, as Seurat does
 
 
@@ -72,11 +74,14 @@ def observed_effects(
         ``standard_error_held_out`` of `ate_held_out`; ``log2fc``:
         log2 ratio of mean CP10k + 1; ``pvalue`` and ``fdr``: rank-sum test of held-out cells
         against control cells, see :func:`samsvae.evaluation.stratified.gated_tests`, NaN for genes
-        that too few cells express. Where the screen has batches or contexts, ``ate_stratified``
+        that too few cells express; ``t_of_others``: see :func:`t_of_others`, of held-out cells.
+        Where the screen has batches or contexts, ``ate_stratified``
         and so on are the same within these, but for `log2fc`. ``obs`` has numbers of cells by
         perturbation, ``var`` numbers of cells in which a gene is detected, and the
         ``control_standard_error`` of the control cells' mean, which is part of every
-        `standard_error`; ``uns`` has the number of control cells. Where the screen has contexts,
+        `standard_error`, and the mean expression of control cells (``control_mean``), of held-out
+        ones (``control_mean_held_out``) and training ones (``control_mean_trained``), but not for
+        marginal effects; ``uns`` has the number of control cells. Where the screen has contexts,
         these are in ``uns``, and ``ate_held_out`` and ``standard_error_held_out`` in each of them
         are further layers, with numbers of its cells in ``obs``, named by
         :func:`samsvae.evaluation.effects.in_context`; not so for marginal effects.
@@ -93,8 +98,9 @@ def observed_effects(
         return group_means(expression_in_blocks(screen, *how), names, screen.n_vars)
 
     means = means_of(cells)
+    of_held_out = means_of(held_out)
     ate, standard_error = means.effects()
-    ate_held_out, held_out_error = means_of(held_out).effects()
+    ate_held_out, held_out_error = of_held_out.effects()
     linear = np.log2(means_of(cells, cp10k).mean + PSEUDOCOUNT)
     tested = held_out | (cells & (labels == CONTROL).to_numpy())
     pvalue, fdr = gated_tests(log_expression(screen, tested), Strata.of(labels[tested], names))
@@ -103,6 +109,7 @@ def observed_effects(
         "ate_held_out": ate_held_out,
         "standard_error": standard_error,
         "standard_error_held_out": held_out_error,
+        "t_of_others": t_of_others(of_held_out),
         "log2fc": linear[:-1] - linear[-1],
         "pvalue": pvalue,
         "fdr": fdr,
@@ -113,6 +120,7 @@ def observed_effects(
     contexts = sorted(set(screen.obs[CONTEXT].astype(str))) if CONTEXT in screen.obs else []
     numbers = []
     is_control = (labels == CONTROL).to_numpy()
+    trained_control = cells & is_control & (parts == TRAIN).to_numpy()
     for context in contexts:
         inside = held_out & (screen.obs[CONTEXT].astype(str) == context).to_numpy()
         compared = screen, labels, names, inside, cells & is_control, min_controls
@@ -140,6 +148,9 @@ def observed_effects(
     )
     table.var["n_cells"] = n_cells_with_gene(screen, cells)
     table.var["control_standard_error"] = means.standard_error[-1].astype(np.float32)
+    profiles = {"": means, "_held_out": of_held_out, "_trained": means_of(trained_control)}
+    for suffix, own in profiles.items():
+        table.var[f"control_mean{suffix}"] = own.mean[-1].astype(np.float32)
     table.uns["n_control_cells"] = int(means.n_cells[-1])
     if contexts:
         table.uns[CONTEXTS] = contexts
@@ -169,6 +180,7 @@ def _marginal_effects(
             f"ate_held_out{suffix}": unseen.effect,
             f"standard_error{suffix}": everything.standard_error,
             f"standard_error_held_out{suffix}": unseen.standard_error,
+            f"t_of_others{suffix}": _ratio(unseen.effect, unseen.standard_error),
             f"pvalue{suffix}": test.pvalue,
             f"fdr{suffix}": test.fdr,
         }
@@ -190,6 +202,39 @@ def _marginal_effects(
     table.var["control_standard_error"] = np.sqrt(everything.shared_variance).astype(np.float32)
     table.uns["n_control_cells"] = int((cells & (labels == CONTROL).to_numpy()).sum())
     return table
+
+
+def t_of_others(means: GroupMeans) -> np.ndarray:
+    """Compare each perturbation with all cells of the other perturbations, by Welch's t.
+
+    Parameters
+    ----------
+    means
+        Mean expression by perturbation, control last, which is left out.
+
+    Returns
+    -------
+    ndarray
+        Perturbations x genes; 0 for a gene without variance, NaN for fewer than two cells on
+        either side.
+    """
+    n, mean = means.n_cells[:-1, None], means.mean[:-1]
+    variance = n * means.standard_error[:-1] ** 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        total = np.where(n > 0, n * mean, 0.0)
+        squares = np.where(n > 0, n * mean**2, 0.0) + np.where(n > 1, (n - 1) * variance, 0.0)
+        others = n.sum() - n
+        mean_others = (total.sum(axis=0) - total) / others
+        within = (squares.sum(axis=0) - squares) / others - mean_others**2
+        error = variance / n + np.clip(within, 0, None) / (others - 1)
+    t = _ratio(mean - mean_others, np.sqrt(error))
+    return np.where((n > 1) & (others > 1), t, np.nan)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Divide, 0 where the divisor is 0, and NaN where it is unknown."""
+    quotient = np.where(np.isnan(whole), np.nan, 0.0)
+    return np.divide(part, whole, out=quotient, where=whole > 0)
 
 
 def _stratified(
@@ -329,6 +374,7 @@ def split_half(
     provenance: str,
     how: str | None = None,
     min_controls: int = 10,
+    required: bool = True,
 ) -> anndata.AnnData:
     """Compute the split-half ceiling: effects among half of the held-out cells as a prediction.
 
@@ -349,18 +395,23 @@ def split_half(
         Whether effects are ``plain``, or else within batches, where the screen has them.
     min_controls
         Smallest number of control cells of a batch whose cells are compared.
+    required
+        Whether fewer than two held-out control cells are an error. Otherwise no perturbation has
+        an effect then.
 
     Returns
     -------
     AnnData
-        Perturbations x genes. ``X``: effect among the selected half; the layers ``ate``,
-        ``ate_held_out`` and ``fdr`` are observed effects among the other cells. A perturbation
-        with fewer than two held-out cells has 0 in ``X`` and NaN in the layers.
+        Perturbations x genes. ``X``: effect among the selected half; the layers :data:`HALVED` are
+        of the other cells. A perturbation with fewer than two held-out cells has 0 in ``X`` and
+        NaN in the layers. ``var`` has the mean expression of all other control cells
+        (``control_mean``), of held-out ones among these (``control_mean_held_out``), and of the
+        selected ones (``control_mean_trained``), but not for marginal effects.
 
     Raises
     ------
     InputError
-        If fewer than two control cells are held out.
+        If fewer than two control cells are held out, and it is required.
     """
     names = perturbations(screen)
     labels = screen.obs["perturbation"].astype(str)
@@ -368,7 +419,7 @@ def split_half(
         return _marginal_half(screen, parts, seed, provenance, how)
     half = half_of_held_out(labels, parts, seed)
     means = group_means(expression_in_blocks(screen, half), names, screen.n_vars)
-    if not means.n_cells[-1]:
+    if required and not means.n_cells[-1]:
         raise InputError(
             f"The ceiling 'split_half' needs at least two held-out cells of {CONTROL!r}; the split "
             "has fewer. Remove it from the experiment's 'models'."
@@ -381,9 +432,9 @@ def split_half(
         fewest = max(min_controls // 2, 1)
         within, _ = stratified_effects(*_compared(screen, labels, names, half, fewest))
         effect = np.where(np.isfinite(within), within, effect)
-    halved = means.n_cells[:-1] > 0
-    layers = {name: np.asarray(others.layers[name]) for name in ("ate", "ate_held_out", "fdr")}
-    return effects_table(
+    halved = (means.n_cells[:-1] > 0) & (means.n_cells[-1] > 0)
+    layers = {name: np.asarray(others.layers[name]) for name in HALVED}
+    table = effects_table(
         np.where(halved[:, None], effect, 0.0),
         names,
         list(screen.var_names),
@@ -391,6 +442,10 @@ def split_half(
         provenance,
         others.obs,
     )
+    for name in ("control_mean", "control_mean_held_out"):
+        table.var[name] = others.var[name]
+    table.var["control_mean_trained"] = means.mean[-1].astype(np.float32)
+    return table
 
 
 def _marginal_half(
@@ -412,7 +467,7 @@ def _marginal_half(
         effect = np.where(np.isfinite(stratified), stratified, effect)
     others = as_compared(observed_effects(screen, parts, provenance, ~half), how)
     halved = np.isfinite(effect).all(axis=1)[:, None]
-    layers = {name: np.asarray(others.layers[name]) for name in ("ate", "ate_held_out", "fdr")}
+    layers = {name: np.asarray(others.layers[name]) for name in HALVED}
     return effects_table(
         np.where(halved, effect, 0.0),
         list(others.obs_names),

@@ -1,6 +1,6 @@
 """Tidy tables of the scores of predicted effects and of the bounds of runs."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,105 +8,10 @@ import anndata
 import numpy as np
 import pandas as pd
 
+from samsvae.evaluation.compared import comparisons
 from samsvae.evaluation.differential_expression import significant_effects, slope
 from samsvae.evaluation.effects import CONTEXTS, effects_in_context, truth_of
-from samsvae.evaluation.metrics import (
-    DE,
-    HELD_OUT,
-    METRICS,
-    OVER_SEEDS,
-    PERTURBATION,
-    Metric,
-    de_metrics,
-)
-
-Matrix = np.ndarray
-
-# suffix of a metric's name, and the layer of observed effects that it uses
-TRUTHS = {"": "ate", HELD_OUT: "ate_held_out"}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Predicted and observed effects, and the metrics to compare them by.
-
-    Attributes
-    ----------
-    metrics
-        Metrics by name.
-    observed, predicted
-        Perturbations x genes.
-    known
-        Boolean, the perturbations with observed effects; the others have NaN.
-    """
-
-    metrics: Mapping[str, Metric]
-    observed: Matrix
-    predicted: Matrix
-    known: np.ndarray
-
-    def by_perturbation(self) -> dict[str, np.ndarray]:
-        """Compute every metric for each perturbation with observed effects."""
-        values = {name: np.full(len(self.known), np.nan) for name in self.metrics}
-        pair = self.observed[self.known], self.predicted[self.known]
-        for name, metric in self.metrics.items():
-            if self.known.any():
-                values[name][self.known] = metric.function(*pair)
-        return values
-
-    def flattened(self, mask: np.ndarray) -> dict[str, float]:
-        """Compute the flattened metrics over all entries of some perturbations."""
-        chosen = self.known & mask
-        pair = (self.observed[chosen].reshape(1, -1), self.predicted[chosen].reshape(1, -1))
-        return {
-            name: float(metric.function(*pair)[0])
-            for name, metric in self.metrics.items()
-            if metric.flattened and chosen.any()
-        }
-
-
-def comparisons(
-    observed: anndata.AnnData, predicted: anndata.AnnData, n_top: int, fdr: float
-) -> Iterator[Comparison]:
-    """Pair predictions with each kind of observed effects.
-
-    Parameters
-    ----------
-    observed
-        Observed effects.
-    predicted
-        Predicted effects of the same perturbations and genes, in the same order. A prediction
-        from held-out cells carries the observed effects among the other cells as layers.
-    n_top
-        Genes per perturbation in the metrics that end in ``_top<n>``, and k in those that end in
-        ``_at_<k>``.
-    fdr
-        False discovery rate below which a gene is differentially expressed.
-
-    Yields
-    ------
-    Comparison
-        Effects among all cells, as in the paper, and among held-out cells (``_held_out``), each
-        over all genes and over the ``_top<n>`` of largest observed effect; and differentially
-        expressed genes (``de_``).
-    """
-    guess = np.asarray(predicted.X, dtype=np.float64)
-    effects = truth_of(observed, predicted)
-    for suffix, layer in TRUTHS.items():
-        truth = np.asarray(effects.layers[layer], dtype=np.float64)
-        known = np.isfinite(truth.sum(axis=1))
-        yield Comparison({n + suffix: m for n, m in METRICS.items()}, truth, guess, known)
-        top = {f"{n}_top{n_top}{suffix}": m for n, m in METRICS.items() if m.top_genes}
-        yield Comparison(top, *top_genes(truth, guess, n_top), known)
-    significant = significant_effects(effects, fdr)
-    every = np.ones(len(guess), dtype=bool)
-    yield Comparison({DE + n: m for n, m in de_metrics(n_top).items()}, significant, guess, every)
-
-
-def top_genes(observed: Matrix, predicted: Matrix, n_top: int) -> tuple[Matrix, Matrix]:
-    """Select each perturbation's genes of largest absolute observed effect."""
-    order = np.argsort(-np.abs(observed), axis=1, kind="stable")[:, :n_top]
-    return np.take_along_axis(observed, order, 1), np.take_along_axis(predicted, order, 1)
+from samsvae.evaluation.metrics import DE, HELD_OUT, METRICS, OVER_SEEDS, PERTURBATION, Metric
 
 
 def scopes(observed: anndata.AnnData) -> dict[str, np.ndarray]:

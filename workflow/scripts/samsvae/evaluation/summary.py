@@ -11,6 +11,7 @@ import pandas as pd
 
 from samsvae.config.experiments import Split, conditions
 from samsvae.config.models import CEILINGS
+from samsvae.evaluation.compared import LEAST_BDS
 from samsvae.evaluation.comparison import (
     NOT_SIGNIFICANT,
     RUNS,
@@ -25,16 +26,18 @@ from samsvae.evaluation.metrics import (
     Metric,
     Score,
     heading,
+    of_perturbations,
     read_perturbation_metrics,
     read_run_metrics,
 )
 from samsvae.runtime.files import read_table
 
-BEST, NOT_DIFFERENT, WORSE, UNTESTED, CEILING = (
+BEST, NOT_DIFFERENT, WORSE, UNTESTED, NOT_RANKED, CEILING = (
     "best",
     "not_different",
     "worse",
     "untested",
+    "not_ranked",
     "ceiling",
 )
 NOISE_CEILING = "noise_ceiling"
@@ -267,6 +270,7 @@ def compare_models(
     rules: Rules,
     models: ComparedModels,
     n_top: int,
+    calibration: pd.DataFrame | None = None,
 ) -> Tables:
     """Compare the models of an experiment.
 
@@ -285,6 +289,8 @@ def compare_models(
         Competing models and ceilings.
     n_top
         Genes per perturbation in the top-gene metrics.
+    calibration
+        The table calibration.tsv: split, metric, drf and bds; None without counts.
     """
     metrics = read_run_metrics(path)
     metrics = pd.concat([metrics, relative_bounds(metrics, splits, rules.models)])
@@ -292,6 +298,8 @@ def compare_models(
     for fraction, names in conditions(splits).items():
         scores = metrics[metrics["split"].isin(names)]
         scope = scope_of_summary(scores)
+        if calibration is not None:
+            calibrated = calibration[calibration["split"].isin(names)]
         means = intervals(scores, rules.models)
         differences = [differences_of_runs(scores, rules)]
         of_perturbations = read_perturbation_metrics(path, names)
@@ -307,8 +315,44 @@ def compare_models(
         pairs = pd.concat(differences, ignore_index=True)
         asked = _questions_in_order(means, list(headlines(n_top, scope)))
         summary = summarise(asked, pairs, models, rules.meaning)
-        made.append([_of(fraction, table) for table in (means, pairs, summary)])
+        tables = [means, pairs, summary]
+        if calibration is not None:
+            tables = [with_calibration(table, calibrated, n_top) for table in tables]
+        made.append([_of(fraction, table) for table in tables])
     return Tables(*(pd.concat(parts, ignore_index=True) for parts in zip(*made, strict=True)))
+
+
+def with_calibration(table: pd.DataFrame, calibration: pd.DataFrame, n_top: int) -> pd.DataFrame:
+    """Add the calibration of metrics, by which those that cannot rank models decide nothing.
+
+    Parameters
+    ----------
+    table
+        A table of :class:`Tables`.
+    calibration
+        As of :func:`samsvae.evaluation.compared.calibrate`, with split.
+    n_top
+        Genes per perturbation in the top-gene metrics.
+
+    Returns
+    -------
+    DataFrame
+        With ``drf`` and ``bds``, means over the splits; NaN for other scores. Where the BDS is
+        below :data:`samsvae.evaluation.compared.LEAST_BDS`, ``verdict`` (of models that compete)
+        and ``better`` are ``not_ranked``, and there is no other result of a test.
+    """
+    means = calibration.groupby("metric")[["drf", "bds"]].mean()
+    single = {name: of_perturbations(name, n_top) for name in table["metric"].unique()}
+    found = means.reindex(table["metric"].map(single)).set_axis(table.index)
+    table = table.assign(drf=found["drf"], bds=found["bds"])
+    cannot = table["bds"] < LEAST_BDS
+    if "verdict" in table:
+        judged = cannot & (table["verdict"] != CEILING)
+        table.loc[judged, "verdict"] = NOT_RANKED
+        table.loc[judged, ["p_adjusted", "tested_over"]] = [np.nan, None]
+    if "better" in table:
+        table.loc[cannot & table["better"].notna(), "better"] = NOT_RANKED
+    return table
 
 
 def relative_bounds(

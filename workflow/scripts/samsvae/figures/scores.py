@@ -27,6 +27,7 @@ from samsvae.evaluation.summary import (
     CEILING,
     NOISE_CEILING,
     NOT_DIFFERENT,
+    NOT_RANKED,
     by_fraction,
     headlines,
     scope_of_summary,
@@ -270,7 +271,9 @@ def _by_factor(axis: Axes, rows: pd.DataFrame, shown: list[str], colours: dict[s
 
 
 LABEL_WIDTH = 24  # characters
+UNCALIBRATED = "0.65"  # grey, of scores that cannot rank models on the screen
 FILLED = (BEST, NOT_DIFFERENT)  # verdicts of filled markers
+OPEN = (NOT_SIGNIFICANT, NOT_RANKED)  # results of tests of open markers
 
 
 def draw_metrics(
@@ -292,6 +295,8 @@ def draw_metrics(
         found = table[(table["scope"] == scope) & (table["metric"] == metric)]
         _score_rows(axis, found, models, colours)
         axis.set_xlabel(_score_label(text, metric, evaluation["top_genes"]))
+        if (found["verdict"] == NOT_RANKED).any():
+            _mark_uncalibrated(axis)
         axis.xaxis.set_major_locator(MaxNLocator(3))
     name_rows(axes[0], [readable(model) for model in models])
     return figure
@@ -308,11 +313,12 @@ def _score_rows(
             if model not in one.index:
                 continue
             score = one.loc[model]
+            colour = UNCALIBRATED if score["verdict"] == NOT_RANKED else colours[model]
             axis.errorbar(
-                score["value"], row + shift, color=colours[model],
+                score["value"], row + shift, color=colour,
                 xerr=error_bars(one.loc[[model]], "value", "low", "high"),
                 fmt="D" if score["verdict"] == CEILING else "o", markersize=4,
-                markerfacecolor=colours[model] if score["verdict"] in FILLED else "white",
+                markerfacecolor=colour if score["verdict"] in FILLED else "white",
             )  # fmt: skip
         if NOISE_CEILING in one.index and len(parts) == 1:
             axis.axvline(one.loc[NOISE_CEILING, "value"], color="0.5", lw=0.8, ls="--", zorder=0)
@@ -322,6 +328,12 @@ def _score_rows(
                 "undefined", (0.02, row), xycoords=axis.get_yaxis_transform(), va="center",
                 color="0.5", fontsize=6,
             )  # fmt: skip
+
+
+def _mark_uncalibrated(axis: Axes) -> None:
+    """Grey the label of a score that cannot rank models on the screen, and say so."""
+    axis.set_title("cannot rank models here", color=UNCALIBRATED, fontsize=6)
+    axis.xaxis.label.set_color(UNCALIBRATED)
 
 
 def _score_label(text: str, metric: str, n_top: int) -> str:
@@ -364,11 +376,12 @@ def draw_paired_differences(
         for index, part in enumerate(part for _, part in by_fraction(one)):
             for _name, row in part.iterrows():
                 place = others.index(row["model"]) + offset[index]
-                colour = colours[row["model"]]
+                is_ranked = row["better"] != NOT_RANKED
+                colour = colours[row["model"]] if is_ranked else UNCALIBRATED
                 axis.plot([row["low"], row["high"]], [place] * 2, color=colour)
                 axis.plot(
                     row["difference"], place, "o", color=colour, markersize=4,
-                    markerfacecolor="white" if row["better"] == NOT_SIGNIFICANT else colour,
+                    markerfacecolor="white" if row["better"] in OPEN else colour,
                 )  # fmt: skip
                 if n_fractions == 1:
                     axis.annotate(
@@ -376,6 +389,8 @@ def draw_paired_differences(
                         xycoords=axis.get_yaxis_transform(), fontsize=6, annotation_clip=False,
                     )  # fmt: skip
         over = one["over"].iloc[0]
+        if (one["better"] == NOT_RANKED).any():
+            _mark_uncalibrated(axis)
         axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.axvline(0, color="0.5", linewidth=0.6, zorder=0)
         text = textwrap.fill(heading(metric, evaluation["top_genes"], unit=True), LABEL_WIDTH)

@@ -240,6 +240,16 @@ SECTIONS = (
             ),
             Table("paired_differences.tsv", "Paired comparisons of all models on all main scores."),
             Table(
+                "calibration.tsv",
+                "Whether a metric can rank models on this screen: the fraction of its range, from "
+                "a prediction that knows nothing of the perturbation (negative_control) to the "
+                "best value, that a replicate of the perturbation's own cells covers (drf, median "
+                "over n perturbations), and the fraction of perturbations for which the replicate "
+                "is better (bds).",
+                (COUNTS,),
+                first="bds",
+            ),
+            Table(
                 "coverage.tsv",
                 "Fraction of the effects observed in test cells that lies inside posterior "
                 "intervals, inside calibrated ones, and inside intervals of sampling noise alone, "

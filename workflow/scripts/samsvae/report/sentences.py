@@ -13,6 +13,7 @@ from samsvae.biology import ALL
 from samsvae.biology.enrichment import OVER_REPRESENTATION
 from samsvae.config.experiments import candidates, expanded, has_grid, splits
 from samsvae.config.models import KINDS
+from samsvae.evaluation.compared import LEAST_BDS
 from samsvae.evaluation.metrics import HELD_OUT, meaning
 from samsvae.evaluation.reproduction import INSIDE, OUTSIDE
 from samsvae.evaluation.scores import LEVEL, SIGNIFICANT, TESTED
@@ -20,6 +21,7 @@ from samsvae.evaluation.summary import (
     BEST,
     NOISE_CEILING,
     NOT_DIFFERENT,
+    NOT_RANKED,
     UNTESTED,
     WORSE,
     by_fraction,
@@ -280,7 +282,39 @@ def sentences(summary: pd.DataFrame, n_top: int) -> list[str]:
             found = part[asked].set_index("model")
             if (found["verdict"] == BEST).any():
                 said.append(where + _verdict(found, metric, subject, n_top))
+        said += [where + text for text in calibration_in_words(part, n_top)]
     return said
+
+
+def calibration_in_words(summary: pd.DataFrame, n_top: int) -> list[str]:
+    """Name the main scores that cannot rank models on the screen, with the reason.
+
+    Parameters
+    ----------
+    summary
+        Rows of the table summary.tsv under one condition.
+    n_top
+        Genes per perturbation in the top-gene metrics.
+
+    Returns
+    -------
+    list of str
+        A sentence, or none if all main scores that are calibrated rank models.
+    """
+    cannot = summary[summary["verdict"] == NOT_RANKED]
+    if cannot.empty:
+        return []
+    bds = cannot.drop_duplicates(["scope", "metric"]).set_index(["scope", "metric"])["bds"]
+    named = [
+        f"{heading} ({bds[key]:.2f})"
+        for key, heading in _questions(summary, n_top).items()
+        if key in bds.index
+    ]
+    return [
+        "These scores cannot rank models on this screen, since a replicate of a perturbation's own "
+        "cells is better than a prediction that knows nothing of the perturbation for fewer than "
+        f"{100 * LEAST_BDS:.0f} % of perturbations (fraction in brackets): {'; '.join(named)}."
+    ]
 
 
 def _subjects(summary: pd.DataFrame, n_top: int) -> dict[tuple[str, str], str]:

@@ -558,6 +558,18 @@ class Layout:
             for split in self.splits(wildcards["experiment"])
         ]
 
+    def halves_of(self, of_run: str, otherwise: str) -> Callable[[Wildcards], str]:
+        """Fill the pattern of a run with the split-half ceiling of a split, or else another one."""
+
+        def filled(wildcards: Wildcards) -> str:
+            experiment, split = wildcards["experiment"], wildcards["split"]
+            for run in self.runs(experiment, split, models=self.ceilings):
+                if self.models[run["model"]]["kind"] == "split_half":
+                    return of_run.format(experiment=experiment, **run)
+            return otherwise.format(experiment=experiment, split=split)
+
+        return filled
+
     def for_first_split(self, pattern: str) -> Callable[[Wildcards], str]:
         """Fill a pattern for the first split of an experiment, which detailed figures show."""
         return lambda wildcards: pattern.format(
