@@ -4,6 +4,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 from scipy import sparse
 
 from samsvae.config.experiments import Split
@@ -26,6 +27,8 @@ from samsvae.evaluation.metrics import (
 from samsvae.evaluation.observed import split_half, t_of_others
 from samsvae.evaluation.scores import effect_scores
 from samsvae.evaluation.summary import with_calibration
+from samsvae.figures.scores import UNCALIBRATED, draw_metrics
+from samsvae.report.sentences import condition_tables, sentences
 from samsvae.runtime.errors import InputError
 from samsvae.screen.splits import split_screen
 
@@ -264,3 +267,46 @@ def test_calibration_equals_that_of_scperteval(scperteval, prepared, cells, name
     )
     assert ours["drf"] == pytest.approx(drf["median"], abs=1e-6)
     assert ours["bds"] == bds["bds"]
+
+
+def summary_with(verdicts, bds):
+    rows = [
+        ("test", metric, model, value, verdict, bds.get(metric, np.nan))
+        for metric, own in verdicts.items()
+        for (model, verdict), value in zip(own.items(), (0.6, 0.4), strict=True)
+    ]
+    columns = ["scope", "metric", "model", "value", "verdict", "bds"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(fraction=np.nan, low=np.nan, high=np.nan, tested_over=None)
+
+
+SUMMARY = summary_with(
+    {
+        "pearson_held_out": {"a": "best", "b": "worse"},
+        "median_de_auroc": {"a": "not_ranked", "b": "not_ranked"},
+    },
+    {"pearson_held_out": 0.9, "median_de_auroc": 0.55},
+)
+
+
+def test_the_figure_greys_a_score_that_cannot_rank_models():
+    figure = draw_metrics(SUMMARY, ["a", "b"], {"top_genes": N_TOP})
+    ranked, not_ranked = figure.axes[:2]
+    for axis, is_grey in ((ranked, False), (not_ranked, True)):
+        colours = {line.get_markeredgecolor() for line in axis.lines if line.get_marker() == "o"}
+        assert (colours == {UNCALIBRATED}) == is_grey
+        assert ("cannot rank models" in axis.get_title()) == is_grey
+    faces = [line.get_markerfacecolor() for line in not_ranked.lines if line.get_marker() == "o"]
+    assert set(faces) == {"white"}
+    plt.close(figure)
+
+
+def test_the_report_names_scores_that_cannot_rank_models_and_why():
+    best, reason = sentences(SUMMARY, N_TOP)
+    assert best.startswith("For a, predicted effects agree best")
+    assert "cannot rank models on this screen" in reason
+    assert reason.endswith("AUROC of DE genes (0.55).")
+    [table] = condition_tables(SUMMARY, ["a", "b"], N_TOP)
+    assert [cell["verdict"] for cell in table["rows"][0]] == ["", "best", "not_ranked"]
+    calibrated = SUMMARY[SUMMARY["verdict"] != "not_ranked"].drop(columns="bds")
+    assert len(sentences(calibrated, N_TOP)) == 1

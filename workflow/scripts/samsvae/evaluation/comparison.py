@@ -87,7 +87,16 @@ def replicates_within_runs(scores: pd.DataFrame, models: list[str], over: str) -
 
 
 def _table(scores: pd.DataFrame, by: str, models: list[str]) -> np.ndarray:
-    means = scores.groupby([by, "model"], observed=True)["value"].mean().dropna()
+    """Tabulate mean scores, replicates x models; replicates in order, without those of no score."""
+    scores = scores[scores["value"].notna()]
+    row, replicates = pd.factorize(scores[by], sort=True)
+    column = pd.Index(models).get_indexer(pd.Index(scores["model"].astype(object)))
+    cell = row * len(models) + column
+    if len(np.unique(cell[column >= 0])) == np.sum(column >= 0):  # nothing to average
+        values = np.full((len(replicates), len(models)), np.nan)
+        values[row[column >= 0], column[column >= 0]] = scores["value"].to_numpy()[column >= 0]
+        return values
+    means = scores.groupby([by, "model"], observed=True)["value"].mean()
     # twice as fast as a pivot table
     table = means.unstack("model")  # noqa: PD010
     return table.reindex(columns=models).to_numpy(dtype=float)
@@ -271,8 +280,12 @@ def intervals(scores: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
         One row per scope, metric and model: value, low, high (95 %, Student's t), n and over (the
         kind of replicate).
     """
+    return _intervals(_by_question(scores, models))
+
+
+def _intervals(questions: "Iterable[Question]") -> pd.DataFrame:
     rows = []
-    for question, replicates in _by_question(scores, models):
+    for question, replicates in questions:
         values = replicates.values.copy()
         values[1:, ~replicates.replicated] = np.nan
         mean, low, high = mean_and_interval(values)
@@ -298,6 +311,14 @@ def differences_of_runs(scores: pd.DataFrame, rules: Rules) -> pd.DataFrame:
         As of :func:`samsvae.evaluation.comparison.paired_differences`, with scope and metric.
     """
     return _differences(_by_question(scores, rules.models), rules)
+
+
+def intervals_and_differences(
+    scores: pd.DataFrame, rules: Rules
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compute :func:`intervals` and :func:`differences_of_runs` from the same replicates."""
+    questions = list(_by_question(scores, rules.models))
+    return _intervals(questions), _differences(questions, rules)
 
 
 def differences_within_runs(

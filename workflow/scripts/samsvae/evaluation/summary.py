@@ -16,9 +16,8 @@ from samsvae.evaluation.comparison import (
     NOT_SIGNIFICANT,
     RUNS,
     Rules,
-    differences_of_runs,
     differences_within_runs,
-    intervals,
+    intervals_and_differences,
     perturbation_scores,
 )
 from samsvae.evaluation.metrics import (
@@ -300,8 +299,8 @@ def compare_models(
         scope = scope_of_summary(scores)
         if calibration is not None:
             calibrated = calibration[calibration["split"].isin(names)]
-        means = intervals(scores, rules.models)
-        differences = [differences_of_runs(scores, rules)]
+        means, of_runs = intervals_and_differences(scores, rules)
+        differences = [of_runs]
         of_perturbations = read_perturbation_metrics(path, names)
         if len(of_perturbations):
             by_perturbation = perturbation_scores(of_perturbations, rules)
