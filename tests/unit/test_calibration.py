@@ -310,3 +310,33 @@ def test_the_report_names_scores_that_cannot_rank_models_and_why():
     assert [cell["verdict"] for cell in table["rows"][0]] == ["", "best", "not_ranked"]
     calibrated = SUMMARY[SUMMARY["verdict"] != "not_ranked"].drop(columns="bds")
     assert len(sentences(calibrated, N_TOP)) == 1
+
+
+# sevenths, by discrimination_score of cell-eval2 0.20.0 with rank_denominator="n-1": by default
+# (without targets), with exclude_target_gene=False, and also with control_source="real"
+OF_CELL_EVAL2 = {
+    "discrimination_l1": [3, 0, 4, 7, 5, 7, 1, 7],
+    "discrimination_l2": [3, 2, 3, 6, 7, 7, 4, 7],
+    "discrimination_cosine": [3, 2, 3, 7, 7, 7, 4, 6],
+    "discrimination_l1_without_targets": [3, 2, 4, 4, 5, 6, 2, 7],
+    "discrimination_l2_without_targets": [4, 4, 3, 4, 6, 6, 3, 7],
+    "discrimination_cosine_without_targets": [4, 4, 3, 5, 6, 7, 3, 6],
+    "discrimination_l1_measured_control": [7, 4, 3, 3, 7, 6, 4, 7],
+    "discrimination_l2_measured_control": [5, 1, 4, 5, 7, 7, 4, 7],
+    "discrimination_cosine_measured_control": [6, 2, 4, 5, 7, 7, 5, 7],
+}
+
+
+@pytest.mark.parametrize("name", OF_CELL_EVAL2)
+def test_discrimination_equals_that_of_cell_eval2(name):
+    rng = np.random.default_rng(7)
+    real, noise = rng.normal(size=(2, 9, 30))  # profiles, control last
+    predicted = real + 4 * noise
+    observed = halves_of(predicted[:-1] - predicted[-1], real[:-1] - real[-1])
+    observed.obs_names = [f"g{row}" for row in range(8)]
+    observed.var["control_mean_held_out"] = real[-1]
+    observed.var["control_mean_trained"] = predicted[-1]
+    for part in ("train", "val", "test", "held_out"):
+        observed.obs[f"n_{part}"] = 1
+    found = effect_scores(observed, observed, N_TOP, FDR).by_perturbation[f"{name}_held_out"]
+    np.testing.assert_allclose(7 * found, OF_CELL_EVAL2[name], atol=1e-6)
