@@ -276,7 +276,7 @@ def _rank_of_right(
         rows = np.arange(start, min(start + step, n))
         to_all = distance(first[rows], second)
         right = to_all[np.arange(len(rows)), rows][:, None]
-        tied = np.isclose(to_all, right, rtol=RELATIVE_TIE, atol=ABSOLUTE_TIE)
+        tied = np.abs(to_all - right) <= ABSOLUTE_TIE + RELATIVE_TIE * np.abs(right)
         nearer = (to_all < right) & ~tied
         ranks[rows] = (nearer.sum(axis=1) + (tied.sum(axis=1) - 1) / 2) / (n - 1)
     return ranks
