@@ -188,16 +188,17 @@ def effect_scores(
     compared = list(comparisons(observed, predicted, n_top, fdr))
     values = {name: v for one in compared for name, v in one.by_perturbation().items()}
     metrics = {name: metric for one in compared for name, metric in one.metrics.items()}
-    summary = [
-        {"scope": scope, "metric": name, "value": value}
-        for scope, mask in scopes(observed).items()
-        if mask.any()
-        for found in (
-            *(one.flattened(mask) for one in compared),
-            *(averages(name, metrics[name], values[name][mask]) for name in metrics),
-        )
-        for name, value in found.items()
-    ]
+    summaries: dict[bytes, dict[str, float]] = {}  # scopes with the same perturbations are equal
+    summary = []
+    for scope, mask in scopes(observed).items():
+        if not mask.any():
+            continue
+        if mask.tobytes() not in summaries:
+            found = [one.flattened(mask) for one in compared]
+            found += [averages(name, metrics[name], values[name][mask]) for name in metrics]
+            summaries[mask.tobytes()] = {n: v for part in found for n, v in part.items()}
+        own = summaries[mask.tobytes()]
+        summary += [{"scope": scope, "metric": name, "value": own[name]} for name in own]
     scores = pd.DataFrame(values, index=pd.Index(observed.obs_names, name="perturbation"))
     return EffectScores(
         scores,
