@@ -1,4 +1,4 @@
-"""Posterior and prior predictive samples, and their export for cell-eval.
+"""Posterior and prior predictive samples, cells of baselines, and their export for cell-eval.
 
 cell-eval (Arc Institute, https://github.com/ArcInstitute/cell-eval) compares two files of cells of
 the same perturbations and the same genes in the same order. It expects log(1 + CP10k) of at least
@@ -7,6 +7,7 @@ the same perturbations and the same genes in the same order. It expects log(1 + 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import anndata
 import numpy as np
@@ -479,3 +480,102 @@ def _shifted(expression: sparse.csr_matrix, mean: np.ndarray) -> sparse.csr_matr
     now, wanted = _means(expression), np.maximum(mean, 0)
     factor = np.divide(wanted, now, out=np.ones_like(now), where=wanted < now)
     return sparse.csr_matrix(expression.toarray() * factor + np.maximum(wanted - now, 0))
+
+
+# changes of a gene's rate relative to control cells, by which effects on expression are looked up
+CHANGES = np.array(
+    [-1, -0.9, -0.75, -0.6, -0.45, -0.3, -0.15, 0, 0.2, 0.5, 1, 1.75, 3, 5, 9, 16, 30]
+)
+CELLS_OF_CURVE = 2000  # control cells by which the mean effect of a change is computed
+
+
+@dataclass(frozen=True)
+class ControlCells:
+    """Control cells whose counts are thinned, or added to, until they have given mean effects.
+
+    Attributes
+    ----------
+    counts
+        Raw counts, cells x genes.
+    share
+        Expected fraction of counts of each gene, positive.
+    shift
+        Change of the mean of log2(CP10k + 1) by each of :data:`CHANGES`, changes x genes.
+    """
+
+    counts: sparse.csr_matrix
+    share: np.ndarray
+    shift: np.ndarray
+
+    @classmethod
+    def of(cls, counts: sparse.csr_matrix, seed: int = 0) -> "ControlCells":
+        """Measure the mean effect of changes of rates, on as many as 2,000 of the cells.
+
+        Smaller changes are nested in larger ones, so that the effect rises with the change.
+        """
+        rng = np.random.default_rng(seed)
+        summed = np.asarray(counts.sum(axis=0), dtype=float).ravel()
+        share = np.maximum(summed, 0.5) / max(summed.sum(), 1)
+        number = counts.shape[0]
+        repeats = rng.permutation(np.arange(max(number, CELLS_OF_CURVE)) % number)[:CELLS_OF_CURVE]
+        cells = counts[np.sort(repeats)].toarray()
+        size = np.maximum(cells.sum(axis=1), 1)[:, None]
+
+        def mean(changed: np.ndarray) -> np.ndarray:
+            return np.asarray(np.log2(1 + CP10K * changed / size).mean(axis=0))
+
+        none = int(np.flatnonzero(CHANGES == 0)[0])
+        shift = np.zeros((len(CHANGES), counts.shape[1]))
+        changed, start = cells, mean(cells)
+        for at in range(none - 1, -1, -1):
+            changed = rng.binomial(changed, (1 + CHANGES[at]) / (1 + CHANGES[at + 1]))
+            shift[at] = mean(changed) - start
+        changed = cells
+        for at in range(none + 1, len(CHANGES)):
+            more = CHANGES[at] - CHANGES[at - 1]
+            changed = changed + rng.poisson(more * share * size)
+            shift[at] = mean(changed) - start
+        return cls(counts, share, shift)
+
+    def changes(self, effects: np.ndarray) -> np.ndarray:
+        """Look up the changes of rates that have given mean effects, perturbations x genes."""
+        columns = [
+            np.interp(wanted, shift, CHANGES)
+            for wanted, shift in zip(effects.T, self.shift.T, strict=True)
+        ]
+        return np.stack(columns, axis=1)
+
+    def perturbed(
+        self, effects: np.ndarray, numbers: Sequence[int], seed: int
+    ) -> sparse.csr_matrix:
+        """Draw cells with given mean effects, with raw counts.
+
+        Control cells are drawn with replacement. Counts of a gene that decreases are thinned, and
+        to those of one that increases Poisson counts are added in proportion to the library size.
+        The variance of such cells is no prediction.
+
+        Parameters
+        ----------
+        effects
+            Effects, perturbations x genes, log2(CP10k + 1).
+        numbers
+            Number of cells of each perturbation.
+        seed
+            Seed of the draws.
+
+        Returns
+        -------
+        csr_matrix
+            Integer counts, cells x genes, perturbation by perturbation.
+        """
+        rng = np.random.default_rng(seed)
+        blocks = []
+        for change, number in zip(self.changes(effects), numbers, strict=True):
+            drawn = self.counts[rng.integers(self.counts.shape[0], size=number)]
+            cells = drawn.toarray().astype(np.int64)
+            size = cells.sum(axis=1, keepdims=True)
+            up, down = np.flatnonzero(change > 0), np.flatnonzero(change < 0)
+            cells[:, down] = rng.binomial(cells[:, down], 1 + change[down])
+            cells[:, up] += rng.poisson(change[up] * self.share[up] * size)
+            blocks.append(sparse.csr_matrix(cells.astype(np.int32)))
+        return sparse.csr_matrix(sparse.vstack(blocks, format="csr"))
