@@ -18,6 +18,7 @@ from samsvae.biology.quality import quantiles
 from samsvae.biology.similarity import clustered
 from samsvae.evaluation.agreement import with_means
 from samsvae.evaluation.differential_expression import scores_by_strength, with_quartiles
+from samsvae.evaluation.population import with_mean_scaled
 from samsvae.evaluation.scores import (
     COVERAGES,
     SIGNIFICANT,
@@ -27,6 +28,7 @@ from samsvae.evaluation.scores import (
     with_mean_coverage,
 )
 from samsvae.evaluation.scores import with_quartiles as with_quartiles_of_scores
+from samsvae.evaluation.vcc2026 import JACCARD, SCORES
 from samsvae.figures import readable
 from samsvae.figures.screen import MOST_ROWS
 from samsvae.figures.style import model_colours, save_figure, use_style
@@ -453,6 +455,16 @@ def coverage_table(models, genes):
     return with_mean_coverage(table.assign(n=rng.integers(100, 5000, len(table))))
 
 
+def vcc_table(seeds, unknown=()):
+    index = pd.MultiIndex.from_product(
+        [["s"], MODELS, seeds, SCORES], names=["split", "model", "seed", "metric"]
+    )
+    table = index.to_frame(index=False)
+    table["scaled"] = np.random.default_rng(0).normal(0.5, 0.4, len(table))
+    table.loc[table["metric"].isin(unknown), "scaled"] = np.nan
+    return with_mean_scaled(table)
+
+
 LATENT_KINDS = [("observed", "observed"), ("latent", MODELS[0]), ("predicted", MODELS[0])]
 TABLES = {
     ("screen", "few"): screen_table(split_table(8)),
@@ -512,6 +524,9 @@ TABLES = {
         mean_calibrated_coverage=np.nan
     ),
     ("reliability", "none"): coverage_table([], []),
+    ("vcc2026", "seeds"): vcc_table([0, 1, 2]),
+    ("vcc2026", "one unknown"): vcc_table([0], [JACCARD]),
+    ("vcc2026", "none"): vcc_table([0], SCORES),
     ("recovery", "masked"): recovery_table(True),
     ("recovery", "no mask"): recovery_table(False),
     ("metrics", "with undefined"): summary_table(),
@@ -1192,6 +1207,17 @@ def reads_reliability(figure, table):
             same(line, values)
 
 
+def reads_vcc2026(figure, table):
+    known = table.dropna(subset="scaled")
+    metrics = [name for name in SCORES if name in set(known["metric"])]
+    for axis, metric in zip(figure.axes, metrics, strict=True):
+        assert axis.get_title() == SCORES[metric].heading
+        rows = of(known, metric=metric).assign(row=lambda rows: rows["model"].map(MODELS.index))
+        same(dots(axis), rows[["scaled", "row"]])
+        same(marks(axis, "o"), rows.drop_duplicates("model")[["mean_scaled", "row"]])
+        assert labels(figure.axes[0], "y") == [readable(model) for model in MODELS]
+
+
 def reads_recovery(figure, table):
     threshold, density, states = figure.axes
     f1 = of(table, measure="f1")
@@ -1281,6 +1307,7 @@ SHOWN_COLUMNS = {
     "state_map": ["x", "y", "mito"],
     "truth": ["true_mask", "probability"],
     "recovery": ["value", "factor_mean", "state_mean"],
+    "vcc2026": ["scaled", "mean_scaled"],
     "reliability": ["n_effects", *(f"mean_{name}" for name in COVERAGES)],
 }  # fmt: skip
 MUTATED = {

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from samsvae.evaluation.population import ENERGY, VARIANCE
+from samsvae.evaluation.vcc2026 import ERROR, JACCARD, RETRIEVAL
 from samsvae.figures import caption_as_html, read_caption
 from samsvae.figures.style import nothing_to_show, save_figure, use_style
 from samsvae.report import page as page_module
@@ -23,6 +25,7 @@ from samsvae.report.page import (
 )
 from samsvae.report.sections import (
     BATCHES,
+    CELLS,
     CONTEXTS,
     COUNTS,
     FRACTIONS,
@@ -58,7 +61,9 @@ from samsvae.report.sentences import (
     quality_in_words,
     responders_in_words,
     run_times,
+    spread_in_words,
     targets_in_words,
+    vcc_in_words,
     verdicts_in_words,
 )
 from samsvae.runtime.provenance import provenance
@@ -208,7 +213,7 @@ def test_every_figure_has_a_function_and_a_caption_that_is_read_either_way():
 def test_an_experiment_shows_what_it_has_the_data_for():
     every = [
         COUNTS, BATCHES, CONTEXTS, GUIDES, TRAINING, GENE_SETS, FRACTIONS, TRUTH, MASKS, GROUPS,
-            STATE_MAP, INTERVALS,
+            STATE_MAP, INTERVALS, CELLS,
     ]  # fmt: skip
     assert {f.name for f in figures_of(every)} == set(SHOWN_FIGURES)
     assert all(figure.needs == () for figure in figures_of([]))
@@ -377,6 +382,24 @@ def test_words_on_intervals_are_of_the_level_and_of_each_model():
         "87 %); CPA-VAE 60 %, not calibrated."
     ]
     assert coverage_in_words(pd.DataFrame(columns=columns)) == []
+
+
+def test_words_on_predicted_cells_name_models_and_metrics_without_scale():
+    columns = ["model", "metric", "mean_scaled"]
+    rows = [("sams_vae", RETRIEVAL, 1.2), ("sams_vae", ERROR, 0.6), ("no_change", RETRIEVAL, 0.0)]
+    rows += [("no_change", ERROR, -0.5), ("no_change", JACCARD, np.nan)]
+    scaled, unknown = vcc_in_words(pd.DataFrame(rows, columns=columns))
+    assert "mean over 2 metrics: SAMS-VAE 0.90, no change −0.25." in scaled
+    assert "direction fidelity, direction reach, overlap of DE genes, error of" in unknown
+    assert vcc_in_words(pd.DataFrame(columns=columns)) == []
+
+
+def test_words_on_sampled_cells_tell_what_of_the_spread_is_missed():
+    columns = ["model", "metric", "mean_value", "mean_control", "mean_replicate"]
+    rows = [("sams_vae", ENERGY, 0.35, 1.1, 0.1), ("sams_vae", VARIANCE, 0.82, 0.9, 1.0)]
+    [said] = spread_in_words(pd.DataFrame(rows, columns=columns))
+    assert "SAMS-VAE 82 % of the variance, 25 % of the distance." in said
+    assert spread_in_words(pd.DataFrame(columns=columns)) == []
 
 
 def test_words_on_basal_states_are_of_the_models_that_claim_them():

@@ -107,6 +107,71 @@ use rule collect_de_comparison as collect_coverage with:
         **collecting("samsvae.evaluation.scores:with_mean_coverage"),
 
 
+rule score_cells:
+    """Score the predicted cells of all runs against the held-out cells of a split."""
+    input:
+        screen=layout.screen_of,
+        split=rules.split_cells.output.split,
+        models=layout.for_runs(rules.train.output.model, models=layout.trained),
+        effects=layout.for_runs(
+            rules.evaluate_run.output.effects, models=layout.baselines
+        ),
+    output:
+        vcc2026=f"{SPLIT}/vcc2026.tsv",
+        population=f"{SPLIT}/population.tsv",
+    log:
+        "results/logs/score_cells/{experiment}/{split}.log",
+    benchmark:
+        "results/benchmarks/score_cells/{experiment}/{split}.tsv"
+    wildcard_constraints:
+        experiment=one_of(
+            name for name in layout.experiments if "cells" in layout.properties(name)
+        ),
+    conda:
+        "../../envs/samsvae.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(4000, per_input=10),
+        runtime=growing(180),
+        gpu=1,
+    params:
+        trained=layout.runs_of(models=layout.trained),
+        baselines=layout.runs_of(models=layout.baselines),
+        ceilings=layout.runs_of(models=layout.ceilings),
+        cells=config["evaluation"]["scored_cells"],
+        effects=config["evaluation"]["effects"],
+        min_controls=config["evaluation"]["min_controls_per_batch"],
+        code=uses_models("score_cells"),
+    script:
+        "../scripts/score_cells.py"
+
+
+use rule collect_de_comparison as collect_vcc2026 with:
+    input:
+        tables=layout.for_splits(rules.score_cells.output.vcc2026),
+    output:
+        table=f"{TABLES}/vcc2026.tsv",
+    log:
+        "results/logs/collect_tables/{experiment}/vcc2026.log",
+    benchmark:
+        "results/benchmarks/collect_tables/{experiment}/vcc2026.tsv"
+    params:
+        **collecting("samsvae.evaluation.population:with_mean_scaled"),
+
+
+use rule collect_de_comparison as collect_population with:
+    input:
+        tables=layout.for_splits(rules.score_cells.output.population),
+    output:
+        table=f"{TABLES}/population.tsv",
+    log:
+        "results/logs/collect_tables/{experiment}/population.log",
+    benchmark:
+        "results/benchmarks/collect_tables/{experiment}/population.tsv"
+    params:
+        **collecting("samsvae.evaluation.population:with_means"),
+
+
 rule compare_iwelbo:
     """Average the IWELBO of every run and compare models."""
     input:

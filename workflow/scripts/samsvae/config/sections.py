@@ -170,6 +170,12 @@ class Evaluation(Section):
         "cell-eval, made on request. The mean of few sampled cells is noisy and scores below what "
         "the model predicts.",
     )
+    scored_cells: NotNegative = Field(
+        200,
+        description="Cells of a perturbation that are sampled from each model and compared with "
+        "held-out cells, by the rules vcc2026 and by distances of distributions: as many as are "
+        "held out, and at most this number; 0 for no such scores.",
+    )
     sampled_cells: Count = Field(
         100,
         description="Cells of each perturbation in sampled_cells.h5ad, which is made on request.",

@@ -32,6 +32,7 @@ from samsvae.evaluation.summary import (
     headlines,
     scope_of_summary,
 )
+from samsvae.evaluation.vcc2026 import SCORES
 from samsvae.figures import minus, readable
 from samsvae.figures.style import (
     COLUMN_WIDTH,
@@ -160,6 +161,29 @@ def draw_reliability(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Fi
     for column, style in RELIABILITY.items():
         axes[0].plot([], [], markersize=2.5, color="0.3", label=INTERVALS[column], **style)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_vcc2026(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
+    """Draw the scores of predicted cells between mean response and replicate, from vcc2026.tsv."""
+    known = table.dropna(subset="mean_scaled")
+    shown = models_in(known, models)
+    if not shown:
+        return nothing_to_show("No score of predicted cells has a scale.")
+    colours = model_colours(models)
+    metrics = [name for name in SCORES if name in set(known["metric"])]
+    figure, axes = panels(len(metrics), 3, 0.7 + 0.17 * len(shown), sharey=True)
+    for axis, metric in zip(axes, metrics, strict=True):
+        rows = known[known["metric"] == metric]
+        for limit in (0, 1):
+            axis.axvline(limit, color="0.6", linewidth=0.6, zorder=0)
+        for row, model in enumerate(shown):
+            runs = rows[rows["model"] == model]
+            axis.scatter(runs["scaled"], [row] * len(runs), s=5, color=colours[model], alpha=0.6)
+            axis.plot(runs["mean_scaled"].head(1), [row] * len(runs[:1]), "o", color=colours[model])
+        axis.set_title(SCORES[metric].heading)
+    name_rows(axes[0], [readable(model) for model in shown])
+    figure.supxlabel("0: mean response, 1: replicate of half of the held-out cells")
     return figure
 
 

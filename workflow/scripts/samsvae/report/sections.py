@@ -25,6 +25,7 @@ TRUTH = "truth"  # a simulated screen
 MASKS = "masks"  # a model with masks of latent dimensions
 GROUPS = "groups"  # known groups of perturbations
 STATE_MAP = "state_map"  # unless switched off
+CELLS = "cells"  # scores of predicted cells, unless switched off or effects are marginal
 INTERVALS = "intervals"  # posterior intervals of predicted effects, unless switched off
 MARGINAL = "marginal"  # effects of single perturbations in cells with several
 
@@ -233,6 +234,7 @@ SECTIONS = (
             Figure("effects", "effects", "effects.parquet", (COUNTS,)),
             Figure("perturbations", "scores", f"{SPLIT_FOLDER}/metrics.parquet", (COUNTS,)),
             Figure("reliability", "scores", "coverage.tsv", (INTERVALS,)),
+            Figure("vcc2026", "scores", "vcc2026.tsv", (CELLS,)),
             Table(
                 "summary.tsv",
                 "The main scores with confidence intervals, and their comparison with the best "
@@ -256,6 +258,21 @@ SECTIONS = (
                 "by nominal level; of all tested genes, and of those that other cells show to "
                 "change significantly.",
                 (INTERVALS,),
+            ),
+            Table(
+                "vcc2026.tsv",
+                "Predicted cells of every run scored by the rules vcc2026: value, that of the mean "
+                "response (baseline) and of half of the held-out cells against the other half "
+                "(replicate), and the value on the scale from 0 (baseline) to 1 (replicate); empty "
+                "where the replicate is not better than the baseline.",
+                (CELLS,),
+            ),
+            Table(
+                "population.tsv",
+                "Distances of the distribution of sampled cells from that of held-out cells, mean "
+                "over perturbations, with those of control cells and of a replicate (half of the "
+                "held-out cells against the other half).",
+                (CELLS, TRAINING),
             ),
             Table(
                 "reproduction_overview.tsv",

@@ -15,6 +15,7 @@ from samsvae.config.experiments import candidates, expanded, has_grid, splits
 from samsvae.config.models import KINDS
 from samsvae.evaluation.compared import LEAST_BDS
 from samsvae.evaluation.metrics import HELD_OUT, meaning
+from samsvae.evaluation.population import ENERGY, VARIANCE
 from samsvae.evaluation.reproduction import INSIDE, OUTSIDE
 from samsvae.evaluation.scores import LEVEL, SIGNIFICANT, TESTED
 from samsvae.evaluation.summary import (
@@ -28,9 +29,11 @@ from samsvae.evaluation.summary import (
     headlines,
     scope_of_summary,
 )
-from samsvae.figures import readable, readable_set
+from samsvae.evaluation.vcc2026 import SCORES
+from samsvae.figures import minus, readable, readable_set
 from samsvae.report.sections import (
     BATCHES,
+    CELLS,
     CONTEXTS,
     COUNTS,
     GENE_SETS,
@@ -585,6 +588,9 @@ def biology_in_words(tables: Path, has: Collection[str], masked: Sequence[str] =
     said += missed_in_words(read_table(tables / "missed_effects.tsv"))
     if INTERVALS in has:
         said += coverage_in_words(read_table(tables / "coverage.tsv"))
+    if CELLS in has:
+        said += vcc_in_words(read_table(tables / "vcc2026.tsv"))
+        said += spread_in_words(read_table(tables / "population.tsv")) if TRAINING in has else []
     if CONTEXTS in has:
         said += predicted_contexts_in_words(read_table(tables / "context_scores.tsv"))
     if GENE_SETS in has:
@@ -688,6 +694,52 @@ def _covered(row: "pd.Series[Any]") -> str:
     if pd.isna(calibrated):
         return f"{100 * raw:.0f} %, not calibrated"
     return f"{100 * raw:.0f} %, calibrated {100 * calibrated:.0f} %"
+
+
+def vcc_in_words(scores: pd.DataFrame) -> list[str]:
+    """Describe the scores of predicted cells by the rules vcc2026, mean over metrics."""
+    if scores.empty:
+        return []
+    known = scores.dropna(subset="mean_scaled").drop_duplicates(["model", "metric"])
+    unknown = [name for name in SCORES if name not in set(known["metric"])]
+    means = known.groupby("model", sort=False)["mean_scaled"].mean()
+    named = ", ".join(f"{readable(str(model))} {minus(f'{v:.2f}')}" for model, v in means.items())
+    number = known["metric"].nunique()
+    said = []
+    if named:
+        said.append(
+            "By the rules vcc2026, on a scale from 0 (mean response) to 1 (a replicate of half of "
+            f"the held-out cells), predicted cells score, mean over {number} metrics: {named}."
+        )
+    if unknown:
+        headings = ", ".join(SCORES[name].heading for name in unknown)
+        said.append(
+            f"A replicate is not better than the mean response on {headings}: with these held-out "
+            "cells, such a metric cannot rank models."
+        )
+    return said
+
+
+def spread_in_words(population: pd.DataFrame) -> list[str]:
+    """Describe what the cells sampled from trained models miss of the spread of held-out cells."""
+    if population.empty:
+        return []
+    named = []
+    columns = ["mean_value", "mean_control", "mean_replicate"]
+    for model, rows in population.groupby("model", sort=False):
+        found = rows.drop_duplicates("metric").set_index("metric")[columns]
+        energy = found.loc[ENERGY]
+        gap = energy["mean_control"] - energy["mean_replicate"]
+        left = (energy["mean_value"] - energy["mean_replicate"]) / gap if gap > 0 else np.nan
+        named.append(
+            f"{readable(str(model))} {100 * found.loc[VARIANCE, 'mean_value']:.0f} % of the "
+            "variance" + ("" if np.isnan(left) else f", {100 * max(left, 0):.0f} % of the distance")
+        )
+    return [
+        "Cells sampled from a model have this fraction of the variance of held-out cells of the "
+        "same perturbation (principal components), and of the energy distance between control "
+        f"cells and a replicate this fraction remains: {'; '.join(named)}."
+    ]
 
 
 def predicted_contexts_in_words(scores: pd.DataFrame) -> list[str]:

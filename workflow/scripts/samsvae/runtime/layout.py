@@ -41,6 +41,7 @@ from samsvae.config.screens import (
 )
 from samsvae.report.sections import (
     BATCHES,
+    CELLS,
     CONTEXTS,
     COUNTS,
     FRACTIONS,
@@ -171,6 +172,9 @@ class Layout:
         trained = any(model in self.trained for model in entry["models"])
         has = {
             COUNTS: self.has_counts(experiment),
+            CELLS: self.has_counts(experiment)
+            and not has_marginal_effects(self.screen_entry(experiment))
+            and self.config["evaluation"]["scored_cells"],
             BATCHES: knows_batches(self.screen_entry(experiment)),
             CONTEXTS: knows_contexts(self.screen_entry(experiment)),
             GUIDES: knows_guides(self.screen_entry(experiment)),
