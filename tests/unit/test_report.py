@@ -398,7 +398,7 @@ def test_words_on_sampled_cells_tell_what_of_the_spread_is_missed():
     columns = ["model", "metric", "mean_value", "mean_control", "mean_replicate"]
     rows = [("sams_vae", ENERGY, 0.35, 1.1, 0.1), ("sams_vae", VARIANCE, 0.82, 0.9, 1.0)]
     [said] = spread_in_words(pd.DataFrame(rows, columns=columns))
-    assert "SAMS-VAE 82 % of the variance, 25 % of the distance." in said
+    assert "SAMS-VAE 82 % of the variance, distance 25 %." in said
     assert spread_in_words(pd.DataFrame(columns=columns)) == []
 
 

@@ -14,7 +14,7 @@ from scipy import sparse
 from samsvae.config.experiments import Split
 from samsvae.evaluation import vcc2026
 from samsvae.evaluation.effects import log_cp10k
-from samsvae.evaluation.population import HeldOutCells
+from samsvae.evaluation.population import DISCREPANCY, ENERGY, VARIANCE, HeldOutCells
 from samsvae.evaluation.samples import CHANGES, ControlCells
 from samsvae.evaluation.vcc2026 import (
     ERROR,
@@ -318,6 +318,18 @@ def test_mean_response_scores_0_a_replicate_about_1_and_the_truth_above(held_out
     assert (truth.drop(ERROR) > 1).all()
     assert truth[ERROR] == pytest.approx(1, abs=0.15)
     assert held_out.vcc_scores_of(cells)[ERROR] == pytest.approx(0, abs=0.1)
+
+
+def test_new_cells_of_the_truth_are_distributed_as_held_out_cells(held_out):
+    cells = type(held_out.cells)(
+        *true_cells(held_out.screen, held_out.names, held_out.numbers, seed=1)
+    )
+    found, anchors = held_out.distances_of(cells), held_out.distance_anchors
+    print(found, anchors)
+    for name in (ENERGY, DISCREPANCY):
+        control, replicate = anchors[name]
+        assert abs(found[name] - replicate) < 0.02 * control
+    assert found[VARIANCE] == pytest.approx(1, abs=0.03)
 
 
 def test_a_metric_on_which_a_replicate_is_not_better_has_no_scale(held_out):

@@ -733,12 +733,12 @@ def spread_in_words(population: pd.DataFrame) -> list[str]:
         left = (energy["mean_value"] - energy["mean_replicate"]) / gap if gap > 0 else np.nan
         named.append(
             f"{readable(str(model))} {100 * found.loc[VARIANCE, 'mean_value']:.0f} % of the "
-            "variance" + ("" if np.isnan(left) else f", {100 * max(left, 0):.0f} % of the distance")
+            "variance" + ("" if np.isnan(left) else f", distance {100 * max(left, 0):.0f} %")
         )
     return [
-        "Cells sampled from a model have this fraction of the variance of held-out cells of the "
-        "same perturbation (principal components), and of the energy distance between control "
-        f"cells and a replicate this fraction remains: {'; '.join(named)}."
+        "Variance of cells sampled from a model relative to that of held-out cells of the same "
+        "perturbation, and the energy distance between the two on a scale from 0 % (a replicate) "
+        f"to 100 % (control cells): {'; '.join(named)}."
     ]
 
 
