@@ -114,7 +114,8 @@ rule score_cells:
         split=rules.split_cells.output.split,
         models=layout.for_runs(rules.train.output.model, models=layout.trained),
         effects=layout.for_runs(
-            rules.evaluate_run.output.effects, models=layout.baselines
+            rules.evaluate_run.output.effects,
+            models=[*layout.baselines, *layout.external],
         ),
     output:
         vcc2026=f"{SPLIT}/vcc2026.tsv",
@@ -136,7 +137,7 @@ rule score_cells:
         gpu=1,
     params:
         trained=layout.runs_of(models=layout.trained),
-        baselines=layout.runs_of(models=layout.baselines),
+        baselines=layout.runs_of(models=[*layout.baselines, *layout.external]),
         ceilings=layout.runs_of(models=layout.ceilings),
         cells=config["evaluation"]["scored_cells"],
         effects=config["evaluation"]["effects"],
