@@ -27,6 +27,7 @@ BLOCKS = {
     name: entry
     for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     for name, entry in yaml.safe_load(text).items()
+    if "source" in entry  # a screen
 }
 DEFAULTS = yaml.safe_load((ROOT / "config.yaml").read_text())
 GENES = ["KLF1", "MAP2K6", "CEBPA", "BAK1", *(f"GENE{i}" for i in range(16))]
