@@ -12,13 +12,20 @@ import sys
 from dataclasses import replace
 
 import anndata
-from cell_eval2.config import EvalConfig
-from cell_eval2.run import aggregate_metrics, compute_metrics
 
-if __name__ == "__main__":
-    predicted, measured = map(anndata.read_h5ad, sys.argv[1:3])
+
+def main(predicted: str, measured: str, control: str) -> None:
+    """Score the predicted cells, and print the mean of each metric."""
+    from cell_eval2.config import EvalConfig
+    from cell_eval2.run import aggregate_metrics, compute_metrics
+
     rules = EvalConfig.from_preset("vcc2026")
     test = replace(rules.de, backend="pdex")
-    rules = replace(rules, control_source=sys.argv[3], de=test, num_threads=1)
-    table = aggregate_metrics(compute_metrics(predicted, measured, config=rules))
+    rules = replace(rules, control_source=control, de=test, num_threads=1)
+    cells = map(anndata.read_h5ad, (predicted, measured))
+    table = aggregate_metrics(compute_metrics(*cells, config=rules))
     print(json.dumps({metric: value for metric, value, _ in table.iter_rows()}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4])
