@@ -268,3 +268,67 @@ def test_a_failed_pass_leaves_no_file(screen, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="interrupted"):
         write_cells(trained, tmp_path / "screen.h5ad", tmp_path / "cells.h5ad", 2, 0, "{}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["screen.h5ad"]
+
+
+def test_labels_of_a_canonical_file_are_read_anew(screen):
+    """Neither an old design matrix nor old library sizes outlive a change of the cells."""
+    model = ScreenModel(untrained(screen))
+    shuffled = screen.copy()
+    order = np.random.default_rng(0).permutation(screen.n_obs)
+    shuffled.obs["perturbation"] = screen.obs["perturbation"].to_numpy()[order]
+    columns = shuffled.obs[["perturbation", "batch"]].copy()
+    raw = anndata.AnnData(screen.X, columns, screen.var)
+    one, other = (model.encode(cells, particles=2) for cells in (shuffled, raw))
+    np.testing.assert_array_equal(one.obs[SCORE], other.obs[SCORE])
+    few = screen[:, :50].copy()
+    plain = anndata.AnnData(few.X, few.obs[["perturbation"]].copy(), few.var)
+    one, other = (model.encode(cells, particles=2) for cells in (few, plain))
+    np.testing.assert_array_equal(one.obs["bound"], other.obs["bound"])
+    logs = screen.copy()
+    logs.X = sparse.csr_matrix(logs.X.astype(np.float32).log1p())
+    with pytest.raises(InputError, match="integer"):
+        model.encode(logs)
+
+
+def test_cells_without_counts_of_the_models_genes_have_no_score(screen):
+    counts = np.hstack([screen.X.toarray(), np.zeros((screen.n_obs, 1), dtype=int)])
+    cell = int(np.argmax(screen.obs["perturbation"] != "control"))
+    counts[cell, :-1], counts[cell, -1] = 0, 9
+    var = pd.DataFrame(index=[*screen.var_names, "ELSEWHERE"])
+    cells = anndata.AnnData(counts, screen.obs[["perturbation"]].copy(), var)
+    found = ScreenModel(untrained(screen)).encode(cells, particles=2)
+    assert found.obs[["bound", SCORE, PROBABILITY]].iloc[cell].isna().all()
+    assert found.obs["bound"].isna().sum() == 1
+
+
+def test_requests_that_cannot_be_met_are_refused(screen, tmp_path):
+    model = ScreenModel(untrained(screen))
+    for given in ({"draws": 0}, {"draws": -1}, {"library_sizes": []}, {"library_sizes": [0.0]}):
+        with pytest.raises(InputError):
+            model.effects(**given)
+    with pytest.raises(InputError, match="cells: 0"):
+        model.sample("control", cells=0)
+    with pytest.raises(InputError, match="particles: 0"):
+        model.encode(screen, particles=0)
+    with pytest.raises(InputError, match="no counts in X"):
+        model.encode(screen[:0])
+    missing = screen.copy()
+    missing.obs["perturbation"] = missing.obs["perturbation"].astype(object)
+    missing.obs.iloc[4, missing.obs.columns.get_loc("perturbation")] = None
+    with pytest.raises(InputError, match=screen.obs_names[4]):
+        model.encode(missing)
+    write_source_screen(screen.copy(), "{}", tmp_path / "screen.h5ad")
+    with pytest.raises(InputError, match="to_memory"):
+        model.encode(anndata.read_h5ad(tmp_path / "screen.h5ad", backed="r"))
+    assert list(model.effects("TARGET01", draws=2).index) == ["TARGET01"]
+
+
+def test_control_cells_may_have_another_label(screen, caplog):
+    model = ScreenModel(untrained(screen))
+    other = anndata.AnnData(screen.X, screen.obs[["perturbation"]].copy(), screen.var)
+    other.obs["perturbation"] = other.obs["perturbation"].astype(str).replace({"control": "NT"})
+    found = model.encode(other, particles=2, control="NT")
+    own = model.encode(screen, particles=2)
+    np.testing.assert_array_equal(found.obs[SCORE], own.obs[SCORE])
+    model.encode(other, particles=2)
+    assert "No cell is a control cell" in caplog.text

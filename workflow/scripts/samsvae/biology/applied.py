@@ -32,6 +32,8 @@ from samsvae.inference.posterior import CellStates, effects_for_states, states_o
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import whole_file, write_tsv
 from samsvae.screen.canonical import (
+    COMPARED_WITH,
+    UNIT,
     describe_cells,
     has_marginal_effects,
     library_sizes,
@@ -44,7 +46,9 @@ from samsvae.screen.validation import check_counts, check_names, refuse_empty_ce
 
 FEWEST_GENES = 0.5  # fraction of a model's genes that cells must have
 MIN_CELLS_GUIDE = 10
+FEWEST_DRAWS = 2
 MOST_NAMED = 5
+LIBRARY_SIZE_COLUMN = "library_size_column"  # in uns, where library sizes are a column's
 STATES = ("X_basal", "X_latent", "X_shift")
 BOUND, SCORE, PROBABILITY = "bound", "responder_score", "responder_probability"
 
@@ -363,7 +367,7 @@ class ScreenModel:
 
     def effects(
         self,
-        perturbations: Sequence[str] | None = None,
+        perturbations: str | Sequence[str] | None = None,
         draws: int = 100,
         seed: int = 0,
         library_sizes: Sequence[float] = (LIBRARY_SIZE,),
@@ -392,15 +396,20 @@ class ScreenModel:
         InputError
             If the model has no such perturbation.
         """
-        names = self.perturbations if perturbations is None else list(perturbations)
+        names = self.perturbations if perturbations is None else _listed(perturbations)
         self._check(names)
+        if draws < FEWEST_DRAWS or not len(library_sizes) or min(library_sizes) <= 0:
+            raise InputError(
+                f"draws: {draws} and library_sizes: {list(library_sizes)[:MOST_NAMED]} are not "
+                f"possible. Set at least {FEWEST_DRAWS} draws and one library size above 0."
+            )
         how = draws, seed, "integrated", None, library_sizes
         found, _ = predicted_effects(self.trained, names, *how)
         return pd.DataFrame(found, pd.Index(names, name="perturbation"), self.genes)
 
     def sample(
         self,
-        perturbations: Sequence[str],
+        perturbations: str | Sequence[str],
         cells: int = 100,
         library_sizes: float | Sequence[float] = LIBRARY_SIZE,
         seed: int = 0,
@@ -418,7 +427,9 @@ class ScreenModel:
         seed
             Seed of the draws.
         """
-        return sample_cells(self.trained, perturbations, cells, library_sizes, seed)
+        if cells < 1:
+            raise InputError(f"cells: {cells} is not possible; set at least 1.")
+        return sample_cells(self.trained, _listed(perturbations), cells, library_sizes, seed)
 
     def encode(
         self,
@@ -426,6 +437,7 @@ class ScreenModel:
         perturbation_column: str = "perturbation",
         particles: int = 25,
         seed: int = 0,
+        control: str = CONTROL,
     ) -> anndata.AnnData:
         """Infer the states, bounds and responders of cells.
 
@@ -435,21 +447,30 @@ class ScreenModel:
             Raw counts in ``X``, cells x genes, in any order of genes. What is missing is logged:
             genes of the model, and perturbations that it does not know.
         perturbation_column
-            Column of ``obs`` with canonical labels, ``control`` for control cells. Without this
-            column all cells are taken as control cells.
+            Column of ``obs`` with canonical labels, such as ``A`` or ``A+B``. Without this column
+            all cells are taken as control cells.
         particles
             Particles of the bounds.
         seed
             Seed of all draws.
+        control
+            Label of control cells.
 
         Returns
         -------
         AnnData
             A copy of the cells, with ``obsm`` and ``obs`` as of :func:`write_cells`;
             ``uns["responders"]`` is the table of
-            :meth:`samsvae.biology.responders.Responders.table`.
+            :meth:`samsvae.biology.responders.Responders.table`. States, bounds and scores of a
+            cell do not depend on the other cells; fractions and probabilities do.
+
+        Raises
+        ------
+        InputError
+            If X has no raw counts, a label is missing, or most of the model's genes are missing.
         """
-        screen = _as_screen(cells, perturbation_column)
+        _check_particles(particles)
+        screen = _as_screen(cells, perturbation_column, control)
         trained = self._fitted(screen)
         found = CellPass(trained, screen, particles, seed)
         blocks = list(found.blocks())
@@ -476,12 +497,13 @@ class ScreenModel:
         perturbation_column: str = "perturbation",
         particles: int = 100,
         seed: int = 0,
+        control: str = CONTROL,
     ) -> pd.Series:
         """Estimate the importance-weighted bound on the log-likelihood of each cell, in nats.
 
         Parameters
         ----------
-        cells, perturbation_column, seed
+        cells, perturbation_column, seed, control
             As of :meth:`encode`.
         particles
             Number of importance samples; the bound rises with it.
@@ -491,7 +513,8 @@ class ScreenModel:
         Series
             By cell; NaN where the model does not know the perturbation.
         """
-        screen = _as_screen(cells, perturbation_column)
+        _check_particles(particles)
+        screen = _as_screen(cells, perturbation_column, control)
         trained = self._fitted(screen)
         evidence, modelled = Evidence(trained, particles, seed), ModelledCells(trained, screen)
         bound = np.concatenate([evidence(block) for _, block in modelled.blocks()])
@@ -513,6 +536,15 @@ class ScreenModel:
                 )
 
 
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _check_particles(particles: int) -> None:
+    if particles < 1:
+        raise InputError(f"particles: {particles} is not possible; set at least 1.")
+
+
 def load(path: str | Path, device: torch.device | str = "cpu") -> ScreenModel:
     """Load a trained model.
 
@@ -526,26 +558,45 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> ScreenModel:
     return ScreenModel(load_model(path, device))
 
 
-def _as_screen(cells: anndata.AnnData, perturbation_column: str) -> anndata.AnnData:
-    """Bring cells into the canonical form, unless they have it."""
-    if "dosage" in cells.obsm and "perturbations" in cells.uns:
-        return cells
+def _as_screen(cells: anndata.AnnData, perturbation_column: str, control: str) -> anndata.AnnData:
+    """Bring cells into the canonical form, by their counts and the labels of a column."""
+    where = "The cells"
+    if cells.n_obs == 0 or cells.X is None:
+        raise InputError(
+            f"{where} have no counts in X. Set cells.X to raw counts, for instance "
+            f"cells.layers['counts'] (layers: {', '.join(cells.layers) or 'none'})."
+        )
+    if cells.isbacked:
+        raise InputError(f"{where} are in a file (backed mode). Load them: cells.to_memory().")
     if perturbation_column in cells.obs:
-        labels = cells.obs[perturbation_column].astype(str).to_numpy()
+        column = cells.obs[perturbation_column]
+        if column.isna().any():
+            raise InputError(
+                f"{where}: obs[{perturbation_column!r}] of {int(column.isna().sum()):,} cell(s) is "
+                f"missing (first: {cells.obs_names[int(np.argmax(column.isna()))]!r}). Label them, "
+                "or leave them out."
+            )
+        labels = column.astype(str).to_numpy(dtype=object)
+        labels[labels == control] = CONTROL
     else:
         logger.warning("The cells have no column %r; all are control cells.", perturbation_column)
-        labels = np.full(cells.n_obs, CONTROL)
-    where = "the cells"
+        labels = np.full(cells.n_obs, CONTROL, dtype=object)
+    if not (labels == CONTROL).any():
+        logger.warning("No cell is a control cell (%r): responders are unknown.", control)
     counts = sparse.csr_matrix(cells.X)
     counts.sum_duplicates()
     check_names(cells.obs_names, "cell", where)
     check_names(list(cells.var_names), "gene", where)
     checked = check_counts(counts, where)
-    sizes = library_sizes(checked)
+    sizes, declared = library_sizes(checked), {}
     refuse_empty_cells(np.flatnonzero(sizes == 0), where)
+    if LIBRARY_SIZE_COLUMN in cells.uns and "library_size" in cells.obs:
+        sizes = cells.obs["library_size"].to_numpy()
+        declared[LIBRARY_SIZE_COLUMN] = str(cells.uns[LIBRARY_SIZE_COLUMN])
+    declared |= {key: str(cells.uns[key]) for key in (UNIT, COMPARED_WITH) if key in cells.uns}
     covariates = cells.obs.drop(columns=["perturbation", "library_size"], errors="ignore")
-    design = Design.of_labels(labels)
     names = cells.obs_names, list(cells.var_names)
-    screen = describe_cells(design, sizes, *names, covariates)
+    design = Design.of_labels(list(labels))
+    screen = describe_cells(design, sizes, *names, covariates, declared=declared)
     screen.X = checked
     return screen

@@ -524,7 +524,9 @@ class ResponderScores:
         pairs = np.arange(first, last)
         group = self.groups.group[pairs]
         row = np.searchsorted(positions, self.groups.cell[pairs])
-        known = self.modelled.is_known[self.groups.cell[pairs]]
+        # a cell without counts of the model's genes says nothing
+        counted = (cells.counts != 0).any(dim=1).cpu().numpy()
+        known = self.modelled.is_known[self.groups.cell[pairs]] & counted[row]
         self.score[pairs[known]] = 0.0
         scored = known & self.acts[group]
         if scored.any():
@@ -537,7 +539,7 @@ class ResponderScores:
             contexts = list(self.modelled.contexts[positions[row]])
             other = self.evidence.under(cells.select(row), without, contexts)
             self.score[pairs[scored]] = bound[row] - other
-        bound[~self.modelled.is_known[positions]] = np.nan
+        bound[~(self.modelled.is_known[positions] & counted)] = np.nan
         return bound
 
     def finish(self) -> Responders:
@@ -548,6 +550,9 @@ class ResponderScores:
         bounds = [self.evidence(cells) for _, cells in blocks]
         null = []
         for group, added in enumerate(self.added):
+            if not self.is_modelled[group]:
+                null.append(NullScores(np.empty(0), np.empty(0)))
+                continue
             scores, positions = [np.empty(0)], [np.empty(0, dtype=np.int64)]
             for (where, cells), bound in zip(blocks, bounds, strict=True):
                 conditions = self.modelled.conditions_of(where)
@@ -565,14 +570,15 @@ class ResponderScores:
         return Responders.of(self.groups, self.score, null)
 
     def _weighted(self, group: int, scores: np.ndarray, positions: np.ndarray) -> NullScores:
-        """Weight null cells so that their batches and depths are those of the perturbed cells."""
+        """Weight null cells so that their batches and depths are those of the perturbed cells.
+
+        Without any of these batches and depths there are none.
+        """
         n_strata = int(self.stratum.max(initial=0)) + 1
         cells = self.groups.cell[self.groups.cells_of(group)]
         wanted = np.bincount(self.stratum[cells], minlength=n_strata)
         found = np.bincount(self.stratum[positions], minlength=n_strata)
         weights = (wanted / np.maximum(found, 1))[self.stratum[positions]]
-        if not weights.any():
-            weights = np.ones(len(positions))
         used = weights > 0
         return NullScores(scores[used], weights[used] / weights[used].sum())
 
