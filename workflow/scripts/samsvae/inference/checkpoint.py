@@ -117,7 +117,7 @@ def restrict_genes(trained: TrainedModel, genes: Collection[str]) -> TrainedMode
     trained
         The model.
     genes
-        Genes, of which the model's are kept.
+        Measured genes. The model keeps those of its genes that are among them.
 
     Returns
     -------
