@@ -79,14 +79,14 @@ def up(node):
     return shown.stdout.strip() in ("idle", "mixed", "allocated")
 
 
-def wait_until(condition, run):
+def wait_until(condition, run, shown):
     """What the condition gives once it gives something; the run must not end before."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         found = condition()
         if found:
             return found
-        assert run.poll() is None, "Snakemake has ended"
+        assert run.poll() is None, shown.read_text()[-6000:]
         time.sleep(0.2)
     raise AssertionError("nothing happened")
 
@@ -97,17 +97,21 @@ def test_a_cancelled_job_and_a_lost_node_do_not_keep_the_whole_from_finishing(cl
     shown = tmp_path / "shown.txt"
     with shown.open("w") as output, on_slurm.started(output, *PROFILE) as run:
         unfinished = on_slurm.folder / RUN / "unfinished_training.safetensors"
-        wait_until(unfinished.exists, run)
+        wait_until(unfinished.exists, run, shown)
         (cancelled,) = jobs("train")
         subprocess.run(["scancel", cancelled], check=True)
 
-        again = wait_until(lambda: {k: v for k, v in jobs("train").items() if k != cancelled}, run)
+        again = wait_until(
+            lambda: {k: v for k, v in jobs("train").items() if k != cancelled}, run, shown
+        )
         node = again.popitem()[1]
         lose = ["scontrol", "update", f"nodename={node}"]
         subprocess.run([*lose, "state=down", "reason=test"], check=True)
-        wait_until(lambda: not jobs("train"), run)
+        wait_until(lambda: not jobs("train"), run, shown)
         # refused while the node is still cleaning up, or is back by itself
-        wait_until(lambda: subprocess.run([*lose, "state=resume"]).returncode == 0 or up(node), run)
+        wait_until(
+            lambda: subprocess.run([*lose, "state=resume"]).returncode == 0 or up(node), run, shown
+        )
         assert run.wait(PATIENCE) == 0, shown.read_text()[-6000:]
 
     text = shown.read_text()

@@ -10,6 +10,7 @@ import yaml
 
 from samsvae.report.sections import SHOWN_FIGURES
 from tests.conftest import ROOT
+from tests.workflow.conftest import TINY_CONFIG, Project, copy_project
 
 RULE = re.compile(
     r"(?m)^(?:use rule (?P<base>\w+) as (?P<derived>\w+) with|rule (?P<name>\w+)):\n(?P<body>(?:    .*\n|\n)+)"
@@ -72,6 +73,15 @@ def test_groups_name_rules_that_there_are():
     assert set(grouped) <= set(rules()) | drawing
     sizes = dict(entry.split("=") for entry in SLURM["group-components"])
     assert set(sizes) <= set(grouped.values())
+
+
+@pytest.mark.parametrize("name", ["tiny", "config.yaml", "config/norman_smoke.yaml"])
+def test_the_jobs_of_a_cluster_can_be_grouped(name, tmp_path):
+    """A job between two jobs of one group must be in that group, or Snakemake plans nothing."""
+    config = TINY_CONFIG if name == "tiny" else yaml.safe_load((ROOT / name).read_text())
+    project = Project(copy_project(tmp_path), config)
+    planned = project.planned("--workflow-profile", "profiles/slurm")
+    assert planned["compare_models"] == len(config["experiments"])
 
 
 def test_a_group_adds_up_numbers_alone():
