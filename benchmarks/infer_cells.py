@@ -36,7 +36,7 @@ def infer(path: Path, particles: int) -> dict[str, float]:
     keep_freed_memory()
     torch.set_num_threads(1)
     start = time.monotonic()
-    with open_screen(path) as screen:
+    with open_screen(path, names=False) as screen:
         for _ in counts_in_blocks(screen, None, 4_000_000):
             pass
         reading = time.monotonic() - start

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -268,5 +269,25 @@ def test_labels_that_are_not_those_of_the_design_are_refused_on_reading(tmp_path
         read_screen(path)
     for said in (str(path), "'c2'", "'A+B'", "'A+B@0.5'", "1 cells"):
         assert said in str(error.value)
-    with pytest.raises(InputError), open_screen(path):
-        pass
+    for names in (True, False):
+        with pytest.raises(InputError, match="row 2"), open_screen(path, names):
+            pass
+
+
+def test_a_screen_opens_without_the_names_of_cells(tmp_path):
+    path = tmp_path / "s.h5ad"
+    screen = small()
+    screen.obs["batch"] = pd.Categorical(["x", "y", "x"])
+    screen.obs["dose"] = [0.5, 1, np.nan]
+    write_source_screen(screen, "{}", path)
+    with open_screen(path) as named, open_screen(path, names=False) as nameless:
+        assert list(named.obs_names) == ["c0", "c1", "c2"]
+        assert list(nameless.obs_names) == ["", "", ""]
+        pd.testing.assert_frame_equal(
+            nameless.obs.reset_index(drop=True), named.obs.reset_index(drop=True)
+        )
+        pd.testing.assert_frame_equal(nameless.var, named.var)
+        assert (nameless.obsm["dosage"] != named.obsm["dosage"]).nnz == 0
+        assert nameless.uns.keys() == named.uns.keys()
+        for cells in (slice(0, 2), slice(2, 3)):
+            assert (nameless.X[cells] != named.X[cells]).nnz == 0

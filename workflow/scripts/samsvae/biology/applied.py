@@ -198,7 +198,7 @@ def write_cells(
     notes : list of str
         As of :func:`fit_to_cells`.
     """
-    with open_screen(source) as screen, whole_file(output) as temporary:
+    with open_screen(source, names=False) as screen, whole_file(output) as temporary:
         trained, notes = fit_to_cells(trained, screen)
         shutil.copyfile(source, temporary)
         cells = CellPass(trained, screen, particles, seed)
@@ -306,7 +306,7 @@ def write_results(
     responders, notes = write_cells(trained, source, output["cells"], *how)
     for note in notes:
         logger.warning(note)
-    with open_screen(source) as screen:
+    with open_screen(source, names=False) as screen:
         table = responders.table(screen, settings["min_cells_guide"])
         names, genes = responders.groups.names, list(screen.var_names)
         marginal = has_marginal_effects(screen)

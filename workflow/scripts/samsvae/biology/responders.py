@@ -38,6 +38,7 @@ from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL, doses, label_of
 
 LARGEST_BLOCK = 4_000_000  # elements, of cells x genes
+LARGEST_MODELLED_BLOCK = 1_000_000
 NULL_CELLS = (100, 600)  # fewest and most cells that are scored under a label not their own
 MOST_NULL_SCORES = 200_000  # over all perturbations, unless these are the fewest cells
 DEPTH_BINS = 4  # in which cells and null cells are compared
@@ -326,7 +327,7 @@ class ModelledCells:
 
     def blocks(self, keep: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, Cells]]:
         """Iterate over cells in order; yields their positions and the cells."""
-        for positions, counts in counts_in_blocks(self.screen, keep, LARGEST_BLOCK):
+        for positions, counts in counts_in_blocks(self.screen, keep, LARGEST_MODELLED_BLOCK):
             yield positions, self.cells(positions, counts)
 
     def cells(self, positions: np.ndarray, counts: sparse.csr_matrix) -> Cells:

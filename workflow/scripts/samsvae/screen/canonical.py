@@ -26,6 +26,7 @@ An AnnData object with
 """
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,7 @@ import anndata
 import h5py
 import numpy as np
 import pandas as pd
+from anndata.io import read_elem, sparse_dataset
 from scipy import sparse
 
 from samsvae.runtime.files import whole_file
@@ -277,8 +279,15 @@ def read_screen(path: str | Path) -> anndata.AnnData:
 
 
 @contextmanager
-def open_screen(path: str | Path) -> Iterator[anndata.AnnData]:
+def open_screen(path: str | Path, names: bool = True) -> Iterator[anndata.AnnData]:
     """Open a screen in backed mode: counts stay in the file until their rows are accessed.
+
+    Parameters
+    ----------
+    path
+        The file.
+    names
+        Whether to read the names of cells, most of what a cell needs in memory; else all are "".
 
     Yields
     ------
@@ -290,12 +299,28 @@ def open_screen(path: str | Path) -> Iterator[anndata.AnnData]:
     InputError
         If the label of a cell is not that of its row of the design matrix.
     """
-    screen = anndata.read_h5ad(path, backed="r")
+    screen = anndata.read_h5ad(path, backed="r") if names else _without_names(path)
     try:
         check_agreement(screen, str(path))
         yield screen
     finally:
-        screen.file.close()
+        screen.file.close() if names else screen.X.group.file.close()
+
+
+def _without_names(path: str | Path) -> anndata.AnnData:
+    """Open a screen whose cells have empty names; counts stay in the file."""
+    file = h5py.File(path, "r")
+    columns = {name: read_elem(file["obs"][name]) for name in file["obs"].attrs["column-order"]}
+    n_cells = int(file["obsm/dosage"].attrs["shape"][0])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Observation names are not unique")
+        return anndata.AnnData(
+            X=sparse_dataset(file["X"]),
+            obs=pd.DataFrame(columns, index=np.full(n_cells, "", dtype=object)),
+            var=read_elem(file["var"]),
+            obsm=read_elem(file["obsm"]),
+            uns=read_elem(file["uns"]),
+        )
 
 
 def counts_in_blocks(

@@ -248,7 +248,7 @@ def check_agreement(screen: anndata.AnnData, where: str) -> None:
     if differs.any():
         at = int(np.argmax(differs))
         raise InputError(
-            f"{where}: obs['perturbation'] of the cell {screen.obs_names[at]!r} is {given[at]!r}, "
-            f"but its row of obsm['dosage'] is {written[at]!r} (in {int(differs.sum()):,} cells "
-            "the two differ). Write the screen anew from its source."
+            f"{where}: obs['perturbation'] of the cell {screen.obs_names[at]!r} (row {at:,}) is "
+            f"{given[at]!r}, but its row of obsm['dosage'] is {written[at]!r} (in "
+            f"{int(differs.sum()):,} cells the two differ). Write the screen anew from its source."
         )
