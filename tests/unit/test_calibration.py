@@ -302,14 +302,14 @@ def test_the_figure_greys_a_score_that_cannot_rank_models():
 
 
 def test_the_report_names_scores_that_cannot_rank_models_and_why():
-    best, reason = sentences(SUMMARY, N_TOP)
+    best, reason = sentences(SUMMARY, N_TOP)["effects"]
     assert best.startswith("For a, predicted effects agree best")
     assert "cannot rank models on this screen" in reason
     assert reason.endswith("AUROC of DE genes (0.55).")
     [table] = condition_tables(SUMMARY, ["a", "b"], N_TOP)
-    assert [cell["verdict"] for cell in table["rows"][0]] == ["", "best", "not_ranked"]
+    assert [row[1]["verdict"] for row in table["rows"]] == ["best", "not_ranked"]
     calibrated = SUMMARY[SUMMARY["verdict"] != "not_ranked"].drop(columns="bds")
-    assert len(sentences(calibrated, N_TOP)) == 1
+    assert len(sentences(calibrated, N_TOP)["effects"]) == 1
 
 
 # sevenths, by discrimination_score of cell-eval2 0.20.0 with rank_denominator="n-1": by default

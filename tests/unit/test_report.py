@@ -1,3 +1,4 @@
+import base64
 import copy
 import html
 import importlib
@@ -15,6 +16,15 @@ from samsvae.evaluation.vcc2026 import ERROR, JACCARD, RETRIEVAL
 from samsvae.figures import caption_as_html, read_caption
 from samsvae.figures.style import nothing_to_show, save_figure, use_style
 from samsvae.report import page as page_module
+from samsvae.report.answers import EFFECTS as EFFECTS_
+from samsvae.report.answers import MECHANISMS, MODELS, NEXT, SOUND, five_answers
+from samsvae.report.browser import (
+    EFFECT_STEP,
+    LOG_STEP,
+    MISSING,
+    browser_data,
+    pack_effects,
+)
 from samsvae.report.page import (
     MOST_ROWS,
     as_json,
@@ -119,18 +129,19 @@ HITS = pd.DataFrame(
     [("JAK2", 0.001, True, 31, 0.9, False), ("B", 0.002, True, 3, 0.7, True),
      ("CAV1", 0.4, False, 0, 1.0, False), ("FEW", np.nan, False, 0, 1.0, False)],
     columns=["perturbation", "pvalue", "is_hit", "n_de", "depth_ratio", "depth_difference"],
-).assign(common_shift=[-0.41, 0.0, 0.2, 0.0], composition_gene=["HBG2", None, None, None])  # fmt: skip
+).assign(n_cells=40, n_tested=100, fdr=0.01, common_shift=[-0.41, 0.0, 0.2, 0.0], composition_gene=["HBG2", None, None, None])  # fmt: skip
 NULL = pd.DataFrame(
     {"fake_target": ["NT1", "NT2"], "fraction_p05": [0.04, 0.06], "lambda": [0.9, 1.1],
      "n_significant": [0, 1], "pvalue": 1.0}
 )  # fmt: skip
 CHANGES = pd.DataFrame(
     {"perturbation": ["JAK2", "B", "JAK2"], "guide": ["", "", "g1"], "gene": ["JAK2", "B", "JAK2"],
-     "low": [-2.0, -0.1, -9.0], "high": [-1.0, 0.2, -8.0], "pvalue": [0.001, 0.5, 0.1]}
+     "low": [-2.0, -0.1, -9.0], "high": [-1.0, 0.2, -8.0], "pvalue": [0.001, 0.5, 0.1],
+     "log2fc": [-1.5, 0.1, -8.5]}
 )  # fmt: skip
 OF_GUIDES = pd.DataFrame(
     {"perturbation": ["JAK2", "JAK2"], "guide": ["g1", "g2"], "odd": [False, True],
-     "reason": ["", "weak effect"], "concordance": [0.9, 0.2]}
+     "reason": ["", "weak effect"], "concordance": [0.9, 0.2], "n_cells": [40, 9]}
 )  # fmt: skip
 OF_BATCHES = pd.DataFrame(
     {"perturbation": ["JAK2", "B"], "batch": ["b1", "b1"], "n_cells": [30, 8],
@@ -144,6 +155,34 @@ RESPONDERS = pd.DataFrame(
     {"perturbation": ["JAK2", "B", "CAV1", "JAK2"], "guide": ["", "", "", "g1"],
      "responders": [0.8, 0.6, np.nan, 0.1], "low": 0.1, "high": 0.9, "overlap": 0.1}
 )  # fmt: skip
+ENRICHMENT = pd.DataFrame(
+    {"model": ["observed", "observed", "sams_vae"], "method": "over_representation",
+     "perturbation": ["JAK2", "JAK2", "JAK2"], "set": ["HALLMARK_HYPOXIA", "HALLMARK_UV", "HALLMARK_TNFA"],
+     "pvalue": [0.1, 0.001, 0.001], "fdr": [0.2, 0.01, 0.01]}
+)  # fmt: skip
+PERTURBATIONS = (
+    "perturbation\tn_de\traised\tlowered\nJAK2\t31\tG1 +1.20, G2 +0.10\tG3 −2.00\nCAV1\t0\t\t\n"
+)
+GENES = ["G1", "G2", "G3"]
+EFFECTS = np.array([[1.2344, 0.1, -2.0], [0.0, 0.0, 0.1], [np.nan, 0.0, 0.0], [0.2, 0.3, 0.4]])
+NAMES = ["JAK2", "B", "CAV1", "FEW"]
+PVALUES = np.array([[1e-12, 0.5, 0.0], [1, 1, 0.2], [np.nan, 1, 1], [0.3, 0.2, 0.1]])
+PREDICTED = pd.DataFrame(
+    {"model": ["sams_vae", "sams_vae", "no_change"], "perturbation": ["JAK2", "JAK2", "JAK2"],
+     "gene": ["G1", "G3", "G1"], "predicted": [1.0, -1.5, 0.0]}
+)  # fmt: skip
+SIMILARITY = pd.DataFrame(
+    {"kind": ["observed"] * 3 + ["predicted"], "model": ["observed"] * 3 + ["sams_vae"],
+     "first": ["JAK2"] * 4, "second": ["JAK2", "B", "CAV1", "B"], "similarity": [1.0, 0.2, -0.4, 0.9]}
+).astype({"kind": "category", "first": "category"})  # fmt: skip
+
+
+def screen_effects():
+    layers = {"standard_error": np.full((4, 3), 0.1), "pvalue": PVALUES, "fdr": PVALUES}
+    obs, var = pd.DataFrame(index=NAMES), pd.DataFrame(index=GENES)
+    return anndata.AnnData(EFFECTS, obs, var, layers=layers)
+
+
 DRAWING = '<svg xmlns="http://www.w3.org/2000/svg" width="100pt" height="50pt"/>'
 
 
@@ -172,7 +211,7 @@ def results(tmp_path_factory):
                     rows = pd.DataFrame({"model": "sams_vae", "perturbation": TRICKY, "pvalue": 0.5, "n_de": range(3)})  # fmt: skip
                     rows = rows.assign(**{table.first.removeprefix("-") or "place": range(3)})
                     write(folder / name / "tables" / table.name, rows.to_csv(sep="\t", index=False))
-        write(folder / name / "tables/perturbations.tsv", "perturbation\tn_de\nJAK2\t31\nCAV1\t0\n")
+        write(folder / name / "tables/perturbations.tsv", PERTURBATIONS)
         write(
             folder / name / "tables/pathway_agreement.tsv", AGREEMENT.to_csv(sep="\t", index=False)
         )
@@ -182,6 +221,11 @@ def results(tmp_path_factory):
         write(folder / name / "tables/missed_effects.tsv", MISSED.to_csv(sep="\t", index=False))
         write(folder / name / "tables/basal.tsv", BASAL.to_csv(sep="\t", index=False))
         write(folder / name / "tables/combinations.tsv", COMBINATIONS.to_csv(sep="\t", index=False))
+        write(folder / name / "tables/enrichment.tsv", ENRICHMENT.to_csv(sep="\t", index=False))
+        if COUNTS in PROPERTIES[name]:
+            screen_effects().write_h5ad(folder / name / "screen_effects.h5ad")
+            PREDICTED.to_parquet(folder / name / "tables/effects.parquet")
+            SIMILARITY.to_parquet(folder / name / "tables/similarity.parquet")
         summary = "fraction\tscope\tmetric\tmodel\tvalue\tlow\thigh\tverdict\ttested_over\n\ttest\tpearson_held_out\tsams_vae\t0.8\t\t\tbest\t\n"
         write(folder / name / "tables/summary.tsv", summary)
     for job, seconds in (("a", 30.5), ("b", 4000)):
@@ -307,7 +351,7 @@ def test_the_page_says_first_whether_the_screen_is_sound(results, report):
         "1 perturbations change the composition of counts",
     ):
         assert reservation in told[-1]
-    assert "Soundness of the screen." in text
+    assert "Is the screen sound?" in text
     assert text.index("change expression") < text.index("significantly change the expression")
     assert quality_in_words(results / "second/tables", PROPERTIES["second"], None, 0.05) == []
 
@@ -339,8 +383,8 @@ def test_sections_of_a_screen_without_effects_say_that_they_show_noise(results, 
     write_report(CONFIG, PROPERTIES, captions, CAPTIONS / "report.html.j2", page, findings)
     hits.write_text(kept)
     assert page.read_text().count("what this section shows is noise") >= 4
-    said = findings.read_text().split("Soundness of the screen.\n- ")[1]
-    assert said.startswith("Nothing reproducible was found")
+    said = findings.read_text().split("Is the screen sound?\n- ")[1]
+    assert said.startswith("The screen cannot tell models apart")
 
 
 def test_a_screen_without_effects_is_called_that_in_its_first_sentence():
@@ -453,8 +497,8 @@ def test_what_was_found_is_a_text_for_the_terminal(results, report):
     text = (results / "findings.txt").read_text()
     assert max(map(len, text.splitlines())) <= 100
     found = " ".join(text.split())
-    assert found.count("Comparison of models.") == len(CONFIG["experiments"])
-    assert "JAK2 (31)" in found
+    assert found.count("Comparison of models") == len(CONFIG["experiments"])
+    assert "JAK2 (31 genes) raises G1, G2 and lowers G3." in found
     assert "predicted effects agree best with those among held-out cells: 0.800" in found
 
 
@@ -465,9 +509,9 @@ def test_drawings_of_a_large_report_stay_beside_it(results, report, monkeypatch)
     write_report(
         CONFIG, PROPERTIES, captions, CAPTIONS / "report.html.j2", large, results / "large.txt"
     )
-    assert "base64" not in large.read_text()
+    assert 'src="data:image' not in large.read_text()
     assert 'src="first/figures/effects.svg"' in large.read_text()
-    assert "base64" in report.read_text()
+    assert 'src="data:image' in report.read_text()
 
 
 def test_long_tables_are_cut_after_their_most_telling_rows(tmp_path):
@@ -518,6 +562,107 @@ def test_the_page_opens_from_disk_without_network_or_error_and_its_tables_can_be
     assert seen.requests == []
     told = json.loads(html.unescape(re.search(r"<output>(.*?)</output>", seen.html).group(1)))
     assert told == ["2,1,0", "0,1,2", "2", "1 of 1 rows", True, False, TRICKY]
+
+
+def test_the_first_screen_answers_five_questions(results):
+    answers = dict(
+        five_answers(results / "first/tables", PROPERTIES["first"], "knockdown", 0.05, ["sams_vae"])
+    )
+    assert list(answers) == [SOUND, EFFECTS_, MECHANISMS, MODELS, NEXT]
+    assert answers[SOUND][0].startswith("The screen is usable, with these reservations: 1 of 3")
+    assert answers[EFFECTS_] == [
+        "2 of 3 perturbations change expression as a whole; 1 change at least one gene "
+        "significantly.",
+        "JAK2 (31 genes) raises G1, G2 and lowers G3.",
+    ]
+    assert "tnfa (JAK2, A)" in answers[MECHANISMS][0]
+    assert answers[MODELS] == [
+        "SAMS-VAE: r 0.80 with the effects of held-out cells; without replicates, differences are "
+        "not tested."
+    ]
+    assert answers[NEXT][0].endswith("leave out those that fail: g2.")
+    assert answers[NEXT][1].startswith("CAV1 have no detectable effect.")
+    without = five_answers(results / "second/tables", PROPERTIES["second"], None, 0.05, [])
+    assert [question for question, _ in without] == [MODELS]
+
+
+def unpacked(data, name):
+    kind, text = data["arrays"][name]
+    return np.frombuffer(base64.b64decode(text), kind)
+
+
+def test_the_browser_holds_every_effect_to_its_step(results):
+    data = browser_data(results / "first", PROPERTIES["first"], "sams_vae", 0.05)
+    assert data["genes"] == GENES
+    assert [one["effects"] for one in data["perturbations"]] == [[0, 3], [3, 6], [6, 9], [9, 12]]
+    effect = unpacked(data, "effect").astype(float)
+    effect[effect == MISSING] = np.nan
+    np.testing.assert_allclose(effect * EFFECT_STEP, EFFECTS.ravel(), atol=EFFECT_STEP / 2)
+    predicted = unpacked(data, "predicted").astype(float)
+    assert predicted[:3].tolist() == [1000, MISSING, -1500]
+    assert set(predicted[3:]) == {MISSING}
+    stored = 10 ** (-unpacked(data, "pvalue").astype(float) * LOG_STEP)
+    given = np.nan_to_num(PVALUES.ravel(), nan=1.0)
+    np.testing.assert_allclose(stored, given, rtol=0.006, atol=1e-300)
+    assert data["left_out"] is False
+    facts = dict(data["perturbations"][0]["facts"])
+    assert facts["Gene sets"] == "uv (FDR 0.01)"
+    assert facts["Guides"] == "g1 (40 cells); g2 (9 cells): weak effect"
+    assert facts["Responders"] == "80 % of cells [10, 90]"
+    assert "Prediction" not in facts
+    of_b = dict(data["perturbations"][1]["facts"])
+    assert of_b["Prediction"] == "SAMS-VAE explains 30 % of the effect on held-out cells"
+    assert data["perturbations"][0]["similar"] == [["B", 0.2], ["CAV1", -0.4]]
+    assert browser_data(results / "second", PROPERTIES["second"], "sams_vae", 0.05) is None
+
+
+def test_a_large_screen_keeps_the_genes_of_smallest_pvalue():
+    arrays, ranges = pack_effects(screen_effects(), np.zeros((4, 3)), most=8)
+    assert ranges == [[0, 2], [2, 4], [4, 6], [6, 8]]
+    genes = unpacked({"arrays": arrays}, "gene").reshape(4, 2)
+    assert genes.tolist() == [[0, 2], [0, 2], [1, 2], [1, 2]]
+
+
+LOOK_UP = """
+const told = document.createElement("output");
+const part = (name) => document.querySelector(`#browse [data-part="${name}"]`);
+const rows = () => [...part("table").querySelectorAll("tbody tr")].map((row) => [...row.cells].map((cell) => cell.textContent));
+const points = () => Bokeh.documents[0].get_model_by_name("genes").data;
+const found = [];
+const steps = [
+  () => (location.hash = "perturbation=JAK2"),
+  () => {
+    found.push(part("title").textContent, rows(), Array.from(points().effect), Array.from(points().colour));
+    part("table").querySelector("tbody a").click();
+  },
+  () => found.push(part("title").textContent, rows().map((row) => row[0]), Array.from(points().name)),
+  () => (location.hash = "perturbation=NOBODY"),
+  () => {
+    found.push(part("title").textContent);
+    told.textContent = JSON.stringify(found);
+    document.body.append(told);
+  },
+];
+steps.forEach((step, number) => setTimeout(step, 300 * (number + 1)));
+"""
+
+
+def test_a_reader_looks_up_perturbations_and_genes(report):
+    seen = visit(report, LOOK_UP)
+    assert seen.console == []
+    told = json.loads(html.unescape(re.search(r"<output>(.*?)</output>", seen.html).group(1)))
+    title, rows, effects, colours, gene, perturbations, points, nobody = told
+    assert title == "JAK2"
+    assert [row[:3] for row in rows] == [
+        ["G3", "−2", "−2.2"], ["G1", "1.23", "1.04"], ["G2", "0.1", "−0.1"],
+    ]  # fmt: skip
+    assert effects == [-2.0, 1.234, 0.1]
+    assert colours[0] != colours[1] != colours[2] != colours[0]
+    assert gene == "G3 in all perturbations"
+    assert perturbations == points
+    assert set(perturbations) == set(NAMES)
+    assert perturbations[0] == "JAK2"
+    assert nobody == "There is no perturbation NOBODY in this experiment."
 
 
 def test_a_page_that_asks_the_network_is_found_out(tmp_path):

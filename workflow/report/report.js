@@ -17,7 +17,7 @@ function applyChoices() {
   for (const row of document.querySelectorAll("tr[data-model]")) {
     row.hidden = chosen("model") !== "" && row.dataset.model !== chosen("model");
   }
-  for (const stage of document.querySelectorAll("section.stage")) {
+  for (const stage of document.querySelectorAll("section.section")) {
     stage.querySelector(".nothing").hidden = !!stage.querySelector("[data-experiment]:not([hidden])");
   }
   openTables.forEach((draw) => draw());
@@ -39,7 +39,10 @@ function compare(one, other) {
 }
 
 function layOut(box) {
-  const data = JSON.parse(box.querySelector("script").textContent);
+  layOutTable(box, JSON.parse(box.querySelector("script").textContent));
+}
+
+function layOutTable(box, data) {
   const isWord = data.columns.map((_, i) => data.rows.some((row) => typeof row[i] === "string"));
   const search = box.querySelector("input");
   const count = box.querySelector(".count");
@@ -103,7 +106,15 @@ function layOut(box) {
         const line = document.createElement("tr");
         row.forEach((value, column) => {
           const cell = line.insertCell();
-          cell.textContent = shown(value);
+          const page = ["perturbation", "gene"].includes(data.columns[column]) && browsable(data.columns[column], value);
+          if (page) {
+            const link = document.createElement("a");
+            link.href = page;
+            link.textContent = value;
+            cell.append(link);
+          } else {
+            cell.textContent = shown(value);
+          }
           if (isWord[column]) {
             cell.className = "word";
             cell.title = cell.textContent;
@@ -128,6 +139,10 @@ function layOut(box) {
   draw();
 }
 
+function browsable(kind, name) {
+  return typeof Browser !== "undefined" && Browser && Browser.has(kind, name) ? `#${kind}=${encodeURIComponent(name)}` : "";
+}
+
 for (const box of document.querySelectorAll("details.table")) {
   box.addEventListener("toggle", () => box.open && layOut(box), { once: true });
 }
@@ -135,3 +150,16 @@ for (const choice of Object.values(choices)) {
   if (choice) choice.addEventListener("change", applyChoices);
 }
 applyChoices();
+if (Browser) {
+  Browser.start();
+  if (choices.experiment) choices.experiment.addEventListener("change", Browser.start);
+}
+
+// a link to a figure or table opens what folds it
+function unfold() {
+  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  for (let one = target && target.closest("details"); one; one = one.parentElement.closest("details")) one.open = true;
+  if (target) target.scrollIntoView();
+}
+window.addEventListener("hashchange", unfold);
+unfold();

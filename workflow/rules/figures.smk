@@ -127,10 +127,15 @@ rule write_report:
         summaries=expand(
             rules.compare_models.output.summary, experiment=layout.experiments
         ),
+        effects=expand(
+            rules.assess_screen.output.effects,
+            experiment=filter(layout.has_counts, layout.experiments),
+        ),
         captions=[source(f"workflow/report/{figure}.rst") for figure in SHOWN_FIGURES],
         template=source("workflow/report/report.html.j2"),
         style=source("workflow/report/report.css"),
         behaviour=source("workflow/report/report.js"),
+        browser=source("workflow/report/browser.js"),
     output:
         report=f"results/report{REPORT}.html",
         archive=f"results/report{REPORT}.zip",

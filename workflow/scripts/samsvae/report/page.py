@@ -16,23 +16,22 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
-from samsvae.config.experiments import expanded, splits
+from samsvae.config.experiments import expanded, is_trained, splits
 from samsvae.config.models import KINDS
 from samsvae.config.screens import perturbation_kind
 from samsvae.evaluation.comparison import CONFIDENCE
 from samsvae.figures import caption_as_html, readable
+from samsvae.report.answers import five_answers
+from samsvae.report.browser import browser_data, interactive_plots, plot_library
 from samsvae.report.sections import COUNTS, SECTIONS, Figure, Table, figures_of, sections_of
 from samsvae.report.sentences import (
-    biology_in_words,
+    answers_of_sections,
     cells_in_words,
     competitors,
     condition_tables,
     describe,
     origins,
-    quality_in_words,
-    reproduction_in_words,
     run_times,
-    sentences,
 )
 from samsvae.runtime.files import read_table, whole_file, write_text
 from samsvae.runtime.provenance import digest_of, versions
@@ -40,6 +39,7 @@ from samsvae.runtime.provenance import digest_of, versions
 SCREEN_SCALE = 1.75  # pixels per point of a figure made for print
 MOST_ROWS = 1000
 SIGNIFICANT_DIGITS = 4
+HEADLINE = "hits"  # figure of the first screen
 # sections that describe noise where no perturbation has an effect
 OF_EFFECTS = ("effects", "expression", "combinations", "pathways", "mechanisms")
 NO_EFFECTS = (
@@ -65,22 +65,25 @@ def figure_entry(figure: Figure, experiment: Path, caption: Path, embedded: bool
     drawing = experiment / "figures" / f"{figure.name}.svg"
     svg = drawing.read_text(encoding="utf-8")
     nothing = re.search(r"<dc:coverage>(.*?)</dc:coverage>", svg, re.DOTALL)
-    width = re.search(r'<svg[^>]* width="([\d.]+)pt"', svg)
     beside = f"{experiment.name}/figures/{figure.name}"
-    source = (
-        f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
-        if embedded
-        else f"{beside}.svg"
-    )
     return {
         "kind": "figure",
         "name": figure.name,
-        "width": round(SCREEN_SCALE * float(width.group(1))) if width else 700,
-        "source": source,
+        **_drawing(drawing, "" if embedded else f"{beside}.svg"),
         "alt": readable(figure.name),
         "nothing": html.unescape(nothing.group(1)) if nothing else "",
         "caption": Markup(caption_as_html(caption)),
         "files": [f"{beside}.svg", f"{beside}.pdf"],
+    }
+
+
+def _drawing(path: Path, source: str = "") -> dict[str, Any]:
+    """Give the width of a drawing in pixels, and its source, embedded unless it is given."""
+    svg = path.read_text(encoding="utf-8")
+    width = re.search(r'<svg[^>]* width="([\d.]+)pt"', svg)
+    return {
+        "width": round(SCREEN_SCALE * float(width.group(1))) if width else 700,
+        "source": source or f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}",
     }
 
 
@@ -103,6 +106,7 @@ def table_entry(table: Table, experiment: Path) -> dict[str, Any]:
     return {
         "kind": "table",
         "name": Path(table.name).stem,
+        "title": readable(Path(table.name).stem),
         "caption": table.caption,
         "number": len(rows),
         "left_out": len(rows) - len(shown),
@@ -113,7 +117,11 @@ def table_entry(table: Table, experiment: Path) -> dict[str, Any]:
 
 def as_json(table: pd.DataFrame) -> Markup:
     """Write a table as JSON that may stand inside an HTML element."""
-    content = {"columns": list(table), "rows": [list(map(_plain, row)) for row in table.to_numpy()]}
+    rows = [list(map(_plain, row)) for row in table.to_numpy()]
+    return _embedded({"columns": list(table), "rows": rows})
+
+
+def _embedded(content: Any) -> Markup:
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     # "</script>" in a name would end the element
     return Markup(text.replace("<", "\\u003c"))
@@ -161,7 +169,16 @@ def write_report(
         The text to write.
     """
     results = Path(path).parent
-    introductions = [_introduction(config, name, results, has) for name, has in experiments.items()]
+    drawings = [
+        results / name / "figures" / f"{figure.name}.svg"
+        for name, properties in experiments.items()
+        for figure in figures_of(properties)
+    ]
+    embedded = sum(drawing.stat().st_size for drawing in drawings) <= LARGEST_PAGE
+    introductions = [
+        _introduction(config, name, results, has, embedded) for name, has in experiments.items()
+    ]
+    said = {name: _said(config, name, results, has) for name, has in experiments.items()}
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(template).parent),
         autoescape=True,
@@ -169,9 +186,24 @@ def write_report(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    browsers = {
+        name: _embedded(data)
+        for name, has in experiments.items()
+        if (data := _browser(config, name, results, has))
+    }
     text = templates.get_template(Path(template).name).render(
+        browsers=browsers,
+        plots=Markup(interactive_plots()) if browsers else "",
+        plot_library=Markup(plot_library()) if browsers else "",
         experiments=introductions,
-        sections=_sections(experiments, {Path(one).stem: Path(one) for one in captions}, results),
+        sections=_sections(
+            config,
+            experiments,
+            said,
+            {Path(one).stem: Path(one) for one in captions},
+            results,
+            embedded,
+        ),
         confidence=round(100 * CONFIDENCE),
         significance=config["evaluation"]["significance"],
         versions=versions(),
@@ -182,51 +214,52 @@ def write_report(
     )
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    write_text("\n".join(map(_in_short, introductions)), findings)
+    texts = [_in_short(one, said[one["name"]]) for one in introductions]
+    write_text("\n".join(texts), findings)
+
+
+def _browser(
+    config: Mapping[str, Any], name: str, results: Path, has: Collection[str]
+) -> dict[str, Any] | None:
+    """Collect the data of an experiment's browser; the first trained model predicts, if any."""
+    models = expanded(config["models"])
+    of_experiment = config["experiments"][name]["models"]
+    trained = [model for model in of_experiment if is_trained(models[model])]
+    first = [*trained, *of_experiment][0]
+    return browser_data(results / name, has, first, config["evaluation"]["fdr"])
 
 
 def _introduction(
-    config: Mapping[str, Any], name: str, results: Path, has: Collection[str]
+    config: Mapping[str, Any], name: str, results: Path, has: Collection[str], embedded: bool
 ) -> dict[str, Any]:
     """Describe an experiment and its main results."""
+    headline = f"figures/{HEADLINE}.svg"
+    beside = "" if embedded else f"{name}/{headline}"
     experiment = config["experiments"][name]
     first = next(iter(splits(experiment)))
-    n_top = int(config["evaluation"]["top_genes"])
-    summary = read_table(results / name / "tables" / "summary.tsv")
     screen = results / "screens" / experiment["screen"] / "screen.h5ad"
-    models = expanded(config["models"])
-    kinds = {model: KINDS[models[model]["kind"]] for model in experiment["models"]}
-    masked = [model for model, kind in kinds.items() if kind.has_masks]
+    tables = results / name / "tables"
+    kind = perturbation_kind(config["screens"][experiment["screen"]])
+    fdr = config["evaluation"]["fdr"]
     return {
         "name": name,
         "title": readable(name),
         "description": describe(config, name),
         "cells": cells_in_words(results / name / first / "split.tsv", screen, has),
         "competitors": [(readable(model), what) for model, what in competitors(config, name)],
-        "findings": {
-            "Soundness of the screen.": quality_in_words(
-                results / name / "tables",
-                has,
-                perturbation_kind(config["screens"][experiment["screen"]]),
-                config["evaluation"]["fdr"],
-            ),
-            "Perturbation effects.": biology_in_words(results / name / "tables", has, masked),
-            "Comparison of models.": sentences(summary, n_top),
-            "Reproduction of the paper's results.": reproduction_in_words(
-                results / name / "tables", has
-            ),
-        },
-        "tables": condition_tables(summary, experiment["models"], n_top),
+        "answers": five_answers(tables, has, kind, fdr, experiment["models"]),
+        "headline": _drawing(results / name / headline, beside) if COUNTS in has else {},
         "splits": list(splits(experiment)),
         "models": [(model, readable(model)) for model in experiment["models"]],
     }
 
 
-def _in_short(introduction: Mapping[str, Any]) -> str:
-    """Write the description and main results as lines for a terminal."""
+def _in_short(introduction: Mapping[str, Any], said: Mapping[str, Sequence[str]]) -> str:
+    """Write the description, the five answers and the comparison of models for a terminal."""
     lines = [introduction["title"], ""]
     lines += textwrap.wrap(f"{introduction['cells']} {introduction['description']}", TERMINAL_WIDTH)
-    for question, answers in introduction["findings"].items():
+    compared = [text for section in ("effects", "models", "truth") for text in said[section]]
+    for question, answers in [*introduction["answers"], ("Comparison of models", compared)]:
         if answers:
             lines += ["", question]
         for answer in answers:
@@ -236,22 +269,38 @@ def _in_short(introduction: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _said(
+    config: Mapping[str, Any], name: str, results: Path, has: Collection[str]
+) -> dict[str, list[str]]:
+    """Answer the question of each section for an experiment."""
+    experiment = config["experiments"][name]
+    models = expanded(config["models"])
+    evaluation = config["evaluation"]
+    return answers_of_sections(
+        results / name / "tables",
+        has,
+        perturbation_kind(config["screens"][experiment["screen"]]),
+        evaluation["fdr"],
+        int(evaluation["top_genes"]),
+        [model for model in experiment["models"] if KINDS[models[model]["kind"]].has_masks],
+    )
+
+
 def _sections(
-    experiments: Mapping[str, Collection[str]], captions: Mapping[str, Path], results: Path
+    config: Mapping[str, Any],
+    experiments: Mapping[str, Collection[str]],
+    said: Mapping[str, Mapping[str, Sequence[str]]],
+    captions: Mapping[str, Path],
+    results: Path,
+    embedded: bool,
 ) -> list[dict[str, Any]]:
-    """Collect the figures and tables of every section, experiment by experiment."""
-    drawings = [
-        results / name / "figures" / f"{figure.name}.svg"
-        for name, properties in experiments.items()
-        for figure in figures_of(properties)
-    ]
+    """Collect the answers, figures and tables of every section, experiment by experiment."""
     empty = {
         name
         for name, properties in experiments.items()
         if COUNTS in properties
         and not read_table(results / name / "tables" / "hits.tsv")["is_hit"].any()
     }
-    embedded = sum(drawing.stat().st_size for drawing in drawings) <= LARGEST_PAGE
 
     def entries(name: str, section: str) -> list[dict[str, Any]]:
         return [
@@ -263,6 +312,13 @@ def _sections(
             for entry in kept.entries
         ]
 
+    def scores(name: str) -> list[dict[str, Any]]:
+        return condition_tables(
+            read_table(results / name / "tables" / "summary.tsv"),
+            config["experiments"][name]["models"],
+            int(config["evaluation"]["top_genes"]),
+        )
+
     sections = [
         {
             "name": section.name,
@@ -272,6 +328,8 @@ def _sections(
                 {
                     "experiment": name,
                     "title": readable(name),
+                    "answers": said[name].get(section.name, []),
+                    "scores": scores(name) if section.name == "effects" else [],
                     "entries": found,
                     "warning": NO_EFFECTS if section.name in OF_EFFECTS and name in empty else "",
                 }

@@ -208,14 +208,14 @@ REPEATED = {
 def condition_tables(
     summary: pd.DataFrame, models: Sequence[str], n_top: int
 ) -> list[dict[str, Any]]:
-    """Lay out the summary for a reader: a table per condition, a row per model.
+    """Lay out the summary for a reader: a table per condition, a row per score.
 
     Parameters
     ----------
     summary
         The table summary.tsv.
     models
-        Rows.
+        Columns.
     n_top
         Genes per perturbation in the top-gene metrics.
 
@@ -236,18 +236,22 @@ def condition_tables(
 
 
 def _table(summary: pd.DataFrame, models: Sequence[str], n_top: int) -> dict[str, Any]:
-    rows = [*models, NOISE_CEILING]
-    cells = {model: [_cell(readable(model))] for model in rows}
-    columns = ["model"]
+    has_ceiling = (summary["model"] == NOISE_CEILING).any()
+    shown = [*models, NOISE_CEILING] if has_ceiling else list(models)
+    rows = []
     for (scope, metric), heading in _questions(summary, n_top).items():
-        columns.append(heading)
         asked = (summary["scope"] == scope) & (summary["metric"] == metric)
         found = summary[asked].set_index("model")
-        for model in rows:
-            known = model in found.index
-            cells[model].append(_score(found.loc[model], metric) if known else _cell(UNDEFINED))
-    has_ceiling = (summary["model"] == NOISE_CEILING).any()
-    return {"columns": columns, "rows": [cells[row] for row in (rows if has_ceiling else models)]}
+        rows.append(
+            [
+                _cell(heading),
+                *(
+                    _score(found.loc[model], metric) if model in found.index else _cell(UNDEFINED)
+                    for model in shown
+                ),
+            ]
+        )
+    return {"columns": ["score", *map(readable, shown)], "rows": rows}
 
 
 def _questions(summary: pd.DataFrame, n_top: int) -> dict[tuple[str, str], str]:
@@ -266,7 +270,7 @@ def _score(row: "pd.Series[Any]", metric: str) -> dict[str, str]:
     return _cell(_number(row["value"], metric), interval, row["verdict"])
 
 
-def sentences(summary: pd.DataFrame, n_top: int) -> list[str]:
+def sentences(summary: pd.DataFrame, n_top: int) -> dict[str, list[str]]:
     """Describe the best model for each main score and its comparison with the others.
 
     Parameters
@@ -275,17 +279,22 @@ def sentences(summary: pd.DataFrame, n_top: int) -> list[str]:
         The table summary.tsv.
     n_top
         Genes per perturbation in the top-gene metrics.
+
+    Returns
+    -------
+    dict
+        Sentences by section of the report.
     """
-    said = []
+    said: dict[str, list[str]] = {"effects": [], "models": [], "truth": []}
     parts = by_fraction(summary)
     for fraction, part in parts:
         where = f"Fraction {fraction:g}: " if len(parts) > 1 else ""
-        for (scope, metric), subject in _subjects(part, n_top).items():
+        for (scope, metric), (section, subject) in _subjects(part, n_top).items():
             asked = (part["scope"] == scope) & (part["metric"] == metric)
             found = part[asked].set_index("model")
             if (found["verdict"] == BEST).any():
-                said.append(where + _verdict(found, metric, subject, n_top))
-        said += [where + text for text in calibration_in_words(part, n_top)]
+                said[section].append(where + _verdict(found, metric, subject, n_top))
+        said["effects"] += [where + text for text in calibration_in_words(part, n_top)]
     return said
 
 
@@ -320,12 +329,19 @@ def calibration_in_words(summary: pd.DataFrame, n_top: int) -> list[str]:
     ]
 
 
-def _subjects(summary: pd.DataFrame, n_top: int) -> dict[tuple[str, str], str]:
+def _subjects(summary: pd.DataFrame, n_top: int) -> dict[tuple[str, str], tuple[str, str]]:
+    """Describe main scores, with the section of the report that answers them."""
     subjects = {
-        f"pearson{HELD_OUT}": "predicted effects agree best with those among held-out cells",
-        "iwelbo": "the bound on test cells (IWELBO) is highest",
-        "effect_pearson": "predicted effects agree best with the noise-free simulated effects",
-        "mask_f1": "the mask of perturbations and factors is recovered best",
+        f"pearson{HELD_OUT}": (
+            "effects",
+            "predicted effects agree best with those among held-out cells",
+        ),
+        "iwelbo": ("models", "the bound on test cells (IWELBO) is highest"),
+        "effect_pearson": (
+            "truth",
+            "predicted effects agree best with the noise-free simulated effects",
+        ),
+        "mask_f1": ("truth", "the mask of perturbations and factors is recovered best"),
     }
     return {
         (scope, metric): subjects[metric]
@@ -492,7 +508,7 @@ def guides_in_words(guides: pd.DataFrame) -> tuple[str, str]:
     odd = guides[guides["odd"].astype(bool)]
     if guides.empty or odd.empty:
         return f"None of {len(guides):,} guides is odd beside the others of its perturbation.", ""
-    named = _named([f"{row['guide']} ({row['reason']})" for _, row in odd.iterrows()])
+    named = some_of([f"{row['guide']} ({row['reason']})" for _, row in odd.iterrows()])
     return (
         f"{len(odd):,} of {len(guides):,} guides are odd beside the others of their perturbation: "
         f"{named}.",
@@ -532,7 +548,7 @@ def contexts_in_words(contexts: pd.DataFrame) -> tuple[str, str]:
     )
     if differ.empty:
         return f"{sentence}.", ""
-    named = _named([f"{name} ({genes:,})" for name, genes in differ.items()])
+    named = some_of([f"{name} ({genes:,})" for name, genes in differ.items()])
     return f"{sentence}: {named}.", f"{len(differ):,} perturbations depend on the context"
 
 
@@ -541,7 +557,7 @@ def depth_in_words(hits: pd.DataFrame, marginal: bool = False) -> tuple[str, str
     deep = hits[hits["depth_difference"].astype(bool)]
     if deep.empty:
         return "", ""
-    named = _named(
+    named = some_of(
         [f"{row['perturbation']} ({row['depth_ratio']:.2f})" for _, row in deep.iterrows()]
     )
     return (
@@ -556,7 +572,7 @@ def composition_in_words(hits: pd.DataFrame) -> tuple[str, str]:
     shifted = hits.dropna(subset="composition_gene")
     if shifted.empty:
         return "", ""
-    named = _named(
+    named = some_of(
         [
             f"{row['perturbation']} ({row['composition_gene']}, others "
             f"{row['common_shift']:+.2f})".replace("-", "−")
@@ -570,8 +586,15 @@ def composition_in_words(hits: pd.DataFrame) -> tuple[str, str]:
     )
 
 
-def biology_in_words(tables: Path, has: Collection[str], masked: Sequence[str] = ()) -> list[str]:
-    """Describe changed genes, what models miss, pathways, interactions, masks and basal states.
+def answers_of_sections(
+    tables: Path,
+    has: Collection[str],
+    kind: str | None,
+    fdr: float,
+    n_top: int,
+    masked: Sequence[str] = (),
+) -> dict[str, list[str]]:
+    """Answer the question of each section of the report in a few sentences.
 
     Parameters
     ----------
@@ -579,27 +602,40 @@ def biology_in_words(tables: Path, has: Collection[str], masked: Sequence[str] =
         Folder of the experiment's tables.
     has
         Properties of the experiment, see :mod:`samsvae.report.sections`.
+    kind
+        How perturbations act on their targets; None if unknown.
+    fdr
+        False discovery rate of hits.
+    n_top
+        Genes per perturbation in the top-gene metrics.
     masked
-        Its models with masks.
+        Models of the experiment with masks.
     """
-    if COUNTS not in has:
-        return []
-    said = changes_in_words(read_table(tables / "perturbations.tsv"))
-    said += missed_in_words(read_table(tables / "missed_effects.tsv"))
-    if INTERVALS in has:
-        said += coverage_in_words(read_table(tables / "coverage.tsv"))
-    if CELLS in has:
-        said += vcc_in_words(read_table(tables / "vcc2026.tsv"))
-        said += spread_in_words(read_table(tables / "population.tsv")) if TRAINING in has else []
-    if CONTEXTS in has:
-        said += predicted_contexts_in_words(read_table(tables / "context_scores.tsv"))
-    if GENE_SETS in has:
-        said += pathways_in_words(read_table(tables / "pathway_agreement.tsv"))
-    said += combinations_in_words(read_table(tables / "combinations.tsv"))
+
+    def of(table: str) -> pd.DataFrame:
+        return read_table(tables / f"{table}.tsv")
+
+    said = {name: list(found) for name, found in sentences(of("summary"), n_top).items()}
+    said["effects"] += reproduction_in_words(tables, has)
+    if COUNTS in has:
+        said["quality"] = quality_in_words(tables, has, kind, fdr)
+        said["effects"] += missed_in_words(of("missed_effects"))
+        said["expression"] = changes_in_words(of("perturbations"))
+        said["combinations"] = combinations_in_words(of("combinations"))
+        if INTERVALS in has:
+            said["effects"] += coverage_in_words(of("coverage"))
+        if CELLS in has:
+            said["effects"] += vcc_in_words(of("vcc2026"))
+            said["effects"] += spread_in_words(of("population")) if TRAINING in has else []
+        if CONTEXTS in has:
+            said["expression"] += predicted_contexts_in_words(of("context_scores"))
+        if GENE_SETS in has:
+            said["pathways"] = pathways_in_words(of("pathway_agreement"))
+        if TRAINING in has:
+            said["responders"] = responders_in_words(of("responders"))
     if TRAINING in has:
-        said += responders_in_words(read_table(tables / "responders.tsv"))
-        said += masks_in_words(read_table(tables / "factors.tsv"), masked) if MASKS in has else []
-        said += basal_in_words(read_table(tables / "basal.tsv"))
+        said["mechanisms"] = masks_in_words(of("factors"), masked) if MASKS in has else []
+        said["basal"] = basal_in_words(of("basal"))
     return said
 
 
@@ -657,7 +693,7 @@ def responders_in_words(responders: pd.DataFrame) -> list[str]:
             "Cells that respond to a perturbation cannot be distinguished from control cells for "
             f"any of {len(pooled):,} perturbations: effects are too small in a single cell."
         ]
-    fewest = _named(
+    fewest = some_of(
         [
             f"{row['perturbation']} ({100 * row['responders']:.0f} %)"
             for _, row in known.head(MOST_NAMED).iterrows()
@@ -766,7 +802,7 @@ def masks_in_words(factors: pd.DataFrame, masked: Sequence[str]) -> list[str]:
     if not closed:
         return []
     return [
-        f"No mask is open in {_named(closed)}: no perturbation has evidence of moving the latent "
+        f"No mask is open in {some_of(closed)}: no perturbation has evidence of moving the latent "
         "state, and predicted effects are on-target effects at most."
     ]
 
@@ -780,7 +816,7 @@ def pathways_in_words(agreement: pd.DataFrame) -> list[str]:
     first = known[known["model"] == known["model"].iloc[0]]
     groups = first.groupby("top_observed", sort=False)["perturbation"].agg(list)
     named = "; ".join(
-        f"{readable_set(str(name))} ({_named(members)})"
+        f"{readable_set(str(name))} ({some_of(members)})"
         for name, members in groups.iloc[groups.map(len).argsort(kind="stable")[::-1]]
         .head(MOST_NAMED)
         .items()
@@ -831,7 +867,8 @@ def basal_in_words(basal: pd.DataFrame) -> list[str]:
     ]
 
 
-def _named(names: list[str]) -> str:
+def some_of(names: Sequence[str]) -> str:
+    """List the first names, and how many more there are."""
     shown = ", ".join(names[:MOST_NAMED])
     return f"{shown} and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else shown
 

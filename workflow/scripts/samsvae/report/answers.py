@@ -1,0 +1,179 @@
+"""The report's first screen: five questions about an experiment, each with a short answer."""
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from samsvae.evaluation.metrics import HELD_OUT
+from samsvae.evaluation.summary import BEST, NOT_DIFFERENT, by_fraction, scope_of_summary
+from samsvae.figures import minus, readable, readable_set
+from samsvae.report.sections import COUNTS, GENE_SETS, GUIDES, MASKS, TRAINING
+from samsvae.report.sentences import pathways_in_words, quality_in_words, some_of
+from samsvae.runtime.files import read_table
+
+SOUND = "Is the screen sound?"
+EFFECTS = "What do the perturbations do?"
+MECHANISMS = "Which mechanisms do they share?"
+MODELS = "Which model predicts best?"
+NEXT = "What to do next?"
+MOST_DESCRIBED = 3  # perturbations whose genes are named
+MOST_GENES = 3
+FEW_RESPONDERS = 0.5
+SIGNIFICANT = 0.05  # false discovery rate of gene sets
+
+Answers = list[tuple[str, list[str]]]
+
+
+def five_answers(
+    tables: Path, has: Collection[str], kind: str | None, fdr: float, models: Sequence[str]
+) -> Answers:
+    """Answer the questions with which a reader opens the report.
+
+    Parameters
+    ----------
+    tables
+        Folder of the experiment's tables.
+    has
+        Properties of the experiment, see :mod:`samsvae.report.sections`.
+    kind
+        How perturbations act on their targets; None if unknown.
+    fdr
+        False discovery rate of hits.
+    models
+        Models of the experiment.
+
+    Returns
+    -------
+    list of (str, list of str)
+        Question and sentences; a question that the experiment cannot answer is not there.
+    """
+    summary = read_table(tables / "summary.tsv")
+    answers = [(MODELS, list(_best_models(summary)))]
+    if COUNTS in has:
+        hits = read_table(tables / "hits.tsv")
+        answers = [
+            (SOUND, quality_in_words(tables, has, kind, fdr)[-1:]),
+            (EFFECTS, list(_effects(hits, read_table(tables / "perturbations.tsv")))),
+            (MECHANISMS, list(_mechanisms(tables, has, models))),
+            *answers,
+            (NEXT, list(_next_steps(tables, has, hits))),
+        ]
+    return [(question, said) for question, said in answers if said]
+
+
+def _effects(hits: pd.DataFrame, perturbations: pd.DataFrame) -> Iterator[str]:
+    tested = hits.dropna(subset="pvalue")
+    found = tested[tested["is_hit"].astype(bool)]
+    yield (
+        f"{len(found):,} of {len(tested):,} perturbations change expression as a whole; "
+        f"{(perturbations['n_de'] > 0).sum():,} change at least one gene significantly."
+    )
+    for row in perturbations.head(MOST_DESCRIBED).to_dict("records"):
+        parts = [
+            f"{verb} {', '.join(genes)}"
+            for verb, column in (("raises", "raised"), ("lowers", "lowered"))
+            if (genes := _genes(row.get(column)))
+        ]
+        if row["n_de"] and parts:
+            yield f"{row['perturbation']} ({row['n_de']:,} genes) {' and '.join(parts)}."
+
+
+def _genes(text: object) -> list[str]:
+    """Read the first genes of a list such as ``IRF1 +1.20, STAT1 +0.90``."""
+    listed = str(text).split(", ") if isinstance(text, str) and text else []
+    return [one.split(" ")[0] for one in listed[:MOST_GENES]]
+
+
+def _mechanisms(tables: Path, has: Collection[str], models: Sequence[str]) -> Iterator[str]:
+    if GENE_SETS in has:
+        yield pathways_in_words(read_table(tables / "pathway_agreement.tsv"))[0]
+    if not {TRAINING, MASKS} <= set(has):
+        return
+    factors = read_table(tables / "factors.tsv")
+    shared = factors[factors["n_perturbations"] > 1] if len(factors) else factors
+    if shared.empty:
+        return
+    model = next(name for name in models if name in set(shared["model"]))
+    own = shared[shared["model"] == model]
+    first = own[(own["split"] == own["split"].iloc[0]) & (own["seed"] == own["seed"].iloc[0])]
+    largest = first.sort_values("n_perturbations", ascending=False, kind="stable").iloc[0]
+    members = some_of(str(largest["perturbations"]).split(";"))
+    sets = _sets_of_factor(tables, has, largest)
+    yield (
+        f"{readable(model)} finds {len(first):,} latent factors that several perturbations share; "
+        f"the largest moves {members}{sets}."
+    )
+
+
+def _sets_of_factor(tables: Path, has: Collection[str], factor: "pd.Series[object]") -> str:
+    if GENE_SETS not in has:
+        return ""
+    sets = read_table(tables / "factor_enrichment.tsv")
+    keys = ["split", "model", "seed", "dimension"]
+    own = sets[(sets[keys] == factor[keys]).all(axis=1) & (sets["fdr"] < SIGNIFICANT)]
+    if own.empty:
+        return ""
+    best = own.sort_values("pvalue", kind="stable").iloc[0]
+    return f" ({readable_set(str(best['set']))})"
+
+
+def _best_models(summary: pd.DataFrame) -> Iterator[str]:
+    """Name the best models by the agreement with held-out effects, for each condition."""
+    parts = by_fraction(summary)
+    for fraction, part in parts:
+        asked = part[
+            (part["metric"] == f"pearson{HELD_OUT}") & (part["scope"] == scope_of_summary(part))
+        ].set_index("model")
+        best = asked[asked["verdict"] == BEST]
+        if best.empty:
+            continue
+        where = f"With a fraction of {fraction:g}, " if len(parts) > 1 else ""
+        value = minus(f"{best['value'].iloc[0]:.2f}")
+        sentence = (
+            f"{where}{readable(str(best.index[0]))}: r {value} with the effects of held-out cells"
+        )
+        equal = [readable(str(name)) for name in asked.index[asked["verdict"] == NOT_DIFFERENT]]
+        if equal:
+            yield f"{sentence}, not significantly better than {some_of(equal)}."
+        elif asked["tested_over"].notna().any():
+            yield f"{sentence}, significantly better than every other."
+        else:
+            yield f"{sentence}; without replicates, differences are not tested."
+
+
+def _next_steps(tables: Path, has: Collection[str], hits: pd.DataFrame) -> Iterator[str]:
+    """Suggest what the tables ask for."""
+    if GUIDES in has:
+        guides = read_table(tables / "guides.tsv")
+        odd = guides[guides["odd"].astype(bool)]
+        if len(odd):
+            yield (
+                f"Look at {len(odd):,} odd guides, and leave out those that fail: "
+                f"{some_of(list(odd['guide'].astype(str)))}."
+            )
+    silent = hits[hits["pvalue"].notna() & ~hits["is_hit"].astype(bool)]
+    if len(silent):
+        size = silent["detectable_effect"].median() if "detectable_effect" in silent else None
+        seen = (
+            ""
+            if size is None or pd.isna(size)
+            else (
+                f": with these cells a change of {size:.2f} (log2) in a typical gene would be found"
+            )
+        )
+        yield (
+            f"{some_of(list(silent['perturbation'].astype(str)))} have no detectable effect{seen}. "
+            "More cells or stronger guides would tell absence from weakness."
+        )
+    if TRAINING in has:
+        responders = read_table(tables / "responders.tsv")
+        pooled = responders[responders["guide"].fillna("") == ""]
+        few = pooled[pooled["responders"] < FEW_RESPONDERS]
+        if len(few):
+            yield (
+                f"Less than half of the cells respond to "
+                f"{some_of(list(few['perturbation'].astype(str)))}: compare effects among "
+                "responders."
+            )
+    yield "Look up any perturbation or gene below."
