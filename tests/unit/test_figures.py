@@ -1469,3 +1469,33 @@ def test_figures_import_no_statistics():
     )
     for path in folder.glob("*.py"):
         assert not computes.findall(path.read_text()), path
+
+
+@pytest.mark.parametrize(("control", "cut"), [(34_411, True), (700, False)])
+def test_control_cells_do_not_hide_the_bars_of_perturbations(control, cut):
+    use_style()
+    table = pd.DataFrame(
+        {
+            "measure": "cells",
+            "kind": ["control", "perturbed", "perturbed"],
+            "perturbation": ["control", "A", "B"],
+            "value": [control, 400, 90],
+        }
+    )
+    drawn = function_of("screen")(table, **OPTIONS)
+    cells = drawn.axes[0]
+    assert [bar.get_height() for bar in cells.patches] == [control, 400, 90]
+    assert (cells.get_ylim()[1] == 800) == cut
+    assert [text.get_text() for text in cells.texts] == (["34,411"] if cut else [])
+    plt.close(drawn)
+
+
+def test_a_map_of_states_names_the_covariates_that_it_leaves_out():
+    use_style()
+    table = pd.DataFrame(
+        {"state": ["basal", "total"] * 3, "shown_as": "control", "x": 0.0, "y": 0.0}
+    )
+    table = table.assign(**{name: [0.0, 1.0] * 3 for name in ("s_score", "g2m_score", "mito")})
+    drawn = function_of("state_map")(table, **OPTIONS)
+    assert drawn.get_supxlabel() == "not shown: mito"
+    plt.close(drawn)

@@ -141,7 +141,7 @@ def draw_similarity(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Fig
         rows = by_map.get_group((kind, model))
         sns.heatmap(
             _square(rows, list(order)), ax=axis, cmap=DIVERGING, vmin=-1, vmax=1, cbar=False,
-            xticklabels=False, yticklabels=1 if index % 3 == 0 else False,
+            xticklabels=1, yticklabels=1 if index % 3 == 0 else False, rasterized=True,
         )  # fmt: skip
         title = "observed effects" if kind == OBSERVED else f"{readable(model)}\n{kind} effects"
         correlation = rows["correlation"].iloc[0]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -20,6 +21,7 @@ from samsvae.figures.style import (
 )
 
 MOST_NAMED = 60  # perturbations with a bar each
+MOST_TIMES_LARGEST = 2.0  # height of a bar of control cells, in that of the largest perturbation
 NARROWEST_LABELLED = 0.07  # fraction of a bar that has room for a number
 
 
@@ -35,6 +37,7 @@ def draw_screen(table: pd.DataFrame, **_: Any) -> Figure:
         cells.bar(range(len(number)), number["value"], color=list(number["kind"].map(colours)))
         cells.set_xticks(range(len(number)), number["perturbation"], rotation=90, fontsize=5)
         cells.set_xlim(-0.8, len(number) - 0.2)
+        _limit_bars(cells, number, perturbed["value"].max())
     else:
         cells.plot(np.arange(1, len(perturbed) + 1), perturbed["value"], color=colours["perturbed"])
         cells.set_ylim(0, None)
@@ -59,6 +62,20 @@ def draw_screen(table: pd.DataFrame, **_: Any) -> Figure:
     counts.set_ylim(0, 1.25 * counts.get_ylim()[1])
     counts.legend(loc="upper right")
     return figure
+
+
+def _limit_bars(axis: Axes, number: pd.DataFrame, largest: float) -> None:
+    """Cut bars of control cells that would hide those of perturbations, and write their number."""
+    limit = MOST_TIMES_LARGEST * largest
+    if not number["value"].max() > limit:
+        return
+    axis.set_ylim(0, limit)
+    for place, value in enumerate(number["value"]):
+        if value > limit:
+            axis.annotate(
+                f"{value:,.0f}", (place, limit), xytext=(4, -1), textcoords="offset points",
+                va="top", fontsize=6,
+            )  # fmt: skip
 
 
 def draw_split(table: pd.DataFrame, **_: Any) -> Figure:

@@ -119,7 +119,8 @@ def draw_responders(table: pd.DataFrame, reference: str = "control cells", **_: 
 
 def draw_state_map(table: pd.DataFrame, **_: Any) -> Figure:
     """Draw UMAP of basal and total states by perturbation and covariate, from state_map.tsv."""
-    shown = ["shown_as", *_covariates(table)]
+    covariates = _covariates(table)
+    shown = ["shown_as", *covariates[:MOST_COVARIATES]]
     figure, axes = plt.subplots(
         len(shown), 2, figsize=(PAGE_WIDTH, 2.7 * len(shown)), squeeze=False
     )
@@ -143,17 +144,19 @@ def draw_state_map(table: pd.DataFrame, **_: Any) -> Figure:
                 loc="center left", bbox_to_anchor=(1, 0.5), markerscale=3, handletextpad=0.1,
                 title=None if name == "shown_as" else readable(name),
             )  # fmt: skip
+    if left_out := covariates[MOST_COVARIATES:]:
+        figure.supxlabel(f"not shown: {', '.join(map(readable, left_out))}", fontsize=7)
     return figure
 
 
 def _covariates(table: pd.DataFrame) -> list[str]:
-    """Choose the first numeric covariates and those of few levels."""
+    """List the numeric covariates and those of few levels."""
     candidates = [name for name in table.columns if name not in NOT_COVARIATES]
     return [
         name
         for name in candidates
         if pd.api.types.is_float_dtype(table[name]) or 1 < table[name].nunique() <= MOST_LEVELS
-    ][:MOST_COVARIATES]
+    ]
 
 
 def _by_perturbation(axis: Axes, cells: pd.DataFrame, size: float) -> None:

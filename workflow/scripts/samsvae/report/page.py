@@ -115,6 +115,11 @@ def table_entry(table: Table, experiment: Path) -> dict[str, Any]:
     }
 
 
+def has_content(entry: Mapping[str, Any]) -> bool:
+    """Tell whether an entry of the page shows anything."""
+    return not entry["nothing"] if entry["kind"] == "figure" else bool(entry["number"])
+
+
 def as_json(table: pd.DataFrame) -> Markup:
     """Write a table as JSON that may stand inside an HTML element."""
     rows = [list(map(_plain, row)) for row in table.to_numpy()]
@@ -334,7 +339,7 @@ def _sections(
                     "warning": NO_EFFECTS if section.name in OF_EFFECTS and name in empty else "",
                 }
                 for name in experiments
-                if (found := entries(name, section.name))
+                if any(map(has_content, found := entries(name, section.name)))
             ],
         }
         for section in SECTIONS
