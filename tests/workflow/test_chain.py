@@ -431,12 +431,13 @@ def test_a_model_applied_to_its_own_screen_gives_its_own_numbers(finished):
     assert (told[~told.index.isin(known)] == "unknown").all()
 
 
-def test_the_notebook_of_a_trained_model_runs(finished, monkeypatch, caplog):
-    cells = json.loads((ROOT / "docs" / "trained_model.ipynb").read_text())["cells"]
+def test_the_notebook_explores_a_run(finished, monkeypatch, caplog):
+    cells = json.loads((ROOT / "docs" / "notebooks" / "explore.ipynb").read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     monkeypatch.chdir(finished.folder)
     names: dict[str, object] = {}
     exec(code[0], names)
+    names["RUN"] = finished.folder / "results/random"
     names["MODEL"] = finished.folder / "results/random/random-seed0/sams/seed0/model.safetensors"
     names["CELLS"] = finished.folder / "results/screens/tiny/screen.h5ad"
     for each in code[1:]:
@@ -446,7 +447,14 @@ def test_the_notebook_of_a_trained_model_runs(finished, monkeypatch, caplog):
     assert encoded.n_obs == whole.n_obs
     assert encoded.n_vars == whole.n_vars - 3
     assert "3 of the model's 60 genes are not measured" in caplog.text
-    assert list(names["effects"].index) == [names["one"], names["two"], "TARGET01+TARGET02"]
+    hits = pd.read_csv(finished.folder / "results/random/tables/hits.tsv", sep="\t")
+    assert names["strongest"] == hits["perturbation"].iloc[0]
+    assert names["changes"]["fdr"].is_monotonic_increasing
+    titles = [axis.get_title() for axis in names["figure"].axes]
+    assert [name for name in names["chosen"] if any(name in title for title in titles)] == list(
+        hits["perturbation"].head(2)
+    )
+    assert list(names["predicted"].index) == [names["one"], names["two"], "TARGET01+TARGET02"]
     assert names["imagined"].n_obs == 50
     assert len(names["scores"]) > 0
 

@@ -88,7 +88,9 @@ def sample_cells(
         )
     device = trained.device
     _design(trained, perturbations)  # refuse unknown perturbations
-    sizes = torch.as_tensor(library_sizes, dtype=torch.float32, device=device).reshape(-1)
+    sizes = torch.as_tensor(np.asarray(library_sizes), dtype=torch.float32, device=device).reshape(
+        -1
+    )
     drawn = []
     for draw in range(cells_per_perturbation):
         own_seed = int(np.random.SeedSequence([seed, draw]).generate_state(1)[0])
