@@ -565,6 +565,37 @@ TABLES = {
 }
 
 
+def boxes_of_texts(figure):
+    """Visible texts of a figure with their boxes; tilted ones, whose boxes are too large, not."""
+    drawn = [figure._suptitle, figure._supxlabel, figure._supylabel]
+    drawn += [text for legend in figure.legends for text in legend.get_texts()]
+    for axes in figure.axes:
+        drawn += [axes.title, *axes.texts]
+        drawn += axes.get_legend().get_texts() if axes.get_legend() else []
+        for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
+            drawn.append(axis.label)
+            low, high = sorted(axis.get_view_interval())
+            for tick in axis.get_major_ticks():
+                inside = low - 1e-9 <= tick.get_loc() <= high + 1e-9
+                drawn += [tick.label1, tick.label2] if inside else []
+    return [
+        (text.get_text(), text.get_window_extent())
+        for text in drawn
+        if text and text.get_visible() and text.get_text().strip() and text.get_rotation() % 90 == 0
+    ]
+
+
+def overlaps(figure, most=1.5):
+    """Pairs of texts that lie on each other by more pixels than these in both directions."""
+    figure.canvas.draw()
+    return [
+        (first, second)
+        for (first, one), (second, other) in itertools.combinations(boxes_of_texts(figure), 2)
+        if min(one.x1, other.x1) - max(one.x0, other.x0) > most
+        and min(one.y1, other.y1) - max(one.y0, other.y0) > most
+    ]
+
+
 @pytest.mark.parametrize("case", TABLES, ids="-".join)
 def test_figures_cope_with_what_experiments_may_hold(case, tmp_path):
     use_style()
@@ -576,6 +607,7 @@ def test_figures_cope_with_what_experiments_may_hold(case, tmp_path):
     again = draw(TABLES[case], **OPTIONS)
     save_figure(again, "caption", '{"config": {}}', [tmp_path / "b.svg"])
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert overlaps(drawn) == []
     # text is drawn as it is, so a label in matplotlib's notation of formulas would show it
     assert "mathdefault" not in (tmp_path / "a.svg").read_text()
 

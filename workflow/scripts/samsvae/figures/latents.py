@@ -16,6 +16,7 @@ from samsvae.biology.similarity import LATENT, OBSERVED, PREDICTED
 from samsvae.figures import minus, readable, readable_set
 from samsvae.figures.style import (
     DIVERGING,
+    LOWEST,
     PAGE_WIDTH,
     colour_limit,
     models_in,
@@ -65,7 +66,7 @@ def draw_factors(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure
     figure, axes = plt.subplots(
         2,
         len(shown),
-        figsize=(PAGE_WIDTH, 1.2 + height),
+        figsize=(PAGE_WIDTH, max(LOWEST, 1.2 + height)),
         height_ratios=[0.4, height],
         squeeze=False,
         sharex="col",
@@ -166,6 +167,7 @@ def _square(rows: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 LARGEST_DOT = 60.0  # square points
 NAME_WIDTH, NAME_HEIGHT = 0.03, 0.05  # of a character of a name, as fractions of the map
+NAME_OFFSET = 0.03  # of a name from its dot
 
 
 def draw_perturbation_map(table: pd.DataFrame, **_: Any) -> Figure:
@@ -209,7 +211,8 @@ def _names_with_space(rows: pd.DataFrame) -> list[tuple["pd.Series[Any]", bool]]
     boxes = np.empty((0, 2))
     for (_, row), (x, y) in zip(ordered.iterrows(), points, strict=True):
         width, is_left = NAME_WIDTH * len(row["perturbation"]), x < 0.5
-        middle = np.array([x + width / 2 if is_left else x - width / 2, y])
+        offset = NAME_OFFSET + width / 2
+        middle = np.array([x + offset if is_left else x - offset, y])
         widths = [NAME_WIDTH * len(other["perturbation"]) for other, _ in chosen]
         apart = np.array([[(width + other) / 2, NAME_HEIGHT] for other in widths]).reshape(-1, 2)
         if not (np.abs(boxes - middle) < apart).all(axis=1).any():

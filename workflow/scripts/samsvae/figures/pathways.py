@@ -16,6 +16,7 @@ from samsvae.figures.style import (
     DIVERGING,
     EFFECT_UNITS,
     LARGEST_SCORE,
+    LOWEST,
     PAGE_WIDTH,
     SEQUENTIAL,
     model_colours,
@@ -102,7 +103,7 @@ def dots_by_factor(
     cmap, limits, label
         Colours of the values.
     """
-    figure, axes = panels(len(models), 2, 1.1 + 0.16 * len(names), sharey=True)
+    figure, axes = panels(len(models), 2, max(LOWEST, 1.1 + 0.16 * len(names)), sharey=True)
     figure.set_figwidth(PAGE_WIDTH)
     for axis, model in zip(axes, models, strict=True):
         rows = table[table["model"] == model]

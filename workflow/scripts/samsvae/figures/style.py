@@ -23,6 +23,7 @@ logging.getLogger("fontTools").setLevel(logging.WARNING)  # it logs every font o
 
 COLUMN_WIDTH = 3.5  # inches, one column of a journal
 PAGE_WIDTH = 7.2  # inches, two columns
+LOWEST = 2.2  # inches, of a figure with a colour bar at its side
 FONT_SIZE = 7  # points
 EFFECT_UNITS = "log2(CP10k + 1)"
 DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
