@@ -312,18 +312,18 @@ def test_the_report_names_scores_that_cannot_rank_models_and_why():
     assert len(sentences(calibrated, N_TOP)["effects"]) == 1
 
 
-# sevenths, by discrimination_score of cell-eval2 0.20.0 with rank_denominator="n-1": by default
-# (without targets), with exclude_target_gene=False, and also with control_source="real"
+# sevenths, by discrimination_score of cell-eval2 0.20.0 with rank_denominator="n-1": with
+# exclude_target_gene=False, by default (without targets), and with control_source="real"
 OF_CELL_EVAL2 = {
-    "discrimination_l1": [3, 0, 4, 7, 5, 7, 1, 7],
-    "discrimination_l2": [3, 2, 3, 6, 7, 7, 4, 7],
-    "discrimination_cosine": [3, 2, 3, 7, 7, 7, 4, 6],
-    "discrimination_l1_without_targets": [3, 2, 4, 4, 5, 6, 2, 7],
-    "discrimination_l2_without_targets": [4, 4, 3, 4, 6, 6, 3, 7],
-    "discrimination_cosine_without_targets": [4, 4, 3, 5, 6, 7, 3, 6],
-    "discrimination_l1_measured_control": [7, 4, 3, 3, 7, 6, 4, 7],
-    "discrimination_l2_measured_control": [5, 1, 4, 5, 7, 7, 4, 7],
-    "discrimination_cosine_measured_control": [6, 2, 4, 5, 7, 7, 5, 7],
+    "discrimination_l1_with_targets": [3, 0, 4, 7, 5, 7, 1, 7],
+    "discrimination_l2_with_targets": [3, 2, 3, 6, 7, 7, 4, 7],
+    "discrimination_cosine_with_targets": [3, 2, 3, 7, 7, 7, 4, 6],
+    "discrimination_l1": [3, 2, 4, 4, 5, 6, 2, 7],
+    "discrimination_l2": [4, 4, 3, 4, 6, 6, 3, 7],
+    "discrimination_cosine": [4, 4, 3, 5, 6, 7, 3, 6],
+    "discrimination_l1_measured_control": [7, 6, 2, 0, 6, 6, 3, 7],
+    "discrimination_l2_measured_control": [7, 6, 1, 1, 7, 6, 3, 7],
+    "discrimination_cosine_measured_control": [6, 6, 2, 1, 7, 6, 3, 7],
 }
 
 

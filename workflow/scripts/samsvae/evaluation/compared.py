@@ -28,7 +28,7 @@ from samsvae.evaluation.metrics import (
     N_EXPRESSED,
     NO_CHANGE,
     WEIGHTED_METRICS,
-    WITHOUT_TARGETS,
+    WITH_TARGETS,
     Metric,
     Score,
     de_metrics,
@@ -126,24 +126,31 @@ def comparisons(
         Effects among all cells, as in the paper, and among held-out cells (``_held_out``), each
         over all genes and over the ``_top<n>`` of largest observed effect; and differentially
         expressed genes (``de_``). Then the :data:`samsvae.evaluation.metrics.VARIANTS` and weighted
-        metrics of held-out cells, where the observed effects have what these need.
+        metrics of held-out cells, where the observed effects have what these need. Target genes are
+        left out of retrieval, discrimination and differentially expressed genes, but for
+        :data:`samsvae.evaluation.metrics.WITH_TARGETS`.
     """
     guess = np.asarray(predicted.X, dtype=np.float64)
     effects = truth_of(observed, predicted)
+    targets = target_genes(effects)
+    others = ~targets.any(axis=0)
     for suffix, layer in TRUTHS.items():
         truth = np.asarray(effects.layers[layer], dtype=np.float64)
         known = np.isfinite(truth.sum(axis=1))
-        yield Comparison({n + suffix: m for n, m in METRICS.items()}, truth, guess, known)
+        of_all = {n + suffix: m for n, m in METRICS.items() if not m.without_targets}
+        yield Comparison(of_all, truth, guess, known)
+        of_others = {n + suffix: m for n, m in METRICS.items() if m.without_targets}
+        yield Comparison(of_others, truth[:, others], guess[:, others], known)
         top = {f"{n}_top{n_top}{suffix}": m for n, m in METRICS.items() if m.top_genes}
         yield Comparison(top, *top_genes(truth, guess, n_top), known)
     significant = significant_effects(effects, fdr)
     every = np.ones(len(guess), dtype=bool)
     de = {DE + n: m for n, m in de_metrics(n_top).items()}
-    yield Comparison(de, significant, guess, every)
-    targets = target_genes(effects)
+    left_out = targets if targets.any() else None
+    yield Comparison(de, significant, guess, every, left_out=left_out)
     if targets.any():
-        without = {n + WITHOUT_TARGETS: m for n, m in de.items()}
-        yield Comparison(without, significant, guess, every, left_out=targets)
+        kept = {n + WITH_TARGETS: m for n, m in de.items()}
+        yield Comparison(kept, significant, guess, every)
     yield from _of_held_out_cells(effects, truth, guess, targets)
 
 
@@ -157,9 +164,7 @@ def _of_held_out_cells(
         return {f"{n}{variant}{HELD_OUT}": m for n, m in METRICS.items() if getattr(m, has_it)}
 
     if targets.any():
-        metrics = chosen(WITHOUT_TARGETS, "without_targets")
-        others = ~targets.any(axis=0)
-        yield Comparison(metrics, truth[:, others], guess[:, others], known)
+        yield Comparison(chosen(WITH_TARGETS, "without_targets"), truth, guess, known)
     if "t_of_others" in effects.layers:
         weights = weights_of(np.asarray(effects.layers["t_of_others"], dtype=np.float64))
         weighted = known & np.isfinite(weights).all(axis=1)
@@ -176,7 +181,12 @@ def _of_held_out_cells(
     )
     if np.isfinite(of_prediction - measured).all():
         metrics = chosen(MEASURED_CONTROL, "measured_control")
-        yield Comparison(metrics, truth, guess + (of_prediction - measured), known)
+        of_all = {n: m for n, m in metrics.items() if not m.without_targets}
+        of_others = {n: m for n, m in metrics.items() if m.without_targets}
+        guess = guess + (of_prediction - measured)
+        others = ~targets.any(axis=0)
+        yield Comparison(of_all, truth, guess, known)
+        yield Comparison(of_others, truth[:, others], guess[:, others], known)
 
 
 def target_genes(effects: anndata.AnnData) -> np.ndarray:

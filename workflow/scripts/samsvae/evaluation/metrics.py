@@ -88,8 +88,9 @@ class Metric(Score):
         Whether it is also computed with predicted and observed profiles both compared with the
         measured control profile, as by cell-eval2 and scPertEval.
     without_targets
-        Whether it is also computed without the target genes of all perturbations. Metrics of
-        differentially expressed genes are also computed without a perturbation's own.
+        Whether the target genes of all perturbations are left out, which a prediction may know
+        without knowing the effect; it is also computed with them (:data:`WITH_TARGETS`). Metrics
+        of differentially expressed genes leave out a perturbation's own, and likewise.
     negative
         Prediction without knowledge of the perturbation, by which it is calibrated.
     """
@@ -109,7 +110,7 @@ class Metric(Score):
 HELD_OUT = "_held_out"  # ends the name of a metric whose truth is the held-out cells alone
 EXPRESSED = "_expressed"  # then of one over the genes that control cells express most
 MEASURED_CONTROL = "_measured_control"  # of one with the measured control profile on both sides
-WITHOUT_TARGETS = "_without_targets"  # of one without target genes
+WITH_TARGETS = "_with_targets"  # of one with the target genes that it otherwise leaves out
 N_EXPRESSED = 1000  # genes, as in Ahlmann-Eltze et al. 2025
 DE = "de_"  # begins the name of a metric of differentially expressed genes
 
@@ -276,7 +277,7 @@ def de_metrics(n_top: int) -> dict[str, Metric]:
 VARIANTS = {
     EXPRESSED: f"{N_EXPRESSED:,} most expressed genes",
     MEASURED_CONTROL: "measured control on both sides",
-    WITHOUT_TARGETS: "without target genes",
+    WITH_TARGETS: "with target genes",
 }
 
 # scores of a run that are not computed by perturbation

@@ -8,7 +8,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from samsvae.evaluation.compared import comparisons
+from samsvae.evaluation.compared import comparisons, target_genes
 from samsvae.evaluation.differential_expression import significant_effects, slope
 from samsvae.evaluation.effects import CONTEXTS, effects_in_context, truth_of
 from samsvae.evaluation.metrics import DE, HELD_OUT, METRICS, OVER_SEEDS, PERTURBATION, Metric
@@ -227,7 +227,9 @@ def _de_table(
     table.insert(0, "n_held_out", truth.obs["n_held_out"].to_numpy())
     table.insert(1, "n_de", np.sum(np.asarray(truth.layers["fdr"]) < fdr, axis=1))
     guess = np.asarray(predicted.X, dtype=np.float64)
-    table["slope"] = slope(significant_effects(truth, fdr), guess)
+    significant = significant_effects(truth, fdr)
+    significant[target_genes(truth)] = np.nan  # as in the metrics
+    table["slope"] = slope(significant, guess)
     return table.reset_index()
 
 

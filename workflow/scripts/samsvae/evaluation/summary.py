@@ -22,6 +22,7 @@ from samsvae.evaluation.comparison import (
 )
 from samsvae.evaluation.metrics import (
     HELD_OUT,
+    WITH_TARGETS,
     Metric,
     Score,
     heading,
@@ -58,7 +59,9 @@ def headlines(n_top: int, scope: str) -> dict[tuple[str, str], str]:
         (scope, f"pearson_top{n_top}{HELD_OUT}"),
         (scope, f"median_pearson_from_mean{HELD_OUT}"),
         (scope, f"mean_retrieval_rank{HELD_OUT}"),
+        (scope, f"mean_retrieval_rank{WITH_TARGETS}{HELD_OUT}"),
         (scope, "median_de_auroc"),
+        (scope, f"median_de_auroc{WITH_TARGETS}"),
         (scope, "pearson"),
         (scope, f"pearson_top{n_top}"),
         ("val", IWELBO),
