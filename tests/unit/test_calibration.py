@@ -9,10 +9,11 @@ from scipy import sparse
 
 from samsvae.config.experiments import Split
 from samsvae.evaluation.compared import (
-    CALIBRATION,
+    COLUMNS,
     LEAST_BDS,
     calibrate,
     calibrate_by,
+    calibration_as_metrics,
     discriminates,
     dynamic_range,
 )
@@ -21,8 +22,12 @@ from samsvae.evaluation.metrics import (
     MEAN_OF_ALL,
     MEAN_OF_OTHERS,
     METRICS,
+    NAMES,
     NO_CHANGE,
     de_metrics,
+    described,
+    read_perturbation_metrics,
+    read_run_metrics,
 )
 from samsvae.evaluation.observed import split_half, t_of_others
 from samsvae.evaluation.scores import effect_scores
@@ -30,6 +35,7 @@ from samsvae.evaluation.summary import with_calibration
 from samsvae.figures.scores import UNCALIBRATED, draw_metrics
 from samsvae.report.sentences import condition_tables, sentences
 from samsvae.runtime.errors import InputError
+from samsvae.runtime.files import write_parquet_parts
 from samsvae.screen.splits import split_screen
 
 N_TOP, FDR = 10, 0.05
@@ -70,7 +76,7 @@ def test_the_two_scores_of_a_metric_are_their_definitions():
 def test_every_metric_is_calibrated_and_separates_a_replicate_without_noise_from_the_mean():
     effect = np.random.default_rng(1).normal(size=(15, 60))
     table = calibration(effect, effect)
-    assert [table.index.name, *table] == CALIBRATION
+    assert [table.index.name, *table] == COLUMNS
     registered = [f"{name}{cells}" for name in METRICS for cells in ("", "_held_out")]
     assert {*registered, *(f"de_{name}" for name in de_metrics(N_TOP))} <= set(table.index)
     assert table["ranks_models"].all()
@@ -130,6 +136,35 @@ def test_a_split_without_held_out_control_cells_is_not_calibrated(tiny_screen):
     assert not np.asarray(halves.X).any()
     assert np.isnan(halves.layers["ate_held_out"]).all()
     assert (calibrate(halves, N_TOP, FDR)["n"] == 0).all()
+
+
+def test_calibration_stands_among_the_metrics_but_is_no_score_of_a_model(tmp_path):
+    first, second = np.random.default_rng(4).normal(size=(2, 12, 30)) + np.arange(12)[:, None]
+    table = calibrate(halves_of(first, second), N_TOP, FDR)
+    rows = calibration_as_metrics(table).assign(split="s", model="split_half", seed=0)
+    score = pd.DataFrame({"scope": ["test"], "metric": "pearson_held_out", "value": 0.5})
+    parts = [described(one, N_TOP) for one in (rows, score.assign(split="s", model="m", seed=1))]
+    path = tmp_path / "metrics.parquet"
+    write_parquet_parts(parts, NAMES, "{}", path)
+    every = pd.read_parquet(path)
+    assert every["description"].notna().all()
+    assert not every["metric"].duplicated().any()
+    found = every[every["scope"] == "calibration"].set_index("metric")["value"]
+    assert len(found) == 2 * len(table)
+    for _, row in table.iterrows():
+        for name in ("drf", "bds"):
+            np.testing.assert_equal(found[f"{name}_{row['metric']}"], row[name])
+    assert read_run_metrics(path)["model"].tolist() == ["m"]
+    assert read_perturbation_metrics(path, ["s"]).empty
+
+
+def test_the_replicates_score_is_the_average_of_its_metric():
+    first, second = np.random.default_rng(5).normal(size=(2, 9, 30)) + np.arange(9)[:, None] % 2
+    table = calibration(first, second)
+    ranks = METRICS["retrieval_rank"].function(second, first)
+    assert table.loc["retrieval_rank_held_out", "replicate"] == pytest.approx(ranks.mean())
+    errors = METRICS["rmse"].function(second, first)
+    assert table.loc["rmse_held_out", "replicate"] == pytest.approx(np.median(errors))
 
 
 def test_metrics_that_cannot_rank_models_decide_nothing():

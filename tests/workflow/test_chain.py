@@ -169,7 +169,15 @@ def test_all_metrics_stand_in_one_table_that_says_what_they_are(finished):
         unknown = table.loc[table["description"].isna(), "metric"].unique()
         assert not len(unknown), f"not in the registry: {list(unknown)}"
         no_direction = table.loc[table["direction"].isna(), "metric"].unique()
-        assert all(name.startswith("spread_") or name in OTHER_NUMBERS for name in no_direction)
+        assert all(
+            name.startswith(("spread_", "drf_", "bds_")) or name in OTHER_NUMBERS
+            for name in no_direction
+        )
+        calibration = pd.read_csv(results / "tables/calibration.tsv", sep="\t")
+        found = table[table["scope"] == "calibration"].set_index(["split", "metric"])["value"]
+        assert len(found) == 2 * len(calibration)
+        row = calibration.dropna().iloc[0]
+        assert found[row["split"], f"bds_{row['metric']}"] == pytest.approx(row["bds"])
 
 
 def test_the_report_shows_every_figure_and_asks_the_network_for_nothing(finished):

@@ -1,10 +1,11 @@
 """Compare the predictions of all runs on one split with the observed effects."""
 
+import json
 from typing import Any
 
 import pandas as pd
 
-from samsvae.evaluation.compared import calibrate
+from samsvae.evaluation.compared import calibrate, calibration_as_metrics
 from samsvae.evaluation.effects import read_effects, read_observed
 from samsvae.evaluation.metrics import NAMES, described
 from samsvae.evaluation.scores import (
@@ -34,11 +35,16 @@ def main(snakemake: Any) -> None:
     for tables, path in ((missed, output.missed_effects), (contexts, output.context_scores)):
         known = [table for table in tables if len(table)] or tables
         write_tsv(pd.concat(known), path, ["split", "model", "seed"])
-    calibration = calibrate(read_effects(snakemake.input.halves), params.top_genes, params.fdr)
-    write_tsv(calibration.assign(split=params.runs[0]["split"]), output.calibration, ["split"])
-    table = described(with_quartiles(pd.concat(metrics, ignore_index=True)), params.top_genes)
+    table = with_quartiles(pd.concat(metrics, ignore_index=True))
+    halves = read_effects(snakemake.input.halves)
+    calibration = calibrate(halves, params.top_genes, params.fdr)
+    split = {"split": params.runs[0]["split"]}
+    write_tsv(calibration.assign(**split), output.calibration, ["split"])
+    seed = json.loads(halves.uns["provenance"])["config"]["seed"]
+    of_metrics = calibration_as_metrics(calibration).assign(**split, model="split_half", seed=seed)
     made_by = provenance({"runs": params.runs, "fdr": params.fdr}, params.code)
-    write_parquet_parts([table], NAMES, made_by, output.metrics)
+    parts = [described(part, params.top_genes) for part in (table, of_metrics)]
+    write_parquet_parts(parts, NAMES, made_by, output.metrics)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from samsvae.evaluation.agreement import mean_of_others, weights_of
 from samsvae.evaluation.differential_expression import significant_effects
 from samsvae.evaluation.effects import truth_of
 from samsvae.evaluation.metrics import (
+    CALIBRATION,
     DE,
     EXPRESSED,
     HELD_OUT,
@@ -213,7 +214,7 @@ def top_genes(observed: Matrix, predicted: Matrix, n_top: int) -> tuple[Matrix, 
 
 LEAST_BDS = 0.8  # of a metric by which models are ranked
 GUARD = 1e-6  # added to the range of a metric, as by scPertEval
-CALIBRATION = ["metric", "drf", "bds", "n", "negative_control", "ranks_models"]
+COLUMNS = ["metric", "drf", "bds", "n", "replicate", "negative_control", "ranks_models"]
 
 
 def dynamic_range(positive: np.ndarray, negative: np.ndarray, score: Score) -> np.ndarray:
@@ -262,7 +263,8 @@ def calibrate(halves: anndata.AnnData, n_top: int, fdr: float) -> pd.DataFrame:
     DataFrame
         One row per metric: ``drf``, median over the perturbations with test cells (or all, without
         any), and ``bds``, the fraction of these whose positive control is better; ``n``, their
-        number; ``negative_control``; and ``ranks_models``, whether the BDS is
+        number; ``replicate``, the score of the positive control, averaged over perturbations as
+        the metric is; ``negative_control``; and ``ranks_models``, whether the BDS is
         :data:`LEAST_BDS` or more. NaN and True where no perturbation has both controls.
     """
     halved = np.isfinite(np.asarray(halves.layers["ate_held_out"])).all(axis=1)
@@ -305,7 +307,7 @@ def calibrate_by(
             own = {n: m for n, m in negative.metrics.items() if m.negative == control}
             for name, values in replace(negative, metrics=own).by_perturbation().items():
                 rows.append(_calibration(name, own[name], scores[name][shown], values[shown]))
-    return pd.DataFrame(rows, columns=CALIBRATION)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 NEGATIVE_CONTROLS = (MEAN_OF_OTHERS, MEAN_OF_ALL, NO_CHANGE)
@@ -330,11 +332,32 @@ def _calibration(
     drf = dynamic_range(positive, negative, metric)
     drf = drf[np.isfinite(drf)]
     bds = float(better[known].mean()) if known.any() else np.nan
+    average = np.median if metric.average == "median" else np.mean
     return {
         "metric": name,
         "drf": float(np.median(drf)) if len(drf) else np.nan,
         "bds": bds,
         "n": int(known.sum()),
+        "replicate": float(average(positive[known])) if known.any() else np.nan,
         "negative_control": metric.negative,
         "ranks_models": not bds < LEAST_BDS,
     }
+
+
+def calibration_as_metrics(calibration: pd.DataFrame) -> pd.DataFrame:
+    """Arrange the DRF and BDS of metrics as rows of metrics.parquet.
+
+    Parameters
+    ----------
+    calibration
+        As of :func:`calibrate`.
+
+    Returns
+    -------
+    DataFrame
+        Columns scope, metric and value; ``drf_`` and ``bds_`` begin the names.
+    """
+    values = calibration.set_index("metric")[["drf", "bds"]].add_suffix("_")
+    table = values.melt(var_name="quantity", ignore_index=False).reset_index()
+    names = table["quantity"] + table["metric"]
+    return pd.DataFrame({"scope": CALIBRATION, "metric": names, "value": table["value"]})

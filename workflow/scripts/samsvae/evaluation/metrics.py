@@ -6,7 +6,7 @@ expressed genes are entries of :func:`de_metrics`.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -354,6 +354,22 @@ OTHER_NUMBERS: dict[str, Quantity] = {
 }
 
 SPREAD = "spread_"  # begins the name of the distance between the quartiles of perturbations
+CALIBRATION = "calibration"  # scope of the calibration of metrics on a split
+# begin the names of the quantities that calibrate a metric
+CALIBRATIONS: dict[str, Quantity] = {
+    "drf_": Quantity(
+        "DRF",
+        "median fraction of the range, from no knowledge of the perturbation to the best value, "
+        "that a replicate covers",
+        "",
+    ),
+    "bds_": Quantity(
+        "BDS",
+        "fraction of perturbations whose replicate is better than a prediction that knows nothing "
+        "of them",
+        FRACTION,
+    ),
+}
 
 
 def describe(name: str, n_top: int) -> Quantity | None:
@@ -366,6 +382,14 @@ def describe(name: str, n_top: int) -> Quantity | None:
     """
     if name in OTHER_NUMBERS:
         return OTHER_NUMBERS[name]
+    for prefix, quantity in CALIBRATIONS.items():
+        score = meaning(name.removeprefix(prefix), n_top) if name.startswith(prefix) else None
+        if score is not None:
+            return replace(
+                quantity,
+                heading=f"{quantity.heading} of {score.heading}",
+                description=f"{quantity.description}: {score.description}",
+            )
     if not name.startswith(SPREAD):
         return meaning(name, n_top)
     score = meaning(name.removeprefix(SPREAD), n_top)
@@ -522,14 +546,14 @@ def bounds_as_metrics(bounds: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_run_metrics(path: str | Path) -> pd.DataFrame:
-    """Read the metrics of runs over scopes from metrics.parquet.
+    """Read the metrics of runs over scopes from metrics.parquet, without their calibration.
 
     Returns
     -------
     DataFrame
         Columns split, model, seed, scope, metric and value.
     """
-    return _read(path, RUN_COLUMNS, "!=", None)
+    return _read(path, RUN_COLUMNS, ("scope", "not in", [PERTURBATION, CALIBRATION]))
 
 
 def read_perturbation_metrics(path: str | Path, splits: Collection[str]) -> pd.DataFrame:
@@ -541,15 +565,10 @@ def read_perturbation_metrics(path: str | Path, splits: Collection[str]) -> pd.D
         Columns split, model, seed, perturbation, tested, metric and value.
     """
     columns = ["split", "model", "seed", PERTURBATION, "tested", "metric", "value"]
-    return _read(path, columns, "==", splits)
+    return _read(path, columns, ("scope", "==", PERTURBATION), ("split", "in", list(splits)))
 
 
-def _read(
-    path: str | Path, columns: list[str], scope: str, splits: Collection[str] | None
-) -> pd.DataFrame:
-    """Read the rows whose scope is a perturbation (``==``), or is none (``!=``)."""
-    chosen: list[tuple[str, str, Any]] = [("scope", scope, PERTURBATION)]
-    if splits is not None:
-        chosen.append(("split", "in", list(splits)))
-    table = pd.read_parquet(path, columns=columns, filters=chosen)
+def _read(path: str | Path, columns: list[str], *chosen: tuple[str, str, Any]) -> pd.DataFrame:
+    """Read the rows that fulfil all conditions: column, relation and value."""
+    table = pd.read_parquet(path, columns=columns, filters=list(chosen))
     return table.astype({name: object for name in columns if name in NAMES})
