@@ -465,6 +465,25 @@ def vcc_table(seeds, unknown=()):
     return with_mean_scaled(table)
 
 
+def ranking_table(fractions=(np.nan,), certain=True):
+    rows = pd.DataFrame(
+        {
+            "model": MODELS[::-1],
+            "score": [0.8, 0.31],
+            "low": [0.7, 0.2],
+            "high": [0.95, 0.4],
+            "rank": [1, 2],
+            "probability_best": [0.83, 0.17] if certain else np.nan,
+            "reference": "no_change",
+        }
+    )
+    parts = [
+        rows.assign(fraction=fraction, score=rows["score"] + number / 10, high=rows["high"] + 0.2)
+        for number, fraction in enumerate(fractions)
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else rows.assign(fraction=np.nan)[:0]
+
+
 LATENT_KINDS = [("observed", "observed"), ("latent", MODELS[0]), ("predicted", MODELS[0])]
 TABLES = {
     ("screen", "few"): screen_table(split_table(8)),
@@ -527,6 +546,10 @@ TABLES = {
     ("vcc2026", "seeds"): vcc_table([0, 1, 2]),
     ("vcc2026", "one unknown"): vcc_table([0], [JACCARD]),
     ("vcc2026", "none"): vcc_table([0], SCORES),
+    ("ranking", "one"): ranking_table(),
+    ("ranking", "fractions"): ranking_table([0.5, 0.0]),
+    ("ranking", "nothing repeated"): ranking_table(certain=False).assign(low=np.nan, high=np.nan),
+    ("ranking", "none"): ranking_table([]),
     ("recovery", "masked"): recovery_table(True),
     ("recovery", "no mask"): recovery_table(False),
     ("metrics", "with undefined"): summary_table(),
@@ -1249,6 +1272,21 @@ def reads_vcc2026(figure, table):
         assert labels(figure.axes[0], "y") == [readable(model) for model in MODELS]
 
 
+def reads_ranking(figure, table):
+    parts = [rows for _, rows in table.groupby("fraction", dropna=False)]
+    for axis, rows in zip(figure.axes, parts, strict=True):
+        rows = rows.sort_values("rank")
+        shown = np.array(errors(axis))
+        same(shown, rows[["score", "low", "high"]])
+        assert labels(axis, "y") == [readable(model) for model in rows["model"]]
+        told = [float(text.removesuffix(" %")) for text in texts(axis) if text.endswith(" %")]
+        np.testing.assert_allclose(told, 100 * rows["probability_best"])
+        heights = [bars.lines[0].get_ydata()[0] for bars in axis.containers]
+        places = [bars.lines[0].get_xdata()[0] for bars in axis.containers]
+        same(np.column_stack([places, heights]), np.column_stack([rows["score"], rows["rank"] - 1]))
+    assert readable(table["reference"].iloc[0]) in figure.get_supxlabel()
+
+
 def reads_recovery(figure, table):
     threshold, density, states = figure.axes
     f1 = of(table, measure="f1")
@@ -1339,6 +1377,7 @@ SHOWN_COLUMNS = {
     "truth": ["true_mask", "probability"],
     "recovery": ["value", "factor_mean", "state_mean"],
     "vcc2026": ["scaled", "mean_scaled"],
+    "ranking": ["score", "low", "high", "probability_best"],
     "reliability": ["n_effects", *(f"mean_{name}" for name in COVERAGES)],
 }  # fmt: skip
 MUTATED = {

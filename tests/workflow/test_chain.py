@@ -32,7 +32,7 @@ FIGURES = {
     "paired_differences", "volcanoes", "de_by_strength", "combinations", "pathway_map",
     "pathway_agreement",
     "factors", "factor_enrichment", "basal", "recovery", "responders",
-    "reliability", "vcc2026",
+    "reliability", "vcc2026", "ranking",
 }  # fmt: skip
 OF_GENE_SETS = {"enrichment", "pathway_map", "pathway_agreement", "factor_enrichment"}
 # the second experiment tests no gene sets, has several fractions, and batches and guides

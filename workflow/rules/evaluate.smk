@@ -261,7 +261,7 @@ rule collect_metrics:
 
 
 rule compare_models:
-    """Compare models by confidence intervals and paired tests."""
+    """Compare models by confidence intervals and paired tests, and rank them."""
     input:
         metrics=rules.collect_metrics.output.table,
         calibration=branch(
@@ -272,6 +272,7 @@ rule compare_models:
         intervals=f"{TABLES}/intervals.tsv",
         differences=f"{TABLES}/paired_differences.tsv",
         summary=f"{TABLES}/summary.tsv",
+        ranking=f"{TABLES}/ranking.tsv",
     log:
         "results/logs/compare_models/{experiment}.log",
     benchmark:

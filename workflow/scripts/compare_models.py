@@ -1,4 +1,4 @@
-"""Compare models: confidence intervals, paired tests and a summary."""
+"""Compare models: confidence intervals, paired tests, a summary and a ranking."""
 
 from functools import partial
 from typing import Any
@@ -34,6 +34,7 @@ def main(snakemake: Any) -> None:
     write_tsv(tables.intervals, output.intervals)
     write_tsv(tables.differences, output.differences)
     write_tsv(tables.summary, output.summary)
+    write_tsv(tables.ranking, output.ranking)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from samsvae.evaluation.metrics import (
     read_perturbation_metrics,
     read_run_metrics,
 )
+from samsvae.evaluation.ranking import RANKING, rank_models
 from samsvae.runtime.files import read_table
 
 BEST, NOT_DIFFERENT, WORSE, UNTESTED, NOT_RANKED, CEILING = (
@@ -80,6 +81,13 @@ def scope_of_summary(summary: pd.DataFrame) -> str:
     """Find the scope of perturbations of a summary: ``test``, or ``all`` without test cells."""
     effects = summary["metric"].str.contains("pearson") & (summary["scope"] != "truth")
     return "test" if (effects & (summary["scope"] == "test")).any() else "all"
+
+
+def headlines_in(summary: pd.DataFrame, n_top: int) -> dict[tuple[str, str], str]:
+    """List the :func:`headlines` that a summary has, for its scope of perturbations."""
+    asked = set(zip(summary["scope"], summary["metric"], strict=True))
+    found = headlines(n_top, scope_of_summary(summary))
+    return {key: text for key, text in found.items() if key in asked}
 
 
 def by_fraction(table: pd.DataFrame) -> list[tuple[float, pd.DataFrame]]:
@@ -209,7 +217,7 @@ def _verdicts(
 ) -> pd.DataFrame:
     rows = {}
     for model in table["model"]:
-        test = None if tests is None else _test_between(tests, best, model)
+        test = None if tests is None else paired_test_between(tests, best, model)
         row: dict[str, Any] = {"p_adjusted": np.nan, "tested_over": None}
         if model not in competing:
             row["verdict"] = CEILING
@@ -224,8 +232,16 @@ def _verdicts(
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _test_between(tests: pd.DataFrame, one: str, other: str) -> "pd.Series[Any] | None":
-    """Find the test between two models over runs, else within runs; None without any."""
+def paired_test_between(tests: pd.DataFrame, one: str, other: str) -> "pd.Series[Any] | None":
+    """Find the test between two models over runs, else within runs; None without any.
+
+    Parameters
+    ----------
+    tests
+        Paired differences of a scope and metric, by the kind of replicate.
+    one, other
+        The models, in any order.
+    """
     pair = tests["first"].isin([one, other]) & tests["second"].isin([one, other])
     made = tests[pair & tests["p_adjusted"].notna()]
     over_runs = made[made.index.isin(RUNS)]
@@ -258,11 +274,14 @@ class Tables:
         :func:`samsvae.evaluation.comparison.paired_differences`.
     summary
         The main scores with verdicts, see :func:`summarise`.
+    ranking
+        Models by mean normalised score, see :func:`samsvae.evaluation.ranking.rank_models`.
     """
 
     intervals: pd.DataFrame
     differences: pd.DataFrame
     summary: pd.DataFrame
+    ranking: pd.DataFrame
 
 
 def compare_models(
@@ -318,10 +337,20 @@ def compare_models(
         asked = _questions_in_order(means, list(headlines(n_top, scope)))
         summary = summarise(asked, pairs, models, rules.meaning)
         tables = [means, pairs, summary]
+        ranking = pd.DataFrame(columns=RANKING)
         if calibration is not None:
             tables = [with_calibration(table, calibrated, n_top) for table in tables]
-        made.append([_of(fraction, table) for table in tables])
-    return Tables(*(pd.concat(parts, ignore_index=True) for parts in zip(*made, strict=True)))
+            ranking = rank_models(
+                of_perturbations, calibrated, models.competing, models.floor, n_top
+            )
+        made.append([_of(fraction, table) for table in (*tables, ranking)])
+    return Tables(*(_joined(parts) for parts in zip(*made, strict=True)))
+
+
+def _joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Concatenate tables; those without rows would change the types of columns."""
+    filled = [part for part in parts if len(part)] or parts[:1]
+    return pd.concat(filled, ignore_index=True)
 
 
 def with_calibration(table: pd.DataFrame, calibration: pd.DataFrame, n_top: int) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from matplotlib.ticker import (
 from samsvae.evaluation.agreement import MASK_THRESHOLD
 from samsvae.evaluation.comparison import NOT_SIGNIFICANT, RUNS
 from samsvae.evaluation.metrics import FRACTION, HELD_OUT, RUN_SCORES, describe, heading
+from samsvae.evaluation.ranking import CHANCE
 from samsvae.evaluation.scores import SIGNIFICANT, TESTED
 from samsvae.evaluation.summary import (
     BEST,
@@ -29,8 +30,7 @@ from samsvae.evaluation.summary import (
     NOT_DIFFERENT,
     NOT_RANKED,
     by_fraction,
-    headlines,
-    scope_of_summary,
+    headlines_in,
 )
 from samsvae.evaluation.vcc2026 import SCORES
 from samsvae.figures import minus, readable
@@ -304,12 +304,7 @@ def draw_metrics(
     table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
 ) -> Figure:
     """Draw the main scores of models with confidence intervals, from summary.tsv."""
-    asked = set(zip(table["scope"], table["metric"], strict=True))
-    questions = {
-        key: text
-        for key, text in headlines(evaluation["top_genes"], scope_of_summary(table)).items()
-        if key in asked
-    }
+    questions = headlines_in(table, evaluation["top_genes"])
     if not questions:
         return nothing_to_show("No score is defined for these models.")
     colours = model_colours(models)
@@ -364,6 +359,36 @@ def _score_label(text: str, metric: str, n_top: int) -> str:
     wrapped = textwrap.fill(text, LABEL_WIDTH)
     known = describe(metric, n_top)
     return f"{wrapped}\n({known.unit})" if known and known.unit not in ("", FRACTION) else wrapped
+
+
+def draw_ranking(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
+    """Draw the mean normalised scores of models with their intervals, from ranking.tsv."""
+    parts = by_fraction(table)
+    if not parts:
+        return nothing_to_show("No metric of predicted effects can rank models on this screen.")
+    colours = model_colours(models)
+    height = 0.7 + 0.22 * table["model"].nunique()
+    figure, axes = panels(len(parts), 2, height)
+    for axis, (fraction, part) in zip(axes, parts, strict=True):
+        for limit in (0, 1):
+            axis.axvline(limit, color="0.6", linewidth=0.6, zorder=0)
+        shown = part.sort_values("rank", kind="stable")
+        for row, (_name, one) in enumerate(shown.iterrows()):
+            axis.errorbar(
+                one["score"], row, color=colours[one["model"]], fmt="o", markersize=4,
+                xerr=error_bars(shown.iloc[[row]], "score", "low", "high"),
+            )  # fmt: skip
+            if not np.isnan(one["probability_best"]):
+                _beside(axis, row, f"{100 * one['probability_best']:.0f} %")
+        _beside(axis, -0.7, "best in")
+        name_rows(axis, [readable(model) for model in shown["model"]])
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        if len(parts) > 1:
+            axis.set_title(f"fraction {fraction:g}", loc="left")
+    reference = table["reference"].iloc[0]
+    at_zero = "value by chance" if reference == CHANCE else readable(reference)
+    figure.supxlabel(f"mean normalised score\n(0: {at_zero}, 1: noise ceiling or replicate)")
+    return figure
 
 
 WITHIN = {"perturbations": "over perturbations", "cells": "over cells"}

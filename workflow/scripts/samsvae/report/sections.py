@@ -229,6 +229,7 @@ SECTIONS = (
         "models with one another by paired tests over replicates.",
         (
             Figure("metrics", "scores", "summary.tsv"),
+            Figure("ranking", "scores", "ranking.tsv", (COUNTS,)),
             Figure("paired_differences", "scores", "paired_differences.tsv"),
             Figure("fractions", "scores", "intervals.tsv", (TRAINING, FRACTIONS)),
             Figure("effects", "effects", "effects.parquet", (COUNTS,)),
@@ -239,6 +240,14 @@ SECTIONS = (
                 "summary.tsv",
                 "The main scores with confidence intervals, and their comparison with the best "
                 "model.",
+            ),
+            Table(
+                "ranking.tsv",
+                "Mean normalised score of each model over n_metrics calibrated metrics (named in "
+                "metrics): 0 is the reference, 1 the noise ceiling or a replicate; with the 95 % "
+                "interval of a bootstrap, the fraction of bootstrap samples in which the model is "
+                "the best, and the difference to the best model.",
+                (COUNTS,),
             ),
             Table("paired_differences.tsv", "Paired comparisons of all models on all main scores."),
             Table(
