@@ -33,7 +33,7 @@ from samsvae.evaluation.observed import split_half, t_of_others
 from samsvae.evaluation.scores import effect_scores
 from samsvae.evaluation.summary import with_calibration
 from samsvae.figures.scores import UNCALIBRATED, draw_metrics
-from samsvae.report.sentences import condition_tables, sentences
+from samsvae.report.verdict import calibration_in_words, condition_tables, sentences
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import write_parquet_parts
 from samsvae.screen.splits import split_screen
@@ -337,14 +337,24 @@ def test_the_figure_greys_a_score_that_cannot_rank_models():
 
 
 def test_the_report_names_scores_that_cannot_rank_models_and_why():
-    best, reason = sentences(SUMMARY, N_TOP)["effects"]
+    [best] = sentences(SUMMARY, N_TOP)["effects"]
     assert best.startswith("For a, predicted effects agree best")
+    [reason] = calibration_in_words(SUMMARY, N_TOP)
     assert "cannot rank models on this screen" in reason
     assert reason.endswith("AUROC of DE genes (0.55).")
     [table] = condition_tables(SUMMARY, ["a", "b"], N_TOP)
     assert [row[1]["verdict"] for row in table["rows"]] == ["best", "not_ranked"]
-    calibrated = SUMMARY[SUMMARY["verdict"] != "not_ranked"].drop(columns="bds")
-    assert len(sentences(calibrated, N_TOP)["effects"]) == 1
+    assert not calibration_in_words(SUMMARY[SUMMARY["verdict"] != "not_ranked"], N_TOP)
+    scores = pd.DataFrame(
+        {
+            "scope": "test",
+            "metric": ["rmse_held_out", "median_rmse_held_out", "spread_rmse_held_out",
+                       "median_rmse_top10_held_out", "l2_held_out", "iwelbo", "pearson", "rmse"],
+            "bds": [0.2, 0.2, 0.2, 0.3, 0.2, np.nan, 0.5, 0.5],
+        }
+    )  # fmt: skip
+    [reason] = calibration_in_words(scores, N_TOP)
+    assert reason.endswith("(fraction in brackets): RMSE (0.20); Pearson r, all cells (0.50).")
 
 
 # sevenths, by discrimination_score of cell-eval2 0.20.0 with rank_denominator="n-1": with

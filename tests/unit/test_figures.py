@@ -33,7 +33,8 @@ from samsvae.figures import readable
 from samsvae.figures.screen import MOST_ROWS
 from samsvae.figures.style import model_colours, save_figure, use_style
 from samsvae.report.sections import SHOWN_FIGURES
-from samsvae.report.sentences import condition_tables, describe, sentences
+from samsvae.report.sentences import describe
+from samsvae.report.verdict import condition_tables, sentences
 from samsvae.screen.splits import parts_table, screen_table
 from tests.conftest import ROOT
 

@@ -81,6 +81,7 @@ from tests.browser import visit
 from tests.conftest import ROOT
 
 CAPTIONS = ROOT / "workflow/report"
+VERDICT = "SAMS-VAE is significantly better."
 CONFIG = {
     "screens": {"mine": {"source": "h5ad"}},
     "models": {"sams_vae": {"kind": "sams_vae"}, "no_change": {"kind": "no_change"}},
@@ -228,6 +229,7 @@ def results(tmp_path_factory):
             SIMILARITY.to_parquet(folder / name / "tables/similarity.parquet")
         summary = "fraction\tscope\tmetric\tmodel\tvalue\tlow\thigh\tverdict\ttested_over\n\ttest\tpearson_held_out\tsams_vae\t0.8\t\t\tbest\t\n"
         write(folder / name / "tables/summary.tsv", summary)
+        write(folder / name / "tables/verdict.tsv", f"fraction\tverdict\n\t{VERDICT}\n")
     for job, seconds in (("a", 30.5), ("b", 4000)):
         write(folder / f"benchmarks/train/first/{job}.tsv", f"s\th:m:s\tmax_rss\n{seconds}\t0\t-\n")
     return folder
@@ -274,7 +276,8 @@ def test_the_page_tells_of_every_stage_what_its_experiments_have(report):
     assert text.count("<figure ") == sum(len(figures_of(p)) for p in PROPERTIES.values())
     assert "12 cells and 7 genes; 2 perturbations, 1 of them combinations" in text
     assert "4 control cells" in text
-    assert "For SAMS-VAE, predicted effects agree best" in text
+    said = text.index("For SAMS-VAE, predicted effects agree best")
+    assert text.index('id="effects"') < text.index(VERDICT) < said
     assert "da7a" in text
     assert "c0de" in text
     assert TRICKY not in text

@@ -180,6 +180,19 @@ def test_all_metrics_stand_in_one_table_that_says_what_they_are(finished):
         assert found[row["split"], f"bds_{row['metric']}"] == pytest.approx(row["bds"])
 
 
+def test_models_are_ranked_and_the_report_begins_with_the_verdict(finished):
+    findings = (finished.folder / "results/findings-own.txt").read_text()
+    for experiment, settings in TINY_CONFIG["experiments"].items():
+        tables = finished.folder / "results" / experiment / "tables"
+        ranking = pd.read_csv(tables / "ranking.tsv", sep="\t")
+        assert set(ranking["model"]) <= set(settings["models"])
+        for _, rows in ranking.groupby("fraction", dropna=False):
+            assert rows["score"].is_monotonic_decreasing
+            assert (rows.loc[rows["model"] == rows["reference"], "score"] == 0).all()
+        for text in pd.read_csv(tables / "verdict.tsv", sep="\t")["verdict"]:
+            assert text.replace(" ", "") in findings.replace("\n", "").replace(" ", "")
+
+
 def test_the_report_shows_every_figure_and_asks_the_network_for_nothing(finished):
     page = (finished.folder / "results/report-own.html").read_text()
     assert page.count("<figure ") == sum(map(len, OF_EXPERIMENT.values()))

@@ -273,6 +273,7 @@ rule compare_models:
         differences=f"{TABLES}/paired_differences.tsv",
         summary=f"{TABLES}/summary.tsv",
         ranking=f"{TABLES}/ranking.tsv",
+        verdict=f"{TABLES}/verdict.tsv",
     log:
         "results/logs/compare_models/{experiment}.log",
     benchmark:

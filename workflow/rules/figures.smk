@@ -124,8 +124,9 @@ rule write_report:
     input:
         figures=layout.all_figures(),
         tables=layout.all_tables(),
-        summaries=expand(
-            rules.compare_models.output.summary, experiment=layout.experiments
+        comparisons=expand(
+            [rules.compare_models.output.summary, rules.compare_models.output.verdict],
+            experiment=layout.experiments,
         ),
         effects=expand(
             rules.assess_screen.output.effects,

@@ -1,4 +1,4 @@
-"""Compare models: confidence intervals, paired tests, a summary and a ranking."""
+"""Compare models: confidence intervals, paired tests, a summary, a ranking and a verdict."""
 
 from functools import partial
 from typing import Any
@@ -7,6 +7,7 @@ from samsvae.config.experiments import Split
 from samsvae.evaluation.comparison import Rules
 from samsvae.evaluation.metrics import meaning
 from samsvae.evaluation.summary import ComparedModels, compare_models
+from samsvae.report.verdict import verdicts
 from samsvae.runtime.files import read_table, write_tsv
 from samsvae.runtime.script import run_job
 
@@ -35,6 +36,9 @@ def main(snakemake: Any) -> None:
     write_tsv(tables.differences, output.differences)
     write_tsv(tables.summary, output.summary)
     write_tsv(tables.ranking, output.ranking)
+    write_tsv(
+        verdicts(tables, settings["top_genes"], rules.correction, rules.level), output.verdict
+    )
 
 
 if __name__ == "__main__":

@@ -28,11 +28,11 @@ from samsvae.report.sentences import (
     answers_of_sections,
     cells_in_words,
     competitors,
-    condition_tables,
     describe,
     origins,
     run_times,
 )
+from samsvae.report.verdict import condition_tables
 from samsvae.runtime.files import read_table, whole_file, write_text
 from samsvae.runtime.provenance import digest_of, versions
 

@@ -13,22 +13,9 @@ from samsvae.biology import ALL
 from samsvae.biology.enrichment import OVER_REPRESENTATION
 from samsvae.config.experiments import candidates, expanded, has_grid, splits
 from samsvae.config.models import KINDS
-from samsvae.evaluation.compared import LEAST_BDS
-from samsvae.evaluation.metrics import HELD_OUT, meaning
 from samsvae.evaluation.population import ENERGY, VARIANCE
 from samsvae.evaluation.reproduction import INSIDE, OUTSIDE
 from samsvae.evaluation.scores import LEVEL, SIGNIFICANT, TESTED
-from samsvae.evaluation.summary import (
-    BEST,
-    NOISE_CEILING,
-    NOT_DIFFERENT,
-    NOT_RANKED,
-    UNTESTED,
-    WORSE,
-    by_fraction,
-    headlines,
-    scope_of_summary,
-)
 from samsvae.evaluation.vcc2026 import SCORES
 from samsvae.figures import minus, readable, readable_set
 from samsvae.report.sections import (
@@ -44,6 +31,7 @@ from samsvae.report.sections import (
     PAPER,
     TRAINING,
 )
+from samsvae.report.verdict import sentences
 from samsvae.runtime.files import read_table
 from samsvae.screen.labels import CONTROL, components
 
@@ -194,195 +182,6 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), SECONDS_PER_MINUTE)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-UNDEFINED = "–"
-REPEATED = {
-    "splits": "splits",
-    "seeds": "training seeds",
-    "perturbations": "perturbations",
-    "cells": "cells",
-}
-
-
-def condition_tables(
-    summary: pd.DataFrame, models: Sequence[str], n_top: int
-) -> list[dict[str, Any]]:
-    """Lay out the summary for a reader: a table per condition, a row per score.
-
-    Parameters
-    ----------
-    summary
-        The table summary.tsv.
-    models
-        Columns.
-    n_top
-        Genes per perturbation in the top-gene metrics.
-
-    Returns
-    -------
-    list of dict
-        Of each condition its ``title`` (empty if there is one alone), ``columns`` (headings) and
-        ``rows``, lists of cells with ``text``, ``interval`` and ``verdict``.
-    """
-    parts = by_fraction(summary)
-    return [
-        {
-            "title": f"Fraction {fraction:g}" if len(parts) > 1 else "",
-            **_table(part, models, n_top),
-        }
-        for fraction, part in parts
-    ]
-
-
-def _table(summary: pd.DataFrame, models: Sequence[str], n_top: int) -> dict[str, Any]:
-    has_ceiling = (summary["model"] == NOISE_CEILING).any()
-    shown = [*models, NOISE_CEILING] if has_ceiling else list(models)
-    rows = []
-    for (scope, metric), heading in _questions(summary, n_top).items():
-        asked = (summary["scope"] == scope) & (summary["metric"] == metric)
-        found = summary[asked].set_index("model")
-        rows.append(
-            [
-                _cell(heading),
-                *(
-                    _score(found.loc[model], metric) if model in found.index else _cell(UNDEFINED)
-                    for model in shown
-                ),
-            ]
-        )
-    return {"columns": ["score", *map(readable, shown)], "rows": rows}
-
-
-def _questions(summary: pd.DataFrame, n_top: int) -> dict[tuple[str, str], str]:
-    asked = set(zip(summary["scope"], summary["metric"], strict=True))
-    found = headlines(n_top, scope_of_summary(summary))
-    return {key: heading for key, heading in found.items() if key in asked}
-
-
-def _cell(text: str, interval: str = "", verdict: str = "") -> dict[str, str]:
-    return {"text": text, "interval": interval, "verdict": verdict}
-
-
-def _score(row: "pd.Series[Any]", metric: str) -> dict[str, str]:
-    low, high = (_number(row[limit], metric) for limit in ("low", "high"))
-    interval = "" if pd.isna(row["low"]) else f"[{low}, {high}]"
-    return _cell(_number(row["value"], metric), interval, row["verdict"])
-
-
-def sentences(summary: pd.DataFrame, n_top: int) -> dict[str, list[str]]:
-    """Describe the best model for each main score and its comparison with the others.
-
-    Parameters
-    ----------
-    summary
-        The table summary.tsv.
-    n_top
-        Genes per perturbation in the top-gene metrics.
-
-    Returns
-    -------
-    dict
-        Sentences by section of the report.
-    """
-    said: dict[str, list[str]] = {"effects": [], "models": [], "truth": []}
-    parts = by_fraction(summary)
-    for fraction, part in parts:
-        where = f"Fraction {fraction:g}: " if len(parts) > 1 else ""
-        for (scope, metric), (section, subject) in _subjects(part, n_top).items():
-            asked = (part["scope"] == scope) & (part["metric"] == metric)
-            found = part[asked].set_index("model")
-            if (found["verdict"] == BEST).any():
-                said[section].append(where + _verdict(found, metric, subject, n_top))
-        said["effects"] += [where + text for text in calibration_in_words(part, n_top)]
-    return said
-
-
-def calibration_in_words(summary: pd.DataFrame, n_top: int) -> list[str]:
-    """Name the main scores that cannot rank models on the screen, with the reason.
-
-    Parameters
-    ----------
-    summary
-        Rows of the table summary.tsv under one condition.
-    n_top
-        Genes per perturbation in the top-gene metrics.
-
-    Returns
-    -------
-    list of str
-        A sentence, or none if all main scores that are calibrated rank models.
-    """
-    cannot = summary[summary["verdict"] == NOT_RANKED]
-    if cannot.empty:
-        return []
-    bds = cannot.drop_duplicates(["scope", "metric"]).set_index(["scope", "metric"])["bds"]
-    named = [
-        f"{heading} ({bds[key]:.2f})"
-        for key, heading in _questions(summary, n_top).items()
-        if key in bds.index
-    ]
-    return [
-        "These scores cannot rank models on this screen, since a replicate of a perturbation's own "
-        "cells is better than a prediction that knows nothing of the perturbation for fewer than "
-        f"{100 * LEAST_BDS:.0f} % of perturbations (fraction in brackets): {'; '.join(named)}."
-    ]
-
-
-def _subjects(summary: pd.DataFrame, n_top: int) -> dict[tuple[str, str], tuple[str, str]]:
-    """Describe main scores, with the section of the report that answers them."""
-    subjects = {
-        f"pearson{HELD_OUT}": (
-            "effects",
-            "predicted effects agree best with those among held-out cells",
-        ),
-        "iwelbo": ("models", "the bound on test cells (IWELBO) is highest"),
-        "effect_pearson": (
-            "truth",
-            "predicted effects agree best with the noise-free simulated effects",
-        ),
-        "mask_f1": ("truth", "the mask of perturbations and factors is recovered best"),
-    }
-    return {
-        (scope, metric): subjects[metric]
-        for scope, metric in _questions(summary, n_top)
-        if metric in subjects and scope != "val"
-    }
-
-
-def _verdict(found: pd.DataFrame, metric: str, subject: str, n_top: int) -> str:
-    best = found[found["verdict"] == BEST].iloc[0]
-    known = meaning(metric, n_top)
-    unit = f" {known.unit or f'({known.heading})'}" if known else ""
-    sentence = f"For {readable(str(best.name))}, {subject}: {_number(best['value'], metric)}{unit}"
-    ceiling = found["value"].get(NOISE_CEILING, np.nan)
-    if not np.isnan(ceiling):
-        sentence += f", where noise-free effects would reach about {_number(ceiling, metric)}"
-    clauses = [sentence + "."]
-    equal, worse, untested = (
-        found[found["verdict"] == verdict] for verdict in (NOT_DIFFERENT, WORSE, UNTESTED)
-    )
-    if len(equal):
-        clauses.append(f"No significant difference to: {_listed(equal, metric)}.")
-    if len(worse):
-        clauses.append(f"Significantly worse: {_listed(worse, metric)}.")
-    if len(untested):
-        clauses.append(f"Not tested, without replicates: {_listed(untested, metric)}.")
-    over = found["tested_over"].dropna().unique()
-    if len(over):
-        clauses.append(f"Tested over {' and '.join(REPEATED[name] for name in over)}.")
-    return " ".join(clauses)
-
-
-def _listed(rows: pd.DataFrame, metric: str) -> str:
-    return ", ".join(
-        f"{readable(str(model))} {_number(value, metric)}" for model, value in rows["value"].items()
-    )
-
-
-def _number(value: float, metric: str) -> str:
-    digits = 2 if metric == "iwelbo" else 3
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 MOST_NAMED = 4
@@ -616,6 +415,7 @@ def answers_of_sections(
         return read_table(tables / f"{table}.tsv")
 
     said = {name: list(found) for name, found in sentences(of("summary"), n_top).items()}
+    said["effects"] = [*of("verdict")["verdict"], *said["effects"]]
     said["effects"] += reproduction_in_words(tables, has)
     if COUNTS in has:
         said["quality"] = quality_in_words(tables, has, kind, fdr)
