@@ -112,7 +112,7 @@ def judged():
 def summary_and_differences(scores, kinds):
     rules = Rules(list(kinds), partial(meaning, n_top=10), "holm", LEVEL)
     differences = differences_of_runs(scores, rules)
-    means = intervals(scores, rules.models)
+    means = intervals(scores, rules)
     return summarise(means, differences, ComparedModels.of(kinds), rules.meaning), differences
 
 

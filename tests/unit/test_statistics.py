@@ -149,7 +149,9 @@ def test_seeds_on_a_split_are_averaged_and_baselines_stand_beside_every_seed():
     assert pairs.loc[("a", "floor"), "n"] == 3
     assert pairs.loc[("floor", "half"), "n"] == 1
     assert np.isnan(pairs.loc[("floor", "half"), "p_value"])
-    means = intervals(single, MODELS).set_index("model")
+    means = intervals(single, RULES).set_index("model")
+    # Student's t reaches from -0.48 to 4.48, a correlation to 1
+    assert (means.loc["a", "low"], means.loc["a", "high"]) == (pytest.approx(-0.484, abs=1e-3), 1)
     assert (means.loc["floor", "n"], means.loc["a", "n"]) == (1, 3)
     assert np.isnan(means.loc["floor", "low"])
 
@@ -200,7 +202,7 @@ def test_a_real_difference_smaller_than_the_spread_of_splits_is_found():
     [pair] = differences_of_runs(table, RULES).to_dict("records")
     assert pair["better"] == "a"
     assert 0.3 < pair["low"] < 0.6 < pair["high"] + 0.3
-    means = intervals(table, MODELS)
+    means = intervals(table, RULES)
     assert (means["high"] - means["low"]).min() > 10
 
 

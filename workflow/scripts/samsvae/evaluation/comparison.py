@@ -264,31 +264,34 @@ class Rules:
     level: float
 
 
-def intervals(scores: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+def intervals(scores: pd.DataFrame, rules: Rules) -> pd.DataFrame:
     """Compute mean scores of runs under one condition, with confidence intervals.
 
     Parameters
     ----------
     scores
         Columns split, model, seed, scope, metric and value.
-    models
-        The experiment's models, in order.
+    rules
+        Settings of the comparison.
 
     Returns
     -------
     DataFrame
-        One row per scope, metric and model: value, low, high (95 %, Student's t), n and over (the
-        kind of replicate).
+        One row per scope, metric and model: value, low, high (95 %, Student's t, within the
+        metric's limits), n and over (the kind of replicate).
     """
-    return _intervals(_by_question(scores, models))
+    return _intervals(_by_question(scores, rules.models), rules)
 
 
-def _intervals(questions: "Iterable[Question]") -> pd.DataFrame:
+def _intervals(questions: "Iterable[Question]", rules: Rules) -> pd.DataFrame:
     rows = []
     for question, replicates in questions:
         values = replicates.values.copy()
         values[1:, ~replicates.replicated] = np.nan
         mean, low, high = mean_and_interval(values)
+        score = rules.meaning(str(question["metric"]))
+        if score:  # impossible values are no part of an interval
+            low, high = (np.clip(limit, *score.limits) for limit in (low, high))
         table = {"value": mean, "low": low, "high": high, "n": np.isfinite(values).sum(axis=0)}
         rows.append(pd.DataFrame({**question, "model": replicates.models, **table}))
         rows[-1]["over"] = replicates.over
@@ -318,7 +321,7 @@ def intervals_and_differences(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compute :func:`intervals` and :func:`differences_of_runs` from the same replicates."""
     questions = list(_by_question(scores, rules.models))
-    return _intervals(questions), _differences(questions, rules)
+    return _intervals(questions, rules), _differences(questions, rules)
 
 
 def differences_within_runs(

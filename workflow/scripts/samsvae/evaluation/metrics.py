@@ -6,7 +6,7 @@ expressed genes are entries of :func:`de_metrics`.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -56,11 +56,21 @@ class Score(Quantity):
         Best possible value; None if unbounded.
     chance
         Expected value of predictions independent of the truth; None if it depends on the data.
+    worst
+        Worst possible value; None if unbounded.
     """
 
     direction: Literal["higher", "lower"]
     best: float | None
     chance: float | None
+    worst: float | None = field(default=None, kw_only=True)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Smallest and largest possible value."""
+        is_higher = self.direction == "higher"
+        low, high = (self.worst, self.best) if is_higher else (self.best, self.worst)
+        return (-np.inf if low is None else low), (np.inf if high is None else high)
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,7 @@ METRICS: dict[str, Metric] = {
         "Pearson correlation of predicted and observed effects",
         "", "higher", 1.0, 0.0, agreement.pearson, flattened=True, top_genes=True,
         scale_free=True, attainable=correlation_with_noise_free,
-        expressed_genes=True, measured_control=True,
+        expressed_genes=True, measured_control=True, worst=-1.0,
     ),
     "r_squared": Metric(
         "R²",
@@ -144,7 +154,7 @@ METRICS: dict[str, Metric] = {
         "cosine",
         "cosine of predicted and observed log fold change",
         "", "higher", 1.0, 0.0, agreement.cosine, top_genes=True,
-        scale_free=True, attainable=correlation_with_noise_free, measured_control=True,
+        scale_free=True, attainable=correlation_with_noise_free, measured_control=True, worst=-1.0,
     ),
     "mean_absolute_error": Metric(
         "mean absolute error",
@@ -155,13 +165,13 @@ METRICS: dict[str, Metric] = {
         "sign accuracy",
         "fraction of genes whose effect has the right sign",
         FRACTION, "higher", 1.0, 0.5, agreement.sign_accuracy, top_genes=True,
-        scale_free=True,
+        scale_free=True, worst=0.0,
     ),
     "pearson_from_mean": Metric(
         "Pearson r beyond the mean effect",
         "Pearson correlation of the differences from the mean perturbed profile",
         "", "higher", 1.0, 0.0, agreement.pearson_from_mean, attainable=correlation_with_noise_free,
-        negative=NO_CHANGE,
+        negative=NO_CHANGE, worst=-1.0,
     ),
     "r_squared_from_others": Metric(
         "R² beyond the other perturbations",
@@ -172,25 +182,26 @@ METRICS: dict[str, Metric] = {
         "perturbation retrieval rank",
         "fraction of other perturbations with a prediction nearer to the observed effect (cosine)",
         FRACTION, "lower", 0.0, 0.5, agreement.retrieval_rank, average="mean",
-        scale_free=True, without_targets=True, negative=MEAN_OF_ALL,
+        scale_free=True, without_targets=True, negative=MEAN_OF_ALL, worst=1.0,
     ),
     "discrimination_l1": Metric(
         "L1 discrimination",
         "fraction of other perturbations whose observed effect is farther from the prediction (L1)",
         FRACTION, "higher", 1.0, 0.5, agreement.discrimination_l1, average="mean",
-        measured_control=True, without_targets=True, negative=MEAN_OF_ALL,
+        measured_control=True, without_targets=True, negative=MEAN_OF_ALL, worst=0.0,
     ),
     "discrimination_l2": Metric(
         "L2 discrimination",
         "fraction of other perturbations whose observed effect is farther from the prediction (L2)",
         FRACTION, "higher", 1.0, 0.5, agreement.discrimination_l2, average="mean",
-        measured_control=True, without_targets=True, negative=MEAN_OF_ALL,
+        measured_control=True, without_targets=True, negative=MEAN_OF_ALL, worst=0.0,
     ),
     "discrimination_cosine": Metric(
         "cosine discrimination",
         "fraction of other perturbations whose observed effect is less similar to the prediction",
         FRACTION, "higher", 1.0, 0.5, agreement.discrimination_cosine, average="mean",
         scale_free=True, measured_control=True, without_targets=True, negative=MEAN_OF_ALL,
+        worst=0.0,
     ),
 }  # fmt: skip
 
@@ -210,7 +221,7 @@ WEIGHTED_METRICS: dict[str, Metric] = {
     "weighted_pearson": Metric(
         "weighted Pearson r",
         "Pearson correlation of effects, weighted by specificity to the perturbation",
-        "", "higher", 1.0, 0.0, agreement.weighted_pearson, scale_free=True,
+        "", "higher", 1.0, 0.0, agreement.weighted_pearson, scale_free=True, worst=-1.0,
     ),
 }  # fmt: skip
 
@@ -230,45 +241,47 @@ def de_metrics(n_top: int) -> dict[str, Metric]:
         "auroc": Metric(
             "AUROC of DE genes",
             f"area under the ROC curve of |predicted effect| for {genes}",
-            "", "higher", 1.0, 0.5, differential_expression.auroc, scale_free=True,
+            "", "higher", 1.0, 0.5, differential_expression.auroc, scale_free=True, worst=0.0,
         ),
         "auprc": Metric(
             "AUPRC of DE genes",
             f"average precision of |predicted effect| for {genes}",
-            "", "higher", 1.0, None, differential_expression.auprc, scale_free=True,
+            "", "higher", 1.0, None, differential_expression.auprc, scale_free=True, worst=0.0,
         ),
         "precision_at_k": Metric(
             "precision at k of DE genes",
             f"fraction of {genes} among as many top predictions",
             FRACTION, "higher", 1.0, None, differential_expression.precision_at_k, scale_free=True,
+            worst=0.0,
         ),
         f"precision_at_{n_top}": Metric(
             f"precision at {n_top} of DE genes",
             f"fraction of {genes} among the {n_top} top predictions",
             FRACTION, "higher", 1.0, None, partial(differential_expression.precision_at, n_top),
-            scale_free=True,
+            scale_free=True, worst=0.0,
         ),
         f"recall_at_{n_top}": Metric(
             f"recall at {n_top} of DE genes",
             f"fraction of {genes} that are among the {n_top} top predictions",
             FRACTION, "higher", 1.0, None, partial(differential_expression.recall_at, n_top),
-            scale_free=True,
+            scale_free=True, worst=0.0,
         ),
         f"overlap_at_{n_top}": Metric(
             f"overlap at {n_top} of DE genes",
             f"fraction of the {n_top} {genes} of largest effect among as many top predictions",
             FRACTION, "higher", 1.0, None, partial(differential_expression.overlap_at, n_top),
-            scale_free=True,
+            scale_free=True, worst=0.0,
         ),
         "sign_agreement": Metric(
             "sign agreement of DE genes",
             f"fraction of {genes} whose predicted sign is right",
             FRACTION, "higher", 1.0, 0.5, differential_expression.sign_agreement, scale_free=True,
+            worst=0.0,
         ),
         "spearman": Metric(
             "Spearman r of DE genes",
             f"Spearman correlation of the effects on {genes}",
-            "", "higher", 1.0, 0.0, differential_expression.spearman, scale_free=True,
+            "", "higher", 1.0, 0.0, differential_expression.spearman, scale_free=True, worst=-1.0,
         ),
     }  # fmt: skip
 
@@ -295,27 +308,29 @@ RUN_SCORES: dict[str, Score] = {
     "effect_pearson": Score(
         "Pearson r with true effects",
         "Pearson correlation of predicted and simulated noise-free effects",
-        "", "higher", 1.0, 0.0,
+        "", "higher", 1.0, 0.0, worst=-1.0,
     ),
     "effect_rmse": Score(
         "RMSE of true effects",
         "root mean squared error against the simulated noise-free effects",
         UNITS, "lower", 0.0, None,
     ),
-    "mask_f1": Score("F1 of the mask", "F1 of the recovered mask", "", "higher", 1.0, None),
+    "mask_f1": Score(
+        "F1 of the mask", "F1 of the recovered mask", "", "higher", 1.0, None, worst=0.0
+    ),
     "mask_precision": Score(
         "precision of the mask",
-        "fraction of inferred mask entries that are true", FRACTION, "higher", 1.0, None
+        "fraction of inferred mask entries that are true", FRACTION, "higher", 1.0, None, worst=0.0,
     ),
     "mask_recall": Score(
         "recall of the mask",
-        "fraction of true mask entries that are inferred", FRACTION, "higher", 1.0, None
+        "fraction of true mask entries that are inferred", FRACTION, "higher", 1.0, None, worst=0.0,
     ),
     "total_correlation": Score(
         "correlation with true factors",
         "mean absolute correlation over held-out cells of true factors with the matched latent "
         "dimensions, effects included",
-        "", "higher", 1.0, None,
+        "", "higher", 1.0, None, worst=0.0,
     ),
     "total_r_squared": Score(
         "R² of true factors",
@@ -326,7 +341,7 @@ RUN_SCORES: dict[str, Score] = {
     "basal_correlation": Score(
         "correlation with true factors, basal states",
         "the same correlation, of basal states",
-        "", "higher", 1.0, None,
+        "", "higher", 1.0, None, worst=0.0,
     ),
     "basal_r_squared": Score(
         "R² of true factors, basal states",
@@ -336,7 +351,7 @@ RUN_SCORES: dict[str, Score] = {
     "mean_correlation": Score(
         "correlation with true latent effects",
         "mean absolute correlation of matched latent effects with the true ones",
-        "", "higher", 1.0, None,
+        "", "higher", 1.0, None, worst=0.0,
     ),
     "effect_r_squared": Score(
         "R² of true latent effects",
