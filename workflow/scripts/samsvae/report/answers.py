@@ -49,14 +49,15 @@ def five_answers(
         Question and sentences; a question that the experiment cannot answer is not there.
     """
     summary = read_table(tables / "summary.tsv")
-    answers = [(MODELS, list(_best_models(summary)))]
+    best = list(_best_models(summary))
+    answers = [(MODELS, best)]
     if COUNTS in has:
         hits = read_table(tables / "hits.tsv")
         answers = [
             (SOUND, quality_in_words(tables, has, kind, fdr)[-1:]),
             (EFFECTS, list(_effects(hits, read_table(tables / "perturbations.tsv")))),
             (MECHANISMS, list(_mechanisms(tables, has, models))),
-            *answers,
+            (MODELS, [*_ranking(read_table(tables / "ranking.tsv")), *best]),
             (NEXT, list(_next_steps(tables, has, hits))),
         ]
     return [(question, said) for question, said in answers if said]
@@ -116,6 +117,30 @@ def _sets_of_factor(tables: Path, has: Collection[str], factor: "pd.Series[objec
         return ""
     best = own.sort_values("pvalue", kind="stable").iloc[0]
     return f" ({readable_set(str(best['set']))})"
+
+
+def _ranking(ranking: pd.DataFrame) -> Iterator[str]:
+    """Name the models of highest mean score over calibrated metrics, for each condition."""
+    parts = by_fraction(ranking)
+    for fraction, part in parts:
+        rows = part.sort_values("rank", kind="stable").to_dict("records")
+        if not rows:
+            continue
+        best, *others = rows
+        where = f"With a fraction of {fraction:g}, " if len(parts) > 1 else ""
+        sentence = (
+            f"{where}{readable(best['model'])} has the highest mean score over "
+            f"{best['n_metrics']:.0f} calibrated metrics ("
+            + minus(f"{best['score']:.2f}")
+            + ", where 1 is a replicate of the measurement)"
+        )
+        if pd.notna(best["probability_best"]) and others:
+            sentence += f", in {100 * best['probability_best']:.0f} % of bootstrap samples"
+        if others:
+            sentence += f"; {readable(others[0]['model'])} is next" + minus(
+                f" ({others[0]['score']:.2f})"
+            )
+        yield f"{sentence}."
 
 
 def _best_models(summary: pd.DataFrame) -> Iterator[str]:

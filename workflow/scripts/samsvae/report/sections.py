@@ -194,113 +194,6 @@ SECTIONS = (
         ),
     ),
     Section(
-        "models",
-        "Training and predictive bounds",
-        "Each model assigns a probability to the counts of a cell. The importance-weighted bound "
-        "(IWELBO) is a lower bound on its logarithm; a higher bound on held-out cells indicates a "
-        "better model of the screen.",
-        (
-            Figure("training", "scores", "training.tsv", (TRAINING,)),
-            Figure("iwelbo", "scores", "iwelbo.tsv", (TRAINING,)),
-            Figure("iwelbo_particles", "scores", "iwelbo_by_particles.tsv", (TRAINING,)),
-            Table(
-                "iwelbo.tsv",
-                "Mean bound of every run in nats per cell, and its difference to the "
-                "first model with "
-                "95 % confidence intervals.",
-                (TRAINING,),
-            ),
-            Table(
-                "candidates.tsv",
-                "Hyperparameters tried and chosen: bound of the validation cells (IWELBO, nats per "
-                "cell), its difference to that of the chosen candidate, and how often "
-                "a candidate was "
-                "chosen. Each split chooses by its own validation cells, never by test cells.",
-                (GRIDS,),
-            ),
-        ),
-    ),
-    Section(
-        "effects",
-        "Accuracy of predicted effects",
-        "The effect of a perturbation on a gene is the mean log2(CP10k + 1) of its cells minus "
-        "that of control cells. Observed effects are compared with the "
-        "predictions of each model, and "
-        "models with one another by paired tests over replicates.",
-        (
-            Figure("metrics", "scores", "summary.tsv"),
-            Figure("ranking", "scores", "ranking.tsv", (COUNTS,)),
-            Figure("paired_differences", "scores", "paired_differences.tsv"),
-            Figure("fractions", "scores", "intervals.tsv", (TRAINING, FRACTIONS)),
-            Figure("effects", "effects", "effects.parquet", (COUNTS,)),
-            Figure("perturbations", "scores", f"{SPLIT_FOLDER}/metrics.parquet", (COUNTS,)),
-            Figure("reliability", "scores", "coverage.tsv", (INTERVALS,)),
-            Figure("vcc2026", "scores", "vcc2026.tsv", (CELLS,)),
-            Table(
-                "summary.tsv",
-                "The main scores with confidence intervals, and their comparison with the best "
-                "model.",
-            ),
-            Table(
-                "ranking.tsv",
-                "Mean normalised score of each model over n_metrics calibrated metrics (named in "
-                "metrics): 0 is the reference, 1 the noise ceiling or a replicate; with the 95 % "
-                "interval of a bootstrap, the fraction of bootstrap samples in which the model is "
-                "the best, and the difference to the best model.",
-                (COUNTS,),
-            ),
-            Table("paired_differences.tsv", "Paired comparisons of all models on all main scores."),
-            Table(
-                "calibration.tsv",
-                "Whether a metric can rank models on this screen: the fraction of its range, from "
-                "a prediction that knows nothing of the perturbation (negative_control) to the "
-                "best value, that a replicate of the perturbation's own cells covers (drf, median "
-                "over n perturbations), and the fraction of perturbations for which the replicate "
-                "is better (bds).",
-                (COUNTS,),
-                first="bds",
-            ),
-            Table(
-                "coverage.tsv",
-                "Fraction of the effects observed in test cells that lies inside posterior "
-                "intervals, inside calibrated ones, and inside intervals of sampling noise alone, "
-                "by nominal level; of all tested genes, and of those that other cells show to "
-                "change significantly.",
-                (INTERVALS,),
-            ),
-            Table(
-                "vcc2026.tsv",
-                "Predicted cells of every run scored by the rules vcc2026: value, that of the mean "
-                "response (baseline) and of half of the held-out cells against the other half "
-                "(replicate), and the value on the scale from 0 (baseline) to 1 (replicate); empty "
-                "where the replicate is not better than the baseline.",
-                (CELLS,),
-            ),
-            Table(
-                "population.tsv",
-                "Distances of the distribution of sampled cells from that of held-out cells, mean "
-                "over perturbations, with those of control cells and of a replicate (half of the "
-                "held-out cells against the other half).",
-                (CELLS, TRAINING),
-            ),
-            Table(
-                "reproduction_overview.tsv",
-                "The paper's results and ours, mean ± half the 95 % interval over splits; bounds "
-                "in nats per cell, relative ones to SAMS-VAE at fraction 0. There is a "
-                "verdict only at "
-                "the paper's scale and settings; the last columns list what is smaller "
-                "or different.",
-                (PAPER,),
-            ),
-            Table(
-                "reproduction.tsv",
-                "The same by single result, with both intervals of the paper's: the confidence "
-                "interval of its mean, and the prediction interval of ours.",
-                (PAPER,),
-            ),
-        ),
-    ),
-    Section(
         "expression",
         "Differentially expressed genes",
         "A gene is differentially expressed (DE) if cells of a perturbation differ significantly "
@@ -346,24 +239,6 @@ SECTIONS = (
                 "the number of DE "
                 "genes and of held-out cells.",
                 (COUNTS,),
-            ),
-        ),
-    ),
-    Section(
-        "combinations",
-        "Additivity and genetic interactions",
-        "Where a pair of genes and both single genes were perturbed, the effect of the pair is "
-        "compared with the sum of the single effects. Non-additivity that exceeds "
-        "sampling noise is a genetic interaction. SAMS-VAE adds effects in latent space; its "
-        "decoder is nonlinear, so that predicted expression may be non-additive.",
-        (
-            Figure("combinations", "effects", "combinations.tsv", (COUNTS,)),
-            Table(
-                "combinations.tsv",
-                "Every combination and model: root mean square effects in log2(CP10k + 1), genes "
-                "with significant non-additivity, and the non-additivity that the model predicts.",
-                (COUNTS,),
-                first="-non_additivity",
             ),
         ),
     ),
@@ -457,6 +332,131 @@ SECTIONS = (
                 "root mean square effect among all cells and among responders.",
                 (COUNTS, TRAINING),
                 first="overlap",
+            ),
+        ),
+    ),
+    Section(
+        "combinations",
+        "Additivity and genetic interactions",
+        "Where a pair of genes and both single genes were perturbed, the effect of the pair is "
+        "compared with the sum of the single effects. Non-additivity that exceeds "
+        "sampling noise is a genetic interaction. SAMS-VAE adds effects in latent space; its "
+        "decoder is nonlinear, so that predicted expression may be non-additive.",
+        (
+            Figure("combinations", "effects", "combinations.tsv", (COUNTS,)),
+            Table(
+                "combinations.tsv",
+                "Every combination and model: root mean square effects in log2(CP10k + 1), genes "
+                "with significant non-additivity, and the non-additivity that the model predicts.",
+                (COUNTS,),
+                first="-non_additivity",
+            ),
+        ),
+    ),
+    Section(
+        "effects",
+        "Accuracy of predicted effects",
+        "The effect of a perturbation on a gene is the mean log2(CP10k + 1) of its cells minus "
+        "that of control cells. Observed effects are compared with the "
+        "predictions of each model, and "
+        "models with one another by paired tests over replicates.",
+        (
+            Figure("metrics", "scores", "summary.tsv"),
+            Figure("ranking", "scores", "ranking.tsv", (COUNTS,)),
+            Figure("paired_differences", "scores", "paired_differences.tsv"),
+            Figure("fractions", "scores", "intervals.tsv", (TRAINING, FRACTIONS)),
+            Figure("effects", "effects", "effects.parquet", (COUNTS,)),
+            Figure("perturbations", "scores", f"{SPLIT_FOLDER}/metrics.parquet", (COUNTS,)),
+            Figure("reliability", "scores", "coverage.tsv", (INTERVALS,)),
+            Figure("vcc2026", "scores", "vcc2026.tsv", (CELLS,)),
+            Table(
+                "summary.tsv",
+                "The main scores with confidence intervals, and their comparison with the best "
+                "model.",
+            ),
+            Table(
+                "ranking.tsv",
+                "Mean normalised score of each model over n_metrics calibrated metrics (named in "
+                "metrics): 0 is the reference, 1 the noise ceiling or a replicate; with the 95 % "
+                "interval of a bootstrap, the fraction of bootstrap samples in which the model is "
+                "the best, and the difference to the best model.",
+                (COUNTS,),
+            ),
+            Table("paired_differences.tsv", "Paired comparisons of all models on all main scores."),
+            Table(
+                "calibration.tsv",
+                "Whether a metric can rank models on this screen: the fraction of its range, from "
+                "a prediction that knows nothing of the perturbation (negative_control) to the "
+                "best value, that a replicate of the perturbation's own cells covers (drf, median "
+                "over n perturbations), and the fraction of perturbations for which the replicate "
+                "is better (bds).",
+                (COUNTS,),
+                first="bds",
+            ),
+            Table(
+                "coverage.tsv",
+                "Fraction of the effects observed in test cells that lies inside posterior "
+                "intervals, inside calibrated ones, and inside intervals of sampling noise alone, "
+                "by nominal level; of all tested genes, and of those that other cells show to "
+                "change significantly.",
+                (INTERVALS,),
+            ),
+            Table(
+                "vcc2026.tsv",
+                "Predicted cells of every run scored by the rules vcc2026: value, that of the mean "
+                "response (baseline) and of half of the held-out cells against the other half "
+                "(replicate), and the value on the scale from 0 (baseline) to 1 (replicate); empty "
+                "where the replicate is not better than the baseline.",
+                (CELLS,),
+            ),
+            Table(
+                "population.tsv",
+                "Distances of the distribution of sampled cells from that of held-out cells, mean "
+                "over perturbations, with those of control cells and of a replicate (half of the "
+                "held-out cells against the other half).",
+                (CELLS, TRAINING),
+            ),
+            Table(
+                "reproduction_overview.tsv",
+                "The paper's results and ours, mean ± half the 95 % interval over splits; bounds "
+                "in nats per cell, relative ones to SAMS-VAE at fraction 0. There is a "
+                "verdict only at "
+                "the paper's scale and settings; the last columns list what is smaller "
+                "or different.",
+                (PAPER,),
+            ),
+            Table(
+                "reproduction.tsv",
+                "The same by single result, with both intervals of the paper's: the confidence "
+                "interval of its mean, and the prediction interval of ours.",
+                (PAPER,),
+            ),
+        ),
+    ),
+    Section(
+        "models",
+        "Training and predictive bounds",
+        "Each model assigns a probability to the counts of a cell. The importance-weighted bound "
+        "(IWELBO) is a lower bound on its logarithm; a higher bound on held-out cells indicates a "
+        "better model of the screen.",
+        (
+            Figure("training", "scores", "training.tsv", (TRAINING,)),
+            Figure("iwelbo", "scores", "iwelbo.tsv", (TRAINING,)),
+            Figure("iwelbo_particles", "scores", "iwelbo_by_particles.tsv", (TRAINING,)),
+            Table(
+                "iwelbo.tsv",
+                "Mean bound of every run in nats per cell, and its difference to the "
+                "first model with "
+                "95 % confidence intervals.",
+                (TRAINING,),
+            ),
+            Table(
+                "candidates.tsv",
+                "Hyperparameters tried and chosen: bound of the validation cells (IWELBO, nats per "
+                "cell), its difference to that of the chosen candidate, and how often "
+                "a candidate was "
+                "chosen. Each split chooses by its own validation cells, never by test cells.",
+                (GRIDS,),
             ),
         ),
     ),
