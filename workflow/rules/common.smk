@@ -78,12 +78,12 @@ def uses(script, *modules):
     return code_digest(source(f"workflow/scripts/{script}.py"), *modules)
 
 
-def collecting(adds="", runs=()):
+def collecting(adds={}, runs=()):
     """Build the parameters of a job that concatenates tables of runs.
 
-    `adds` names the function that adds columns, as "module:function".
+    `adds` names the function that adds columns to a table, as "module:function".
     """
-    code = uses("collect_tables", *filter(None, [adds]))
+    code = uses("collect_tables", *adds.values())
     return {"adds": adds, "runs": runs, "code": code}
 
 

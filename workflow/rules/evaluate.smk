@@ -34,45 +34,40 @@ rule evaluate_effects:
         "../scripts/evaluate_effects.py"
 
 
-rule collect_de_comparison:
-    """Concatenate tables of one kind over the runs of an experiment."""
+rule collect_scores:
+    """Concatenate tables over the splits of an experiment."""
     input:
-        tables=layout.for_splits(rules.evaluate_effects.output.de_comparison),
+        de_comparison=layout.for_splits(rules.evaluate_effects.output.de_comparison),
+        missed_effects=layout.for_splits(rules.evaluate_effects.output.missed_effects),
+        calibration=layout.for_splits(rules.evaluate_effects.output.calibration),
     output:
-        table=f"{TABLES}/de_comparison.tsv",
+        de_comparison=f"{TABLES}/de_comparison.tsv",
+        missed_effects=f"{TABLES}/missed_effects.tsv",
+        calibration=f"{TABLES}/calibration.tsv",
     log:
-        "results/logs/collect_tables/{experiment}/de_comparison.log",
+        "results/logs/collect_tables/{experiment}/scores.log",
     benchmark:
-        "results/benchmarks/collect_tables/{experiment}/de_comparison.tsv"
+        "results/benchmarks/collect_tables/{experiment}/scores.tsv"
     conda:
         "../../envs/samsvae.yaml"
     resources:
         mem_mb=growing(2000),
         runtime=growing(20),
     params:
-        **collecting("samsvae.evaluation.differential_expression:with_quartiles"),
+        **collecting(
+            {
+                "de_comparison": "samsvae.evaluation.differential_expression:with_quartiles"
+            }
+        ),
     script:
         "../scripts/collect_tables.py"
 
 
-use rule collect_de_comparison as collect_missed_effects with:
+use rule collect_scores as collect_context_scores with:
     input:
-        tables=layout.for_splits(rules.evaluate_effects.output.missed_effects),
+        context_scores=layout.for_splits(rules.evaluate_effects.output.context_scores),
     output:
-        table=f"{TABLES}/missed_effects.tsv",
-    log:
-        "results/logs/collect_tables/{experiment}/missed_effects.log",
-    benchmark:
-        "results/benchmarks/collect_tables/{experiment}/missed_effects.tsv"
-    params:
-        **collecting(),
-
-
-use rule collect_de_comparison as collect_context_scores with:
-    input:
-        tables=layout.for_splits(rules.evaluate_effects.output.context_scores),
-    output:
-        table=f"{TABLES}/context_scores.tsv",
+        context_scores=f"{TABLES}/context_scores.tsv",
     log:
         "results/logs/collect_tables/{experiment}/context_scores.log",
     benchmark:
@@ -81,30 +76,17 @@ use rule collect_de_comparison as collect_context_scores with:
         **collecting(),
 
 
-use rule collect_de_comparison as collect_calibration with:
+use rule collect_scores as collect_coverage with:
     input:
-        tables=layout.for_splits(rules.evaluate_effects.output.calibration),
+        coverage=layout.for_models(rules.predict_intervals.output.coverage),
     output:
-        table=f"{TABLES}/calibration.tsv",
-    log:
-        "results/logs/collect_tables/{experiment}/calibration.log",
-    benchmark:
-        "results/benchmarks/collect_tables/{experiment}/calibration.tsv"
-    params:
-        **collecting(),
-
-
-use rule collect_de_comparison as collect_coverage with:
-    input:
-        tables=layout.for_models(rules.predict_intervals.output.coverage),
-    output:
-        table=f"{TABLES}/coverage.tsv",
+        coverage=f"{TABLES}/coverage.tsv",
     log:
         "results/logs/collect_tables/{experiment}/coverage.log",
     benchmark:
         "results/benchmarks/collect_tables/{experiment}/coverage.tsv"
     params:
-        **collecting("samsvae.evaluation.scores:with_mean_coverage"),
+        **collecting({"coverage": "samsvae.evaluation.scores:with_mean_coverage"}),
 
 
 rule score_cells:
@@ -147,30 +129,24 @@ rule score_cells:
         "../scripts/score_cells.py"
 
 
-use rule collect_de_comparison as collect_vcc2026 with:
+use rule collect_scores as collect_cell_scores with:
     input:
-        tables=layout.for_splits(rules.score_cells.output.vcc2026),
+        vcc2026=layout.for_splits(rules.score_cells.output.vcc2026),
+        population=layout.for_splits(rules.score_cells.output.population),
     output:
-        table=f"{TABLES}/vcc2026.tsv",
+        vcc2026=f"{TABLES}/vcc2026.tsv",
+        population=f"{TABLES}/population.tsv",
     log:
-        "results/logs/collect_tables/{experiment}/vcc2026.log",
+        "results/logs/collect_tables/{experiment}/cell_scores.log",
     benchmark:
-        "results/benchmarks/collect_tables/{experiment}/vcc2026.tsv"
+        "results/benchmarks/collect_tables/{experiment}/cell_scores.tsv"
     params:
-        **collecting("samsvae.evaluation.population:with_mean_scaled"),
-
-
-use rule collect_de_comparison as collect_population with:
-    input:
-        tables=layout.for_splits(rules.score_cells.output.population),
-    output:
-        table=f"{TABLES}/population.tsv",
-    log:
-        "results/logs/collect_tables/{experiment}/population.log",
-    benchmark:
-        "results/benchmarks/collect_tables/{experiment}/population.tsv"
-    params:
-        **collecting("samsvae.evaluation.population:with_means"),
+        **collecting(
+            {
+                "vcc2026": "samsvae.evaluation.population:with_mean_scaled",
+                "population": "samsvae.evaluation.population:with_means",
+            }
+        ),
 
 
 rule compare_iwelbo:
@@ -265,7 +241,7 @@ rule compare_models:
     input:
         metrics=rules.collect_metrics.output.table,
         calibration=branch(
-            layout.has("counts"), then=rules.collect_calibration.output.table
+            layout.has("counts"), then=rules.collect_scores.output.calibration
         ),
         iwelbo=layout.for_single_runs(rules.evaluate_run.output.iwelbo),
     output:

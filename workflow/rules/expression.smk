@@ -30,7 +30,7 @@ rule tabulate_effects:
 rule stratify_scores:
     """Stratify scores by effect strength."""
     input:
-        table=rules.collect_de_comparison.output.table,
+        table=rules.collect_scores.output.de_comparison,
     output:
         table=f"{TABLES}/de_by_strength.tsv",
     log:

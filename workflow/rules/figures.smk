@@ -5,33 +5,22 @@ localrules:
     perturbation_figures,
 
 
-use rule collect_de_comparison as collect_training with:
+use rule collect_scores as collect_training with:
     input:
-        tables=layout.for_runs(rules.train.output.history, models=layout.trained),
+        training=layout.for_runs(rules.train.output.history, models=layout.trained),
+        iwelbo_by_particles=layout.for_runs(
+            rules.evaluate_run.output.by_particles, models=layout.trained
+        ),
     output:
-        table=f"{TABLES}/training.tsv",
+        training=f"{TABLES}/training.tsv",
+        iwelbo_by_particles=f"{TABLES}/iwelbo_by_particles.tsv",
     log:
         "results/logs/collect_tables/{experiment}/training.log",
     benchmark:
         "results/benchmarks/collect_tables/{experiment}/training.tsv"
     params:
-        **collecting(runs=layout.runs_of(models=layout.trained)),
-
-
-use rule collect_training as collect_iwelbo_by_particles with:
-    input:
-        tables=layout.for_runs(
-            rules.evaluate_run.output.by_particles, models=layout.trained
-        ),
-    output:
-        table=f"{TABLES}/iwelbo_by_particles.tsv",
-    log:
-        "results/logs/collect_tables/{experiment}/iwelbo_by_particles.log",
-    benchmark:
-        "results/benchmarks/collect_tables/{experiment}/iwelbo_by_particles.tsv"
-    params:
         **collecting(
-            "samsvae.evaluation.scores:with_differences",
+            {"iwelbo_by_particles": "samsvae.evaluation.scores:with_differences"},
             runs=layout.runs_of(models=layout.trained),
         ),
 

@@ -92,28 +92,19 @@ rule infer_cells:
         "../scripts/infer_cells.py"
 
 
-use rule collect_de_comparison as collect_responders with:
+use rule collect_scores as collect_responders with:
     input:
-        tables=layout.for_reference_run(rules.infer_cells.output.responders),
+        responders=layout.for_reference_run(rules.infer_cells.output.responders),
+        responder_scores=layout.for_reference_run(rules.infer_cells.output.scores),
     output:
-        table=f"{TABLES}/responders.tsv",
+        responders=f"{TABLES}/responders.tsv",
+        responder_scores=f"{TABLES}/responder_scores.tsv",
     log:
         "results/logs/collect_tables/{experiment}/responders.log",
     benchmark:
         "results/benchmarks/collect_tables/{experiment}/responders.tsv"
     params:
         **collecting(runs=layout.reference_runs_of),
-
-
-use rule collect_responders as collect_responder_scores with:
-    input:
-        tables=layout.for_reference_run(rules.infer_cells.output.scores),
-    output:
-        table=f"{TABLES}/responder_scores.tsv",
-    log:
-        "results/logs/collect_tables/{experiment}/responder_scores.log",
-    benchmark:
-        "results/benchmarks/collect_tables/{experiment}/responder_scores.tsv"
 
 
 # made only on request by path

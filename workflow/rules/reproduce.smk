@@ -6,7 +6,7 @@ rule compare_with_paper:
     input:
         screen=layout.screen_of,
         metrics=rules.collect_metrics.output.table,
-        history=rules.collect_training.output.table,
+        history=rules.collect_training.output.training,
         published=source("data/reference/published_norman.csv"),
     output:
         table=f"{TABLES}/reproduction.tsv",
