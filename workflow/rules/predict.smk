@@ -26,6 +26,15 @@ rule observe_effects:
         "../scripts/observe_effects.py"
 
 
+EVALUATED = {
+    "particles": config["evaluation"]["iwelbo_particles"],
+    "draws": config["evaluation"]["effect_draws"],
+    "estimator": config["evaluation"]["effect_estimator"],
+    "library_size": config["evaluation"]["effect_library_size"],
+    "min_controls_per_batch": config["evaluation"]["min_controls_per_batch"],
+}
+
+
 # The IWELBO and the effects of a run are one job, since loading the model takes longer than either
 # for a small screen, and one job instead of two halves the plan of a large grid.
 rule evaluate_run:
@@ -53,15 +62,58 @@ rule evaluate_run:
         runtime=growing(180),
         gpu=1,
     params:
-        particles=config["evaluation"]["iwelbo_particles"],
-        draws=config["evaluation"]["effect_draws"],
-        estimator=config["evaluation"]["effect_estimator"],
-        library_size=config["evaluation"]["effect_library_size"],
-        min_controls_per_batch=config["evaluation"]["min_controls_per_batch"],
-        seed=lambda wildcards: int(wildcards.seed),
+        **EVALUATED,
+        seeds=lambda wildcards: [int(wildcards.seed)],
         code=uses_model("evaluate_run"),
     script:
         "../scripts/evaluate_run.py"
+
+
+# Seeds that are trained together are evaluated together; see train.smk.
+for number, (seeds, experiments) in enumerate(layout.by_seeds().items()):
+
+    rule:
+        name:
+            f"evaluate_seeds_{number + 1}" if number else "evaluate_seeds"
+        input:
+            screen=layout.screen_of,
+            split=rules.split_cells.output.split,
+            model=expand(rules.train.output.model, seed=seeds, allow_missing=True),
+        output:
+            iwelbo=expand(
+                rules.evaluate_run.output.iwelbo, seed=seeds, allow_missing=True
+            ),
+            by_particles=expand(
+                rules.evaluate_run.output.by_particles, seed=seeds, allow_missing=True
+            ),
+            effects=expand(
+                rules.evaluate_run.output.effects, seed=seeds, allow_missing=True
+            ),
+        log:
+            "results/logs/evaluate_seeds/{experiment}/{split}/{model}.log",
+        benchmark:
+            "results/benchmarks/evaluate_seeds/{experiment}/{split}/{model}.tsv"
+        wildcard_constraints:
+            model=one_of(layout.fitted_together),
+            experiment=one_of(filter(layout.has_counts, experiments)),
+        conda:
+            "../../envs/samsvae.yaml"
+        threads: 1
+        resources:
+            mem_mb=growing(4000, per_input=1),
+            runtime=growing(360),
+            gpu=1,
+        params:
+            **EVALUATED,
+            seeds=list(seeds),
+            code=uses_model("evaluate_run"),
+        script:
+            "../scripts/evaluate_run.py"
+
+    workflow.ruleorder(
+        f"evaluate_seeds_{number + 1}" if number else "evaluate_seeds",
+        "evaluate_run",
+    )
 
 
 use rule evaluate_run as estimate_iwelbo with:

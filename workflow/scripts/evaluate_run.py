@@ -1,4 +1,7 @@
-"""Estimate the IWELBO of held-out cells of a trained model, and predict its effects."""
+"""Estimate the IWELBO of held-out cells, and predict effects, of one trained model or of several.
+
+Several are the seeds of a model that are trained together.
+"""
 
 from typing import Any
 
@@ -22,31 +25,40 @@ def main(snakemake: Any) -> None:
     keep_freed_memory()
     torch.set_num_threads(snakemake.threads)
     device = choose_device()
-    trained = load_model(snakemake.input.model, device)
-    estimate_iwelbo(snakemake, trained, device)
-    if "effects" in dict(snakemake.output.items()):
-        predict_effects(snakemake, trained, device)
+    files = {"model": snakemake.input.model, **dict(snakemake.output.items())}
+    # each a path, or a list of one for each seed
+    paths = {name: [file] if isinstance(file, str) else file for name, file in files.items()}
+    for index, seed in enumerate(snakemake.params.seeds):
+        own = {name: of_seeds[index] for name, of_seeds in paths.items()}
+        trained = load_model(own["model"], device)
+        estimate_iwelbo(snakemake, trained, device, seed, own)
+        if "effects" in own:
+            predict_effects(snakemake, trained, device, seed, own["effects"])
 
 
-def estimate_iwelbo(snakemake: Any, trained: TrainedModel, device: torch.device) -> None:
+def estimate_iwelbo(
+    snakemake: Any, trained: TrainedModel, device: torch.device, seed: int, outputs: dict[str, str]
+) -> None:
     """Write the IWELBO of every validation and test cell."""
     files = snakemake.input.screen, snakemake.input.split
     cells = CellStream.of(*files, (VAL, TEST), trained.encoding, device, trained.covariates)
-    particles, seed = snakemake.params.particles, snakemake.params.seed
+    particles = snakemake.params.particles
     bounds = StreamedBounds(trained.model, cells, particles, seed)
     config = {"iwelbo_particles": particles, "seed": seed}
     digest = read_digest(snakemake.input.screen)
     made_by = provenance(config, snakemake.params.code, screen=digest)
     with explain_out_of_memory(device, f"evaluation.iwelbo_particles (now {particles})"):
-        write_parquet_parts(bounds.tables(), (), made_by, snakemake.output.iwelbo)
-    write_tsv(bounds.by_particles(), snakemake.output.by_particles)
+        write_parquet_parts(bounds.tables(), (), made_by, outputs["iwelbo"])
+    write_tsv(bounds.by_particles(), outputs["by_particles"])
 
 
-def predict_effects(snakemake: Any, trained: TrainedModel, device: torch.device) -> None:
+def predict_effects(
+    snakemake: Any, trained: TrainedModel, device: torch.device, seed: int, path: str
+) -> None:
     """Write the predicted effect of every perturbation of the screen."""
     params = snakemake.params
-    keys = ("estimator", "draws", "library_size", "min_controls_per_batch", "seed")
-    settings = {key: params[key] for key in keys}
+    keys = ("estimator", "draws", "library_size", "min_controls_per_batch")
+    settings = {**{key: params[key] for key in keys}, "seed": seed}
     settings["draws"] = params.draws or ESTIMATORS[params.estimator].draws
     config = {"model": trained.settings} | {
         key if key.startswith(("seed", "min_")) else f"effect_{key}": value
@@ -61,7 +73,7 @@ def predict_effects(snakemake: Any, trained: TrainedModel, device: torch.device)
         cells = held_out_cells(screen.obs["perturbation"].astype(str), parts)
         names = perturbations(screen)
         table = effects_for_screen(trained, screen, names, settings, made_by, cells)
-    write_effects(table, snakemake.output.effects)
+    write_effects(table, path)
 
 
 if __name__ == "__main__":

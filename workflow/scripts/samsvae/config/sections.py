@@ -113,7 +113,7 @@ class Training(Section):
     seeds_together: bool = Field(
         False,
         description="Whether all seeds of a model on a split are trained in one job, as one "
-        "batched program: faster than one by one where the model is small and there is a GPU. "
+        "batched program, and evaluated in one: faster than one by one where the model is small. "
         "Each ends as it would alone, but for rounding. Models with `shuffle_labels` or "
         "`rate_guide: beta` are always trained one by one.",
     )

@@ -487,8 +487,9 @@ class Layout:
         InputError
             If the seeds of the model are trained together, the job's not being one of them.
         """
-        if wildcards["model"] in self.fitted_together:
-            seeds = self.experiments[wildcards["experiment"]]["seeds"]
+        seeds = self.experiments[wildcards["experiment"]]["seeds"]
+        # the rule of all seeds precedes that of one, whose input Snakemake asks for all the same
+        if wildcards["model"] in self.fitted_together and int(wildcards["seed"]) not in seeds:
             raise InputError(
                 f"The seeds of the model {wildcards['model']!r} are trained together, and "
                 f"{wildcards['seed']} is none of them ({', '.join(map(str, seeds))}). Add it to "
