@@ -31,7 +31,7 @@ def validated(**user):
 
 def test_default_configuration_is_valid_and_complete():
     config = validated()
-    assert config["training"]["particles"] == 5
+    assert config["training"]["gradient_clip"] == 100
     assert config["models"]["sams_vae_correlated"]["embedding_n_hidden"] == 200
     assert validate(config) == config
 
@@ -47,6 +47,16 @@ def test_user_experiments_replace_the_default_ones():
     config = validated(experiments={"own": own})
     assert list(config["experiments"]) == ["own"]
     assert "simulated" in config["screens"]
+
+
+def test_training_of_the_default_experiments_is_not_that_of_others():
+    own = {"screen": "simulated", "split": {"kind": "random"}, "models": ["cpa_vae"]}
+    config = validated(experiments={"own": own}, training={"batch_size": 64})
+    fields = {key: value for key, value in config["training"].items() if key != "seeds_together"}
+    assert Training(**fields) == Training(batch_size=64)
+    assert not config["training"]["seeds_together"]
+    default = validated(training={"batch_size": 64})["training"]
+    assert default == {**validated()["training"], "batch_size": 64}
 
 
 def test_user_names_only_what_differs():
@@ -208,7 +218,7 @@ def test_the_schema_file_is_that_of_the_classes():
     assert yaml.safe_load(text) == SCHEMA
 
 
-@pytest.mark.parametrize("section", ["training", "evaluation", "enrichment"])
+@pytest.mark.parametrize("section", ["evaluation", "enrichment"])
 def test_the_default_configuration_has_the_defaults_of_the_classes(section):
     assert schema_defaults(section).items() >= DEFAULTS.get(section, {}).items()
 

@@ -66,9 +66,9 @@ def merge(defaults: Mapping[str, Any], user: Mapping[str, Any]) -> Config:
     -------
     dict
         The defaults with the user's values in their place. The user's `experiments` replace the
-        defaults' as a whole; a screen of another `source` and a model of another `kind` replaces
-        the default entry of the same name. A key under its former name gets its new one, with a
-        warning.
+        defaults' as a whole, and `training`, which suits these, is dropped with them; a screen of
+        another `source` and a model of another `kind` replaces the default entry of the same name.
+        A key under its former name gets its new one, with a warning.
 
     Raises
     ------
@@ -76,6 +76,8 @@ def merge(defaults: Mapping[str, Any], user: Mapping[str, Any]) -> Config:
         If a key is given under both names.
     """
     merged = copy.deepcopy(dict(defaults))
+    if "experiments" in user:
+        merged.pop("training", None)
     for section, value in _with_new_names(user).items():
         known = merged.get(section)
         if section == "experiments" or not (isinstance(known, dict) and isinstance(value, Mapping)):
