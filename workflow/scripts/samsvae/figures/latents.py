@@ -19,6 +19,7 @@ from samsvae.figures.style import (
     LOWEST,
     PAGE_WIDTH,
     colour_limit,
+    heatmap,
     models_in,
     nothing_to_show,
     panels,
@@ -39,10 +40,7 @@ def draw_latent_effects(table: pd.DataFrame, models: Sequence[str], **_: Any) ->
     for axis, model in zip(axes, shown, strict=True):
         rows = table[(table["model"] == model) & (table["dimension_order"] < MOST_DIMENSIONS)]
         matrix = rows.pivot_table(index="perturbation", columns="dimension_order", values="shift")
-        sns.heatmap(
-            matrix.reindex(order), ax=axis, cmap=DIVERGING, vmin=-limit, vmax=limit, cbar=False,
-            xticklabels=False, yticklabels=1 if axis is axes[0] else False,
-        )  # fmt: skip
+        heatmap(axis, matrix.reindex(order), limit, rows=axis is axes[0])
         axis.set(title=readable(model), ylabel="")
         axis.set_xlabel(f"latent dimensions ({matrix.shape[1]})")
         axis.tick_params(labelsize=5, length=0)
@@ -140,10 +138,9 @@ def draw_similarity(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Fig
     figure, axes = panels(len(maps), 3, 0.7 + 0.062 * max(len(order), 20))
     for index, (axis, (kind, model)) in enumerate(zip(axes, maps, strict=True)):
         rows = by_map.get_group((kind, model))
-        sns.heatmap(
-            _square(rows, list(order)), ax=axis, cmap=DIVERGING, vmin=-1, vmax=1, cbar=False,
-            xticklabels=1, yticklabels=1 if index % 3 == 0 else False, rasterized=True,
-        )  # fmt: skip
+        heatmap(
+            axis, _square(rows, list(order)), 1, rows=index % 3 == 0, columns=True, rasterized=True
+        )
         title = "observed effects" if kind == OBSERVED else f"{readable(model)}\n{kind} effects"
         correlation = rows["correlation"].iloc[0]
         if np.isfinite(correlation):

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
@@ -19,6 +18,7 @@ from samsvae.figures.style import (
     LOWEST,
     PAGE_WIDTH,
     SEQUENTIAL,
+    heatmap,
     model_colours,
     models_in,
     name_rows,
@@ -187,10 +187,8 @@ def draw_pathway_map(
     figure, axes = panels(len(shown), 1, 0.5 + 0.11 * len(rows), sharex=True)
     figure.set_figwidth(PAGE_WIDTH)
     for axis, (title, part) in zip(axes, shown.items(), strict=True):
-        sns.heatmap(
-            _matrix(part, "score", rows, columns), ax=axis, cmap=DIVERGING, vmin=-LARGEST_SCORE,
-            vmax=LARGEST_SCORE, cbar=False, xticklabels=1, yticklabels=False,
-        )  # fmt: skip
+        scores = _matrix(part, "score", rows, columns)
+        heatmap(axis, scores, LARGEST_SCORE, columns=axis is axes[-1])
         significant = _matrix(part, "fdr", rows, columns).to_numpy() < evaluation["fdr"]
         down, across = np.nonzero(significant)
         axis.plot(across + 0.5, down + 0.5, "o", color="0.1", markersize=1.2)

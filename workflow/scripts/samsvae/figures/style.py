@@ -25,6 +25,8 @@ COLUMN_WIDTH = 3.5  # inches, one column of a journal
 PAGE_WIDTH = 7.2  # inches, two columns
 LOWEST = 2.2  # inches, of a figure with a colour bar at its side
 FONT_SIZE = 7  # points
+MARGIN = 0.03  # inches, around a figure
+POINTS_PER_INCH = 72
 EFFECT_UNITS = "log2(CP10k + 1)"
 DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
 OBSERVED_COLOUR = "0.35"
@@ -85,15 +87,25 @@ def save_figure(figure: Figure, caption: str, provenance: str, paths: Sequence[s
         },
         ".pdf": {"CreationDate": None, "Subject": caption, "Keywords": made_by},
     }
+    box = _settled_box(figure)
     for path in paths:
         with whole_file(path) as temporary:
-            figure.savefig(
-                temporary,
-                metadata=of_format[Path(path).suffix],
-                bbox_inches="tight",
-                pad_inches=0.03,
-            )
+            figure.savefig(temporary, metadata=of_format[Path(path).suffix], bbox_inches=box)
     plt.close(figure)
+
+
+def _settled_box(figure: Figure) -> Bbox:
+    """Lay a figure out for good, and return the box around all that is drawn, in inches.
+
+    Otherwise the layout would be computed anew for each file.
+    """
+    dpi = figure.dpi
+    figure.set_dpi(POINTS_PER_INCH)  # at which vector files are drawn
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    box = figure.get_tightbbox().padded(MARGIN)
+    figure.set_dpi(dpi)
+    return box
 
 
 def model_colours(models: Sequence[str]) -> dict[str, Any]:
@@ -106,6 +118,44 @@ def models_in(table: pd.DataFrame, models: Sequence[str]) -> list[str]:
     """List the experiment's models with rows in a table, in the experiment's order."""
     present = set(table["model"])
     return [model for model in models if model in present]
+
+
+def heatmap(
+    axis: Axes,
+    matrix: pd.DataFrame,
+    limit: float,
+    rows: bool = False,
+    columns: bool = False,
+    **options: Any,
+) -> None:
+    """Draw a matrix in colours, its first row at the top; NaN stays empty.
+
+    Unlike seaborn's, it does not draw the whole figure to find out whether labels overlap, which
+    takes longer than all else in a figure of many heat maps.
+
+    Parameters
+    ----------
+    axis
+        Receives the mesh as its only collection.
+    matrix
+        Rows x columns.
+    limit
+        Absolute value of the strongest colour.
+    rows, columns
+        Whether to write the names of the rows or columns.
+    **options
+        For :meth:`matplotlib.axes.Axes.pcolormesh`.
+    """
+    values = np.ma.masked_invalid(matrix.to_numpy(dtype=float))
+    axis.pcolormesh(values, cmap=DIVERGING, vmin=-limit, vmax=limit, **options)
+    axis.set(xlim=(0, matrix.shape[1]), ylim=(matrix.shape[0], 0))
+    axis.spines[:].set_visible(False)
+    axis.set_yticks(np.arange(len(matrix.index)) + 0.5 if rows else [])
+    axis.set_xticks(np.arange(len(matrix.columns)) + 0.5 if columns else [])
+    if rows:
+        axis.set_yticklabels(matrix.index)
+    if columns:
+        axis.set_xticklabels(matrix.columns, rotation="vertical")
 
 
 def name_rows(axis: Axes, names: Sequence[str], **options: Any) -> None:
