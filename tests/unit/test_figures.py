@@ -18,7 +18,6 @@ from samsvae.biology.quality import quantiles
 from samsvae.biology.similarity import clustered
 from samsvae.evaluation.agreement import with_means
 from samsvae.evaluation.differential_expression import scores_by_strength, with_quartiles
-from samsvae.evaluation.population import with_mean_scaled
 from samsvae.evaluation.scores import (
     COVERAGES,
     SIGNIFICANT,
@@ -26,6 +25,7 @@ from samsvae.evaluation.scores import (
     with_differences,
     with_intervals,
     with_mean_coverage,
+    with_mean_scaled,
 )
 from samsvae.evaluation.scores import with_quartiles as with_quartiles_of_scores
 from samsvae.evaluation.vcc2026 import JACCARD, SCORES

@@ -9,6 +9,7 @@ import tomllib
 import pytest
 
 import samsvae
+from samsvae.report.sections import SHOWN_FIGURES
 from tests.conftest import ROOT
 from tests.unit.test_environment import normal, pins
 
@@ -75,3 +76,34 @@ def test_one_version():
     citation = (ROOT / "CITATION.cff").read_text()
     assert f"\nversion: {samsvae.__version__}\n" in citation
     assert "version" in PROJECT["dynamic"]
+
+
+TABLES_AND_FIGURES = (
+    "assess_screen", "check_screen", "collect_metrics", "collect_tables", "compare_iwelbo",
+    "compare_models", "compare_pathways", "compare_perturbations", "draw_figures",
+    "draw_perturbation", "enrich_effects", "evaluate_effects", "list_perturbations",
+    "map_perturbations", "observe_effects", "predict_baseline", "predict_ceiling", "split_cells",
+    "stratify_scores", "tabulate_cells", "tabulate_combinations", "tabulate_effects",
+    "tabulate_selection", "tabulate_warnings", "write_report",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_jobs_of_tables_and_figures_import_no_model():
+    """Torch and scanpy take longer to import than most tables to make."""
+    rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    adding = re.findall(r'"(samsvae[.\w]+):with_', rules)
+    assert "samsvae.evaluation.scores" in adding
+    drawing = {f"samsvae.figures.{figure.module}" for figure in SHOWN_FIGURES.values()}
+    modules = [*TABLES_AND_FIGURES, *adding, *sorted(drawing)]
+    code = f"""
+import importlib, sys
+for module in {modules}:
+    importlib.import_module(module)
+print(*sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=LIBRARY.parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert not {"torch", "pyro", "scanpy", "umap", "gseapy"} & set(done.stdout.split())

@@ -6,16 +6,18 @@ import pytest
 
 from samsvae.config.experiments import Split
 from samsvae.evaluation.population import (
-    DISCREPANCY,
-    DISTANCES,
-    ENERGY,
-    POPULATION_COLUMNS,
-    VARIANCE,
     VCC_COLUMNS,
     HeldOutCells,
     energy_distance,
     median_distance,
     squared_discrepancy,
+)
+from samsvae.evaluation.scores import (
+    DISCREPANCY,
+    DISTANCES,
+    ENERGY,
+    POPULATION_COLUMNS,
+    VARIANCE,
     with_mean_scaled,
     with_means,
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from samsvae.evaluation.population import ENERGY, VARIANCE
+from samsvae.evaluation.scores import ENERGY, VARIANCE
 from samsvae.evaluation.vcc2026 import ERROR, JACCARD, RETRIEVAL
 from samsvae.figures import caption_as_html, read_caption
 from samsvae.figures.style import nothing_to_show, save_figure, use_style

@@ -143,8 +143,8 @@ use rule collect_scores as collect_cell_scores with:
     params:
         **collecting(
             {
-                "vcc2026": "samsvae.evaluation.population:with_mean_scaled",
-                "population": "samsvae.evaluation.population:with_means",
+                "vcc2026": "samsvae.evaluation.scores:with_mean_scaled",
+                "population": "samsvae.evaluation.scores:with_means",
             }
         ),
 

@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 
 from samsvae.evaluation.effects import read_effects
-from samsvae.evaluation.population import POPULATION_COLUMNS, VCC_COLUMNS, HeldOutCells
+from samsvae.evaluation.population import VCC_COLUMNS, HeldOutCells
+from samsvae.evaluation.scores import POPULATION_COLUMNS
 from samsvae.inference.checkpoint import load_model
 from samsvae.inference.machine import choose_device, explain_out_of_memory
 from samsvae.runtime.errors import InputError

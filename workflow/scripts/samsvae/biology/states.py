@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import anndata
 import numpy as np
@@ -13,11 +14,12 @@ from sklearn.model_selection import StratifiedKFold
 from samsvae.biology import ALL, OTHER
 from samsvae.biology.similarity import LATENT, OBSERVED, effect_matrix, latent_shifts
 from samsvae.evaluation.effects import CP10K
-from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.posterior import cell_states
 from samsvae.runtime.errors import InputError
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import TRAIN
+
+if TYPE_CHECKING:
+    from samsvae.inference.checkpoint import TrainedModel
 
 FOLDS = 5
 FEWEST_CELLS = 10  # of a perturbation that is classified
@@ -99,7 +101,7 @@ def classify_states(
 
 
 def classify_basal_state(
-    trained: TrainedModel, screen: anndata.AnnData, parts: pd.Series, seed: int
+    trained: "TrainedModel", screen: anndata.AnnData, parts: pd.Series, seed: int
 ) -> pd.DataFrame:
     """Classify the perturbation of held-out cells from posterior mean latent states.
 
@@ -125,6 +127,8 @@ def classify_basal_state(
         SVAE+ minus the effect, and that of the conditional VAE, are classified for comparison.
     """
     keep = (parts != TRAIN).to_numpy()
+    from samsvae.inference.posterior import cell_states  # torch, which other maps do without
+
     states = cell_states(trained, screen, keep, seed)
     labels = screen.obs["perturbation"].to_numpy(dtype=object)[keep]
     table = classify_states({"basal": states.basal, "total": states.total}, labels, seed)
@@ -234,7 +238,7 @@ def shown_as(labels: np.ndarray, total: np.ndarray) -> np.ndarray:
 
 
 def state_map(
-    trained: TrainedModel, screen: anndata.AnnData, parts: pd.Series, most_cells: int, seed: int
+    trained: "TrainedModel", screen: anndata.AnnData, parts: pd.Series, most_cells: int, seed: int
 ) -> pd.DataFrame:
     """Compute UMAPs and clusters of basal and total states of held-out cells.
 
@@ -264,6 +268,8 @@ def state_map(
         cells = np.sort(np.random.default_rng(seed).choice(cells, most_cells, replace=False))
     keep = np.zeros(screen.n_obs, dtype=bool)
     keep[cells] = True
+    from samsvae.inference.posterior import cell_states  # torch, which other maps do without
+
     states = cell_states(trained, screen, keep, seed)
     known = screen.obs[keep].drop(columns=["library_size", "part"], errors="ignore")
     known.insert(0, "cell", known.index)

@@ -20,8 +20,14 @@ from sklearn.decomposition import PCA
 
 from samsvae.evaluation.baselines import mean_effect
 from samsvae.evaluation.effects import log_cp10k
-from samsvae.evaluation.metrics import Score
 from samsvae.evaluation.samples import ControlCells, compared_cells, halves, sample_cells
+from samsvae.evaluation.scores import (
+    DISCREPANCY,
+    DISTANCES,
+    ENERGY,
+    POPULATION_COLUMNS,
+    VARIANCE,
+)
 from samsvae.evaluation.vcc2026 import (
     SCORES,
     CellStatistics,
@@ -40,25 +46,7 @@ CELLS_OF_COMPONENTS = 10_000
 CELLS_OF_BANDWIDTH = 1000
 FEWEST_CELLS = 4  # of a perturbation that is compared; two in each half
 
-ENERGY, DISCREPANCY, VARIANCE = "energy_distance", "mmd", "variance_ratio"
-DISTANCES: dict[str, Score] = {
-    ENERGY: Score(
-        "energy distance", "energy distance from held-out cells", "", "lower", 0.0, None
-    ),
-    DISCREPANCY: Score(
-        "MMD",
-        "squared maximum mean discrepancy from held-out cells, Gaussian kernel",
-        "", "lower", 0.0, None,
-    ),
-    VARIANCE: Score(
-        "variance ratio",
-        "variance of predicted cells relative to that of held-out cells",
-        "", "higher", 1.0, None,
-    ),
-}  # fmt: skip
-
 VCC_COLUMNS = ["split", "model", "seed", "metric", "value", "baseline", "replicate", "scaled"]
-POPULATION_COLUMNS = ["split", "model", "seed", "metric", "value", "control", "replicate"]
 
 
 def energy_distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -351,19 +339,6 @@ class HeldOutCells:
         rows = [(name, value, *self.distance_anchors[name]) for name, value in values.items()]
         table = pd.DataFrame(rows, columns=POPULATION_COLUMNS[3:]).assign(**run)
         return table[POPULATION_COLUMNS]
-
-
-def with_mean_scaled(table: pd.DataFrame) -> pd.DataFrame:
-    """Add ``mean_scaled``, the mean over the runs of a model, to rows of vcc2026.tsv."""
-    of_model = table.groupby(["model", "metric"], sort=False)
-    return table.assign(mean_scaled=of_model["scaled"].transform("mean"))
-
-
-def with_means(table: pd.DataFrame) -> pd.DataFrame:
-    """Add means over the runs of a model to rows of population.tsv."""
-    of_model = table.groupby(["model", "metric"], sort=False)
-    columns = POPULATION_COLUMNS[-3:]
-    return table.assign(**{f"mean_{name}": of_model[name].transform("mean") for name in columns})
 
 
 def _expression(cells: CellSet) -> sparse.csr_matrix:

@@ -11,7 +11,15 @@ import pandas as pd
 from samsvae.evaluation.compared import comparisons, target_genes
 from samsvae.evaluation.differential_expression import significant_effects, slope
 from samsvae.evaluation.effects import CONTEXTS, effects_in_context, truth_of
-from samsvae.evaluation.metrics import DE, HELD_OUT, METRICS, OVER_SEEDS, PERTURBATION, Metric
+from samsvae.evaluation.metrics import (
+    DE,
+    HELD_OUT,
+    METRICS,
+    OVER_SEEDS,
+    PERTURBATION,
+    Metric,
+    Score,
+)
 
 
 def scopes(observed: anndata.AnnData) -> dict[str, np.ndarray]:
@@ -457,3 +465,37 @@ def with_mean_coverage(table: pd.DataFrame) -> pd.DataFrame:
     of_model = table.groupby(["model", "genes", "level"], sort=False)
     means = {f"mean_{name}": of_model[name].transform("mean") for name in COVERAGES}
     return table.assign(n_effects=of_model["n"].transform("sum"), **means)
+
+
+# distances of the distributions of sampled and held-out cells; here, since tables and report need
+# their names alone, not the models that samples come from
+ENERGY, DISCREPANCY, VARIANCE = "energy_distance", "mmd", "variance_ratio"
+DISTANCES: dict[str, Score] = {
+    ENERGY: Score(
+        "energy distance", "energy distance from held-out cells", "", "lower", 0.0, None
+    ),
+    DISCREPANCY: Score(
+        "MMD",
+        "squared maximum mean discrepancy from held-out cells, Gaussian kernel",
+        "", "lower", 0.0, None,
+    ),
+    VARIANCE: Score(
+        "variance ratio",
+        "variance of predicted cells relative to that of held-out cells",
+        "", "higher", 1.0, None,
+    ),
+}  # fmt: skip
+POPULATION_COLUMNS = ["split", "model", "seed", "metric", "value", "control", "replicate"]
+
+
+def with_mean_scaled(table: pd.DataFrame) -> pd.DataFrame:
+    """Add ``mean_scaled``, the mean over the runs of a model, to rows of vcc2026.tsv."""
+    of_model = table.groupby(["model", "metric"], sort=False)
+    return table.assign(mean_scaled=of_model["scaled"].transform("mean"))
+
+
+def with_means(table: pd.DataFrame) -> pd.DataFrame:
+    """Add means over the runs of a model to rows of population.tsv."""
+    of_model = table.groupby(["model", "metric"], sort=False)
+    columns = POPULATION_COLUMNS[-3:]
+    return table.assign(**{f"mean_{name}": of_model[name].transform("mean") for name in columns})

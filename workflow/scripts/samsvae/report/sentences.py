@@ -13,9 +13,8 @@ from samsvae.biology import ALL
 from samsvae.biology.enrichment import OVER_REPRESENTATION
 from samsvae.config.experiments import candidates, expanded, has_grid, splits
 from samsvae.config.models import KINDS
-from samsvae.evaluation.population import ENERGY, VARIANCE
 from samsvae.evaluation.reproduction import INSIDE, OUTSIDE
-from samsvae.evaluation.scores import LEVEL, SIGNIFICANT, TESTED
+from samsvae.evaluation.scores import ENERGY, LEVEL, SIGNIFICANT, TESTED, VARIANCE
 from samsvae.evaluation.vcc2026 import SCORES
 from samsvae.figures import minus, readable, readable_set
 from samsvae.report.sections import (
