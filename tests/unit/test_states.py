@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 import torch
 from scipy import sparse
+from sklearn.covariance import LedoitWolf
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from samsvae.biology.states import (
     ALL,
@@ -15,9 +17,11 @@ from samsvae.biology.states import (
     cell_cycle_scores,
     classify_basal_state,
     classify_states,
+    discriminate,
     map_and_cluster,
     perturbation_map,
     shown_as,
+    shrunken_covariance,
     state_map,
 )
 from samsvae.evaluation.truth import mask_thresholds, state_recovery, state_scores
@@ -326,3 +330,23 @@ def test_a_sure_mask_has_the_same_f1_at_every_threshold(tiny_screen):
     assert f1.loc[0.5, "value"] == 1
     assert f1.loc[0.9, "value"] == 0
     assert f1.loc[0.1, "density"] == 1
+
+
+@pytest.mark.parametrize(
+    ("n_classes", "n_cells", "n_dimensions"), [(2, 60, 5), (7, 90, 3), (2, 20, 1)]
+)
+def test_the_discriminant_is_that_of_scikit_learn(n_classes, n_cells, n_dimensions):
+    rng = np.random.default_rng(0)
+    classes = np.arange(n_cells) % n_classes
+    cells = rng.normal(size=(n_cells, n_dimensions)) * [3, 1, 0.1, 1, 2][:n_dimensions]
+    cells += 0.7 * classes[:, None]
+    other = rng.normal(2, 3, size=(200, n_dimensions))
+    reference = LinearDiscriminantAnalysis(
+        solver="lsqr", shrinkage="auto", priors=np.full(n_classes, 1 / n_classes)
+    ).fit(cells, classes)
+    assert (discriminate(cells, classes, other) == reference.predict(other)).all()
+    group = cells[classes == 0]
+    if n_dimensions > 1:
+        shrunken = LedoitWolf().fit(group / group.std(axis=0)).covariance_
+        expected = shrunken * np.outer(group.std(axis=0), group.std(axis=0))
+        np.testing.assert_allclose(shrunken_covariance(group), expected, rtol=1e-10)
