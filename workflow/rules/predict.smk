@@ -273,11 +273,52 @@ rule predict_ceiling:
         settings=lambda wildcards: layout.models[wildcards.model],
         effects=config["evaluation"]["effects"],
         min_controls=config["evaluation"]["min_controls_per_batch"],
-        seed=lambda wildcards: int(wildcards.seed),
+        seeds=lambda wildcards: [int(wildcards.seed)],
         required=True,
         code=uses("predict_ceiling"),
     script:
         "../scripts/predict_ceiling.py"
+
+
+# Several seeds are one job, which loads libraries and reads cells once.
+for number, (seeds, experiments) in enumerate(layout.by_seeds(layout.ceilings).items()):
+
+    rule:
+        name:
+            f"predict_ceilings_{number + 1}" if number else "predict_ceilings"
+        input:
+            screen=layout.screen_of,
+            split=rules.split_cells.output.split,
+        output:
+            effects=expand(
+                rules.predict_ceiling.output.effects, seed=seeds, allow_missing=True
+            ),
+        log:
+            "results/logs/predict_ceilings/{experiment}/{split}/{model}.log",
+        benchmark:
+            "results/benchmarks/predict_ceilings/{experiment}/{split}/{model}.tsv"
+        wildcard_constraints:
+            model=one_of(layout.ceilings),
+            experiment=one_of(experiments),
+        conda:
+            "../../envs/samsvae.yaml"
+        resources:
+            mem_mb=growing(2000, per_input=5),
+            runtime=growing(60),
+        params:
+            settings=lambda wildcards: layout.models[wildcards.model],
+            effects=config["evaluation"]["effects"],
+            min_controls=config["evaluation"]["min_controls_per_batch"],
+            seeds=list(seeds),
+            required=True,
+            code=uses("predict_ceiling"),
+        script:
+            "../scripts/predict_ceiling.py"
+
+    workflow.ruleorder(
+        f"predict_ceilings_{number + 1}" if number else "predict_ceilings",
+        "predict_ceiling",
+    )
 
 
 # made where no model of the experiment is the split-half ceiling
@@ -294,7 +335,7 @@ use rule predict_ceiling as halve_held_out with:
         settings={},
         effects=config["evaluation"]["effects"],
         min_controls=config["evaluation"]["min_controls_per_batch"],
-        seed=0,
+        seeds=[0],
         required=False,
         code=uses("predict_ceiling"),
 

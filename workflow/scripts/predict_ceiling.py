@@ -14,12 +14,17 @@ def main(snakemake: Any) -> None:
     """Run the rule."""
     params = snakemake.params
     how = {"how": params.effects, "min_controls": params.min_controls}
-    settings = {**params.settings, "seed": params.seed, **how}
+    effects = snakemake.output.effects  # a path, or a list of one for each seed
     with open_screen(snakemake.input.screen) as screen:
         parts = read_split(snakemake.input.split, screen)
-        made_by = provenance(settings, params.code, screen=digest_of_screen(screen))
-        effects = split_half(screen, parts, params.seed, made_by, **how, required=params.required)
-    write_effects(effects, snakemake.output.effects)
+        digest = digest_of_screen(screen)
+        paths = [effects] if isinstance(effects, str) else effects
+        for seed, path in zip(params.seeds, paths, strict=True):
+            made_by = provenance(
+                {**params.settings, "seed": seed, **how}, params.code, screen=digest
+            )
+            halves = split_half(screen, parts, seed, made_by, **how, required=params.required)
+            write_effects(halves, path)
 
 
 if __name__ == "__main__":

@@ -469,13 +469,19 @@ class Layout:
         own = int(wildcards["seed"])
         return seeds if own in seeds else [*seeds, own]
 
-    def by_seeds(self) -> dict[tuple[int, ...], list[str]]:
-        """Group the experiments with models that are fitted together by their list of seeds."""
+    def by_seeds(self, models: Collection[str] | None = None) -> dict[tuple[int, ...], list[str]]:
+        """Group the experiments with any of some models by their list of seeds.
+
+        Parameters
+        ----------
+        models
+            Models whose seeds are one job; those that are fitted together if None.
+        """
+        joined = set(self.fitted_together if models is None else models)
         groups: dict[tuple[int, ...], list[str]] = {}
         for name, experiment in self.experiments.items():
             chosen_from = [self.candidates.get(model, ()) for model in experiment["models"]]
-            fitted = {*experiment["models"], *itertools.chain.from_iterable(chosen_from)}
-            if fitted & set(self.fitted_together):
+            if joined & {*experiment["models"], *itertools.chain.from_iterable(chosen_from)}:
                 groups.setdefault(tuple(experiment["seeds"]), []).append(name)
         return groups
 
