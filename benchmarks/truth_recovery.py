@@ -328,6 +328,7 @@ def default_settings(simulator: str, kind: str) -> tuple[dict[str, Any], dict[st
         config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
         of_kind = [model for model in config["models"].values() if model["kind"] == kind]
         shared = {"kind": kind, "n_latent": 20, "n_hidden": 32}
+        config["training"].pop("seeds_together")  # of the workflow alone
         return (of_kind or [shared])[0], config["training"]
     likelihood = "normal" if simulator == "additive" else "negative_binomial"
     settings = {"kind": kind, "likelihood": likelihood, **NETWORKS}
