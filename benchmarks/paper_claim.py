@@ -56,7 +56,7 @@ from samsvae.evaluation.comparison import (
     intervals_and_differences,
 )
 from samsvae.evaluation.metrics import DE, HELD_OUT, Score, meaning, of_perturbations
-from samsvae.evaluation.population import DISTANCES
+from samsvae.evaluation.scores import DISTANCES
 from samsvae.evaluation.summary import IWELBO, NOT_RANKED
 from samsvae.evaluation.vcc2026 import SCORES
 from samsvae.inference.checkpoint import load_model
