@@ -73,6 +73,7 @@ rule evaluate_run:
 for number, (seeds, experiments) in enumerate(layout.by_seeds().items()):
 
     rule:
+        """Estimate IWELBO and predict effects of all seeds of a model."""
         name:
             f"evaluate_seeds_{number + 1}" if number else "evaluate_seeds"
         input:
@@ -284,6 +285,7 @@ rule predict_ceiling:
 for number, (seeds, experiments) in enumerate(layout.by_seeds(layout.ceilings).items()):
 
     rule:
+        """Compute effects among half of the held-out cells, for all seeds."""
         name:
             f"predict_ceilings_{number + 1}" if number else "predict_ceilings"
         input:

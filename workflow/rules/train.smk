@@ -39,6 +39,7 @@ rule train:
 for number, (seeds, experiments) in enumerate(layout.by_seeds().items()):
 
     rule:
+        """Train all seeds of a model."""
         name:
             f"train_seeds_{number + 1}" if number else "train_seeds"
         input:
