@@ -624,6 +624,7 @@ def test_the_browser_holds_every_effect_to_its_step(results):
     of_b = dict(data["perturbations"][1]["facts"])
     assert of_b["Prediction"] == "SAMS-VAE explains 30 % of the effect on held-out cells"
     assert data["perturbations"][0]["similar"] == [["B", 0.2], ["CAV1", -0.4]]
+    assert data["perturbations"][1]["similar"] == [["JAK2", 0.2]]
     assert browser_data(results / "second", PROPERTIES["second"], "sams_vae", 0.05) is None
 
 

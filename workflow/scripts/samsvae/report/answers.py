@@ -119,6 +119,11 @@ def _sets_of_factor(tables: Path, has: Collection[str], factor: "pd.Series[objec
     return f" ({readable_set(str(best['set']))})"
 
 
+def _at_start(name: str, before: str) -> str:
+    """Write the name of a model with a capital letter where it begins a sentence."""
+    return name if before else name[:1].upper() + name[1:]
+
+
 def _ranking(ranking: pd.DataFrame) -> Iterator[str]:
     """Name the models of highest mean score over calibrated metrics, for each condition."""
     parts = by_fraction(ranking)
@@ -129,7 +134,7 @@ def _ranking(ranking: pd.DataFrame) -> Iterator[str]:
         best, *others = rows
         where = f"With a fraction of {fraction:g}, " if len(parts) > 1 else ""
         sentence = (
-            f"{where}{readable(best['model'])} has the highest mean score over "
+            f"{where}{_at_start(readable(best['model']), where)} has the highest mean score over "
             f"{best['n_metrics']:.0f} calibrated metrics ("
             + minus(f"{best['score']:.2f}")
             + ", where 1 is a replicate of the measurement)"
@@ -155,9 +160,8 @@ def _best_models(summary: pd.DataFrame) -> Iterator[str]:
             continue
         where = f"With a fraction of {fraction:g}, " if len(parts) > 1 else ""
         value = minus(f"{best['value'].iloc[0]:.2f}")
-        sentence = (
-            f"{where}{readable(str(best.index[0]))}: r {value} with the effects of held-out cells"
-        )
+        name = _at_start(readable(str(best.index[0])), where)
+        sentence = f"{where}{name}: r {value} with the effects of held-out cells"
         equal = [readable(str(name)) for name in asked.index[asked["verdict"] == NOT_DIFFERENT]]
         if equal:
             yield f"{sentence}, not significantly better than {some_of(equal)}."

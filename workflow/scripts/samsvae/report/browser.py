@@ -317,10 +317,13 @@ def _of_predictions(missed: pd.DataFrame, model: str) -> Facts:
 def _similar(path: Path) -> dict[str, list[list[Any]]]:
     """List the perturbations with the most similar observed effects."""
     table = pd.read_parquet(path, columns=["kind", "model", "first", "second", "similarity"])
-    observed = table[(table["kind"] == "observed").fillna(False).astype(bool)]
-    others = observed[observed["first"].astype(str) != observed["second"].astype(str)].dropna(
-        subset="similarity"
-    )
+    # each pair is listed once
+    pairs = table.loc[
+        (table["kind"] == "observed").fillna(False), ["first", "second", "similarity"]
+    ]
+    pairs = pairs.astype({"first": str, "second": str})
+    both = pd.concat([pairs, pairs.rename(columns={"first": "second", "second": "first"})])
+    others = both[both["first"] != both["second"]].dropna().drop_duplicates(["first", "second"])
     order = others.sort_values("similarity", ascending=False, kind="stable")
     return {
         str(name): [
@@ -329,7 +332,7 @@ def _similar(path: Path) -> dict[str, list[list[Any]]]:
                 rows["second"].head(MOST_NAMED), rows["similarity"].head(MOST_NAMED), strict=True
             )
         ]
-        for name, rows in order.groupby(order["first"].astype(str), sort=False)
+        for name, rows in order.groupby("first", sort=False)
     }
 
 
@@ -360,6 +363,7 @@ def interactive_plots() -> str:
     def plot(vertical: str, label: str) -> figure:
         made = figure(
             height=340,
+            min_width=320,
             sizing_mode="stretch_width",
             tools="pan,wheel_zoom,box_zoom,reset,save",
             x_axis_label="observed effect, log2(CP10k + 1)",
@@ -377,7 +381,8 @@ def interactive_plots() -> str:
     volcano.add_layout(Span(location=0, dimension="height", line_color="#c8ced5"))
     predicted = plot("predicted", "predicted effect")
     predicted.add_layout(Slope(gradient=1, y_intercept=0, line_color="#c8ced5"))
-    layout = row([volcano, predicted], sizing_mode="stretch_width")
+    narrow = {"flex-wrap": "wrap"}  # one above the other on a narrow screen
+    layout = row([volcano, predicted], sizing_mode="stretch_width", styles=narrow)
     return json.dumps(json_item(layout), separators=(",", ":")).replace("<", "\\u003c")
 
 

@@ -41,6 +41,7 @@ REPEATED = {
 }
 CORRECTIONS = {"holm": "Holm", "bh": "Benjamini and Hochberg"}
 VERDICT = ["fraction", "verdict"]
+MOST_QUOTED = 6  # metrics that cannot rank models
 ON_HELD_OUT = ", held-out cells"  # ends most headings
 
 
@@ -275,11 +276,12 @@ def calibration_in_words(scores: pd.DataFrame, n_top: int) -> list[str]:
     ]
     if not named:
         return []
+    more = f"; and {len(named) - MOST_QUOTED} more" if len(named) > MOST_QUOTED else ""
     return [
         "These metrics cannot rank models on this screen, since a replicate of a perturbation's "
         "own cells is better than a prediction that knows nothing of the perturbation for fewer "
         f"than {100 * LEAST_BDS:.0f} % of perturbations (fraction in brackets): "
-        f"{'; '.join(named)}."
+        f"{'; '.join(named[:MOST_QUOTED])}{more}."
     ]
 
 
