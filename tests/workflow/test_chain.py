@@ -110,7 +110,7 @@ def test_a_screen_is_assessed_within_its_batches(finished):
     assert singles <= set(guides["perturbation"])
     assert set(pd.read_csv(tables / "batches.tsv", sep="\t")["batch"]) == {"batch1", "batch2"}
     findings = (results / "findings-own.txt").read_text()
-    assert findings.count("Soundness of the screen.") == 2
+    assert findings.count("Is the screen sound?") == 2
     shown = pd.read_parquet(tables / "effects.parquet")
     own = shown[shown["model"] == "sams"].set_index(["perturbation", "gene"])["screen_effect"]
     np.testing.assert_allclose(own.to_numpy(), within.X.ravel(), rtol=1e-6)
@@ -196,7 +196,7 @@ def test_models_are_ranked_and_the_report_begins_with_the_verdict(finished):
 def test_the_report_shows_every_figure_and_asks_the_network_for_nothing(finished):
     page = (finished.folder / "results/report-own.html").read_text()
     assert page.count("<figure ") == sum(map(len, OF_EXPERIMENT.values()))
-    assert page.count("data:image/svg+xml;base64,") == page.count("<img ")
+    assert page.count('src="data:image/svg+xml;base64,') == page.count("<img ")
     assert not re.search(r'(?:src|href)="(?:https?:)?//', page)
     assert zipfile.is_zipfile(finished.folder / "results/report-own.zip")
     assert "recovered best" in page
@@ -470,7 +470,7 @@ def test_the_notebook_explores_a_run(finished, monkeypatch, caplog):
     assert "3 of the model's 60 genes are not measured" in caplog.text
     hits = pd.read_csv(finished.folder / "results/random/tables/hits.tsv", sep="\t")
     assert names["strongest"] == hits["perturbation"].iloc[0]
-    assert names["changes"]["fdr"].is_monotonic_increasing
+    assert names["changes"]["fdr"].dropna().is_monotonic_increasing
     titles = [axis.get_title() for axis in names["figure"].axes]
     assert [name for name in names["chosen"] if any(name in title for title in titles)] == list(
         hits["perturbation"].head(2)
