@@ -5,7 +5,8 @@ papalexi2021_thp1_ko_20729x299.h5ad --batch bio_rep --settings on_target=true`` 
 several seeds on each split, and prints one JSON object a line: each split, then their mean over
 splits. Intervals are pooled over the seeds, at the library sizes of held-out cells unless
 ``--library-size`` is given. The screen ``simulated`` is the default one, with the models and
-training of config.yaml; settings of real screens are those of ``benchmarks.real_effects``.
+training of ``benchmarks.truth_recovery``; settings of real screens are those of
+``benchmarks.real_effects``.
 
 By set of genes (all that are tested; significantly changed ones): number of effects observed in
 test cells, and by level the fraction inside the posterior interval (``raw``), inside the calibrated

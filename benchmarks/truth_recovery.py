@@ -86,6 +86,12 @@ TRAINING = {
     "learning_rate": 0.003,
     "validate_every": 500,
 }
+PROGRAMMES_TRAINING = {
+    "max_steps": 3000,
+    "batch_size": 256,
+    "learning_rate": 0.003,
+    "validate_every": 250,
+}
 EFFECT_DRAWS = 100
 INTERVALS = (0.0, 0.1, 0.5, 0.9, 1.0)  # of inclusion probabilities
 IWELBO_PARTICLES = 100
@@ -328,8 +334,7 @@ def default_settings(simulator: str, kind: str) -> tuple[dict[str, Any], dict[st
         config = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
         of_kind = [model for model in config["models"].values() if model["kind"] == kind]
         shared = {"kind": kind, "n_latent": 20, "n_hidden": 32}
-        config["training"].pop("seeds_together")  # of the workflow alone
-        return (of_kind or [shared])[0], config["training"]
+        return (of_kind or [shared])[0], PROGRAMMES_TRAINING
     likelihood = "normal" if simulator == "additive" else "negative_binomial"
     settings = {"kind": kind, "likelihood": likelihood, **NETWORKS}
     return settings | OF_KIND.get(kind, {}), TRAINING
