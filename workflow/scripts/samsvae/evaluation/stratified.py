@@ -277,6 +277,7 @@ def _van_elteren(
         for stratum in range(n_strata):
             at_control = stratum * (n_groups + 1) + n_groups
             controls = np.sort(values[starts[at_control] : starts[at_control + 1]])
+            ties, centres = _ties(controls)
             n_controls = sizes[stratum, n_groups]
             for group in range(n_groups):
                 n_cells = compared[stratum, group]
@@ -284,7 +285,7 @@ def _van_elteren(
                     continue
                 own = stratum * (n_groups + 1) + group
                 cells = np.sort(values[starts[own] : starts[own + 1]])
-                ranks, squares, cubes = _ranks(cells, controls, n_cells, n_controls)
+                ranks, squares, cubes = _ranks(cells, controls, ties, centres, n_cells, n_controls)
                 n, m = float(n_cells), float(n_controls)
                 n_all = n + m
                 weight = 1 / (n_all + 1)
@@ -299,15 +300,50 @@ def _van_elteren(
 
 
 @numba.njit(cache=True)
+def _ties(controls: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sum t^3 - t over the ties of sorted values, and the same times the mean rank of each tie.
+
+    Returns
+    -------
+    ties, centres : ndarray
+        Cumulative sums: item i is over the ties among the first i values.
+    """
+    n = len(controls)
+    ties, centres = np.zeros(n + 1), np.zeros(n + 1)
+    first = 0
+    while first < n:
+        last = first + 1
+        while last < n and controls[last] == controls[first]:
+            last += 1
+        t = float(last - first)
+        ties[first + 1 : last + 1] = ties[first] + (t**3 - t)
+        centres[first + 1 : last + 1] = centres[first] + (first + (t + 1) / 2) * (t**3 - t)
+        first = last
+    return ties, centres
+
+
+@numba.njit(cache=True)
 def _ranks(
-    cells: np.ndarray, controls: np.ndarray, n_cells: int, n_controls: int
+    cells: np.ndarray,
+    controls: np.ndarray,
+    ties: np.ndarray,
+    centres: np.ndarray,
+    n_cells: int,
+    n_controls: int,
 ) -> tuple[float, float, float]:
     """Rank cells and controls together, about the mean rank, ties at their middle.
+
+    Each of the cells is sought among the controls, which are many more. Without ties the sum of
+    squares of N ranks is (N^3 - N) / 12 and that of cubes 0; a tie of t ranks about c lowers the
+    first by (t^3 - t) / 12 and the second by c (t^3 - t) / 4. All sums are of integers and halves,
+    so that they are exact.
 
     Parameters
     ----------
     cells, controls
         Positive values, sorted; the other cells are 0.
+    ties, centres
+        As of :func:`_ties`, of the controls.
     n_cells, n_controls
         Numbers of cells.
 
@@ -316,31 +352,34 @@ def _ranks(
     ranks, squares, cubes : float
         Sum of the ranks of the cells; sums of squares and cubes of the ranks of all.
     """
+    n_all = float(n_cells + n_controls)
+    middle = (n_all + 1) / 2
     zeros = n_cells - len(cells) + n_controls - len(controls)
-    middle = (n_cells + n_controls + 1) / 2
-    rank = (zeros + 1) / 2 - middle
+    rank, tied = (zeros + 1) / 2 - middle, float(zeros) ** 3 - zeros
     ranks = (n_cells - len(cells)) * rank
-    squares, cubes = zeros * rank**2, zeros * rank**3
-    below, at, other = zeros, 0, 0
-    while at < len(cells) or other < len(controls):
-        if other == len(controls) or (at < len(cells) and cells[at] <= controls[other]):
-            value = cells[at]
-        else:
-            value = controls[other]
-        own, both = 0, 0
+    all_ties, moment = tied, rank * tied
+    at, passed = 0, 0
+    while at < len(cells):
+        value, first = cells[at], at
         while at < len(cells) and cells[at] == value:
             at += 1
-            own += 1
-        while other < len(controls) and controls[other] == value:
-            other += 1
-            both += 1
-        both += own
-        rank = below + (both + 1) / 2 - middle
-        ranks += own * rank
-        squares += both * rank**2
-        cubes += both * rank**3
-        below += both
-    return ranks, squares, cubes
+        below = np.searchsorted(controls, value)
+        equal = below
+        while equal < len(controls) and controls[equal] == value:
+            equal += 1
+        between = ties[below] - ties[passed]
+        all_ties += between
+        moment += centres[below] - centres[passed] + (zeros + first - middle) * between
+        both = float(at - first + equal - below)
+        rank = zeros + first + below + (both + 1) / 2 - middle
+        ranks += (at - first) * rank
+        all_ties += both**3 - both
+        moment += rank * (both**3 - both)
+        passed = equal
+    between = ties[-1] - ties[passed]
+    all_ties += between
+    moment += centres[-1] - centres[passed] + (zeros + len(cells) - middle) * between
+    return ranks, (n_all**3 - n_all - all_ties) / 12, -moment / 4
 
 
 FEWEST_EXPECTED = 5.0  # cells of the smaller group in which a tested gene is detected, expected
@@ -426,9 +465,10 @@ def energy_tests(
     strata
         Groups and strata of the cells.
     fdr
-        False discovery rate over perturbations that p-values should be able to reach: a
-        perturbation that exceeds all of its permutations gets further ones, until its p-value
-        would be significant even if it were the only one.
+        False discovery rate over perturbations that p-values should be able to reach: the
+        perturbations that exceed all of their permutations get further ones, until their p-value
+        is significant if they are the only ones, so that the further permutations of all together
+        are about n_groups / fdr.
     n_permutations
         Number of permutations at first.
     seed
@@ -440,33 +480,79 @@ def energy_tests(
         Of each perturbation; NaN if fewer than two of its cells, or of the control cells of their
         strata, are compared.
     """
-    compared = strata.compared
-    distance, pvalue = (np.full(strata.n_groups, np.nan) for _ in range(2))
-    controls = strata.group == strata.n_groups
     rng = np.random.default_rng(seed)
-    further = max(int(np.ceil(strata.n_groups / fdr)) - n_permutations, 0)
+    distance, pvalue = (np.full(strata.n_groups, np.nan) for _ in range(2))
+    members = _Members(components, strata)
+    unreached = {}  # smallest distance that counts, of each group that exceeds its permutations
     for group in range(strata.n_groups):
-        shared = np.flatnonzero(compared[:, group])
-        inside = np.isin(strata.stratum, shared)
-        chosen = np.flatnonzero(inside & (controls | (strata.group == group)))
-        own = strata.group[chosen] == group
-        if own.sum() < 2 or (~own).sum() < 2:
+        cells = members.of(group)
+        if cells is None:
             continue
-        # cells of a stratum are consecutive, those of the perturbation first
-        order = chosen[np.lexsort((~own, strata.stratum[chosen]))]
-        n_own = compared[shared, group]
-        cells = np.ascontiguousarray(components[order], dtype=np.float64)
-        how = cells, n_own, n_own + strata.sizes[shared, -1]
-        distances = _permuted_distances(*how, n_permutations, rng)
+        distances = _permuted_distances(*cells, n_permutations, rng)
         distance[group] = distances[0]
         # equal distances differ by rounding
         limit = distances[0] - 1e-9 * abs(distances[0])
-        reached, n_all = int(np.sum(distances[1:] >= limit)), n_permutations
-        if not reached and further:
-            more = _permuted_distances(*how, further, rng)[1:]
-            reached, n_all = int(np.sum(more >= limit)), n_permutations + further
-        pvalue[group] = (1 + reached) / (1 + n_all)
+        reached = int(np.sum(distances[1:] >= limit))
+        pvalue[group] = (1 + reached) / (1 + n_permutations)
+        if not reached:
+            unreached[group] = limit
+    done = n_permutations
+    while unreached and done < (needed := int(np.ceil(strata.n_groups / fdr / len(unreached)))):
+        remaining = {}
+        for group, limit in unreached.items():
+            cells = members.of(group)
+            assert cells is not None
+            more = _permuted_distances(*cells, needed - done, rng)[1:]
+            reached = int(np.sum(more >= limit))
+            pvalue[group] = (1 + reached) / (1 + needed)
+            if not reached:
+                remaining[group] = limit
+        unreached, done = remaining, needed
     return distance, pvalue
+
+
+class _Members:
+    """Cells of each perturbation with the control cells of the same strata.
+
+    Parameters
+    ----------
+    components
+        Cells x components.
+    strata
+        Groups and strata of the cells.
+    """
+
+    def __init__(self, components: np.ndarray, strata: Strata) -> None:
+        self.components, self.strata = components, strata
+        self.compared, self.sizes = strata.compared, strata.sizes
+        self.controls = np.flatnonzero(strata.group == strata.n_groups)
+        self.by_group = np.argsort(strata.group, kind="stable")
+        self.starts = np.searchsorted(
+            strata.group[self.by_group], np.arange(strata.n_groups + 1), side="left"
+        )
+
+    def of(self, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Return compared cells by stratum, and numbers of own and of all cells of each stratum.
+
+        The cells of the perturbation are the first of a stratum. None with fewer than two cells on
+        either side.
+        """
+        shared = np.flatnonzero(self.compared[:, group])
+        stratum = self.strata.stratum
+        own, controls = (
+            cells[np.isin(stratum[cells], shared)]
+            for cells in (
+                self.by_group[self.starts[group] : self.starts[group + 1]],
+                self.controls,
+            )
+        )
+        if len(own) < 2 or len(controls) < 2:
+            return None
+        both = np.concatenate([own, controls])
+        order = both[np.argsort(stratum[both], kind="stable")]
+        cells = np.ascontiguousarray(self.components[order], dtype=np.float64)
+        n_own = self.compared[shared, group]
+        return cells, n_own, n_own + self.sizes[shared, -1]
 
 
 @numba.njit(cache=True)
