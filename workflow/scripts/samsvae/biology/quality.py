@@ -133,6 +133,7 @@ QUANTILES = ["expected", "observed", "low", "high"]
 N_QUANTILES = 200
 MEDIAN_CHI_SQUARE = stats.chi2.ppf(0.5, 1)  # of one degree of freedom, 0.4549
 LARGEST_FAKE = 4  # groups of control cells, at least, so that others remain to compare with
+MOST_FAKE = 100  # groups of control cells, since each is compared with all other control cells
 
 
 def fake_targets(
@@ -156,14 +157,15 @@ def fake_targets(
     Series
         Group of each control cell, NaN for one in none. A group is a non-targeting guide; where
         guides are unknown or fewer than two have enough cells, groups are random within strata, of
-        the median size of a perturbation, at most a quarter of the control cells each.
+        the median size of a perturbation, at most a quarter of the control cells each. There are at
+        most 100 groups: of more guides, those with most cells.
     """
     is_control = (screen.obs["perturbation"] == CONTROL).to_numpy()
     controls = screen.obs_names[is_control]
     if GUIDE in screen.obs:
         guides = screen.obs.loc[is_control, GUIDE].astype(str)
         counted = guides.value_counts()
-        usable = counted.index[(counted >= min_cells) & (counted.index != "")]
+        usable = counted.index[(counted >= min_cells) & (counted.index != "")][:MOST_FAKE]
         if len(usable) > 1:
             return guides.where(guides.isin(usable))
     sizes = screen.obs.loc[~is_control, "perturbation"].value_counts()
@@ -177,7 +179,7 @@ def fake_targets(
     # consecutive cells of a stratum go to different groups, so that each has its fraction of all
     order = shuffled[np.argsort(stratum[is_control][shuffled], kind="stable")]
     group.iloc[order] = [f"random_{at % n_groups + 1}" for at in range(len(order))]
-    return group
+    return group.where(group.isin([f"random_{number + 1}" for number in range(MOST_FAKE)]))
 
 
 def null_calibration(
