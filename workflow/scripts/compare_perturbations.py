@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from samsvae.biology.similarity import similarity_table
+from samsvae.biology.similarity import READ, similarity_table
 from samsvae.evaluation.effects import read_effects
 from samsvae.runtime.files import read_table, write_parquet
 from samsvae.runtime.provenance import provenance
@@ -15,7 +15,7 @@ def main(snakemake: Any) -> None:
     """Run the rule."""
     latents = snakemake.input.latents
     table = similarity_table(
-        read_table(snakemake.input.effects),
+        pd.read_parquet(snakemake.input.effects, columns=READ),
         read_table(latents) if latents else pd.DataFrame(columns=["model"]),
         read_effects(snakemake.input.screen).var["control_standard_error"],
     )

@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 
+from samsvae.biology.similarity import READ
 from samsvae.biology.states import perturbation_map
 from samsvae.runtime.files import read_table, write_tsv
 from samsvae.runtime.script import run_job
@@ -15,7 +16,8 @@ def main(snakemake: Any) -> None:
     """Run the rule."""
     given = snakemake.input
     latents = read_table(given.latents) if given.latents else pd.DataFrame()
-    table = perturbation_map(read_table(given.effects), latents, SEED)
+    effects = pd.read_parquet(given.effects, columns=READ)
+    table = perturbation_map(effects, latents, SEED)
     write_tsv(table, snakemake.output.table)
 
 

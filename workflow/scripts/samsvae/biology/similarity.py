@@ -8,7 +8,9 @@ from samsvae.evaluation.agreement import MASK_THRESHOLD, pearson
 from samsvae.screen.labels import doses
 
 OBSERVED, PREDICTED, LATENT = "observed", "predicted", "latent"
+READ = ["model", "perturbation", "gene", "screen_effect", "predicted"]  # of a table of effects
 CLUSTERED = 40  # perturbations of largest observed effect
+MOST_COMPARED = 1000  # perturbations of largest observed effect, since pairs grow with the square
 FEWEST_COMPARED = 3  # perturbations, of a correlation of similarities
 
 
@@ -39,7 +41,8 @@ def similarity_table(
     Returns
     -------
     DataFrame
-        One row per kind, model and unordered pair of perturbations, equal ones included. Kinds
+        One row per kind, model and unordered pair of perturbations, equal ones included, among the
+        1,000 perturbations of largest strength. Kinds
         are ``observed`` (effects of all cells, without the noise of control cells) and
         ``predicted``, Pearson correlations over genes, and ``latent``, the cosine similarity of
         masked latent effects, which are not centred, since 0 has a meaning. A perturbation with an
@@ -51,6 +54,7 @@ def similarity_table(
         pairs of two of these, NaN for the observed ones.
     """
     models = list(pd.unique(effects["model"]))
+    effects = effects_of_strongest(effects)
     by_model = {model: effects[effects["model"] == model] for model in models}
     observed = effect_matrix(by_model[models[0]], "screen_effect")
     noise = float(np.sum(control_error.reindex(observed.columns).to_numpy(dtype=float) ** 2))
@@ -106,6 +110,30 @@ def similarity_table(
         len(first),
     )
     return table
+
+
+def effects_of_strongest(effects: pd.DataFrame) -> pd.DataFrame:
+    """Keep the rows of the 1,000 perturbations of largest observed effect.
+
+    Parameters
+    ----------
+    effects
+        A table of :func:`samsvae.evaluation.effects.long_table`.
+
+    Returns
+    -------
+    DataFrame
+        The same table for fewer perturbations. The size of an effect is its standard deviation over
+        genes, among all cells.
+    """
+    if effects["perturbation"].nunique() <= MOST_COMPARED:
+        return effects
+    first = effects[effects["model"] == effects["model"].iloc[0]]
+    strength = first.groupby("perturbation", observed=True)["screen_effect"].std()
+    kept = strength.sort_values(ascending=False, kind="stable").index[:MOST_COMPARED]
+    rows = effects[effects["perturbation"].isin(kept)]
+    names = rows["perturbation"].astype("category").cat.remove_unused_categories()
+    return rows.assign(perturbation=names)
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:

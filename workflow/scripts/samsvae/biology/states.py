@@ -11,7 +11,13 @@ from scipy import sparse
 from sklearn.model_selection import StratifiedKFold
 
 from samsvae.biology import ALL, OTHER
-from samsvae.biology.similarity import LATENT, OBSERVED, effect_matrix, latent_shifts
+from samsvae.biology.similarity import (
+    LATENT,
+    OBSERVED,
+    effect_matrix,
+    effects_of_strongest,
+    latent_shifts,
+)
 from samsvae.evaluation.effects import CP10K
 from samsvae.runtime.errors import InputError
 from samsvae.screen.labels import CONTROL
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
 
 FOLDS = 5
 FEWEST_CELLS = 10  # of a perturbation that is classified
+CLASSIFIED = 300  # perturbations, at most, since each has 20 classifiers of its own
 SMALLEST_VARIANCE = 0.01  # over cells, of a dimension in use, in basal variances
 COLUMNS = [
     "state", "labels", "perturbation", "accuracy", "standard_error", "chance", "n_cells",
@@ -50,7 +57,8 @@ def classify_states(
         Cells x K by kind of state, such as ``basal`` and ``total``; cells that the model was not
         trained on.
     labels
-        Perturbation of each cell. Those with fewer than ten cells are left out.
+        Perturbation of each cell. Those with fewer than ten cells are left out, and of more than
+        300 those with fewest cells (of equal numbers, the last by name).
     seed
         Seed of the cells drawn, the folds and the shuffles.
 
@@ -65,6 +73,9 @@ def classify_states(
     """
     number = pd.Series(labels).value_counts()
     classes = sorted(number.index[number >= FEWEST_CELLS])
+    perturbed = [name for name in classes if name != CONTROL]
+    most = sorted(perturbed, key=lambda name: -number[name])[:CLASSIFIED]
+    classes = sorted({CONTROL}.intersection(classes).union(most))
     tasks = [(name, [CONTROL, name]) for name in classes if name != CONTROL]
     if CONTROL not in classes or not tasks:
         return pd.DataFrame(columns=COLUMNS)
@@ -354,9 +365,10 @@ def perturbation_map(effects: pd.DataFrame, latents: pd.DataFrame, seed: int) ->
         One row per kind (``observed``: principal components of effects on genes; ``latent``:
         masked latent effects) and perturbation: ``strength``, the standard deviation of its
         observed effect over genes, and the columns of :func:`map_and_cluster`, with a quarter of
-        the perturbations as neighbours, at most 15. Empty for fewer than five perturbations.
+        the perturbations as neighbours, at most 15. Of more than 1,000 perturbations those of
+        largest strength are mapped. Empty for fewer than five perturbations.
     """
-    first = effects[effects["model"] == effects["model"].iloc[0]]
+    first = effects_of_strongest(effects[effects["model"] == effects["model"].iloc[0]])
     observed = effect_matrix(first, "screen_effect").dropna()
     if len(observed) < FEWEST_MAPPED:
         return pd.DataFrame(columns=MAP)
