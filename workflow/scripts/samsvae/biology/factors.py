@@ -6,7 +6,7 @@ a posterior mask probability above 1/2.
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
+from torch import Tensor
 
 from samsvae.biology.enrichment import (
     ENRICHMENT,
@@ -33,7 +34,7 @@ from samsvae.evaluation.effects import measured_genes, read_effects
 from samsvae.evaluation.predicted import factor_effects
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.noise import seeded
-from samsvae.inference.posterior import draw_effects, has_masks, mask_probability
+from samsvae.inference.posterior import draw_effects_in_parts, has_masks, mask_probability
 from samsvae.screen.labels import CONTROL, components
 
 
@@ -92,6 +93,7 @@ def members_of(
     return inside.loc[:, inside.any()]
 
 
+LARGEST_DRAW = 2**25  # elements, of draws x perturbations x latent dimensions
 COLUMNS = ["perturbation", "dimension", "shift", "shift_sd", "mask_probability"]
 
 
@@ -117,20 +119,44 @@ def latent_effects(trained: TrainedModel, draws: int, seed: int) -> pd.DataFrame
         effects.
     """
     with seeded(seed, trained.device):
-        effects = draw_effects(trained.model, draws)
-    if effects is None:
+        parts = draw_effects_in_parts(trained.model, draws, LARGEST_DRAW)
+        moments = _mean_and_std(parts)
+    if moments is None:
         return pd.DataFrame(columns=COLUMNS)
+    mean, std = moments
     probability = mask_probability(trained.model)
-    n_latent = effects.shape[-1]
+    n_latent = mean.shape[-1]
     table = pd.MultiIndex.from_product(
         [trained.encoding.effects, range(n_latent)], names=["perturbation", "dimension"]
     ).to_frame(index=False)
-    table["shift"] = effects.mean(0).reshape(-1).cpu().numpy()
-    table["shift_sd"] = effects.std(0).reshape(-1).cpu().numpy()
+    table["shift"] = mean.reshape(-1).cpu().numpy()
+    table["shift_sd"] = std.reshape(-1).cpu().numpy()
     table["mask_probability"] = (
         float("nan") if probability is None else probability.reshape(-1).cpu().numpy()
     )
     return table[COLUMNS]
+
+
+def _mean_and_std(parts: Iterable[tuple[int, Tensor | None]]) -> tuple[Tensor, Tensor] | None:
+    """Compute mean and standard deviation over draws that come in parts (Chan et al. 1983)."""
+    total, mean, squares = 0, None, None
+    for number, effects in parts:
+        if effects is None:
+            return None
+        own_mean = effects.mean(0)
+        own_squares = effects.var(0, correction=0) * number
+        if mean is None or squares is None:
+            total, mean, squares, only = number, own_mean, own_squares, effects.std(0)
+            continue
+        only = None
+        difference = own_mean - mean
+        squares = squares + own_squares + difference**2 * (total * number / (total + number))
+        mean = mean + difference * (number / (total + number))
+        total += number
+    if mean is None or squares is None:
+        return None
+    # of one part as torch computes it
+    return mean, (squares / (total - 1)).sqrt() if only is None else only
 
 
 USAGE = [

@@ -57,16 +57,16 @@ def draw_effects(
 
 
 def draw_effects_in_parts(
-    model: PerturbationModel, draws: int
+    model: PerturbationModel, draws: int, largest: int = LARGEST_DRAW
 ) -> Iterator[tuple[int, Tensor | None]]:
-    """Draw effects from the guide in parts, in bounded memory.
+    """Draw effects from the guide in parts of at most `largest` elements.
 
     Yields
     ------
     tuple
         Number of draws of the part, and the effects as of :func:`draw_effects`.
     """
-    part = max(1, LARGEST_DRAW // (model.n_perturbations * model.n_latent))
+    part = max(1, largest // (model.n_perturbations * model.n_latent))
     for first in range(0, draws, part):
         number = min(part, draws - first)
         yield number, draw_effects(model, number)
