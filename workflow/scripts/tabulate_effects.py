@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from samsvae.evaluation.effects import long_table, read_effects, read_observed
-from samsvae.runtime.files import write_parquet
+from samsvae.evaluation.effects import long_tables, read_effects, read_observed
+from samsvae.runtime.files import write_parquet_parts
 from samsvae.runtime.provenance import provenance
 from samsvae.runtime.script import run_job
 
@@ -14,9 +14,10 @@ def main(snakemake: Any) -> None:
     runs = zip(snakemake.params.runs, snakemake.input.predicted, strict=True)
     predicted = {run["model"]: read_effects(path) for run, path in runs}
     screen = read_effects(snakemake.input.screen)
-    table = long_table(observed, screen, predicted, snakemake.params.fdr)
+    tables = long_tables(observed, screen, predicted, snakemake.params.fdr)
     made_by = provenance({"runs": snakemake.params.runs}, snakemake.params.code)
-    write_parquet(table, made_by, snakemake.output.table)
+    names = ["model", "perturbation", "gene"]
+    write_parquet_parts(tables, names, made_by, snakemake.output.table)
 
 
 if __name__ == "__main__":

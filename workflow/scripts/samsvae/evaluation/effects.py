@@ -311,13 +311,13 @@ def truth_of(observed: anndata.AnnData, predicted: anndata.AnnData) -> anndata.A
     return predicted if "ate" in predicted.layers else observed
 
 
-def long_table(
+def long_tables(
     observed: anndata.AnnData,
     screen: anndata.AnnData,
     predicted: Mapping[str, anndata.AnnData],
     fdr: float,
-) -> pd.DataFrame:
-    """Join observed and predicted effects in a long table.
+) -> Iterator[pd.DataFrame]:
+    """Join observed and predicted effects in a long table for each model.
 
     Parameters
     ----------
@@ -330,10 +330,10 @@ def long_table(
     fdr
         False discovery rate below which a gene is differentially expressed.
 
-    Returns
-    -------
+    Yields
+    ------
     DataFrame
-        One row per model, perturbation and gene: observed and predicted effect in
+        One row per perturbation and gene of a model: observed and predicted effect in
         log2(CP10k + 1), ``observed_held_out`` among held-out cells alone and its fdr,
         ``screen_effect`` among all cells, within batches where the screen has them, and
         ``screen_fdr``; and whether the perturbation has training cells (``trained``). By
@@ -356,7 +356,6 @@ def long_table(
     names["screen_effect"] = np.asarray(screen.X).ravel()
     names["screen_fdr"] = effects_in_use(screen, "fdr").astype(np.float32).ravel()
     names["screen_n_de"] = np.repeat(screen.obs["n_de"].to_numpy(dtype=np.int32), shape[1])
-    parts = []
     for model, effects in predicted.items():
         aligned = effects[observed.obs_names, observed.var_names]
         own = pd.Categorical([model], categories=list(predicted)).repeat(observed.X.size)
@@ -373,8 +372,17 @@ def long_table(
             "pearson_of_perturbation": np.repeat(pearson(ate, guess), shape[1]),
             "pearson": float(pearson(ate[known], guess[known])),
         }
-        parts.append(pd.DataFrame({"model": own, **names, **values}))
-    return pd.concat(parts, ignore_index=True)
+        yield pd.DataFrame({"model": own, **names, **values})
+
+
+def long_table(
+    observed: anndata.AnnData,
+    screen: anndata.AnnData,
+    predicted: Mapping[str, anndata.AnnData],
+    fdr: float,
+) -> pd.DataFrame:
+    """Concatenate the tables of :func:`long_tables`."""
+    return pd.concat(long_tables(observed, screen, predicted, fdr), ignore_index=True)
 
 
 def rows_of_perturbation(path: str | Path, name: str) -> pd.DataFrame:
