@@ -10,6 +10,7 @@ from scipy.spatial import distance
 from sklearn import metrics as sklearn_metrics
 from sklearn import preprocessing as sklearn_preprocessing
 
+from samsvae.evaluation import agreement
 from samsvae.evaluation.agreement import weights_of
 from samsvae.evaluation.compared import target_genes, top_genes
 from samsvae.evaluation.differential_expression import slope
@@ -241,6 +242,25 @@ def test_what_is_attainable_is_what_the_truth_scores(name, noise):
     attainable = METRICS[name].attainable(score(name, second, first).mean())
     expected = score(name, (first + second) / 2, true).mean()
     assert attainable == pytest.approx(expected, rel=0.02)
+
+
+def test_among_many_perturbations_ranks_are_those_among_a_fixed_sample(monkeypatch):
+    rng = np.random.default_rng(3)
+    observed = rng.normal(size=(90, N_GENES))
+    predicted = observed + rng.normal(0, 0.8, observed.shape)
+    names = ("retrieval_rank", "discrimination_l1", "discrimination_l2", "discrimination_cosine")
+    among_all = {name: METRICS[name].function(observed, predicted) for name in names}
+    drawn = np.sort(np.random.default_rng(0).choice(90, 40, replace=False))
+    samples = [[row, *drawn[drawn != row]] for row in range(90)]
+    among_few = {
+        name: [METRICS[name].function(observed[own], predicted[own])[0] for own in samples]
+        for name in names
+    }
+    monkeypatch.setattr(agreement, "MOST_OTHERS", 40)
+    for name in names:
+        found = METRICS[name].function(observed, predicted)
+        np.testing.assert_allclose(found, among_few[name])
+        assert found.mean() == pytest.approx(among_all[name].mean(), abs=0.03)
 
 
 def test_mixing_up_perturbations_alone_is_told_by_the_ranks():

@@ -79,7 +79,8 @@ def missed_effects(observed: anndata.AnnData, predicted: anndata.AnnData) -> pd.
 
     def named(row: int) -> str:
         missed = np.flatnonzero(is_missed[row])
-        largest = missed[np.argsort(-np.abs(effect - guess)[row, missed], kind="stable")]
+        distance = np.abs(effect[row, missed] - guess[row, missed])
+        largest = missed[np.argsort(-distance, kind="stable")]
         return ", ".join(
             f"{names[gene]} {effect[row, gene]:+.2f} ({guess[row, gene]:+.2f})"
             for gene in largest[:MOST_MISSED]

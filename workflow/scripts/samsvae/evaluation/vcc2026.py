@@ -30,6 +30,7 @@ FDR = 0.05
 PURITY = 0.9  # fraction of right signs among the leading genes
 FEWEST_SIGNIFICANT = 10  # genes of a perturbation whose fold changes are scored
 CELLS_PER_BLOCK = 64
+LARGEST_BLOCK = 2**24  # distances of perturbations at a time
 
 RETRIEVAL = "pds_cosine"
 ERROR = "expr_mse_unbiased_capped_norm"
@@ -248,14 +249,23 @@ def retrieval(predicted: np.ndarray, measured: np.ndarray, targets: np.ndarray) 
     """
     genes = ~targets.any(axis=0)
     predicted, measured = predicted[:, genes], measured[:, genes]
-    norms = np.linalg.norm(predicted, axis=1)[:, None] * np.linalg.norm(measured, axis=1)
-    cosine = np.divide(predicted @ measured.T, norms, out=np.zeros_like(norms), where=norms > 0)
-    distance = np.clip(1 - cosine, 0, 2)
-    right = np.diag(distance)[:, None]
-    nearer = (distance < right).sum(axis=1)
-    tied = (distance == right).sum(axis=1) - 1
-    others = len(distance) - 1
-    return 1 - (nearer + tied / 2) / others if others else np.full(1, np.nan)
+    length, measured_length = (np.linalg.norm(each, axis=1) for each in (predicted, measured))
+    others = len(measured) - 1
+    if not others:
+        return np.full(1, np.nan)
+    rank = np.empty(len(predicted))
+    step = max(1, LARGEST_BLOCK // len(measured))
+    for start in range(0, len(predicted), step):
+        rows = np.arange(start, min(start + step, len(predicted)))
+        norms = length[rows, None] * measured_length
+        cosine = np.divide(
+            predicted[rows] @ measured.T, norms, out=np.zeros_like(norms), where=norms > 0
+        )
+        distance = np.clip(1 - cosine, 0, 2)
+        right = distance[np.arange(len(rows)), rows][:, None]
+        tied = (distance == right).sum(axis=1) - 1
+        rank[rows] = (distance < right).sum(axis=1) + tied / 2
+    return 1 - rank / others
 
 
 def profile_error(
