@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from samsvae.biology import factors, similarity
 from samsvae.biology.enrichment import Enrichment, factor_enrichment, factor_genes
 from samsvae.biology.factors import (
     Annotation,
@@ -295,6 +296,38 @@ def test_genes_that_are_not_told_apart_from_zero_are_not_chosen():
     ranked = factor_genes(found, genes).query("dimension == 1")
     assert ranked["rank"].tolist() == list(range(1, len(genes) + 1))
     assert (ranked["effect"].abs().diff().dropna() <= 0).all()
+
+
+def test_moments_of_draws_in_parts_are_those_of_all():
+    draws = torch.randn(70, 4, 3, generator=torch.Generator().manual_seed(0)) * 2 + 5
+    parts = [(len(part), part) for part in draws.split(32)]
+    mean, std = factors._mean_and_std(parts)
+    torch.testing.assert_close(mean, draws.mean(0))
+    torch.testing.assert_close(std, draws.std(0))
+    assert factors._mean_and_std([(5, None)]) is None
+
+
+def test_the_strongest_of_many_perturbations_are_compared(monkeypatch):
+    rng = np.random.default_rng(0)
+    names = [f"P{number}" for number in range(8)]
+    effects = pd.MultiIndex.from_product(
+        [["sams"], names, GENES], names=["model", "perturbation", "gene"]
+    ).to_frame(index=False)
+    strength = dict(zip(names, rng.permutation(8) + 1.0, strict=True))
+    effects["screen_effect"] = rng.normal(size=len(effects)) * effects["perturbation"].map(strength)
+    effects["predicted"] = effects["screen_effect"]
+    given = effects.astype({"perturbation": "category"}), pd.DataFrame(columns=["model"])
+    every = similarity_table(*given, pd.Series(0.0, GENES))
+    monkeypatch.setattr(similarity, "MOST_COMPARED", 3)
+    found = similarity_table(*given, pd.Series(0.0, GENES))
+    kept = [name for name in names if strength[name] > 5]
+    assert set(found["first"]) == set(found["second"]) == set(kept)
+    pair = ["kind", "model", "first", "second"]
+    both = found.astype(dict.fromkeys(pair, str)).merge(
+        every.astype(dict.fromkeys(pair, str)), on=pair, validate="one_to_one"
+    )
+    assert len(both) == len(found) == 2 * 6
+    np.testing.assert_allclose(both["similarity_x"], both["similarity_y"], rtol=1e-6)
 
 
 def test_similarity_in_data_and_in_latent_space():

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from scipy import sparse, stats
 
+from samsvae.biology import quality
 from samsvae.biology.guides import Groups, compare_guides, guide_groups, knock_down, mean_ratios
 from samsvae.biology.quality import (
     cells_by_batch,
@@ -245,6 +246,18 @@ def test_groups_of_control_cells_are_calibrated(with_guides):
         found["observed"] < found["high"].clip(upper=found["low"])
     )
     assert outside.mean() < 0.5
+
+
+@pytest.mark.parametrize("with_guides", [True, False])
+def test_at_most_so_many_groups_of_control_cells_are_tested(with_guides, monkeypatch):
+    rng = np.random.default_rng(4)
+    screen = simulated(rng, {"T": np.zeros(N_GENES)}, n_controls=1200, guides=6)
+    if not with_guides:
+        del screen.obs["guide"]
+    monkeypatch.setattr(quality, "MOST_FAKE", 3)
+    group = fake_targets(screen, strata_of_cells(screen, True), 30, 0)
+    assert group.nunique() == 3
+    assert (group.value_counts() >= 30).all()
 
 
 def test_quantiles_are_those_of_uniform_p_values():

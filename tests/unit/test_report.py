@@ -15,6 +15,7 @@ from samsvae.evaluation.scores import ENERGY, VARIANCE
 from samsvae.evaluation.vcc2026 import ERROR, JACCARD, RETRIEVAL
 from samsvae.figures import caption_as_html, read_caption
 from samsvae.figures.style import nothing_to_show, save_figure, use_style
+from samsvae.report import browser
 from samsvae.report import page as page_module
 from samsvae.report.answers import EFFECTS as EFFECTS_
 from samsvae.report.answers import MECHANISMS, MODELS, NEXT, SOUND, five_answers
@@ -682,3 +683,25 @@ def test_a_page_that_asks_the_network_is_found_out(tmp_path):
     seen = visit(tmp_path / "bad.html", "undefined_function()")
     assert seen.requests == ["http://127.0.0.1:9/x.png"]
     assert any("undefined_function" in message for message in seen.console)
+
+
+def test_the_strongest_factors_of_a_perturbation_are_named(monkeypatch):
+    names = [f"P{number}" for number in range(7)]
+    effects = pd.DataFrame(
+        {
+            "model": "m",
+            "split": "s",
+            "seed": 0,
+            "perturbation": np.repeat(names, 4),
+            "dimension": np.tile(range(4), 7),
+            "shift": np.tile([0.5, -3.0, 2.0, 0.1], 7),
+            "active": True,
+        }
+    )
+    [[heading, text]] = browser._of_factors(effects, "m")["P0"]
+    assert heading == "Latent factors"
+    assert text.count("factor ") == 4
+    assert "factor 1 (−3.0 SD), shared with P1, P2, P3, P4, P5;" in text
+    monkeypatch.setattr(browser, "MOST_FACTORS_IN_ALL", 14)
+    [[_, text]] = browser._of_factors(effects, "m")["P6"]
+    assert [part[:8] for part in text.split("; ")] == ["factor 1", "factor 2", "2 weaker"]

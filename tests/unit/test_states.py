@@ -9,6 +9,7 @@ from scipy import sparse
 from sklearn.covariance import LedoitWolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+from samsvae.biology import states
 from samsvae.biology.states import (
     ALL,
     G2M_GENES,
@@ -126,6 +127,16 @@ def test_a_classifier_sees_what_differs_and_nothing_else():
     assert number.to_dict() == {**{f"P{p}": 80 for p in range(6)}, ALL: 7 * 40}
     again = classify_states({"basal": basal, "total": total}, labels, seed=0)
     pd.testing.assert_frame_equal(again, table)
+
+
+def test_of_many_perturbations_those_with_most_cells_are_classified(monkeypatch):
+    monkeypatch.setattr(states, "CLASSIFIED", 2)
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.array(["A", "B", "C", "D", "control"], object), [12, 30, 20, 20, 40])
+    values = rng.normal(size=(len(labels), 3))
+    table = classify_states({"basal": values}, labels, seed=0)
+    assert set(table["perturbation"]) == {"B", "C", ALL}
+    assert set(table.loc[table["perturbation"] == ALL, "chance"]) == {1 / 3}
 
 
 def test_a_difference_of_spread_alone_is_not_seen():

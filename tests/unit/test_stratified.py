@@ -230,3 +230,31 @@ def test_too_few_cells_have_no_test():
     assert np.isnan(distance[0])
     assert np.isnan(pvalue[0])
     assert np.isfinite(distance[1])
+
+
+def test_perturbations_beyond_all_permutations_share_the_further_ones():
+    rng = np.random.default_rng(0)
+    group = np.concatenate([np.repeat(np.arange(60), 12), np.full(300, 60)])
+    cells = rng.normal(size=(len(group), 4))
+    strata = Strata(group, np.zeros(len(group), dtype=np.int64), 60)
+    moved = np.isin(group, [3])
+    _, alone = energy_tests(cells + 5 * moved[:, None], strata, n_permutations=99)
+    # as many permutations as one of sixty perturbations needs
+    assert alone[3] == 1 / (1 + 60 / 0.05)
+    moved = group < 30
+    _, together = energy_tests(cells + 5 * moved[:, None], strata, n_permutations=99)
+    np.testing.assert_array_equal(together[:30], 1 / (1 + 99))
+    assert (stats.false_discovery_control(together)[:30] < 0.05).all()
+
+
+def test_ties_within_and_between_many_controls_are_ranked_as_by_scipy():
+    rng = np.random.default_rng(1)
+    counts = rng.poisson(rng.gamma(0.5, 4, 12), (900, 12)).astype(float)
+    group = np.where(np.arange(900) < 60, np.arange(900) % 3, 3)
+    strata = Strata(group, np.zeros(900, dtype=np.int64), 3)
+    found = stratified_rank_sum(sparse.csr_matrix(counts), strata)
+    expected = [
+        stats.mannwhitneyu(counts[group == one], counts[group == 3], method="asymptotic").pvalue
+        for one in range(3)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)

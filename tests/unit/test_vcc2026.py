@@ -196,6 +196,16 @@ def test_predictions_without_information_retrieve_by_chance(number):
     np.testing.assert_array_equal(retrieval(measured, measured, none), 1)
 
 
+def test_retrieval_in_blocks_is_that_at_once(monkeypatch):
+    rng = np.random.default_rng(6)
+    measured = rng.normal(size=(23, 40))
+    predicted = measured + rng.normal(size=measured.shape)
+    targets = rng.random(measured.shape) < 0.01
+    at_once = retrieval(predicted, measured, targets)
+    monkeypatch.setattr(vcc2026, "LARGEST_BLOCK", 100)
+    np.testing.assert_allclose(retrieval(predicted, measured, targets), at_once)
+
+
 def test_spikes_in_the_genes_of_other_targets_retrieve_nothing(cases, names, targets):
     """Not even if the measured effect of the perturbation's own gene is known."""
     measured = cases["prediction"][1].statistics(names)

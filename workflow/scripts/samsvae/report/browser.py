@@ -29,6 +29,9 @@ from samsvae.runtime.files import read_table
 
 MOST_EFFECTS = 200_000  # pairs of a perturbation and a gene in the page
 MOST_NAMED = 5
+# since a model that learnt little may have all factors in the mask of each perturbation
+MOST_FACTORS = 8  # of a perturbation
+MOST_FACTORS_IN_ALL = 20_000
 SIGNIFICANT_SETS = 0.05  # false discovery rate
 NORMAL_QUANTILE = 1.96  # of a 95 % confidence interval
 EFFECT_STEP = 1e-3  # in which effects are stored, log2(CP10k + 1)
@@ -286,15 +289,25 @@ def _of_factors(effects: pd.DataFrame, model: str) -> Facts:
         return {}
     first = active[["split", "seed"]].iloc[0]
     active = active[(active["split"] == first["split"]) & (active["seed"] == first["seed"])]
-    users = active.groupby("dimension")["perturbation"].agg(list)
+    # one more than are named, since a perturbation does not share a factor with itself
+    users = active.groupby("dimension")["perturbation"].agg(lambda own: list(own[: MOST_NAMED + 1]))
 
     def said(one: Mapping[str, Any]) -> str:
         others = [name for name in users[one["dimension"]] if name != one["perturbation"]]
         text = minus(f"factor {one['dimension']} ({one['shift']:+.1f} SD)")
         return f"{text}, shared with {', '.join(others[:MOST_NAMED])}" if others else text
 
+    number = min(MOST_FACTORS, max(1, MOST_FACTORS_IN_ALL // active["perturbation"].nunique()))
+
+    def together(rows: pd.DataFrame) -> str:
+        left_out = len(rows) - number
+        if left_out > 0:
+            rows = rows.loc[rows["shift"].abs().nlargest(number).index]
+        text = "; ".join(map(said, rows.to_dict("records")))
+        return f"{text}; {left_out:,} weaker ones" if left_out > 0 else text
+
     return {
-        str(name): [["Latent factors", "; ".join(map(said, rows.to_dict("records")))]]
+        str(name): [["Latent factors", together(rows)]]
         for name, rows in active.groupby("perturbation", sort=False)
     }
 
