@@ -66,9 +66,12 @@ def mean_ratios(
         stratum: rates(is_control & (strata.stratum == stratum))
         for stratum in np.flatnonzero(compared.any(axis=1))
     }
+    order = np.argsort(strata.group, kind="stable")
+    starts = np.searchsorted(strata.group[order], np.arange(strata.n_groups + 1))
     for group in np.flatnonzero(compared.sum(axis=0)):
         used = np.flatnonzero(compared[:, group])
-        inside = (strata.group == group) & np.isin(strata.stratum, used)
+        own = order[starts[group] : starts[group + 1]]
+        inside = own[np.isin(strata.stratum[own], used)]
         mean[group], variance[group], total = rates(inside)
         depth = np.bincount(strata.stratum[inside], library_size[inside], minlength=len(compared))
         weights = depth[used] / total
@@ -157,10 +160,11 @@ def knock_down(
     pvalue = stratified_rank_sum(expression[:, targets], strata)
     with np.errstate(divide="ignore", invalid="ignore"):
         strength = np.nan_to_num(np.abs(groups.effect / groups.standard_error))
+    n_compared = strata.compared.sum(axis=0)
     found = []
     for row, gene, at in pairs:
         one = row, column[at]
-        number = int(strata.compared[:, row].sum())
+        number = int(n_compared[row])
         values = (mean[one], control[one], error[one], pvalue[one])
         found.append(change_of_target(rows.iloc[row], gene, number, *values, kind))
         found[-1] |= {

@@ -514,8 +514,10 @@ def depth_ratios(library_size: np.ndarray, strata: Strata) -> np.ndarray:
     for stratum in np.flatnonzero(strata.compared.any(axis=1)):
         inside = strata.stratum == stratum
         relative[inside] = library_size[inside] / np.median(library_size[inside & is_control])
+    order = np.argsort(strata.group, kind="stable")
+    starts = np.searchsorted(strata.group[order], np.arange(strata.n_groups + 1))
     for group in np.flatnonzero(strata.compared.sum(axis=0)):
-        ratio[group] = np.nanmedian(relative[strata.group == group])
+        ratio[group] = np.nanmedian(relative[order[starts[group] : starts[group + 1]]])
     return ratio
 
 

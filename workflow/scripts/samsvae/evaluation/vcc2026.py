@@ -153,8 +153,11 @@ def cell_statistics(
     strata = Strata.of(pd.Series(np.asarray(labels, dtype=object)), names)
     n_groups, n_genes = len(names) + 1, counts.shape[1]
     profile, sampling = np.zeros((n_groups, n_genes)), np.zeros(n_groups)
+    order = np.argsort(strata.group, kind="stable")
+    starts = np.searchsorted(strata.group[order], np.arange(n_groups + 1))
     for group in range(n_groups):
-        profile[group], sampling[group] = _profile(counts[strata.group == group])
+        cells = order[starts[group] : starts[group + 1]]
+        profile[group], sampling[group] = _profile(counts[cells])
     total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     rates = sparse.csr_matrix(counts, dtype=np.float64, copy=True)
     # a division, so that equal fractions are equal numbers, and ties stay ties
