@@ -19,8 +19,10 @@ def main(snakemake: Any) -> None:
         params.functions, given.tables, given.captions, output.figures, output.pdfs, strict=True
     ):
         module, _, name = function.partition(":")
-        draw = getattr(importlib.import_module(module), name)
-        figure = draw(read_table(table), **params.options)
+        drawing = importlib.import_module(module)
+        columns = getattr(drawing, "COLUMNS", {}).get(name)
+        draw = getattr(drawing, name)
+        figure = draw(read_table(table, columns=columns), **params.options)
         save_figure(figure, read_caption(caption), made_by, files)
 
 

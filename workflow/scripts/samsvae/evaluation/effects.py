@@ -311,13 +311,16 @@ def truth_of(observed: anndata.AnnData, predicted: anndata.AnnData) -> anndata.A
     return predicted if "ate" in predicted.layers else observed
 
 
+LARGEST_PART = 2**21  # rows of a table of effects that are in memory at once
+
+
 def long_tables(
     observed: anndata.AnnData,
     screen: anndata.AnnData,
     predicted: Mapping[str, anndata.AnnData],
     fdr: float,
 ) -> Iterator[pd.DataFrame]:
-    """Join observed and predicted effects in a long table for each model.
+    """Join observed and predicted effects in long tables, model by model and block by block.
 
     Parameters
     ----------
@@ -333,7 +336,7 @@ def long_tables(
     Yields
     ------
     DataFrame
-        One row per perturbation and gene of a model: observed and predicted effect in
+        One row per perturbation of a block and gene, for one model: observed and predicted effect in
         log2(CP10k + 1), ``observed_held_out`` among held-out cells alone and its fdr,
         ``screen_effect`` among all cells, within batches where the screen has them, and
         ``screen_fdr``; and whether the perturbation has training cells (``trained``). By
@@ -341,38 +344,51 @@ def long_tables(
         pearson_of_perturbation, the correlation of observed and predicted effects over genes; by
         model: pearson, over all perturbations and genes.
     """
-    shape = observed.shape
-    names = {
-        # from codes, since strings of millions of rows would fill the memory
-        "perturbation": pd.Categorical.from_codes(
-            np.repeat(np.arange(shape[0]), shape[1]), observed.obs_names
-        ),
-        "gene": pd.Categorical.from_codes(
-            np.tile(np.arange(shape[1]), shape[0]), observed.var_names
-        ),
-        "trained": np.repeat(observed.obs["n_train"].to_numpy() > 0, shape[1]),
-    }
     screen = screen[observed.obs_names, observed.var_names]
-    names["screen_effect"] = np.asarray(screen.X).ravel()
-    names["screen_fdr"] = effects_in_use(screen, "fdr").astype(np.float32).ravel()
-    names["screen_n_de"] = np.repeat(screen.obs["n_de"].to_numpy(dtype=np.int32), shape[1])
+    screen_fdr = effects_in_use(screen, "fdr").astype(np.float32)
+    screen_n_de = screen.obs["n_de"].to_numpy(dtype=np.int32)
+    trained = observed.obs["n_train"].to_numpy() > 0
+    n_perturbations, n_genes = observed.shape
+    step = max(1, LARGEST_PART // n_genes)
     for model, effects in predicted.items():
         aligned = effects[observed.obs_names, observed.var_names]
-        own = pd.Categorical([model], categories=list(predicted)).repeat(observed.X.size)
         truth = truth_of(observed, aligned)
         ate, guess = (np.asarray(m, np.float64) for m in (truth.layers["ate"], aligned.X))
         known = np.isfinite(ate)
-        n_de = np.sum(np.asarray(truth.layers["fdr"]) < fdr, axis=1, dtype=np.int32)
-        values = {
-            "observed": np.asarray(truth.layers["ate"]).ravel(),
-            "observed_held_out": np.asarray(truth.layers["ate_held_out"]).ravel(),
-            "fdr": np.asarray(truth.layers["fdr"]).ravel(),
-            "predicted": np.asarray(aligned.X).ravel(),
-            "n_de": np.repeat(n_de, shape[1]),
-            "pearson_of_perturbation": np.repeat(pearson(ate, guess), shape[1]),
-            "pearson": float(pearson(ate[known], guess[known])),
+        of_model = float(pearson(ate[known], guess[known]))
+        of_each = pearson(ate, guess)
+        n_de = np.asarray(np.sum(np.asarray(truth.layers["fdr"]) < fdr, axis=1), dtype=np.int32)
+        del ate, guess, known
+        matrices = {
+            "observed": np.asarray(truth.layers["ate"]),
+            "observed_held_out": np.asarray(truth.layers["ate_held_out"]),
+            "fdr": np.asarray(truth.layers["fdr"]),
+            "predicted": np.asarray(aligned.X),
         }
-        yield pd.DataFrame({"model": own, **names, **values})
+        for start in range(0, n_perturbations, step):
+            rows = np.arange(start, min(start + step, n_perturbations))
+            yield pd.DataFrame(
+                {
+                    # from codes, since strings of millions of rows would fill the memory
+                    "model": pd.Categorical([model], categories=list(predicted)).repeat(
+                        len(rows) * n_genes
+                    ),
+                    "perturbation": pd.Categorical.from_codes(
+                        np.repeat(rows, n_genes), observed.obs_names
+                    ),
+                    "gene": pd.Categorical.from_codes(
+                        np.tile(np.arange(n_genes), len(rows)), observed.var_names
+                    ),
+                    "trained": np.repeat(trained[rows], n_genes),
+                    "screen_effect": np.asarray(screen.X[rows]).ravel(),
+                    "screen_fdr": screen_fdr[rows].ravel(),
+                    "screen_n_de": np.repeat(screen_n_de[rows], n_genes),
+                    **{name: matrix[rows].ravel() for name, matrix in matrices.items()},
+                    "n_de": np.repeat(n_de[rows], n_genes),
+                    "pearson_of_perturbation": np.repeat(of_each[rows], n_genes),
+                    "pearson": of_model,
+                }
+            )
 
 
 def long_table(

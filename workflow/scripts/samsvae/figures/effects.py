@@ -33,6 +33,14 @@ from samsvae.figures.style import (
     quartiles_of_row,
 )
 
+# read of effects.parquet, which has tens of millions of rows for a genome-wide screen
+COLUMNS = {
+    "draw_effects": ["model", "observed", "predicted", "pearson"],
+    "draw_volcanoes": [
+        "model", "perturbation", "gene", "screen_effect", "screen_fdr", "screen_n_de", "predicted",
+    ],
+}  # fmt: skip
+
 
 def draw_effects(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     """Draw predicted against observed effects on all genes, from effects.parquet."""

@@ -306,7 +306,9 @@ def _dictionary(column: "pd.Series[Any]") -> pyarrow.DictionaryArray:
     )
 
 
-def read_table(path: str | Path, text: Sequence[str] = ()) -> pd.DataFrame:
+def read_table(
+    path: str | Path, text: Sequence[str] = (), columns: Sequence[str] | None = None
+) -> pd.DataFrame:
     """Read a table that :func:`write_tsv` or :func:`write_parquet` wrote, by its suffix.
 
     Parameters
@@ -315,9 +317,11 @@ def read_table(path: str | Path, text: Sequence[str] = ()) -> pd.DataFrame:
         The file.
     text
         Columns of a TSV file to read as text, even if they look like numbers.
+    columns
+        Columns of a parquet file to read; None for all.
     """
     if Path(path).suffix == ".parquet":
-        return pd.read_parquet(path)
+        return pd.read_parquet(path, columns=None if columns is None else list(columns))
     return pd.read_csv(path, dtype=dict.fromkeys(text, str), **AS_WRITTEN)
 
 
