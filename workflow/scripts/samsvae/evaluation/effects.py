@@ -336,8 +336,8 @@ def long_tables(
     Yields
     ------
     DataFrame
-        One row per perturbation of a block and gene, for one model: observed and predicted effect in
-        log2(CP10k + 1), ``observed_held_out`` among held-out cells alone and its fdr,
+        One row per perturbation of a block and gene, for one model: observed and predicted effect
+        in log2(CP10k + 1), ``observed_held_out`` among held-out cells alone and its fdr,
         ``screen_effect`` among all cells, within batches where the screen has them, and
         ``screen_fdr``; and whether the perturbation has training cells (``trained``). By
         perturbation: n_de and screen_n_de, numbers of differentially expressed genes, and
