@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from samsvae.config.experiments import Split
+from samsvae.evaluation import population
 from samsvae.evaluation.population import (
     VCC_COLUMNS,
     HeldOutCells,
@@ -127,6 +128,16 @@ def test_as_many_cells_are_predicted_as_are_held_out_and_at_most_some(held_out, 
     again = held_out.sampled(trained, 0)
     assert (again.counts != held_out.sampled(trained, 0).counts).nnz == 0
     assert (again.counts != held_out.sampled(trained, 1).counts).nnz > 0
+
+
+def test_of_many_perturbations_those_with_most_held_out_cells_are_compared(
+    tiny_screen, parts, held_out, monkeypatch
+):
+    monkeypatch.setattr(population, "MOST_PERTURBATIONS", 3)
+    few = HeldOutCells(tiny_screen, parts, 6)
+    number = pd.Series(held_out.cells.labels).value_counts().drop("control").sort_index()
+    assert few.names == sorted(number.sort_values(ascending=False, kind="stable").index[:3])
+    assert set(few.cells.labels) == {*few.names, "control"}
 
 
 def test_a_replicate_and_control_cells_are_ceiling_and_floor(tiny_screen, parts):

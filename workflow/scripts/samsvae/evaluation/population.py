@@ -45,6 +45,7 @@ N_REPLICATES = 5
 CELLS_OF_COMPONENTS = 10_000
 CELLS_OF_BANDWIDTH = 1000
 FEWEST_CELLS = 4  # of a perturbation that is compared; two in each half
+MOST_PERTURBATIONS = 2000  # that are compared, since cells of all are in memory
 
 VCC_COLUMNS = ["split", "model", "seed", "metric", "value", "baseline", "replicate", "scaled"]
 
@@ -139,6 +140,9 @@ class CellSet:
 class HeldOutCells:
     """Held-out cells of a split, and the anchors of scores against them.
 
+    Of more than 2,000 perturbations, those with most held-out cells are compared (of equal numbers,
+    the first by name).
+
     Parameters
     ----------
     screen
@@ -175,6 +179,7 @@ class HeldOutCells:
                 f"Predicted cells are compared with at least {FEWEST_CELLS} held-out cells of a "
                 f"perturbation and of {CONTROL!r}; the split has fewer."
             )
+        kept = sorted(sorted(kept, key=lambda name: -held_out[name])[:MOST_PERTURBATIONS])
         self.names = kept
         self.compared = compared & labels.isin({*kept, CONTROL}).to_numpy()
         self.cells = self.cells_of(self.compared)
