@@ -28,7 +28,12 @@ from samsvae.biology.states import (
 from samsvae.evaluation.truth import mask_thresholds, state_recovery, state_scores
 from samsvae.inference.cells import Cells, Encoding
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.posterior import BasalCells, CellStates, cell_states
+from samsvae.inference.posterior import (
+    BasalCells,
+    CellStates,
+    cell_states,
+    looked_up_shifts,
+)
 from samsvae.models import build_model
 from samsvae.runtime.errors import InputError
 from samsvae.screen.design import Design
@@ -361,3 +366,16 @@ def test_the_discriminant_is_that_of_scikit_learn(n_classes, n_cells, n_dimensio
         shrunken = LedoitWolf().fit(group / group.std(axis=0)).covariance_
         expected = shrunken * np.outer(group.std(axis=0), group.std(axis=0))
         np.testing.assert_allclose(shrunken_covariance(group), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("combined", [False, True])
+def test_shifts_of_single_perturbations_are_looked_up(combined):
+    rng = torch.Generator().manual_seed(0)
+    effects = torch.randn(4, 6, 3, generator=rng)
+    design = torch.zeros(5, 6)
+    design[[0, 1, 3, 4], [2, 5, 0, 2]] = torch.tensor([1.0, 0.5, 1.0, 2.0])
+    if combined:
+        design[3, 4] = 1
+    expected = torch.einsum("ct,qtk->qck", design, effects)
+    torch.testing.assert_close(looked_up_shifts(effects, design), expected)
+    assert looked_up_shifts(None, design) is design

@@ -104,6 +104,17 @@ def draw_on_target(
         return model.on_target.of_conditions(program(), *targets)
 
 
+def looked_up_shifts(effects: Tensor | None, design: Tensor) -> Tensor:
+    """Compute the shifts of conditions, without a product over all perturbations for single ones.
+
+    The result is that of :func:`samsvae.models.base.shift_of_conditions`, [..., C, size].
+    """
+    if effects is None or (torch.count_nonzero(design, dim=1) > 1).any():
+        return shift_of_conditions(effects, design)
+    only = design.abs().argmax(dim=1)
+    return effects.index_select(-2, only) * design.gather(1, only[:, None])
+
+
 @dataclass(frozen=True)
 class GlobalDraws:
     """Draws of the global variables that all cells share, one for each particle.
@@ -153,7 +164,7 @@ class GlobalDraws:
         particles
             Q.
         """
-        shifts = shift_of_conditions(self.effects, design).expand(particles, -1, -1)
+        shifts = looked_up_shifts(self.effects, design).expand(particles, -1, -1)
         if self.model.on_target is None or self.on_target is None:
             return shifts, ()
         return shifts, self.model.on_target.of_conditions(self.on_target, *targets)
