@@ -185,7 +185,7 @@ def stages(folder: Path) -> dict[str, dict[str, float]]:
     for path in sorted(folder.rglob("*.tsv")):
         table = pd.read_csv(path, sep="\t", na_values="-")
         inside = path.relative_to(folder)
-        rows.append(table.iloc[-1:].assign(rule=inside.parts[0].removesuffix(".tsv")))
+        rows.append(table.iloc[-1:].assign(rule=inside.parts[0].removesuffix(".tsv").split("-")[0]))
     if not rows:
         return {}
     by_rule = pd.concat(rows).groupby("rule")

@@ -128,9 +128,17 @@ def _against_observed(axis: Axes, rows: pd.DataFrame, fdr: float, colour: Any) -
 
 SMALLEST_FDR = 1e-50  # smaller ones are drawn there
 MOST_DOTS = 2000  # more are pixels, lest the file be of many megabytes
+MOST_DOTS_TOGETHER = 12_000  # of all panels
 
 
-def volcano(axis: Axes, rows: pd.DataFrame, fdr: float, values: pd.Series, limit: float) -> Any:
+def volcano(
+    axis: Axes,
+    rows: pd.DataFrame,
+    fdr: float,
+    values: pd.Series,
+    limit: float,
+    n_panels: int = 1,
+) -> Any:
     """Draw the effects of one perturbation on genes, and their false discovery rates.
 
     Parameters
@@ -145,6 +153,8 @@ def volcano(axis: Axes, rows: pd.DataFrame, fdr: float, values: pd.Series, limit
         Values shown as colours, with the index of `rows`.
     limit
         Value of the strongest colour.
+    n_panels
+        Number of such panels of the figure.
 
     Returns
     -------
@@ -155,7 +165,7 @@ def volcano(axis: Axes, rows: pd.DataFrame, fdr: float, values: pd.Series, limit
     drawn = axis.scatter(
         rows["screen_effect"], minus_log_fdr(rows), c=values[rows.index], s=9, cmap=DIVERGING,
         vmin=-limit, vmax=limit, edgecolors="0.4", linewidths=0.25,
-        rasterized=len(rows) > MOST_DOTS,
+        rasterized=len(rows) > min(MOST_DOTS, MOST_DOTS_TOGETHER // n_panels),
     )  # fmt: skip
     axis.axhline(-np.log10(fdr), color="0.5", linestyle="--", linewidth=0.6, zorder=0)
     axis.axvline(0, color="0.85", linewidth=0.6, zorder=0)
@@ -197,7 +207,7 @@ def draw_volcanoes(
     rows = {name: first[first["perturbation"] == name] for name in names}
     for axis, name in zip(axes, names, strict=True):
         own = rows[name]
-        drawn = volcano(axis, own, evaluation["fdr"], own["predicted"], limit)
+        drawn = volcano(axis, own, evaluation["fdr"], own["predicted"], limit, len(names))
         axis.set_title(f"{name}\n{_de_genes(own)}")
         axis.margins(x=0.5, y=0.12)  # room for names in narrow panels
     figure.supxlabel(f"observed effect, {EFFECT_UNITS}", fontsize=7)
