@@ -516,6 +516,7 @@ def _of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 SPREAD_OF_DOTS = 0.22
+MOST_DOTS = 20_000  # more are pixels, lest the file be of many megabytes
 
 
 def draw_perturbations(
@@ -546,7 +547,10 @@ def draw_perturbations(
                 continue
             height = row + rng.uniform(-SPREAD_OF_DOTS, SPREAD_OF_DOTS, len(values))
             size = float(np.clip(300 / len(values), 1, 8))
-            axis.scatter(values, height, s=size, alpha=0.5, color=colours[model], linewidths=0)
+            axis.scatter(
+                values, height, s=size, alpha=0.5, color=colours[model], linewidths=0,
+                rasterized=len(means) > MOST_DOTS,
+            )  # fmt: skip
             quartiles_of_row(axis, row, own[["lower_quartile", "median", "upper_quartile"]].iloc[0])
         axis.set_xlabel(textwrap.fill(heading(metric, evaluation["top_genes"]), LABEL_WIDTH))
     name_rows(axes[0], [readable(model) for model in models])

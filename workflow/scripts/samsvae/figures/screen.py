@@ -105,6 +105,7 @@ def draw_split(table: pd.DataFrame, **_: Any) -> Figure:
 ROW_HEIGHT = 0.13  # inches, of a perturbation
 MOST_ROWS = 60  # perturbations, of a figure with a row each
 MOST_BATCHES = 16  # with a colour that a legend explains
+MOST_DOTS = 3000  # more are pixels, lest the file be of many megabytes
 
 
 def draw_null(table: pd.DataFrame, **_: Any) -> Figure:
@@ -139,7 +140,7 @@ def draw_hits(table: pd.DataFrame, reference: str = "control cells", **_: Any) -
             label = "hit" if is_hit else "no hit"
             axis.scatter(
                 own["n_compared"], own[column], s=9, linewidths=0, label=label,
-                color=colours[bool(is_hit)],
+                color=colours[bool(is_hit)], rasterized=len(table) > MOST_DOTS,
             )  # fmt: skip
         axis.set_yscale("symlog", linthresh=1)
         axis.set_xscale("log")
