@@ -84,12 +84,12 @@ def test_results_are_where_snakemake_runs_whatever_the_configuration_is_called(e
     # without a configuration, the default one
     by_default = snakemake(elsewhere, "-n", "-s", snakefile)
     assert "results/report.html" in planned(by_default)[0]
-    assert "rule train:" in by_default.stdout
+    assert "rule train_seeds:" in by_default.stdout
     # with one that lies there
     (elsewhere / "own.yaml").rename(elsewhere / "config.yaml")
     lies_there = snakemake(elsewhere, "-n", "-s", snakefile)
     assert "results/report.html" in planned(lies_there)[0]
-    assert "rule train:" not in lies_there.stdout
+    assert "rule train" not in lies_there.stdout
 
 
 def test_another_directory_from_any_folder(elsewhere, tmp_path):
@@ -197,6 +197,6 @@ def test_what_snakedeploy_writes_runs(host, tmp_path):
     environment = {**host["environment"], "PYTHONPATH": str(host["site"])}
     by_default = snakemake(project, "-n", **environment)
     assert "results/report.html" in planned(by_default)[0]
-    assert "rule train:" in by_default.stdout
+    assert "rule train_seeds:" in by_default.stdout
     (project / "config/config.yaml").write_text(yaml.safe_dump(CONFIG))
     made(snakemake(project, SPLIT, **environment), project / SPLIT)
