@@ -6,6 +6,7 @@ const Browser = (() => {
   if (!box) return null;
   const TYPES = { uint16: Uint16Array, uint32: Uint32Array, int16: Int16Array };
   const COLOURS = { up: "#b2182b", down: "#2166ac", none: "#9aa3ad" };
+  const NORMAL_QUANTILE = 1.96; // of a 95 % confidence interval
   const known = {};
   const byName = (name) => box.querySelector(`[data-part="${name}"]`);
   let drawn = null;
@@ -35,7 +36,7 @@ const Browser = (() => {
     const size = (values) => (values[at] === data.steps.missing ? null : values[at] * data.steps.effect);
     const effect = size(data.effect);
     const error = size(data.error);
-    const half = error === null ? null : 1.96 * error;
+    const half = error === null ? null : NORMAL_QUANTILE * error;
     return {
       gene: data.genes[data.gene[at]],
       effect,

@@ -33,7 +33,6 @@ MOST_NAMED = 5
 MOST_FACTORS = 8  # of a perturbation
 MOST_FACTORS_IN_ALL = 20_000
 SIGNIFICANT_SETS = 0.05  # false discovery rate
-NORMAL_QUANTILE = 1.96  # of a 95 % confidence interval
 EFFECT_STEP = 1e-3  # in which effects are stored, log2(CP10k + 1)
 LOG_STEP = 5e-3  # in which -log10 of p-values is stored
 LARGEST = {"int16": 2**15 - 1, "uint16": 2**16 - 1}
@@ -349,7 +348,6 @@ def _similar(path: Path) -> dict[str, list[list[Any]]]:
     }
 
 
-UP, DOWN, UNCHANGED = "#b2182b", "#2166ac", "#9aa3ad"
 TOOLTIPS = [
     ("", "@name"),
     ("effect", "@effect{0.00} [@low{0.00}, @high{0.00}]"),
