@@ -243,11 +243,18 @@ class HeldOutCells:
 
     @cached_property
     def vcc_anchors(self) -> dict[str, tuple[float, float]]:
-        """Baseline and replicate of each metric: mean response, and mean of five half-splits."""
+        """Baseline and replicate of each metric: mean response, and mean of five half-splits.
+
+        A replicate is at most perfect. The profile error of halves is an unbiased estimate of 0
+        and is often negative, so that without this limit a perfect prediction would score below 1.
+        """
         baseline = self.vcc_scores_of(self.mean_response)
         replicates = [self.vcc_scores_of_half(seed) for seed in range(N_REPLICATES)]
         return {
-            name: (baseline[name], float(np.mean([each[name] for each in replicates])))
+            name: (
+                baseline[name],
+                float(np.clip(np.mean([each[name] for each in replicates]), *SCORES[name].limits)),
+            )
             for name in SCORES
         }
 
