@@ -126,6 +126,33 @@ def test_effects_rise_by_the_term_of_the_target_alone_in_the_logits(screen):
     assert (np.abs(sampled - integrated) < 6 * np.hypot(error, other) + 1e-3).all()
 
 
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_guide_does_not_read_the_targets_of_a_cell(screen, kind):
+    """Their counts tell of the perturbation; those of other cells' targets it does read."""
+    trained, cells = untrained(screen, kind=kind)
+    design = cells.design[cells.condition] != 0
+    row = int(np.flatnonzero(design[:, :4].sum(dim=1) == 2)[0])  # a pair
+    own = [int(gene) for gene in np.flatnonzero(design[row, :4])]
+    [other] = np.flatnonzero(~design[row, :4])[:1]
+
+    def locations(gene: int) -> torch.Tensor:
+        batch = cells.batch(torch.tensor([row, 0]))
+        batch.counts[0, gene] += 50
+        pyro.set_rng_seed(0)
+        trace = pyro.poutine.trace(trained.model.guide).get_trace(batch)
+        [name] = [name for name, site in trace.nodes.items() if is_of_cells(site)]
+        return trace.nodes[name]["fn"].base_dist.loc
+
+    def is_of_cells(site) -> bool:
+        return site["type"] == "sample" and any(
+            frame.name == "cells" for frame in site["cond_indep_stack"]
+        )
+
+    before = locations(own[0])
+    assert torch.equal(before, locations(own[1]))
+    assert not torch.equal(before, locations(int(other)))
+
+
 def test_doses_scale_the_term(screen):
     trained, _ = untrained(screen, kind="cpa_vae")
     with torch.no_grad():

@@ -190,6 +190,21 @@ class PerturbationModel(nn.Module, ABC):
             Mean of q(e_tk | m_tk = 1), T x K.
         """
 
+    def encoder_counts(self, batch: Batch) -> Tensor:
+        """Standardise counts for the encoder, B x G, without those of a cell's target genes.
+
+        They are set to the mean of the training cells. The on-target effect explains them; an
+        encoder that reads them takes a part of this effect for the cell's own state.
+        """
+        x: Tensor = self.standardise(batch.counts)
+        if self.on_target is None:
+            return x
+        pairs, doses = batch.targets
+        # a place without a target repeats the first one, so that no gene is written differently
+        genes = self.on_target.gene[torch.where(doses != 0, pairs, pairs[:, :1])]
+        genes, none = own_of_cells((genes, doses[:, :1] == 0), batch.condition)
+        return x.scatter(-1, genes, x.gather(-1, genes) * none)
+
     def standard_normal(self, like: Tensor) -> Normal:
         """Return N(0, I) over K dimensions, with the device and type of `like`."""
         return Normal(like.new_zeros(self.n_latent), like.new_ones(self.n_latent)).to_event(1)

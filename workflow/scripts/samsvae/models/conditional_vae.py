@@ -60,5 +60,5 @@ class ConditionalVae(PerturbationModel):
 
     def cell_guide(self, batch: Batch, shift: Tensor) -> None:
         """Sample z ~ q(z | x, d, c)."""
-        encoded = self.encoder(self.standardise(batch.counts), shift, *batch.covariates)
+        encoded = self.encoder(self.encoder_counts(batch), shift, *batch.covariates)
         pyro.sample("latent", Normal(*encoded).to_event(1))

@@ -82,5 +82,5 @@ class CpaVae(PerturbationModel):
     def cell_guide(self, batch: Batch, shift: Tensor) -> None:
         """Sample z^b ~ q(z^b | x, c), or q(z^b | x, shift, c) if the encoder is correlated."""
         given = [shift] if self.basal_encoder == "correlated" else []
-        encoded = self.encoder(self.standardise(batch.counts), *given, *batch.covariates)
+        encoded = self.encoder(self.encoder_counts(batch), *given, *batch.covariates)
         pyro.sample("basal", Normal(*encoded).to_event(1))

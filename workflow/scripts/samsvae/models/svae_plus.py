@@ -89,5 +89,5 @@ class SvaePlus(PerturbationModel):
 
     def cell_guide(self, batch: Batch, shift: Tensor) -> None:
         """Sample z^b = z - shift for z ~ q(z | x, c)."""
-        location, scale = self.encoder(self.standardise(batch.counts), *batch.covariates)
+        location, scale = self.encoder(self.encoder_counts(batch), *batch.covariates)
         pyro.sample("basal", Normal(location - shift, scale).to_event(1))
