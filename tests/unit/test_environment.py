@@ -137,7 +137,23 @@ def test_every_other_package_is_required_by_one_of_the_lock():
         assert listed - required - direct(FILES[0]) - direct(FILES[1]) == set()
 
 
-@pytest.mark.parametrize("file", ["samsvae.yaml", "samsvae-gpu.yaml"])
+CONDA_FILES = ("samsvae.yaml", "samsvae-gpu.yaml")
+
+
+@pytest.mark.parametrize("file", CONDA_FILES)
+def test_conda_files_name_every_package_once_and_exactly(file):
+    environment = yaml.safe_load((ROOT / "envs" / file).read_text())
+    assert set(environment) == {"channels", "dependencies"}
+    assert environment["channels"] == ["conda-forge", "bioconda"]
+    python, *packages = environment["dependencies"]
+    names = [re.fullmatch(r"([a-z0-9_.-]+)=\d+(?:\.\w+)+", one)[1] for one in packages]
+    assert len(set(names)) == len(names)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    least = project["requires-python"].removeprefix(">=")
+    assert python == f"python={least}"
+
+
+@pytest.mark.parametrize("file", CONDA_FILES)
 def test_conda_files_mirror_the_lock(file):
     lock = pins(ROOT / "envs/requirements.txt")
     entries = yaml.safe_load((ROOT / "envs" / file).read_text())["dependencies"]
@@ -168,6 +184,24 @@ def test_containers_are_made_of_the_lock(name):
     assert "--requirement /environment/requirements.txt" in text
     copied = re.findall(r"(envs/\S+) /environment/requirements\.txt", text)
     assert copied == ["envs/requirements.txt"]
+
+
+def test_containers_install_the_same_packages_of_debian():
+    docker, apptainer = (
+        (ROOT / "envs" / name).read_text().replace("\\\n", " ")
+        for name in ("Dockerfile", "apptainer.def")
+    )
+    install = r"apt-get install --yes --no-install-recommends ([\w. -]+?) *(?:&&|\n)"
+    [of_docker], [of_apptainer] = re.findall(install, docker), re.findall(install, apptainer)
+    assert of_docker.split() == of_apptainer.split()
+    assert "gcc" in of_docker.split()  # a C compiler
+
+
+def test_what_a_container_copies_is_sent_to_the_builder():
+    sent = (ROOT / ".dockerignore").read_text().split()
+    copied = re.findall(r"^COPY (\S+)", (ROOT / "envs/Dockerfile").read_text(), re.MULTILINE)
+    assert sent == ["*", *(f"!{name}" for name in copied)]
+    assert all((ROOT / name).is_file() for name in copied)
 
 
 def test_the_card_is_kept():
