@@ -72,12 +72,6 @@ def test_the_package_imports_nothing_heavy():
     assert not {"torch", "pyro", "scanpy", "anndata"} & set(done.stdout.split())
 
 
-def test_one_version():
-    citation = (ROOT / "CITATION.cff").read_text()
-    assert f"\nversion: {samsvae.__version__}\n" in citation
-    assert "version" in PROJECT["dynamic"]
-
-
 TABLES_AND_FIGURES = (
     "assess_screen", "check_screen", "collect_metrics", "collect_tables", "compare_iwelbo",
     "compare_models", "compare_pathways", "compare_perturbations", "draw_figures",
