@@ -14,6 +14,7 @@ import pytest
 from samsvae.evaluation.scores import ENERGY, VARIANCE
 from samsvae.evaluation.vcc2026 import ERROR, JACCARD, RETRIEVAL
 from samsvae.figures import caption_as_html, read_caption
+from samsvae.figures.latents import draw_similarity
 from samsvae.figures.style import nothing_to_show, save_figure, use_style
 from samsvae.report import browser
 from samsvae.report import page as page_module
@@ -198,6 +199,19 @@ def write(path, text):
     path.write_text(text)
 
 
+def similarity_table():
+    """Similarities of all pairs of three perturbations, the last of which is listed first."""
+    names = [TRICKY, "B", "JAK2"]
+    pairs = [(first, second) for place, first in enumerate(names) for second in names[place:]]
+    rows = pd.DataFrame(pairs, columns=["first", "second"])
+    order = {name: 2 - place for place, name in enumerate(names)}
+    return rows.assign(
+        kind="observed", model="observed", correlation=np.nan,
+        similarity=[1.0, 0.25, -0.5, 1.0, np.nan, 1.0],
+        first_order=rows["first"].map(order), second_order=rows["second"].map(order),
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """The files that the report reads, of two experiments."""
@@ -212,6 +226,10 @@ def results(tmp_path_factory):
         for figure in figures_of(PROPERTIES[name]):
             for suffix in (".svg", ".pdf"):
                 write(folder / name / f"figures/{figure.name}{suffix}", DRAWING)
+    use_style()
+    drawn = draw_similarity(similarity_table(), models=[])
+    save_figure(drawn, "caption", "{}", [folder / "first/figures/similarity.svg"])
+    for name in CONFIG["experiments"]:
         for section in sections_of(PROPERTIES[name]):
             for table in section.entries:
                 if isinstance(table, Table):
@@ -676,6 +694,60 @@ def test_a_reader_looks_up_perturbations_and_genes(report):
     assert set(perturbations) == set(NAMES)
     assert perturbations[0] == "JAK2"
     assert nobody == "There is no perturbation NOBODY in this experiment."
+
+
+POINT = """
+const figure = document.getElementById("first-similarity");
+figure.closest("details").open = true;
+setTimeout(() => {
+  const image = figure.querySelector("img");
+  const box = image.getBoundingClientRect();
+  const value = document.querySelector(".value");
+  const point = ([across, down]) => {
+    const place = { clientX: box.left + across * box.width, clientY: box.top + down * box.height };
+    image.dispatchEvent(new PointerEvent("pointermove", place));
+    return value.hidden ? null : value.textContent;
+  };
+  const found = PLACES.map(point);
+  image.dispatchEvent(new PointerEvent("pointerleave"));
+  const told = document.createElement("output");
+  told.textContent = JSON.stringify([...found, value.hidden]);
+  document.body.append(told);
+}, 500);
+"""
+
+
+def test_a_reader_points_at_the_cells_of_a_heat_map(report, results):
+    """The places of the cells are those of the frame that is drawn."""
+    svg = (results / "first/figures/similarity.svg").read_text()
+    size = np.array(re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups(), dtype=float)
+    axes = svg[svg.index('<g id="axes_1">') :]
+    corners = np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", axes)[:4], dtype=float) / size
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    centres = [
+        list(low + (high - low) * [(column + 0.5) / 3, (row + 0.5) / 3])
+        for row in range(3)
+        for column in range(3)
+    ]
+    outside = list(high + 0.01)
+    seen = visit(report, f"const PLACES = {json.dumps([*centres, outside])};" + POINT)
+    assert seen.console == []
+    told = json.loads(html.unescape(re.search(r"<output>(.*?)</output>", seen.html).group(1)))
+    names = ["JAK2", "B", TRICKY]
+    values = ["1", "–", "−0.5", "–", "1", "0.25", "−0.5", "0.25", "1"]
+    assert told[:9] == [
+        f"{row}, {column}: {values[3 * r + c]} (r over genes)"
+        for r, row in enumerate(names)
+        for c, column in enumerate(names)
+    ]
+    assert told[9:] == [None, True]
+    assert "dc:relation" not in base64.b64decode(embedded(seen.html, "first-similarity")).decode()
+
+
+def embedded(page, figure):
+    """The embedded drawing of a figure."""
+    [source] = re.findall(rf'id="{figure}">.*?base64,([^"]+)"', page, re.DOTALL)
+    return source
 
 
 def test_a_page_that_asks_the_network_is_found_out(tmp_path):

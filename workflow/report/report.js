@@ -143,6 +143,41 @@ function browsable(kind, name) {
   return typeof Browser !== "undefined" && Browser && Browser.has(kind, name) ? `#${kind}=${encodeURIComponent(name)}` : "";
 }
 
+// Heat maps: the row, column and value of the cell that a reader points at.
+const valueBox = document.createElement("div");
+valueBox.className = "value";
+valueBox.hidden = true;
+document.body.append(valueBox);
+
+function cellAt(maps, across, down) {
+  for (const { quantity, rows, columns, values, place } of maps) {
+    const [left, top, width, height] = place;
+    const column = Math.floor(((across - left) / width) * columns.length);
+    const row = Math.floor(((down - top) / height) * rows.length);
+    if (row >= 0 && row < rows.length && column >= 0 && column < columns.length) {
+      return `${rows[row]}, ${columns[column]}: ${shown(values[row * columns.length + column])} (${quantity})`;
+    }
+  }
+  return "";
+}
+
+for (const script of document.querySelectorAll("script.cells")) {
+  const image = script.parentElement.querySelector("img");
+  const maps = JSON.parse(script.textContent);
+  image.addEventListener("pointermove", (event) => {
+    const box = image.getBoundingClientRect();
+    const text = cellAt(maps, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
+    valueBox.hidden = !text;
+    valueBox.textContent = text;
+    // on the side of the pointer where there is room
+    const isRight = event.clientX > innerWidth / 2;
+    valueBox.style.left = isRight ? "" : `${event.clientX + 14}px`;
+    valueBox.style.right = isRight ? `${innerWidth - event.clientX + 14}px` : "";
+    valueBox.style.top = `${event.clientY + 14}px`;
+  });
+  image.addEventListener("pointerleave", () => (valueBox.hidden = true));
+}
+
 for (const box of document.querySelectorAll("details.table")) {
   box.addEventListener("toggle", () => box.open && layOut(box), { once: true });
 }

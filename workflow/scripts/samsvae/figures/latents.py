@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from samsvae.biology.similarity import LATENT, OBSERVED, PREDICTED
 from samsvae.figures import minus, readable, readable_set
+from samsvae.figures.cells import name_cells
 from samsvae.figures.style import (
     DIVERGING,
     LOWEST,
@@ -28,6 +29,7 @@ from samsvae.figures.style import (
 MOST_DIMENSIONS, MOST_FACTORS, MOST_GROUPS = 30, 40, 9
 ROW_HEIGHT = 0.085  # inches, of a label of 5 points
 LABEL_SIZE = 5
+SHIFT = "shift, basal standard deviations"
 
 
 def draw_latent_effects(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
@@ -40,13 +42,13 @@ def draw_latent_effects(table: pd.DataFrame, models: Sequence[str], **_: Any) ->
     for axis, model in zip(axes, shown, strict=True):
         rows = table[(table["model"] == model) & (table["dimension_order"] < MOST_DIMENSIONS)]
         matrix = rows.pivot_table(index="perturbation", columns="dimension_order", values="shift")
-        heatmap(axis, matrix.reindex(order), limit, rows=axis is axes[0])
+        dimensions = rows.drop_duplicates("dimension_order").set_index("dimension_order")
+        matrix = matrix.rename(columns=dimensions["dimension"].map("dimension {}".format))
+        heatmap(axis, matrix.reindex(order), SHIFT, limit, rows=axis is axes[0])
         axis.set(title=readable(model), ylabel="")
         axis.set_xlabel(f"latent dimensions ({matrix.shape[1]})")
         axis.tick_params(labelsize=5, length=0)
-    figure.colorbar(
-        axes[0].collections[0], ax=axes, shrink=0.6, label="shift, basal standard deviations"
-    )
+    figure.colorbar(axes[0].collections[0], ax=axes, shrink=0.6, label=SHIFT)
     return figure
 
 
@@ -83,10 +85,11 @@ def draw_factors(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure
         matrix = own[own["active"].astype(bool)].pivot_table(
             index="perturbation", columns="dimension", values="shift"
         )
+        matrix = matrix.reindex(index=ordered.index, columns=factors["dimension"])
         drawn = heat.imshow(
-            matrix.reindex(index=ordered.index, columns=factors["dimension"]), cmap=colours,
-            vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest",
-        )  # fmt: skip
+            matrix, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"
+        )
+        name_cells(heat, matrix.rename(columns="factor {}".format), SHIFT)
         heat.set_xticks(range(len(factors)), factors["dimension"], rotation=90)
         number = factors["n_active"].iloc[0] if len(factors) else 0
         heat.set_xlabel(f"factor ({number:.0f} used)")
@@ -95,9 +98,7 @@ def draw_factors(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure
         _separate(heat, ordered["group"])
     axes[0, 0].set_ylabel("number of\nperturbations", fontsize=LABEL_SIZE)
     _colour_by_group(figure, axes[1, 0], ordered["group"])
-    figure.colorbar(
-        drawn, ax=axes[1], shrink=0.8, aspect=30, label="shift, basal standard deviations"
-    )
+    figure.colorbar(drawn, ax=axes[1], shrink=0.8, aspect=30, label=SHIFT)
     return figure
 
 
@@ -139,8 +140,9 @@ def draw_similarity(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Fig
     for index, (axis, (kind, model)) in enumerate(zip(axes, maps, strict=True)):
         rows = by_map.get_group((kind, model))
         heatmap(
-            axis, _square(rows, list(order)), 1, rows=index % 3 == 0, columns=True, rasterized=True
-        )
+            axis, _square(rows, list(order)), "cosine" if kind == LATENT else "r over genes", 1,
+            rows=index % 3 == 0, columns=True, rasterized=True,
+        )  # fmt: skip
         title = "observed effects" if kind == OBSERVED else f"{readable(model)}\n{kind} effects"
         correlation = rows["correlation"].iloc[0]
         if np.isfinite(correlation):

@@ -165,6 +165,7 @@ def _dots(
 
 
 MAPPED_MODELS = 2
+SCORE = "normalised enrichment score"
 
 
 def draw_pathway_map(
@@ -188,17 +189,14 @@ def draw_pathway_map(
     figure.set_figwidth(PAGE_WIDTH)
     for axis, (title, part) in zip(axes, shown.items(), strict=True):
         scores = _matrix(part, "score", rows, columns)
-        heatmap(axis, scores, LARGEST_SCORE, columns=axis is axes[-1])
+        heatmap(axis, scores.droplevel(0), SCORE, LARGEST_SCORE, columns=axis is axes[-1])
         significant = _matrix(part, "fdr", rows, columns).to_numpy() < evaluation["fdr"]
         down, across = np.nonzero(significant)
         axis.plot(across + 0.5, down + 0.5, "o", color="0.1", markersize=1.2)
         axis.set(title=title, xlabel="", ylabel="")
         axis.set_yticks(np.arange(len(rows)) + 0.5, [set_name(name) for _, name in rows])
         axis.tick_params(labelsize=5, length=0)
-    figure.colorbar(
-        axes[0].collections[0], ax=axes, shrink=0.5, extend="both",
-        label="normalised enrichment score",
-    )  # fmt: skip
+    figure.colorbar(axes[0].collections[0], ax=axes, shrink=0.5, extend="both", label=SCORE)
     return figure
 
 

@@ -34,6 +34,7 @@ from samsvae.evaluation.summary import (
 )
 from samsvae.evaluation.vcc2026 import SCORES
 from samsvae.figures import minus, readable
+from samsvae.figures.cells import name_cells
 from samsvae.figures.style import (
     COLUMN_WIDTH,
     error_bars,
@@ -225,7 +226,11 @@ def draw_truth(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
             ]
             for value in ("true_mask", "probability")
         )
-        matched = [factor.rpartition("_")[2] for factor, _ in columns]
+        matched = [factor.rpartition("_")[2] or "–" for factor, _ in columns]
+        names = [
+            f"factor {name}, dimension {own}"
+            for name, own in zip(matched, true.columns, strict=True)
+        ]
         for axis, matrix, title in zip(
             axes[2 * index : 2 * index + 2],
             (true, inferred),
@@ -233,8 +238,9 @@ def draw_truth(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
             strict=True,
         ):
             drawn = axis.imshow(matrix, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+            name_cells(axis, matrix.set_axis(names, axis="columns"), "mask")
             axis.set(title=title, xlabel="factor")
-            axis.set_xticks(range(len(matched)), [name or "–" for name in matched], rotation=90)
+            axis.set_xticks(range(len(matched)), matched, rotation=90)
             axis.set_yticks(np.arange(n_targets), matrix.index if axis is axes[0] else [])
             axis.tick_params(labelsize=5, length=0)
     figure.colorbar(drawn, ax=axes, shrink=0.6, label="mask: true, or posterior probability")

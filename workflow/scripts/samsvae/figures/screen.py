@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from samsvae.figures.cells import name_cells
 from samsvae.figures.style import (
     COLUMN_WIDTH,
     OBSERVED_COLOUR,
@@ -272,6 +273,7 @@ def draw_contexts(table: pd.DataFrame, **_: Any) -> Figure:
         np.arange(numbers.shape[1] + 1), np.arange(len(names) + 1) - 0.5,
         np.ma.masked_invalid(numbers.to_numpy(dtype=float)), cmap=colours,
     )  # fmt: skip
+    name_cells(left, numbers, "differentially expressed genes")
     left.set_xticks(np.arange(numbers.shape[1]) + 0.5, list(numbers.columns), rotation=90)
     figure.colorbar(shown, ax=left, label="differentially expressed genes")
     right.barh(range(len(names)), differ, color=sns.color_palette("colorblind")[0], height=0.8)

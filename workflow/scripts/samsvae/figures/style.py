@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from samsvae.figures import readable_set
+from samsvae.figures.cells import name_cells, named_cells
 from samsvae.runtime.files import whole_file
 
 mpl.use("svg")
@@ -77,6 +78,7 @@ def save_figure(figure: Figure, caption: str, provenance: str, paths: Sequence[s
         Files that end in ``.svg`` or ``.pdf``. The same figure gives the same bytes.
     """
     made_by = json.dumps(json.loads(provenance))
+    box = _settled_box(figure)
     of_format: dict[str, dict[str, Any]] = {
         ".svg": {
             "Date": None,
@@ -84,10 +86,10 @@ def save_figure(figure: Figure, caption: str, provenance: str, paths: Sequence[s
             "Source": made_by,
             # the reason why a figure has nothing to show
             "Coverage": str(figure.get_label()) or None,
+            "Relation": named_cells(figure, box),
         },
         ".pdf": {"CreationDate": None, "Subject": caption, "Keywords": made_by},
     }
-    box = _settled_box(figure)
     for path in paths:
         with whole_file(path) as temporary:
             figure.savefig(temporary, metadata=of_format[Path(path).suffix], bbox_inches=box)
@@ -123,6 +125,7 @@ def models_in(table: pd.DataFrame, models: Sequence[str]) -> list[str]:
 def heatmap(
     axis: Axes,
     matrix: pd.DataFrame,
+    quantity: str,
     limit: float,
     rows: bool = False,
     columns: bool = False,
@@ -138,7 +141,9 @@ def heatmap(
     axis
         Receives the mesh as its only collection.
     matrix
-        Rows x columns.
+        Rows x columns, with their names.
+    quantity
+        What the values are, with their unit.
     limit
         Absolute value of the strongest colour.
     rows, columns
@@ -149,6 +154,7 @@ def heatmap(
     values = np.ma.masked_invalid(matrix.to_numpy(dtype=float))
     axis.pcolormesh(values, cmap=DIVERGING, vmin=-limit, vmax=limit, **options)
     axis.set(xlim=(0, matrix.shape[1]), ylim=(matrix.shape[0], 0))
+    name_cells(axis, matrix, quantity)
     axis.spines[:].set_visible(False)
     axis.set_yticks(np.arange(len(matrix.index)) + 0.5 if rows else [])
     axis.set_xticks(np.arange(len(matrix.columns)) + 0.5 if columns else [])

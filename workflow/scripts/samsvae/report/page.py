@@ -65,6 +65,7 @@ def figure_entry(figure: Figure, experiment: Path, caption: Path, embedded: bool
     drawing = experiment / "figures" / f"{figure.name}.svg"
     svg = drawing.read_text(encoding="utf-8")
     nothing = re.search(r"<dc:coverage>(.*?)</dc:coverage>", svg, re.DOTALL)
+    cells = CELLS.search(svg)
     beside = f"{experiment.name}/figures/{figure.name}"
     return {
         "kind": "figure",
@@ -73,13 +74,18 @@ def figure_entry(figure: Figure, experiment: Path, caption: Path, embedded: bool
         "alt": readable(figure.name),
         "nothing": html.unescape(nothing.group(1)) if nothing else "",
         "caption": Markup(caption_as_html(caption)),
+        "cells": _embedded(json.loads(html.unescape(cells.group(1)))) if cells else "",
         "files": [f"{beside}.svg", f"{beside}.pdf"],
     }
 
 
+# values under the cells of heat maps, which the page has once, as a text of its own
+CELLS = re.compile(r"\s*<dc:relation>(.*?)</dc:relation>", re.DOTALL)
+
+
 def _drawing(path: Path, source: str = "") -> dict[str, Any]:
     """Give the width of a drawing in pixels, and its source, embedded unless it is given."""
-    svg = path.read_text(encoding="utf-8")
+    svg = CELLS.sub("", path.read_text(encoding="utf-8"))
     width = re.search(r'<svg[^>]* width="([\d.]+)pt"', svg)
     return {
         "width": round(SCREEN_SCALE * float(width.group(1))) if width else 700,
