@@ -16,7 +16,7 @@ from samsvae.evaluation.vcc2026 import ERROR, JACCARD, RETRIEVAL
 from samsvae.figures import caption_as_html, read_caption
 from samsvae.figures.latents import draw_similarity
 from samsvae.figures.style import nothing_to_show, save_figure, use_style
-from samsvae.report import browser
+from samsvae.report import answers, browser, sentences
 from samsvae.report import page as page_module
 from samsvae.report.answers import EFFECTS as EFFECTS_
 from samsvae.report.answers import MECHANISMS, MODELS, NEXT, SOUND, five_answers
@@ -60,6 +60,8 @@ from samsvae.report.sections import (
 )
 from samsvae.report.sentences import (
     basal_in_words,
+    batch_shifts_in_words,
+    batches_in_words,
     cells_in_words,
     changes_in_words,
     combinations_in_words,
@@ -69,6 +71,7 @@ from samsvae.report.sentences import (
     masks_in_words,
     missed_in_words,
     null_in_words,
+    odd_guides,
     pathways_in_words,
     quality_in_words,
     responders_in_words,
@@ -156,7 +159,7 @@ QUALITY = {
 }  # fmt: skip
 RESPONDERS = pd.DataFrame(
     {"perturbation": ["JAK2", "B", "CAV1", "JAK2"], "guide": ["", "", "", "g1"],
-     "responders": [0.8, 0.6, np.nan, 0.1], "low": 0.1, "high": 0.9, "overlap": 0.1}
+     "responders": [0.8, 0.6, np.nan, 0.1], "low": 0.1, "high": 0.9, "overlap": 0.1, "n_cells": 40}
 )  # fmt: skip
 ENRICHMENT = pd.DataFrame(
     {"model": ["observed", "observed", "sams_vae"], "method": "over_representation",
@@ -168,7 +171,7 @@ PERTURBATIONS = (
 )
 RANKING = pd.DataFrame(
     {"fraction": np.nan, "model": ["no_change", "sams_vae"], "score": [0.0, 0.9], "low": [-0.1, 0.8],
-     "high": [0.1, 1.0], "rank": [2, 1], "probability_best": [0.1, 0.9], "n_metrics": 14,
+     "high": [0.1, 1.0], "difference_high": [-0.4, 0.0], "rank": [2, 1], "probability_best": [0.1, 0.9], "n_metrics": 14,
      "n_perturbations": 3, "n_splits": 1, "n_seeds": 3, "reference": "mean_effect"}
 )  # fmt: skip
 GENES = ["G1", "G2", "G3"]
@@ -607,13 +610,89 @@ def test_the_first_screen_answers_five_questions(results):
     assert answers[MODELS] == [
         "SAMS-VAE has the highest mean score over 14 calibrated metrics (0.90, where 1 is a "
         "replicate of the measurement), in 90 % of bootstrap samples; no change is next (0.00).",
+        "It is significantly better: the 95 % intervals of the differences exclude 0.",
         "SAMS-VAE: r 0.80 with the effects of held-out cells; without replicates, differences are "
         "not tested.",
     ]
-    assert answers[NEXT][0].endswith("leave out those that fail: g2.")
+    assert answers[NEXT][0].endswith("leave out those that fail: g2 (weak effect).")
     assert answers[NEXT][1].startswith("CAV1 have no detectable effect.")
     without = five_answers(results / "second/tables", PROPERTIES["second"], None, 0.05, [])
     assert [question for question, _ in without] == [MODELS]
+
+
+@pytest.mark.parametrize(
+    ("highest", "said"),
+    [
+        ([-0.4, -0.1, 0.0], ["It is significantly better: the 95 % intervals of"]),
+        ([0.1, 0.02, 0.0], ["It is not significantly better than no change and third: the 95 %"]),
+        ([-0.4, 0.02, 0.0], ["It is not significantly better than third: the 95 % interval"]),
+        ([np.nan, np.nan, 0.0], []),
+    ],
+)
+def test_the_ranking_says_whether_the_best_is_significantly_better(highest, said):
+    third = RANKING[:1].assign(model="third", rank=3)
+    ranking = pd.concat([RANKING[:1], third, RANKING[1:]]).assign(difference_high=highest)
+    first, *others = answers._ranking(ranking)
+    assert first.startswith("SAMS-VAE has the highest mean score")
+    assert [one[: len(start)] for one, start in zip(others, said, strict=True)] == said
+
+
+def batch_effects(path, plain, within, error=0.1):
+    """A file of effects of all cells, without regard to batches and within them."""
+    layers = {
+        "ate": np.array(plain), "ate_stratified": np.array(within),
+        "standard_error_stratified": np.full(np.shape(plain), error),
+    }  # fmt: skip
+    obs = pd.DataFrame({"is_stratified": True}, index=NAMES)
+    anndata.AnnData(layers["ate"], obs, pd.DataFrame(index=GENES), layers=layers).write_h5ad(path)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 500])
+def test_effects_that_batches_would_move_are_counted(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(sentences, "PERTURBATIONS_AT_ONCE", at_once)
+    plain = np.tile([0.1, -0.1, np.nan], (4, 1))
+    plain[1, 1], plain[3, 0] = 0.21, -0.5
+    batch_effects(tmp_path / "e.h5ad", plain, np.zeros((4, 3)))
+    said, is_within = batch_shifts_in_words(tmp_path / "e.h5ad")
+    assert is_within
+    assert said == (
+        "Ignoring batches would move 2 of 8 effects by more than two standard errors, most that "
+        "of FEW on G1 (−0.50 instead of +0.00)."
+    )
+
+
+def test_batches_without_effects_move_nothing(tmp_path):
+    batch_effects(tmp_path / "e.h5ad", EFFECTS, EFFECTS)
+    said, _ = batch_shifts_in_words(tmp_path / "e.h5ad")
+    assert said == "Ignoring batches would move 0 of 11 effects by more than two standard errors."
+    batch_effects(tmp_path / "zero.h5ad", EFFECTS, EFFECTS + 1, error=0.0)
+    assert "move 0 of 0 effects" in batch_shifts_in_words(tmp_path / "zero.h5ad")[0]
+    screen_effects().write_h5ad(tmp_path / "plain.h5ad")
+    assert batch_shifts_in_words(tmp_path / "plain.h5ad") == ("", False)
+
+
+def test_effects_within_unbalanced_batches_are_not_confounded(tmp_path):
+    batch_effects(tmp_path / "e.h5ad", EFFECTS, EFFECTS)
+    said, reservation = batches_in_words(OF_BATCHES, tmp_path / "e.h5ad")
+    assert "80 % of the cells of B are in batch b1" in said
+    assert said.endswith(
+        "Ignoring batches would move 0 of 11 effects by more than two standard errors."
+    )
+    assert reservation == "batches are unbalanced, so effects are compared within them"
+    even = OF_BATCHES.assign(fraction=0.41)
+    assert batches_in_words(even, tmp_path / "e.h5ad")[1] == ""
+
+
+def test_odd_guides_are_listed_by_reason():
+    guides = pd.DataFrame(
+        {"guide": ["a1", "b1", "b2", *(f"c{i}" for i in range(14))],
+         "reason": ["weak effect", "low concordance", "low concordance", *["weak knock-down"] * 14]}
+    )  # fmt: skip
+    text = odd_guides(guides)
+    assert text.startswith(
+        "c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11 and 2 more (weak knock-down)"
+    )
+    assert text.endswith("; b1, b2 (low concordance); a1 (weak effect)")
 
 
 def unpacked(data, name):
@@ -638,7 +717,7 @@ def test_the_browser_holds_every_effect_to_its_step(results):
     facts = dict(data["perturbations"][0]["facts"])
     assert facts["Gene sets"] == "uv (FDR 0.01)"
     assert facts["Guides"] == "g1 (40 cells); g2 (9 cells): weak effect"
-    assert facts["Responders"] == "80 % of cells [10, 90]"
+    assert facts["Responders"] == ("80 % of cells [10, 90]; 8 [4, 36] of 40 cells do not respond")
     assert "Prediction" not in facts
     of_b = dict(data["perturbations"][1]["facts"])
     assert of_b["Prediction"] == "SAMS-VAE explains 30 % of the effect on held-out cells"

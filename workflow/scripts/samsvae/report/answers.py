@@ -1,7 +1,8 @@
 """The report's first screen: five questions about an experiment, each with a short answer."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -9,7 +10,14 @@ from samsvae.evaluation.metrics import HELD_OUT
 from samsvae.evaluation.summary import BEST, NOT_DIFFERENT, by_fraction, scope_of_summary
 from samsvae.figures import minus, readable, readable_set
 from samsvae.report.sections import COUNTS, GENE_SETS, GUIDES, MASKS, TRAINING
-from samsvae.report.sentences import pathways_in_words, quality_in_words, some_of
+from samsvae.report.sentences import (
+    MOST_SOUGHT,
+    odd_guides,
+    pathways_in_words,
+    quality_in_words,
+    some_of,
+)
+from samsvae.report.verdict import listed_words
 from samsvae.runtime.files import read_table
 
 SOUND = "Is the screen sound?"
@@ -99,7 +107,7 @@ def _mechanisms(tables: Path, has: Collection[str], models: Sequence[str]) -> It
     own = shared[shared["model"] == model]
     first = own[(own["split"] == own["split"].iloc[0]) & (own["seed"] == own["seed"].iloc[0])]
     largest = first.sort_values("n_perturbations", ascending=False, kind="stable").iloc[0]
-    members = some_of(str(largest["perturbations"]).split(";"))
+    members = some_of(str(largest["perturbations"]).split(";"), MOST_SOUGHT)
     sets = _sets_of_factor(tables, has, largest)
     yield (
         f"{readable(model)} finds {len(first):,} latent factors that several perturbations share; "
@@ -146,6 +154,22 @@ def _ranking(ranking: pd.DataFrame) -> Iterator[str]:
                 f" ({others[0]['score']:.2f})"
             )
         yield f"{sentence}."
+        yield from _not_worse(others)
+
+
+def _not_worse(others: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Name the models whose mean score may be as high as that of the best."""
+    known = [one for one in others if pd.notna(one["difference_high"])]
+    if not known:
+        return
+    equal = [readable(str(one["model"])) for one in known if one["difference_high"] >= 0]
+    if equal:
+        yield (
+            f"It is not significantly better than {listed_words(equal)}: the 95 % interval of "
+            "the difference includes 0."
+        )
+    else:
+        yield "It is significantly better: the 95 % intervals of the differences exclude 0."
 
 
 def _best_models(summary: pd.DataFrame) -> Iterator[str]:
@@ -179,7 +203,7 @@ def _next_steps(tables: Path, has: Collection[str], hits: pd.DataFrame) -> Itera
         if len(odd):
             yield (
                 f"Look at {len(odd):,} odd guides, and leave out those that fail: "
-                f"{some_of(list(odd['guide'].astype(str)))}."
+                f"{odd_guides(odd)}."
             )
     silent = hits[hits["pvalue"].notna() & ~hits["is_hit"].astype(bool)]
     if len(silent):
@@ -192,8 +216,8 @@ def _next_steps(tables: Path, has: Collection[str], hits: pd.DataFrame) -> Itera
             )
         )
         yield (
-            f"{some_of(list(silent['perturbation'].astype(str)))} have no detectable effect{seen}. "
-            "More cells or stronger guides would tell absence from weakness."
+            f"{some_of(list(silent['perturbation'].astype(str)), MOST_SOUGHT)} have no detectable "
+            f"effect{seen}. More cells or stronger guides would tell absence from weakness."
         )
     if TRAINING in has:
         responders = read_table(tables / "responders.tsv")

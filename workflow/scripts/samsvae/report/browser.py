@@ -247,7 +247,13 @@ def _of_responders(responders: pd.DataFrame) -> Facts:
         if pd.isna(one["responders"]):
             return "unknown: responders cannot be distinguished from control cells"
         low, high = (f"{100 * one[end]:.0f}" for end in ("low", "high"))
-        return f"{100 * one['responders']:.0f} % of cells [{low}, {high}]"
+        most, escaped, fewest = (
+            f"{one['n_cells'] * (1 - one[end]):,.0f}" for end in ("low", "responders", "high")
+        )
+        return (
+            f"{100 * one['responders']:.0f} % of cells [{low}, {high}]; {escaped} [{fewest}, "
+            f"{most}] of {one['n_cells']:,} cells do not respond"
+        )
 
     rows = responders.assign(guide=responders["guide"].fillna(""))
     found = {

@@ -317,10 +317,10 @@ SECTIONS = (
     Section(
         "responders",
         "Responders",
-        "A cell that carries a guide may not be perturbed. The first model scores every cell: the "
-        "logarithm of the likelihood of its counts with the perturbation, relative to that "
-        "without. Control cells scored under the same perturbation show how cells score that do "
-        "not respond.",
+        "A cell that carries a guide may escape the perturbation. The first model scores every "
+        "cell: the logarithm of the likelihood of its counts with the perturbation, relative to "
+        "that without. Control cells scored under the same perturbation show how cells score that "
+        "do not respond.",
         (
             Figure("responders", "states", "responder_scores.tsv", (COUNTS, TRAINING)),
             Table(

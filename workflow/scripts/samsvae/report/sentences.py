@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import anndata
 import h5py
 import numpy as np
 import pandas as pd
@@ -184,6 +185,7 @@ def _duration(seconds: float) -> str:
 
 
 MOST_NAMED = 4
+MOST_SOUGHT = 12  # of a list in which a reader seeks a name
 
 
 def quality_in_words(tables: Path, has: Collection[str], kind: str | None, fdr: float) -> list[str]:
@@ -209,7 +211,9 @@ def quality_in_words(tables: Path, has: Collection[str], kind: str | None, fdr: 
         null_in_words(read_table(tables / "null_calibration.tsv"), marginal),
         targets_in_words(read_table(tables / "knock_down.tsv"), kind),
         guides_in_words(read_table(tables / "guides.tsv")) if GUIDES in has else ("", ""),
-        batches_in_words(read_table(tables / "batches.tsv"), marginal)
+        batches_in_words(
+            read_table(tables / "batches.tsv"), tables.parent / "screen_effects.h5ad", marginal
+        )
         if BATCHES in has
         else ("", ""),
         contexts_in_words(read_table(tables / "contexts.tsv")) if CONTEXTS in has else ("", ""),
@@ -306,19 +310,37 @@ def guides_in_words(guides: pd.DataFrame) -> tuple[str, str]:
     odd = guides[guides["odd"].astype(bool)]
     if guides.empty or odd.empty:
         return f"None of {len(guides):,} guides is odd beside the others of its perturbation.", ""
-    named = some_of([f"{row['guide']} ({row['reason']})" for _, row in odd.iterrows()])
     return (
         f"{len(odd):,} of {len(guides):,} guides are odd beside the others of their perturbation: "
-        f"{named}.",
+        f"{odd_guides(odd)}.",
         f"{len(odd):,} odd guides",
     )
+
+
+def odd_guides(odd: pd.DataFrame) -> str:
+    """List odd guides by the reason, the most frequent first."""
+    by_reason = odd.groupby("reason", sort=False)["guide"].agg(lambda own: list(own.astype(str)))
+    order = by_reason.map(len).sort_values(ascending=False, kind="stable").index
+    return "; ".join(f"{some_of(by_reason[one], MOST_SOUGHT)} ({one})" for one in order)
 
 
 LARGEST_IMBALANCE = 0.1  # of the fraction of cells in a batch
 
 
-def batches_in_words(batches: pd.DataFrame, marginal: bool = False) -> tuple[str, str]:
-    """Describe the balance of batches; a sentence, and a reservation or nothing."""
+def batches_in_words(
+    batches: pd.DataFrame, effects: Path, marginal: bool = False
+) -> tuple[str, str]:
+    """Describe balance and effects of batches; two sentences, and a reservation or nothing.
+
+    Parameters
+    ----------
+    batches
+        The table batches.tsv.
+    effects
+        The file screen_effects.h5ad.
+    marginal
+        Whether effects are marginal.
+    """
     difference = (batches["fraction"] - batches["control_fraction"]).abs()
     largest = batches.loc[difference.idxmax()]
     left_out = batches.loc[~batches["compared"].astype(bool) & (batches["n_cells"] > 0), "n_cells"]
@@ -332,8 +354,64 @@ def batches_in_words(batches: pd.DataFrame, marginal: bool = False) -> tuple[str
         sentence += (
             f"; {left_out.sum():,} cells are in batches without enough {reference(marginal)}"
         )
-    unbalanced = difference.max() > LARGEST_IMBALANCE
-    return f"{sentence}.", "effects that ignore batches are confounded" if unbalanced else ""
+    shifts, is_within = batch_shifts_in_words(effects)
+    reservation = (
+        "batches are unbalanced, so effects are compared within them"
+        if is_within
+        else "effects that ignore batches are confounded"
+    )
+    is_unbalanced = difference.max() > LARGEST_IMBALANCE
+    return " ".join(filter(None, [f"{sentence}.", shifts])), reservation if is_unbalanced else ""
+
+
+LARGEST_SHIFT = 2  # standard errors of an effect
+PERTURBATIONS_AT_ONCE = 500
+
+
+def batch_shifts_in_words(path: Path) -> tuple[str, bool]:
+    """Describe how effects within batches differ from those that ignore batches.
+
+    Parameters
+    ----------
+    path
+        The file screen_effects.h5ad, which is read in parts.
+
+    Returns
+    -------
+    str
+        A sentence; empty without effects within batches.
+    bool
+        Whether the effects in use are those within batches.
+    """
+    with h5py.File(path) as file:
+        layers = file["layers"]
+        if "ate_stratified" not in layers:
+            return "", False
+        perturbations, genes = (anndata.io.read_elem(file[axis]) for axis in ("obs", "var"))
+        n_effects = n_shifted = 0
+        largest, example = float(LARGEST_SHIFT), ""
+        for start in range(0, len(perturbations), PERTURBATIONS_AT_ONCE):
+            rows = slice(start, start + PERTURBATIONS_AT_ONCE)
+            plain, within, error = (
+                layers[name][rows]
+                for name in ("ate", "ate_stratified", "standard_error_stratified")
+            )
+            known = np.isfinite(plain) & np.isfinite(within) & (error > 0)
+            shift = np.divide(np.abs(plain - within), error, out=np.zeros_like(error), where=known)
+            n_effects += int(known.sum())
+            n_shifted += int((shift > LARGEST_SHIFT).sum())
+            if shift.max() > largest:
+                largest = float(shift.max())
+                row, gene = np.unravel_index(shift.argmax(), shift.shape)
+                example = (
+                    f", most that of {perturbations.index[start + row]} on {genes.index[gene]} ("
+                    + minus(f"{plain[row, gene]:+.2f} instead of {within[row, gene]:+.2f})")
+                )
+    return (
+        f"Ignoring batches would move {n_shifted:,} of {n_effects:,} effects by more "
+        f"than two standard errors{example}.",
+        bool(perturbations["is_stratified"].any()),
+    )
 
 
 def contexts_in_words(contexts: pd.DataFrame) -> tuple[str, str]:
@@ -615,7 +693,7 @@ def pathways_in_words(agreement: pd.DataFrame) -> list[str]:
     first = known[known["model"] == known["model"].iloc[0]]
     groups = first.groupby("top_observed", sort=False)["perturbation"].agg(list)
     named = "; ".join(
-        f"{readable_set(str(name))} ({some_of(members)})"
+        f"{readable_set(str(name))} ({some_of(members, MOST_SOUGHT)})"
         for name, members in groups.iloc[groups.map(len).argsort(kind="stable")[::-1]]
         .head(MOST_NAMED)
         .items()
@@ -666,10 +744,10 @@ def basal_in_words(basal: pd.DataFrame) -> list[str]:
     ]
 
 
-def some_of(names: Sequence[str]) -> str:
+def some_of(names: Sequence[str], most: int = MOST_NAMED) -> str:
     """List the first names, and how many more there are."""
-    shown = ", ".join(names[:MOST_NAMED])
-    return f"{shown} and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else shown
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 
 def reproduction_in_words(tables: Path, has: Collection[str]) -> list[str]:

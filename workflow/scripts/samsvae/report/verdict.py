@@ -209,7 +209,7 @@ def _difference_in_words(
     first: str, others: Sequence[str], found: Sequence[str], scores: Sequence[str]
 ) -> str:
     """Describe the outcomes of tests against models that are alike in these."""
-    rivals = _listed_words(others)
+    rivals = listed_words(others)
     by_outcome = {
         outcome: [score for score, one in zip(scores, found, strict=True) if one == outcome]
         for outcome in (BEST, WORSE, NOT_DIFFERENT, UNTESTED)
@@ -233,14 +233,15 @@ def _difference_in_words(
             clauses.append(f"significantly {word}{than} on {which}")
     if by_outcome[NOT_DIFFERENT]:
         clauses.append("not significantly different on the others")
-    return f"{first} is {_listed_words(clauses)}{end}."
+    return f"{first} is {listed_words(clauses)}{end}."
 
 
 def _quoted(names: Collection[str]) -> str:
-    return _listed_words([f"“{name}”" for name in names])
+    return listed_words([f"“{name}”" for name in names])
 
 
-def _listed_words(words: Sequence[str]) -> str:
+def listed_words(words: Sequence[str]) -> str:
+    """List words, with "and" before the last."""
     *several, last = words
     return f"{', '.join(several)} and {last}" if several else last
 
