@@ -9,8 +9,13 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import anndata
 import pytest
+import yaml
 
+import samsvae
+from samsvae.biology.applied import ScreenModel
+from samsvae.config.configuration import merge, validate
 from samsvae.config.sections import json_schema
 from tests.conftest import ROOT
 
@@ -115,6 +120,33 @@ def strings():
                 parts = [v.value for v in node.values if isinstance(v, ast.Constant)]
                 found.append("".join(map(str, parts)))
     return found
+
+
+def blocks(page, language):
+    return re.findall(
+        rf"```{language}[^\n]*\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL
+    )
+
+
+@pytest.mark.parametrize("page", ["howto.md", "tutorial_papalexi.md"])
+def test_every_configuration_of_a_recipe_is_valid(page):
+    defaults = yaml.safe_load((ROOT / "config.yaml").read_text())
+    given = [yaml.safe_load(block) for block in blocks(page, "yaml")]
+    assert given
+    for user in given:
+        complete = validate(merge(defaults, user))
+        assert set(user) <= set(complete)
+
+
+def test_the_python_of_the_recipes_is_python_of_this_library():
+    for block in blocks("howto.md", "python"):
+        tree = ast.parse(block)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                owner = {"samsvae": samsvae, "model": ScreenModel, "anndata": anndata}.get(
+                    node.value.id
+                )
+                assert owner is None or hasattr(owner, node.attr), node.attr
 
 
 def commands():
