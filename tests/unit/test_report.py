@@ -614,7 +614,7 @@ def test_the_first_screen_answers_five_questions(results):
         "SAMS-VAE: r 0.80 with the effects of held-out cells; without replicates, differences are "
         "not tested.",
     ]
-    assert answers[NEXT][0].endswith("leave out those that fail: g2 (weak effect).")
+    assert answers[NEXT][0].endswith("leave out any that failed: g2 (weak effect).")
     assert answers[NEXT][1].startswith("CAV1 have no detectable effect.")
     without = five_answers(results / "second/tables", PROPERTIES["second"], None, 0.05, [])
     assert [question for question, _ in without] == [MODELS]
@@ -653,8 +653,8 @@ def test_effects_that_batches_would_move_are_counted(tmp_path, monkeypatch, at_o
     plain = np.tile([0.1, -0.1, np.nan], (4, 1))
     plain[1, 1], plain[3, 0] = 0.21, -0.5
     batch_effects(tmp_path / "e.h5ad", plain, np.zeros((4, 3)))
-    said, is_within = batch_shifts_in_words(tmp_path / "e.h5ad")
-    assert is_within
+    said, remedy = batch_shifts_in_words(tmp_path / "e.h5ad")
+    assert remedy == " and would move 2 effects, so effects are compared within them"
     assert said == (
         "Ignoring batches would move 2 of 8 effects by more than two standard errors, most that "
         "of FEW on G1 (−0.50 instead of +0.00)."
@@ -668,7 +668,7 @@ def test_batches_without_effects_move_nothing(tmp_path):
     batch_effects(tmp_path / "zero.h5ad", EFFECTS, EFFECTS + 1, error=0.0)
     assert "move 0 of 0 effects" in batch_shifts_in_words(tmp_path / "zero.h5ad")[0]
     screen_effects().write_h5ad(tmp_path / "plain.h5ad")
-    assert batch_shifts_in_words(tmp_path / "plain.h5ad") == ("", False)
+    assert batch_shifts_in_words(tmp_path / "plain.h5ad") == ("", "")
 
 
 def test_effects_within_unbalanced_batches_are_not_confounded(tmp_path):
@@ -679,6 +679,12 @@ def test_effects_within_unbalanced_batches_are_not_confounded(tmp_path):
         "Ignoring batches would move 0 of 11 effects by more than two standard errors."
     )
     assert reservation == "batches are unbalanced, so effects are compared within them"
+    plain = anndata.read_h5ad(tmp_path / "e.h5ad")
+    plain.obs["is_stratified"] = False
+    plain.write_h5ad(tmp_path / "plain.h5ad")
+    said, reservation = batches_in_words(OF_BATCHES, tmp_path / "plain.h5ad")
+    assert "Ignoring batches would move" in said
+    assert reservation == "effects that ignore batches are confounded"
     even = OF_BATCHES.assign(fraction=0.41)
     assert batches_in_words(even, tmp_path / "e.h5ad")[1] == ""
 

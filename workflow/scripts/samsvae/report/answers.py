@@ -202,7 +202,7 @@ def _next_steps(tables: Path, has: Collection[str], hits: pd.DataFrame) -> Itera
         odd = guides[guides["odd"].astype(bool)]
         if len(odd):
             yield (
-                f"Look at {len(odd):,} odd guides, and leave out those that fail: "
+                f"Look at {len(odd):,} odd guides, and leave out any that failed: "
                 f"{odd_guides(odd)}."
             )
     silent = hits[hits["pvalue"].notna() & ~hits["is_hit"].astype(bool)]

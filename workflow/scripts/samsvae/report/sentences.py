@@ -354,12 +354,9 @@ def batches_in_words(
         sentence += (
             f"; {left_out.sum():,} cells are in batches without enough {reference(marginal)}"
         )
-    shifts, is_within = batch_shifts_in_words(effects)
-    reservation = (
-        "batches are unbalanced, so effects are compared within them"
-        if is_within
-        else "effects that ignore batches are confounded"
-    )
+    shifts, remedy = batch_shifts_in_words(effects)
+    confounded = "effects that ignore batches are confounded"
+    reservation = f"batches are unbalanced{remedy}" if remedy else confounded
     is_unbalanced = difference.max() > LARGEST_IMBALANCE
     return " ".join(filter(None, [f"{sentence}.", shifts])), reservation if is_unbalanced else ""
 
@@ -368,7 +365,7 @@ LARGEST_SHIFT = 2  # standard errors of an effect
 PERTURBATIONS_AT_ONCE = 500
 
 
-def batch_shifts_in_words(path: Path) -> tuple[str, bool]:
+def batch_shifts_in_words(path: Path) -> tuple[str, str]:
     """Describe how effects within batches differ from those that ignore batches.
 
     Parameters
@@ -378,15 +375,14 @@ def batch_shifts_in_words(path: Path) -> tuple[str, bool]:
 
     Returns
     -------
-    str
-        A sentence; empty without effects within batches.
-    bool
-        Whether the effects in use are those within batches.
+    tuple of str
+        A sentence, and what follows if batches are unbalanced; the first is empty without effects
+        within batches, the second if those in use are not within batches.
     """
     with h5py.File(path) as file:
         layers = file["layers"]
         if "ate_stratified" not in layers:
-            return "", False
+            return "", ""
         perturbations, genes = (anndata.io.read_elem(file[axis]) for axis in ("obs", "var"))
         n_effects = n_shifted = 0
         largest, example = float(LARGEST_SHIFT), ""
@@ -407,11 +403,14 @@ def batch_shifts_in_words(path: Path) -> tuple[str, bool]:
                     f", most that of {perturbations.index[start + row]} on {genes.index[gene]} ("
                     + minus(f"{plain[row, gene]:+.2f} instead of {within[row, gene]:+.2f})")
                 )
-    return (
+    said = (
         f"Ignoring batches would move {n_shifted:,} of {n_effects:,} effects by more "
-        f"than two standard errors{example}.",
-        bool(perturbations["is_stratified"].any()),
+        f"than two standard errors{example}."
     )
+    if not perturbations["is_stratified"].any():
+        return said, ""
+    moved = f" and would move {n_shifted:,} effects" if n_shifted else ""
+    return said, f"{moved}, so effects are compared within them"
 
 
 def contexts_in_words(contexts: pd.DataFrame) -> tuple[str, str]:
