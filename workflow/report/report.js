@@ -164,7 +164,7 @@ function cellAt(maps, across, down) {
 for (const script of document.querySelectorAll("script.cells")) {
   const image = script.parentElement.querySelector("img");
   const maps = JSON.parse(script.textContent);
-  image.addEventListener("pointermove", (event) => {
+  const show = (event) => {
     const box = image.getBoundingClientRect();
     const text = cellAt(maps, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
     valueBox.hidden = !text;
@@ -174,7 +174,9 @@ for (const script of document.querySelectorAll("script.cells")) {
     valueBox.style.left = isRight ? "" : `${event.clientX + 14}px`;
     valueBox.style.right = isRight ? `${innerWidth - event.clientX + 14}px` : "";
     valueBox.style.top = `${event.clientY + 14}px`;
-  });
+  };
+  image.addEventListener("pointermove", show);
+  image.addEventListener("pointerdown", show); // a finger that does not move
   image.addEventListener("pointerleave", () => (valueBox.hidden = true));
 }
 
