@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from numba import njit
 from scipy import stats
 
+from samsvae.inference.noise import CellNoise, NoiseSpec
 from samsvae.kernels import random
 from samsvae.kernels.random import cell_keys, cell_normals
 
@@ -103,6 +104,30 @@ def test_normals_have_their_distribution_and_are_independent():
         assert np.abs(correlation).max() < 6 / np.sqrt(flat.shape[1])
     dimensions = np.corrcoef(drawn.reshape(-1, 20).T.numpy())[np.triu_indices(20, 1)]
     assert np.abs(dimensions).max() < 6 / np.sqrt(2000)
+
+
+def test_noise_has_the_moments_of_its_distribution():
+    counts = torch.poisson(torch.full((200, 30), 2.0))
+    noise = CellNoise(counts, 100, seed=2)
+    normal, uniform = (
+        noise(name, NoiseSpec(is_uniform, torch.Size((200, 13)), 1)).double().flatten().numpy()
+        for name, is_uniform in (("one", False), ("other", True))
+    )
+    assert stats.kstest(uniform, "uniform").pvalue > 1e-3
+    assert 0 <= uniform.min() < uniform.max() <= 1
+    for values, moments in ((normal, (0, 1, 0, 3)), (uniform, (1 / 2, 1 / 3, 1 / 4, 1 / 5))):
+        for power, moment in enumerate(moments, 1):
+            error = (values**power).std() / np.sqrt(len(values))
+            assert abs((values**power).mean() - moment) < 5 * error
+    assert abs(np.corrcoef(normal, uniform)[0, 1]) < 5 / np.sqrt(len(normal))
+
+
+@pytest.mark.parametrize("particles", [1, 40, 300])
+def test_numbers_do_not_depend_on_how_many_particles_are_drawn(particles):
+    """They are drawn for several particles at once: the number of these must not show."""
+    keys = torch.tensor([0, -1, 2**40])
+    few, many = cell_normals(keys, particles, 5), cell_normals(keys, particles + 170, 5)
+    assert torch.equal(few, many[:particles])
 
 
 def test_a_cells_numbers_follow_from_its_counts_alone():

@@ -17,6 +17,7 @@ from samsvae.kernels import has_triton, match_numba_threads
 from samsvae.kernels.gamma_poisson_numba import _log_of_sum, inlined
 
 ROUNDS = 10
+BLOCKS_AT_ONCE = 256  # of four numbers
 MULTIPLIERS: Any = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 LOW, HALF_WORD = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -172,21 +173,38 @@ def _normal_pair(radius_word: Any, angle_word: Any) -> Any:
 
 @njit(parallel=True, cache=True)
 def _fill(keys: Any, normals: Any) -> None:
-    """Fill particles x cells x dimensions, in loops that the compiler vectorises."""
+    """Fill particles x cells x dimensions, in loops that the compiler vectorises.
+
+    They go over several particles at once, since few dimensions would not fill its vectors.
+    """
     particles, cells, n_latent = normals.shape
     quarter = (n_latent + 3) // 4
+    at_once = max(1, min(particles, BLOCKS_AT_ONCE // quarter))
     for cell in prange(cells):
         k0, k1 = np.uint32(keys[cell] & LOW), np.uint32(keys[cell] >> HALF_WORD)
-        words, block = np.empty((4, quarter), np.uint32), np.empty((4, quarter), np.float32)
-        flat = block.reshape(-1)
-        for particle in range(particles):
-            for index in range(quarter):
-                words[0, index], words[1, index], words[2, index], words[3, index] = _philox(
-                    np.uint32(index), np.uint32(particle), np.uint32(0), np.uint32(0), k0, k1
+        index = np.arange(at_once * quarter)
+        dimension, particle = (
+            (index % quarter).astype(np.uint32),
+            (index // quarter).astype(np.uint32),
+        )
+        words = np.empty((4, len(index)), np.uint32)
+        numbers = np.empty((4, len(index)), np.float32)
+        for first in range(0, particles, at_once):
+            for n in range(len(index)):
+                words[0, n], words[1, n], words[2, n], words[3, n] = _philox(
+                    dimension[n],
+                    np.uint32(particle[n] + np.uint32(first)),
+                    np.uint32(0),
+                    np.uint32(0),
+                    k0,
+                    k1,
                 )
             for pair in range(0, 4, 2):
-                for index in range(quarter):
-                    block[pair, index], block[pair + 1, index] = _normal_pair(
-                        words[pair, index], words[pair + 1, index]
+                for n in range(len(index)):
+                    numbers[pair, n], numbers[pair + 1, n] = _normal_pair(
+                        words[pair, n], words[pair + 1, n]
                     )
-            normals[particle, cell] = flat[:n_latent]
+            for here in range(min(at_once, particles - first)):
+                for block in range(4):
+                    own = normals[first + here, cell, block * quarter : (block + 1) * quarter]
+                    own[:] = numbers[block, here * quarter : here * quarter + len(own)]
