@@ -60,6 +60,18 @@ def test_a_layer_and_its_gradients_are_those_of_plain_operations(outer, added_ou
     torch.testing.assert_close(gradients(ours, inputs, by), gradients(plain, inputs, by))
 
 
+@pytest.mark.parametrize(("outer", "added_outer"), SHAPES)
+def test_a_layer_is_the_same_whether_derivatives_are_recorded(outer, added_outer):
+    layer, x = Linear(5, 4), torch.randn(*outer, 5)
+    added = None if added_outer is None else torch.randn(*added_outer, 4)
+    recorded = layer(x, added, 0.01)
+    with torch.no_grad():
+        plain = layer(x, added, 0.01)
+    assert recorded.requires_grad
+    assert not plain.requires_grad
+    assert torch.equal(plain, recorded)
+
+
 def test_what_is_added_is_left_as_it_was():
     layer, added = Linear(5, 4), torch.randn(3, 4)
     before = added.clone()

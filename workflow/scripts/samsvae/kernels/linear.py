@@ -71,6 +71,8 @@ def affine(
 ) -> Tensor:
     """Compute LeakyReLU(x W^T + b + added); see :meth:`Linear.forward`."""
     if is_multiplied_by_onednn(x, weight):
+        if not torch.is_grad_enabled():  # spares the tens of microseconds of an autograd function
+            return _Linear.forward(x, weight, bias, added, slope)
         output: Tensor = _Linear.apply(x, weight, bias, added, slope)
         return output
     return _linear(x, weight, bias, added, slope)
