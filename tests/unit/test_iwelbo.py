@@ -251,6 +251,37 @@ def test_bounds_depend_neither_on_batches_nor_on_the_order_of_cells(tiny_screen,
     assert np.median(np.abs(other - apart)) > 0.1 * np.median(error)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "likelihood"), CASES)
+def test_weights_do_not_depend_on_what_shares_a_batch(kind, likelihood, tiny_screen, monkeypatch):
+    """In batches of one condition, their shifts are computed once; as here, in none."""
+    model, encoding = any_model(kind, likelihood, tiny_screen)
+    keep = np.arange(tiny_screen.n_obs) % 3 == 0
+    cells = Cells.of(tiny_screen, keep, encoding, CPU)
+    shifts = draw_shifts(model, cells.design, 6).expand(6, -1, -1)
+    monkeypatch.setattr(iwelbo_module, "ROWS_AT_A_TIME", 6 * 40)
+    found = []
+    for smallest in (0, 2):
+        monkeypatch.setattr(iwelbo_module, "SMALLEST_PART", smallest)
+        weights = np.full((6, len(cells)), np.nan)
+        for here, part in log_weights_in_batches(model, cells, shifts, seed=2):
+            assert (len(cells.condition[here].unique()) == 1) == (smallest == 0)
+            weights[:, here] = part
+        found.append(weights)
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=2e-3)
+
+
+@given(st.lists(st.integers(0, 5), max_size=60), st.integers(1, 25))
+def test_every_cell_is_in_one_batch_and_frequent_conditions_have_their_own(condition, size):
+    condition = torch.tensor(condition, dtype=torch.long)
+    batches = list(iwelbo_module._by_condition(condition, size))
+    assert sorted(torch.cat([*batches, condition[:0]]).tolist()) == list(range(len(condition)))
+    assert all(0 < len(batch) <= size for batch in batches)
+    for batch in batches:
+        frequent = torch.bincount(condition)[condition[batch]] >= size / 4
+        assert not frequent.any() or len(condition[batch].unique()) == 1
+
+
 @pytest.fixture
 def files(tiny_screen, tmp_path, monkeypatch):
     """A screen and a split of it, to be read 37 cells at a time; cells are named by numbers."""

@@ -18,8 +18,9 @@ from samsvae.runtime.script import Progress
 
 logger = logging.getLogger(__name__)
 
-ROWS_AT_A_TIME = 2048  # particles x cells
+ROWS_AT_A_TIME = 8192  # particles x cells
 LARGEST_BATCH = 1 << 27  # particles x cells x genes, on a GPU
+SMALLEST_PART = 1 / 4  # of a batch, for which a condition has batches of its own
 MIN_GROUPS = 10  # for an empirical standard error; fewer groups have ten particles or more each
 
 
@@ -144,25 +145,49 @@ def log_weights_in_batches(
     shifts: Tensor,
     seed: int,
     on_target: tuple[Tensor, ...] = (),
-) -> Iterator[tuple[slice, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Go through cells in batches.
 
     Yields
     ------
-    slice
-        Which cells.
+    ndarray
+        Positions of some cells; each cell is among them once.
     ndarray
         Their log importance weights, Q x cells, float64, in nats.
     """
-    particles, done = len(shifts), 0
+    particles = len(shifts)
     rows = ROWS_AT_A_TIME
     if cells.counts.device.type != "cpu":  # larger batches repay the launch of kernels
         rows = max(rows, LARGEST_BATCH // max(1, cells.counts.shape[1]))
-    for batch in cells.batches(max(1, rows // particles)):
+    for here in _by_condition(cells.condition, max(1, rows // particles)):
         with pyro.validation_enabled(False):
-            weights = log_importance_weights(model, batch, shifts, seed, on_target)
-        here = slice(done, done := done + weights.shape[1])
-        yield here, weights.cpu().double().numpy()
+            weights = log_importance_weights(model, cells.batch(here), shifts, seed, on_target)
+        yield here.cpu().numpy(), weights.cpu().double().numpy()
+
+
+def _by_condition(condition: Tensor, size: int) -> Iterator[Tensor]:
+    """Divide cells into batches of at most `size`, those of a frequent condition into its own.
+
+    What cells of one condition share is then computed once for all of them.
+
+    Parameters
+    ----------
+    condition
+        Condition of each cell.
+    size
+        Largest number of cells.
+
+    Yields
+    ------
+    Tensor
+        Positions of cells. Rare conditions share batches.
+    """
+    number = torch.bincount(condition)[condition]
+    group = torch.where(number >= SMALLEST_PART * size, condition, -1)
+    order = group.argsort(stable=True)
+    _, sizes = group[order].unique_consecutive(return_counts=True)
+    for cells in order.split(sizes.tolist()):
+        yield from cells.chunk(-(-len(cells) // size))
 
 
 def bounds_of(log_weights: np.ndarray) -> np.ndarray:

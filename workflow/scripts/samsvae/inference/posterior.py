@@ -296,12 +296,34 @@ def log_importance_weights(
     Tensor
         log p(x | z_q, l) + log p(z_q) - log q(z_q | x), in nats, Q x B.
     """
-    own = shifts.index_select(-2, batch.condition)
+    own = _without_repeats(shifts, batch.condition)
     with SampleFromNoise(CellNoise(batch.counts, len(shifts), seed), strict=False):
         guide = poutine.trace(model.cell_guide).get_trace(batch, own)
     program = poutine.trace(poutine.replay(model.cell_model, guide))
     generative = program.get_trace(batch, own, on_target)
     return log_weights(latent_sites(guide), generative).expand(len(shifts), -1)
+
+
+def _without_repeats(shifts: Tensor, condition: Tensor) -> Tensor:
+    """Select the shifts of cells, without the dimensions over which they are equal.
+
+    Parameters
+    ----------
+    shifts
+        Of conditions, [Q, C, size].
+    condition
+        Condition of each of the B cells.
+
+    Returns
+    -------
+    Tensor
+        [Q or 1, B or 1, size]: 1 cell if all have one condition, and 1 particle if no draw differs
+        from another, as for control cells.
+    """
+    if (condition == condition[:1]).all():
+        condition = condition[:1]
+    own = shifts.index_select(-2, condition)
+    return own[:1] if (own == own[:1]).all() else own
 
 
 class BasalCells:

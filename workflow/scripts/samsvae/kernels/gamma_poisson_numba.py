@@ -115,14 +115,15 @@ def _log_prob(
     *own: Tensor,
 ) -> Tensor:
     value = hidden.new_empty(hidden.shape[:-1])
+    of_genes = _arrays((c, 1 / c, bias))
     match_numba_threads()
     for cells, particles in _blocks(hidden):
         logits = _logits(hidden[particles, cells], weight)
         _add_offsets(logits, cells, particles, *own)
         term = torch.empty(logits.shape[:-1])
-        of_cells = (counts[cells], library_size[cells], *_of_block(cells, *own))
-        given = (*of_cells, c, 1 / c, bias, logits, term)
-        _decoder_term(np.float32(SMALLEST_MEAN), *_arrays(given))
+        of_cells = _arrays((counts[cells], library_size[cells], *_of_block(cells, *own)))
+        result = _arrays((logits, term))
+        _decoder_term(np.float32(SMALLEST_MEAN), *of_cells, *of_genes, *result)
         value[particles, cells] = term
     return value.add_(_counts_term(counts, c, torch.ones_like(library_size))[0])
 
