@@ -66,3 +66,6 @@ os.environ.update(
     PYTHONPATH=os.pathsep.join([LIBRARY, os.getenv("PYTHONPATH", "")]),
     HDF5_USE_FILE_LOCKING="FALSE",
 )
+# Threads that wait for each other sleep. By default they wait in a loop, which takes the processor
+# from the thread that they wait for if another process runs beside them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
