@@ -19,7 +19,9 @@ from samsvae.config.configuration import merge, validate
 from samsvae.config.sections import json_schema
 from tests.conftest import ROOT
 
+BENCHMARKS = ROOT / "benchmarks"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES.append(BENCHMARKS / "README.md")
 LIBRARY = ROOT / "workflow" / "scripts" / "samsvae"
 
 
@@ -75,7 +77,7 @@ def test_the_site_asks_the_network_for_nothing(site):
         assert not re.search(r'<(?:script|img|link)[^>]+(?:src|href)="(?:https?:)?//', text), path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_every_link_of_a_page_read_in_the_repository_leads_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
         if not re.match(r"[a-z]+:", target):
@@ -209,6 +211,16 @@ def test_every_configuration_that_is_shipped_is_listed():
     if not shipped:
         pytest.skip("only git knows which configurations are shipped")
     assert [path for path in shipped if Path(path).name not in listed] == []
+
+
+def test_every_benchmark_is_described_with_its_command():
+    text = (BENCHMARKS / "README.md").read_text()
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (.+)$", text, re.MULTILINE)
+    named = [name for names, _ in rows for name in re.findall(r"\w+", names)]
+    assert sorted(named) == sorted(path.stem for path in BENCHMARKS.glob("[!_]*.py"))
+    for names, row in rows:
+        commands = re.findall(r"python (?:-m benchmarks\.|benchmarks/)(\w+)", row)
+        assert commands == [names.strip("`")] or "–" in row, names
 
 
 @pytest.mark.slow
