@@ -239,16 +239,46 @@ def check_agreement(screen: anndata.AnnData, where: str) -> None:
     Raises
     ------
     InputError
+        As of :func:`check_labels`.
+    """
+    check_labels(
+        Design.of_screen(screen).labels(), screen.obs["perturbation"], screen.obs_names, where
+    )
+
+
+def check_labels(
+    written: pd.Categorical,
+    labels: pd.Series | pd.Categorical,
+    names: pd.Index | pd.Series,
+    where: str,
+    first: int = 0,
+) -> None:
+    """Refuse labels of cells that differ from those of their rows of the design matrix.
+
+    Parameters
+    ----------
+    written
+        Labels of the rows of the design matrix.
+    labels, names
+        Labels and names of the cells.
+    where
+        The screen, for messages.
+    first
+        Row of the first of these cells.
+
+    Raises
+    ------
+    InputError
         Naming the first such cell, its label and that of its row.
     """
-    written = Design.of_screen(screen).labels()
-    given = pd.Categorical(screen.obs["perturbation"])
+    given = pd.Categorical(labels)
     index = np.append(written.categories.get_indexer(given.categories), -1)
     differs = index[given.codes] != written.codes
     if differs.any():
         at = int(np.argmax(differs))
         raise InputError(
-            f"{where}: obs['perturbation'] of the cell {screen.obs_names[at]!r} (row {at:,}) is "
-            f"{given[at]!r}, but its row of obsm['dosage'] is {written[at]!r} (in "
-            f"{int(differs.sum()):,} cells the two differ). Write the screen anew from its source."
+            f"{where}: obs['perturbation'] of the cell {str(np.asarray(names)[at])!r} (row "
+            f"{first + at:,}) is {given[at]!r}, but its row of obsm['dosage'] is {written[at]!r} "
+            f"(in {int(differs.sum()):,} cells the two differ). Write the screen anew from its "
+            "source."
         )
