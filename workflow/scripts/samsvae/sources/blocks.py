@@ -4,7 +4,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import sparse
@@ -14,6 +14,7 @@ from samsvae.runtime.script import Progress
 # indices of cells in the file, and their counts, cells x genes; genes and genes x cells while a
 # CSC element is read
 Block = tuple[np.ndarray, sparse.csr_matrix]
+Item = TypeVar("Item")
 
 # values, column indices and index pointers
 Stored = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -242,7 +243,7 @@ def _read_pieces(file: Any, pieces: list[np.ndarray], block: int, record: np.dty
     return np.concatenate(found)
 
 
-def read_ahead(blocks: Iterable[Block]) -> Iterator[Block]:
+def read_ahead(blocks: Iterable[Item]) -> Iterator[Item]:
     """Prefetch one block in a separate thread.
 
     h5py releases the interpreter's lock while it reads and decompresses.
@@ -250,11 +251,11 @@ def read_ahead(blocks: Iterable[Block]) -> Iterator[Block]:
     Parameters
     ----------
     blocks
-        Indices and counts of cells, read lazily.
+        Blocks of cells, read lazily.
 
     Yields
     ------
-    tuple
+    Item
         The blocks, in order. Errors of their reading are raised here.
     """
     source = iter(blocks)
