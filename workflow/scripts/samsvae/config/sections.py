@@ -126,6 +126,19 @@ class Training(Section):
         True,
         description="Whether the step is recorded once on a CUDA device and replayed as a graph.",
     )
+    cells: Literal["auto", "device", "stream"] = Field(
+        "auto",
+        description='Where the counts of the training cells are. "device": in the memory of the '
+        'device that trains. "stream": in the screen\'s file, from which blocks of cells are read '
+        'while the device computes; memory does not depend on their number. "auto": streamed if '
+        "they would take more than half of the memory available.",
+    )
+    stream_buffer: Count = Field(
+        32_768,
+        description="Training cells that are in memory and shuffled at a time if they are "
+        "streamed, at least a minibatch; and the most validation cells that are then evaluated. "
+        "More cells mix better, and take more memory.",
+    )
 
 
 class Evaluation(Section):

@@ -1,8 +1,9 @@
 """Cells for training and evaluation: encoded, in batches on the device or streamed from files."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import anndata
 import h5py
@@ -24,6 +25,7 @@ from samsvae.screen.splits import CellsOfSplit
 # elements, of cells x genes
 LARGEST_BLOCK = 4_000_000  # while counts become dense
 LARGEST_STREAMED_BLOCK = 400_000
+CELLS_AT_A_TIME = 4096  # of a pass over all cells
 
 
 @dataclass(frozen=True)
@@ -274,11 +276,8 @@ class Covariates:
         if columns is None:
             columns = [name for name in (BATCH, CONTEXT) if name in obs]
         levels, scaling = {}, {}
+        refuse_unknown_covariates(columns, obs)
         for name in columns:
-            if name not in obs:
-                raise InputError(
-                    f"covariates: the screen has no column {name!r}; it has {', '.join(obs)}."
-                )
             if obs[name].isna().any():
                 raise InputError(
                     f"covariates: {int(obs[name].isna().sum())} training cells have no {name!r}."
@@ -336,6 +335,21 @@ class Covariates:
         """Encode the strata, strata x inputs, with continuous covariates at their means."""
         obs = pd.DataFrame(self.strata, columns=list(self.levels))
         return self.encode(obs.assign(**{name: mean for name, (mean, _) in self.scaling.items()}))
+
+
+def refuse_unknown_covariates(columns: Iterable[str], known: Collection[str]) -> None:
+    """Refuse covariates that are no columns of obs.
+
+    Raises
+    ------
+    InputError
+        Naming the first of them and the columns that there are.
+    """
+    for name in columns:
+        if name not in known:
+            raise InputError(
+                f"covariates: the screen has no column {name!r}; it has {', '.join(known)}."
+            )
 
 
 def _is_continuous(column: pd.Series) -> bool:
@@ -461,9 +475,13 @@ class Cells:
             targets=self.targets,
         )
 
-    def random_batches(self, size: int, seed: int) -> "RandomBatches":
+    def random_batches(self, size: int, seed: int) -> "Batches":
         """Return an infinite loader of shuffled batches, all of the same size."""
         return RandomBatches(len(self), size, seed, self.counts.device)
+
+    def among_all(self, index: Tensor) -> Tensor:
+        """Return the positions, among all N cells, of the cells at some indices."""
+        return index
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Iterate over all cells once, in order."""
@@ -474,13 +492,28 @@ class Cells:
         """Compute mean and standard deviation over cells of rescaled counts, each of length G."""
         total = torch.zeros(self.counts.shape[1], dtype=torch.float64)
         squares = torch.zeros_like(total)
-        for part in self.counts.split(4096):
-            rescaled = rescale(part.cpu().double())
+        for batch in self.batches(CELLS_AT_A_TIME):
+            rescaled = rescale(batch.counts.cpu().double())
             total += rescaled.sum(0)
             squares += (rescaled**2).sum(0)
         mean = total / len(self)
         variance = (squares / len(self) - mean**2).clamp(min=0)
         return mean.float(), variance.sqrt().float()
+
+
+def refuse_no_cells(part: str, number: int) -> None:
+    """Refuse a split without cells of a part.
+
+    Raises
+    ------
+    InputError
+        Naming the part.
+    """
+    if not number:
+        raise InputError(
+            f"The split has no {part} cells. Use more cells, or a larger fraction of them for "
+            f"{part}."
+        )
 
 
 def _gather(screen: anndata.AnnData, keep: np.ndarray, device: torch.device) -> Tensor:
@@ -518,6 +551,34 @@ def smallest_type(matrix: sparse.csr_matrix) -> type[np.number]:
     return next(t for t in (np.uint8, np.int16, np.int32) if largest <= np.iinfo(t).max)
 
 
+class Batches(Protocol):
+    """Infinite loader of batches of cell indices, whose position can be saved.
+
+    Attributes
+    ----------
+    size
+        Cells per batch.
+    """
+
+    size: int
+
+    def __next__(self) -> Tensor:
+        """Return the indices of the next batch."""
+        ...
+
+    def skip(self, number: int) -> None:
+        """Pass over the next batches."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that the next batches depend on."""
+        ...
+
+    def set_state(self, state: dict[str, Tensor]) -> None:
+        """Restore a state that :meth:`state` returned."""
+        ...
+
+
 class RandomBatches:
     """Infinite shuffled loader of cell indices; an incomplete last batch is dropped.
 
@@ -550,6 +611,11 @@ class RandomBatches:
             self.position = 0
         self.position += self.size
         return self.order[self.position - self.size : self.position]
+
+    def skip(self, number: int) -> None:
+        """Pass over the next batches."""
+        for _ in range(number):
+            next(self)
 
     def state(self) -> dict[str, Tensor]:
         """Return the order of this epoch, the position in it, and the generator's state."""
@@ -641,11 +707,11 @@ class CellStream:
         conditions: dict[tuple[str, str], dict[str, float]] = {}
         first = n_cells = 0
         with h5py.File(screen, "r") as file:
-            obs = _read_columns(file, [CONTEXT] if encoding.in_contexts else [])
+            obs = read_columns(file, [CONTEXT] if encoding.in_contexts else [])
             for block in cells:
                 rows = slice(first, first + len(block))
                 chosen = block["split"].isin(parts).to_numpy()
-                own = _read_design(file, rows.start, rows.stop)[chosen]
+                own = read_design(file, rows.start, rows.stop)[chosen]
                 conditions |= encoding.conditions(own, obs[rows][chosen])[1]
                 n_cells += len(own)
                 first += len(block)
@@ -668,13 +734,13 @@ class CellStream:
         first = 0
         names = [*self.covariates.levels, *self.covariates.scaling]
         with h5py.File(self.screen, "r") as file:
-            obs = _read_columns(file, names)
+            obs = read_columns(file, names)
             for block in self.cells:
                 rows = slice(first, first + len(block))
                 chosen = block["split"].isin(self.parts).to_numpy()
                 if chosen.any():
-                    counts = _read_rows(file["X"], rows.start, rows.stop)[chosen]
-                    design = _read_design(file, rows.start, rows.stop)[chosen]
+                    counts = read_rows(file["X"], rows.start, rows.stop)[chosen]
+                    design = read_design(file, rows.start, rows.stop)[chosen]
                     table = block[chosen].reset_index(drop=True)
                     keys, _ = self.encoding.conditions(design, obs[rows][chosen])
                     condition = _positions(keys, self.conditions)
@@ -685,22 +751,35 @@ class CellStream:
                 first += len(block)
 
 
-def _read_columns(screen: h5py.Group, names: Sequence[str]) -> pd.DataFrame:
+def read_columns(screen: h5py.Group, names: Sequence[str]) -> pd.DataFrame:
     """Read columns of obs, a code or a number of each cell."""
     n_cells = len(screen["obs"][screen["obs"].attrs["_index"]])
     columns = {name: read_elem(screen[f"obs/{name}"]) for name in names}
     return pd.DataFrame(columns, index=pd.RangeIndex(n_cells))
 
 
-def _read_design(screen: h5py.Group, first: int, last: int) -> Design:
+def read_design(screen: h5py.Group, first: int, last: int) -> Design:
     """Read consecutive rows of the design matrix of a screen's file."""
     names = screen["uns/perturbations"].asstr()[:]
-    return Design.of(_read_rows(screen["obsm/dosage"], first, last), names)
+    return Design.of(read_rows(screen["obsm/dosage"], first, last), names)
 
 
-def _read_rows(counts: h5py.Group, first: int, last: int) -> sparse.csr_matrix:
+def read_rows(counts: h5py.Group, first: int, last: int) -> sparse.csr_matrix:
     """Read consecutive rows of a CSR matrix and no others."""
-    pointers = counts["indptr"][first : last + 1].astype(np.int64)
+    return rows_of(stored_parts(counts), first, last, counts.attrs["shape"][1])
+
+
+def stored_parts(counts: h5py.Group) -> tuple[h5py.Dataset, ...]:
+    """Return the values, column indices and index pointers of a stored CSR matrix."""
+    return tuple(counts[name] for name in ("data", "indices", "indptr"))
+
+
+def rows_of(
+    stored: tuple[h5py.Dataset, ...], first: int, last: int, n_columns: int
+) -> sparse.csr_matrix:
+    """Read consecutive rows of what :func:`stored_parts` returned."""
+    values, indices, edges = stored
+    pointers = edges[first : last + 1].astype(np.int64)
     entries = slice(pointers[0], pointers[-1])
-    parts = counts["data"][entries], counts["indices"][entries], pointers - pointers[0]
-    return sparse.csr_matrix(parts, shape=(last - first, counts.attrs["shape"][1]))
+    parts = values[entries], indices[entries], pointers - pointers[0]
+    return sparse.csr_matrix(parts, shape=(last - first, n_columns))

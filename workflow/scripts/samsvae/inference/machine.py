@@ -2,13 +2,14 @@
 
 import ctypes
 import logging
+import os
 import signal
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,36 @@ def keep_freed_memory() -> bool:
         return False
     asked = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, LARGEST), (M_TOP_PAD, PAD))
     return sum(mallopt(parameter, value) for parameter, value in asked) == len(asked)
+
+
+def available_memory(device: torch.device) -> int:
+    """Return the bytes that a job may still take: of a GPU, or else of the machine.
+
+    On Linux the latter is at most the limit of the job's control group, which Slurm and containers
+    set; elsewhere it is all of the machine's memory.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([free * 2**10, *_limits_of_group()])
+
+
+def _limits_of_group(groups: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+    """Read the memory limits of the process's control group and the groups around it."""
+    try:
+        own = Path("/proc/self/cgroup").read_text(encoding="utf-8").rsplit("::", 1)[-1].strip()
+    except OSError:
+        return
+    group = groups / own.lstrip("/")
+    for folder in (group, *group.parents):
+        if folder == groups.parent:
+            return
+        with suppress(OSError, ValueError):  # there is no such file, or it says "max"
+            yield int((folder / "memory.max").read_text(encoding="ascii"))
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from pyro.distributions import Independent
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from samsvae.inference.cells import Cells
+from samsvae.inference.cells import CELLS_AT_A_TIME, Cells
 from samsvae.inference.posterior import MASK, BasalCells, mask_probability, unmasked_effects
 from samsvae.models.base import PerturbationModel
 from samsvae.models.likelihoods import StraightThroughBernoulli
@@ -54,7 +54,6 @@ LARGEST_LOGIT = 5.0  # of the start of a mask, which can still be learnt
 # rotations from which sparse axes are sought, fewer of a large latent space
 MAX_STARTS, AXES_OF_STARTS = 10, 500
 RIDGE = 1e-6  # cells, for perturbations without training cells of their own
-CELLS_AT_A_TIME = 4096
 FEATURE_ITERATIONS = 10  # of expectation maximisation
 
 

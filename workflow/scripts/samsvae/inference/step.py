@@ -61,6 +61,8 @@ class Training:
     mask_kl_weight: float = 0.0
     matmul_precision: str = "float32"
     cuda_graph: bool = True
+    cells: str = "auto"
+    stream_buffer: int = 32_768
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
@@ -460,17 +462,16 @@ def describe_batch(cells: Cells, size: int, seed: int, step: int) -> str:
         Cells and genes are counted from 0, in the order of the training cells and of the screen.
     """
     batches = cells.random_batches(size, seed)
+    batches.skip(step - 1)
     positions = next(batches)
-    for _ in range(step - 1):
-        positions = next(batches)
     counts = cells.counts[positions]
     cell, gene = divmod(int(counts.argmax()), counts.shape[1])
     each_epoch = len(cells) // batches.size
     epoch, batch = divmod(step - 1, each_epoch)
     return (
         f"number {batch + 1} of {each_epoch} in epoch {epoch + 1}, {len(positions)} cells, "
-        f"largest count {counts[cell, gene].item():g} (training cell {int(positions[cell])}, "
-        f"gene {gene})"
+        f"largest count {counts[cell, gene].item():g} (training cell "
+        f"{int(cells.among_all(positions)[cell])}, gene {gene})"
     )
 
 

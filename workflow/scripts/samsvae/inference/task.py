@@ -1,27 +1,37 @@
 """Training tasks: the settings of a model, the cells of a split and the training configuration."""
 
+import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
 import torch
 
+from samsvae.inference.cell_table import SCANNED_CELLS, CellTable
 from samsvae.inference.cells import Cells, Covariates, Encoding, sizes_of
 from samsvae.inference.checkpoint import StateFile, TrainedModel, save_model
 from samsvae.inference.machine import explain_out_of_memory
 from samsvae.inference.step import Training
+from samsvae.inference.streamed import is_streamed, streamed_cells
 from samsvae.inference.trainer import Fitted
 from samsvae.models import build_model
 from samsvae.models.base import PerturbationModel
-from samsvae.runtime.files import write_tsv
+from samsvae.runtime.files import read_table_in_parts, write_tsv
 from samsvae.runtime.provenance import digest_of, provenance, versions
 from samsvae.screen.canonical import CONTEXT, digest_of_screen, open_screen
 from samsvae.screen.design import Design
 from samsvae.screen.features import PerturbationFeatures
-from samsvae.screen.splits import TRAIN, VAL, read_split, shuffled_cells
+from samsvae.screen.splits import TEXT, TRAIN, VAL, read_split, shuffled_cells
+from samsvae.sources.storage import explain_damage
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class TrainingTask:
     settings
         Hyperparameters of the model.
     training
-        Training configuration.
+        Training configuration, whose `cells` says how the cells are fed: ``device`` or ``stream``.
     genes
         Genes of the screen.
     encoding
@@ -76,7 +86,7 @@ class TrainingTask:
         code: str,
         device: torch.device,
     ) -> "TrainingTask":
-        """Read the cells and move them to the device.
+        """Read the cells, and move to the device those that are not streamed.
 
         Parameters
         ----------
@@ -93,48 +103,32 @@ class TrainingTask:
         device
             Device of the cells.
         """
-        with open_screen(screen_file) as screen:
-            parts = read_split(split_file, screen)
-            if settings["shuffle_labels"]:
-                [seed] = seeds  # labels differ by seed
-                logging.info("labels are shuffled: this model is a negative control")
-                screen.obsm["dosage"] = screen.obsm["dosage"][shuffled_cells(parts, seed)]
-            genes = list(screen.var_names) if settings["on_target"] else ()
-            design = Design.of_screen(screen)
-            is_trained = (parts == TRAIN).to_numpy()
-            contexts = None
-            if settings.get("context_effects"):
-                contexts = screen.obs[CONTEXT].astype(object).where(is_trained)
-            encoding = Encoding.of(design, settings["combinations"], genes, contexts)
-            logging.info("%d cells, %d genes, device %s", screen.n_obs, screen.n_vars, device)
-            covariates = Covariates.of(screen.obs[is_trained], settings["covariates"])
-            for name, levels in covariates.levels.items():
-                logging.info("covariate %s with %d levels", name, len(levels))
-            own = encoding, device, covariates
-            features = None
-            if settings.get("perturbation_features"):
-                features = PerturbationFeatures.of_screen(
-                    settings["perturbation_features"], screen, is_trained, encoding.names,
-                    settings["feature_components"],
-                )  # fmt: skip
-            digest = digest_of_screen(screen)
-            depends_on = [settings, training, seeds, code, digest, versions(), parts.tolist()]
-            if features is not None:
-                depends_on.append(features.values.tolist())
-            return cls(
-                settings=dict(settings),
-                training=Training(**training),
-                genes=list(screen.var_names),
-                encoding=encoding,
-                covariates=covariates,
-                train=Cells.of(screen, is_trained, *own),
-                validation=Cells.of(screen, (parts == VAL).to_numpy(), *own),
-                n_replicates=len(seeds),
-                code=code,
-                screen=digest,
-                fingerprint=digest_of([*depends_on, torch.get_num_threads()]),
-                features=features,
-            )
+        how = Training(**training)
+        sizes = _sizes(screen_file, split_file)
+        streamed = is_streamed(how.cells, screen_file, *sizes, device)
+        given = _read_streamed if streamed else _read_whole
+        read = given(screen_file, split_file, settings, how, seeds, device)
+        for name, levels in read.covariates.levels.items():
+            logger.info("covariate %s with %d levels", name, len(levels))
+        depends_on = [settings, training, seeds, code, read.screen, versions(), read.parts]
+        if streamed:
+            depends_on.append("stream")
+        if read.features is not None:
+            depends_on.append(read.features.values.tolist())
+        return cls(
+            settings=dict(settings),
+            training=replace(how, cells="stream" if streamed else "device"),
+            genes=read.genes,
+            encoding=read.encoding,
+            covariates=read.covariates,
+            train=read.train,
+            validation=read.validation,
+            n_replicates=len(seeds),
+            code=code,
+            screen=read.screen,
+            fingerprint=digest_of([*depends_on, torch.get_num_threads()]),
+            features=read.features,
+        )
 
     def build(self) -> PerturbationModel:
         """Build the model with initial weights."""
@@ -169,3 +163,121 @@ class TrainingTask:
         save_model(trained, made_by, folder / "model.safetensors")
         trained.model.load_state_dict(fitted.last_weights)
         save_model(trained, made_by, folder / "last_model.safetensors")
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What is read of a screen and a split; `parts` says to which part each cell belongs."""
+
+    genes: list[str]
+    encoding: Encoding
+    covariates: Covariates
+    train: Cells
+    validation: Cells
+    screen: str
+    parts: list[str] | str
+    features: PerturbationFeatures | None
+
+
+def _sizes(screen_file: str | Path, split_file: str | Path) -> tuple[int, int]:
+    """Count the training cells of a split, and the genes of the screen."""
+    with explain_damage(screen_file), h5py.File(screen_file, "r") as file:
+        n_genes = int(file["X"].attrs["shape"][1])
+    parts = read_table_in_parts(split_file, SCANNED_CELLS, TEXT)
+    return sum(int((part["split"] == TRAIN).sum()) for part in parts), n_genes
+
+
+def _read_whole(
+    screen_file: str | Path,
+    split_file: str | Path,
+    settings: Mapping[str, Any],
+    how: Training,
+    seeds: Sequence[int],
+    device: torch.device,
+) -> _Read:
+    """Read all cells of a training, and move them to the device."""
+    with open_screen(screen_file) as screen:
+        parts = read_split(split_file, screen)
+        _shuffle_labels(settings, screen, parts, seeds)
+        genes = list(screen.var_names) if settings["on_target"] else ()
+        design = Design.of_screen(screen)
+        is_trained = (parts == TRAIN).to_numpy()
+        contexts = None
+        if settings.get("context_effects"):
+            contexts = screen.obs[CONTEXT].astype(object).where(is_trained)
+        encoding = Encoding.of(design, settings["combinations"], genes, contexts)
+        logger.info("%d cells, %d genes, device %s", screen.n_obs, screen.n_vars, device)
+        covariates = Covariates.of(screen.obs[is_trained], settings["covariates"])
+        own = encoding, device, covariates
+        return _Read(
+            genes=list(screen.var_names),
+            encoding=encoding,
+            covariates=covariates,
+            train=Cells.of(screen, is_trained, *own),
+            validation=Cells.of(screen, (parts == VAL).to_numpy(), *own),
+            screen=digest_of_screen(screen),
+            parts=parts.tolist(),
+            features=_features(settings, screen, is_trained, encoding),
+        )
+
+
+def _read_streamed(
+    screen_file: str | Path,
+    split_file: str | Path,
+    settings: Mapping[str, Any],
+    how: Training,
+    seeds: Sequence[int],
+    device: torch.device,
+) -> _Read:
+    """Prepare to stream the training cells; the design matrix is in memory only for features."""
+    table = CellTable.read(screen_file, split_file, settings["covariates"])
+    if settings["shuffle_labels"]:
+        [seed] = seeds
+        table = table.with_shuffled_labels(seed)
+    genes = table.genes if settings["on_target"] else ()
+    by_context = bool(settings.get("context_effects"))
+    encoding = table.encoding(settings["combinations"], genes, by_context)
+    logger.info("%d cells, %d genes, device %s", len(table.part), len(table.genes), device)
+    covariates = Covariates.of(table.obs.iloc[table.rows(TRAIN)], settings["covariates"])
+    sizes = how.batch_size, how.stream_buffer
+    train, validation = streamed_cells(screen_file, table, encoding, covariates, *sizes, device)
+    features = None
+    if settings.get("perturbation_features"):
+        with open_screen(screen_file, names=False) as screen:
+            _shuffle_labels(settings, screen, pd.Series(table.part), seeds)
+            features = _features(settings, screen, table.part == TRAIN, encoding)
+    return _Read(
+        genes=table.genes,
+        encoding=encoding,
+        covariates=covariates,
+        train=train,
+        validation=validation,
+        screen=table.digest,
+        parts=hashlib.sha256(table.part.codes.tobytes()).hexdigest(),
+        features=features,
+    )
+
+
+def _shuffle_labels(
+    settings: Mapping[str, Any], screen: anndata.AnnData, parts: pd.Series, seeds: Sequence[int]
+) -> None:
+    """Permute the conditions of cells, for a model that is a negative control."""
+    if settings["shuffle_labels"]:
+        [seed] = seeds  # labels differ by seed
+        logger.info("labels are shuffled: this model is a negative control")
+        screen.obsm["dosage"] = screen.obsm["dosage"][shuffled_cells(parts, seed)]
+
+
+def _features(
+    settings: Mapping[str, Any],
+    screen: anndata.AnnData,
+    is_trained: np.ndarray,
+    encoding: Encoding,
+) -> PerturbationFeatures | None:
+    """Compute the features of perturbations that a model's prior depends on, if it does."""
+    if not settings.get("perturbation_features"):
+        return None
+    return PerturbationFeatures.of_screen(
+        settings["perturbation_features"], screen, is_trained, encoding.names,
+        settings["feature_components"],
+    )  # fmt: skip

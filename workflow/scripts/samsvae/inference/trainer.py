@@ -17,7 +17,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from samsvae.inference.cells import Cells
+from samsvae.inference.cells import Cells, refuse_no_cells
 from samsvae.inference.checkpoint import (
     StateFile,
     add_prefix,
@@ -36,7 +36,7 @@ from samsvae.inference.step import (
     describe_batch,
 )
 from samsvae.models.base import PerturbationModel
-from samsvae.runtime.errors import InputError, Interrupted
+from samsvae.runtime.errors import Interrupted
 from samsvae.runtime.script import Progress
 
 logger = logging.getLogger(__name__)
@@ -107,11 +107,7 @@ def fit(
         If a signal asked to end; the state is saved first.
     """
     for name, cells in (("training", train), ("validation", validation)):
-        if not len(cells):
-            raise InputError(
-                f"The split has no {name} cells. Use more cells, or a larger fraction of them "
-                f"for {name}."
-            )
+        refuse_no_cells(name, len(cells))
     trainer = Trainer(build, train, training, seeds)
     if state_file is not None:
         trainer.resume(state_file)

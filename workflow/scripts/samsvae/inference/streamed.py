@@ -1,0 +1,512 @@
+"""Training cells that stay in the screen's file: a buffer of them is in memory and shuffled.
+
+An epoch is the training cells in the order of the file, cut into blocks of consecutive cells whose
+order is random. Consecutive blocks fill the buffer, and each seed shuffles the cells of the buffer
+on its own; the next buffer is read meanwhile. So each cell comes once an epoch, but for those of an
+incomplete last batch, as in :class:`samsvae.inference.cells.RandomBatches`. Everything follows from
+the seed and the number of the step, so that a training resumes exactly.
+
+Cells of one block share a buffer. In a file that is sorted by perturbation, a block has cells of
+one perturbation, and the share p of a perturbation in a batch has the variance::
+
+    p (1 - p) (1 / n + 1 / m),   n cells of a batch, m blocks of a buffer
+
+(both much smaller than what they are drawn from), instead of p (1 - p) / n, and the batches of a
+buffer deviate alike. In a file in random order, batches are those of a full shuffle.
+
+scDataset and annbatch read cells likewise: blocks from random places, mixed in a buffer.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from samsvae.inference.cell_table import CellTable
+from samsvae.inference.cells import (
+    Cells,
+    Covariates,
+    Encoding,
+    refuse_no_cells,
+    rows_of,
+    stored_parts,
+)
+from samsvae.inference.machine import available_memory
+from samsvae.models.base import Batch
+from samsvae.screen.splits import TRAIN, VAL
+from samsvae.sources.blocks import read_ahead
+from samsvae.sources.storage import CHUNK_CACHE_BYTES, explain_damage
+
+BLOCK_CELLS = 64
+# rows of the file: a gap that is read rather than skipped, and most cells of one read
+GAP, CELLS_OF_READ = 8, 512
+VALUES_AT_A_TIME = 2**20
+FRACTION_OF_MEMORY = 0.5  # of the memory available, above which cells are streamed
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BufferPlan:
+    """Order in which cells are read and shuffled. Buffers are numbered throughout all epochs.
+
+    Attributes
+    ----------
+    n_cells
+        Number of training cells N.
+    batch_size
+        Cells per batch, at most N.
+    buffer_size
+        Most cells of a buffer, but for those of an incomplete last batch; at least a batch.
+    block_size
+        Consecutive cells that are read together.
+    """
+
+    n_cells: int
+    batch_size: int
+    buffer_size: int
+    block_size: int = BLOCK_CELLS
+
+    @property
+    def n_batches(self) -> int:
+        """Number of batches of an epoch."""
+        return self.n_cells // self.batch_size
+
+    @property
+    def batches_of_buffer(self) -> int:
+        """Number of batches of a buffer, but for the last one of an epoch, which may have fewer."""
+        most = max(1, self.buffer_size // self.batch_size)
+        return math.ceil(self.n_batches / math.ceil(self.n_batches / most))
+
+    @property
+    def n_buffers(self) -> int:
+        """Number of buffers of an epoch."""
+        return math.ceil(self.n_batches / self.batches_of_buffer)
+
+    @property
+    def capacity(self) -> int:
+        """Number of cells of the largest buffer."""
+        return max(self.size(0), self.size(self.n_buffers - 1))
+
+    def size(self, number: int) -> int:
+        """Return the number of cells of a buffer."""
+        first, last = self._span(number)
+        return last - first
+
+    def _span(self, number: int) -> tuple[int, int]:
+        """Return the positions of a buffer's first cell in its epoch, and of the next buffer's."""
+        within = number % self.n_buffers
+        cells = self.batches_of_buffer * self.batch_size
+        is_last = within == self.n_buffers - 1
+        return within * cells, self.n_cells if is_last else (within + 1) * cells
+
+    def buffer_of(self, step: int) -> tuple[int, int]:
+        """Return the number of a step's buffer, and of its batch in the buffer, all from 0."""
+        epoch, batch = divmod(step, self.n_batches)
+        buffer, within = divmod(batch, self.batches_of_buffer)
+        return epoch * self.n_buffers + buffer, within
+
+    def cells_of(self, number: int) -> np.ndarray:
+        """List the cells of a buffer, ascending; the same for every seed of a training."""
+        rng = np.random.default_rng((0, number // self.n_buffers))
+        # where blocks begin differs between epochs, so that the same cells are not always together
+        begins = np.arange(rng.integers(self.block_size), self.n_cells, self.block_size)
+        begins = np.union1d(0, begins)
+        order = rng.permutation(len(begins))
+        begin, end = begins[order], np.append(begins[1:], self.n_cells)[order]
+        position = np.cumsum(end - begin) - (end - begin)  # of each block in the epoch
+        first, last = self._span(number)
+        begin, end = (  # of the part of each block in the buffer
+            np.clip(edge, begin + first - position, begin + last - position)
+            for edge in (begin, end)
+        )
+        used = np.flatnonzero(begin < end)
+        spans = sorted(zip(begin[used].tolist(), end[used].tolist(), strict=True))
+        return np.concatenate([np.arange(*span) for span in spans])
+
+    def order(self, number: int, seed: int) -> np.ndarray:
+        """Shuffle the cells of a buffer: their positions in it, in the order of a seed."""
+        return np.random.default_rng((seed, number)).permutation(self.size(number))
+
+
+@dataclass(frozen=True)
+class CellFile:
+    """Some cells of a screen's file, and what else is known of them.
+
+    Attributes
+    ----------
+    path
+        File of a canonical screen.
+    rows
+        Row of each cell in the file, ascending.
+    condition
+        Row of the design matrix of each cell, as of :class:`samsvae.inference.cells.Cells`.
+    library_size
+        Counts of each cell, float32.
+    obs
+        Columns of the covariates of each cell.
+    covariates
+        Encoding of the covariates.
+    counts_type
+        Type of counts in memory.
+    n_genes
+        Number of genes.
+    """
+
+    path: Path
+    rows: np.ndarray
+    condition: np.ndarray
+    library_size: np.ndarray
+    obs: pd.DataFrame
+    covariates: Covariates
+    counts_type: torch.dtype
+    n_genes: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, cells: np.ndarray, pin: bool = False) -> list[Tensor]:
+        """Read some cells.
+
+        Parameters
+        ----------
+        cells
+            Their positions among all cells of this object, ascending.
+        pin
+            Whether the tensors are in pinned memory, for copies that no step waits for.
+
+        Returns
+        -------
+        list of Tensor
+            Counts, dense; library size; condition; and covariates, if there are any. On the CPU.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read or is damaged.
+        """
+        counts = torch.empty(len(cells), self.n_genes, dtype=self.counts_type)
+        cpu = torch.device("cpu")
+        with (
+            explain_damage(self.path),
+            h5py.File(self.path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES) as file,
+        ):
+            stored = stored_parts(file["X"])
+            rows = self.rows[cells]
+            done = 0
+            for own in _runs(rows):
+                read = rows_of(stored, int(own[0]), int(own[-1]) + 1, self.n_genes)
+                chosen = read if read.shape[0] == len(own) else read[own - own[0]]
+                counts[done : done + len(own)] = torch.from_numpy(chosen.toarray())
+                done += len(own)
+        read_also = [
+            torch.from_numpy(self.library_size[cells]),
+            torch.from_numpy(self.condition[cells].astype(np.int64)),
+            *self.covariates.on_device(self.obs.iloc[cells], cpu),
+        ]
+        tensors = [counts, *read_also]
+        return [tensor.pin_memory() for tensor in tensors] if pin else tensors
+
+    def on_device(self, design: Tensor, targets: tuple[Tensor, ...]) -> Cells:
+        """Read all cells and move them to the device of their design matrix."""
+        counts, size, condition, *covariates = (
+            tensor.to(design.device) for tensor in self.read(np.arange(len(self)))
+        )
+        return Cells(counts, size, design, condition, tuple(covariates), targets)
+
+
+def _runs(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Divide ascending rows into reads: without large gaps, and of bounded size."""
+    cuts = np.flatnonzero(np.diff(rows) > GAP) + 1
+    for run in np.split(rows, cuts):
+        for first in range(0, len(run), CELLS_OF_READ):
+            yield run[first : first + CELLS_OF_READ]
+
+
+class _Window:
+    """The number of the buffer that is in memory, and the thread that reads the next one.
+
+    Parameters
+    ----------
+    read
+        Reads the buffer of a number.
+    """
+
+    def __init__(self, read: Callable[[int], list[Tensor]]) -> None:
+        self.read = read
+        self.number = -1
+        self.thread = ThreadPoolExecutor(max_workers=1)
+        self.ahead: dict[int, Future[list[Tensor]]] = {}
+
+    def fill(self, number: int, tensors: Sequence[Tensor]) -> None:
+        """Fill tensors with a buffer, in place, and start to read the next one."""
+        if number == self.number:
+            return
+        waiting = self.ahead.pop(number, None) or self.thread.submit(self.read, number)
+        for tensor, values in zip(tensors, waiting.result(), strict=True):
+            # in place, since a step that is recorded as a CUDA graph reads the same memory
+            tensor[: len(values)].copy_(values, non_blocking=True)
+        self.number = number
+        self.ahead = {number + 1: self.thread.submit(self.read, number + 1)}
+
+
+@dataclass(frozen=True)
+class StreamedCells(Cells):
+    """Training cells of which a buffer is in memory; as a whole they are read in passes.
+
+    The tensors of :class:`samsvae.inference.cells.Cells` hold the cells of the buffer, to which the
+    indices of batches refer. Its length, moments and :meth:`batches` are of all N cells.
+
+    Attributes
+    ----------
+    file
+        The training cells.
+    plan
+        Order of the cells.
+    window
+        Which buffer is in memory.
+    """
+
+    file: CellFile = field(kw_only=True)
+    plan: BufferPlan = field(kw_only=True)
+    window: _Window = field(kw_only=True)
+
+    @classmethod
+    def of_file(
+        cls, file: CellFile, plan: BufferPlan, design: Tensor, targets: tuple[Tensor, ...] = ()
+    ) -> "StreamedCells":
+        """Make room for the buffer on the device of the design matrix.
+
+        Parameters
+        ----------
+        file
+            The training cells.
+        plan
+            Order of the cells.
+        design, targets
+            As of :class:`samsvae.inference.cells.Cells`.
+        """
+        size, device = plan.capacity, design.device
+        pin = device.type == "cuda"
+        covariates = (torch.zeros(size, len(file.covariates), device=device),)
+        return cls(
+            counts=torch.zeros(size, file.n_genes, dtype=file.counts_type, device=device),
+            library_size=torch.zeros(size, device=device),
+            design=design,
+            condition=torch.zeros(size, dtype=torch.long, device=device),
+            covariates=covariates if len(file.covariates) else (),
+            targets=targets,
+            file=file,
+            plan=plan,
+            window=_Window(lambda number: file.read(plan.cells_of(number), pin)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def fill(self, number: int) -> None:
+        """Let the cells of a buffer be those in memory."""
+        own = (self.counts, self.library_size, self.condition, *self.covariates)
+        self.window.fill(number, own)
+
+    def random_batches(self, size: int, seed: int) -> "StreamedBatches":
+        """Return an infinite loader of shuffled batches, which fills the buffer.
+
+        Seeds that are trained together have the same buffer, and each its own order of it. So
+        their loaders must go on step by step together.
+        """
+        assert min(size, len(self)) == self.plan.batch_size
+        return StreamedBatches(self, seed)
+
+    def among_all(self, index: Tensor) -> Tensor:
+        """Return the positions, among all N cells, of the cells at some indices of the buffer."""
+        return torch.from_numpy(self.plan.cells_of(self.window.number))[index.cpu()]
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Read all cells once, in order."""
+        device = self.design.device
+        parts = np.split(np.arange(len(self)), range(size, len(self), size))
+        for tensors in read_ahead(self.file.read(part) for part in parts):
+            counts, library_size, condition, *covariates = (each.to(device) for each in tensors)
+            yield Batch(
+                counts=counts.float(),
+                library_size=library_size,
+                design=self.design,
+                condition=condition,
+                n_cells=len(self),
+                covariates=tuple(covariates),
+                targets=self.targets,
+            )
+
+
+class StreamedBatches:
+    """Infinite loader of the indices of batches in the buffer, which it fills as they go on.
+
+    Parameters
+    ----------
+    cells
+        The training cells.
+    seed
+        Seed of the order within the buffer.
+    """
+
+    def __init__(self, cells: StreamedCells, seed: int) -> None:
+        self.cells, self.seed = cells, seed
+        self.size = cells.plan.batch_size
+        self.step = 0
+        self.number, self.order = -1, torch.empty(0, dtype=torch.long)
+
+    def __next__(self) -> Tensor:
+        """Return the indices of the next batch."""
+        plan = self.cells.plan
+        number, batch = plan.buffer_of(self.step)
+        self.cells.fill(number)
+        if number != self.number:
+            order = torch.from_numpy(plan.order(number, self.seed))
+            self.number, self.order = number, order.to(self.cells.design.device)
+        self.step += 1
+        return self.order[batch * self.size : (batch + 1) * self.size]
+
+    def skip(self, number: int) -> None:
+        """Pass over the next batches, without reading them."""
+        self.step += number
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the number of the next step, from which all else follows."""
+        return {"step": torch.tensor(self.step)}
+
+    def set_state(self, state: dict[str, Tensor]) -> None:
+        """Restore a state that :meth:`state` returned."""
+        self.step = int(state["step"])
+
+
+def streamed_cells(
+    screen: str | Path,
+    table: CellTable,
+    encoding: Encoding,
+    covariates: Covariates,
+    batch_size: int,
+    buffer_size: int,
+    device: torch.device,
+) -> tuple[StreamedCells, Cells]:
+    """Prepare the cells of a training that streams them from the screen's file.
+
+    Parameters
+    ----------
+    screen
+        File of a canonical screen.
+    table
+        What the file and a split of it say of each cell.
+    encoding
+        Encoding of conditions.
+    covariates
+        Encoding of the covariates.
+    batch_size
+        Cells per batch.
+    buffer_size
+        Most cells in memory at a time, at least a batch.
+    device
+        Device of the cells.
+
+    Returns
+    -------
+    train : StreamedCells
+        The training cells.
+    validation : Cells
+        The validation cells; if there are more than `buffer_size`, as many of them at random, the
+        same in every training.
+    """
+    rows = table.rows(TRAIN)
+    refuse_no_cells("training", len(rows))
+    file, design, targets = _file_of(screen, table, rows, encoding, covariates, device)
+    plan = BufferPlan(len(rows), min(batch_size, len(rows)), buffer_size)
+    held_out = table.rows(VAL)
+    if len(held_out) > buffer_size:
+        logger.info("the bound is that of %d of %d validation cells", buffer_size, len(held_out))
+        rng = np.random.default_rng(0)
+        held_out = np.sort(rng.choice(held_out, buffer_size, replace=False))
+    of_validation = _file_of(screen, table, held_out, encoding, covariates, device)
+    train = StreamedCells.of_file(file, plan, design, targets)
+    return train, of_validation[0].on_device(*of_validation[1:])
+
+
+def _file_of(
+    screen: str | Path,
+    table: CellTable,
+    rows: np.ndarray,
+    encoding: Encoding,
+    covariates: Covariates,
+    device: torch.device,
+) -> tuple[CellFile, Tensor, tuple[Tensor, ...]]:
+    """Describe some cells of a screen; also the design matrix of their conditions, and targets."""
+    conditions, code = table.conditions(rows, encoding)
+    names = [*covariates.levels, *covariates.scaling]
+    file = CellFile(
+        path=Path(screen),
+        rows=rows,
+        condition=code,
+        library_size=table.library_size[rows],
+        obs=table.obs[names].iloc[rows],
+        covariates=covariates,
+        counts_type=type_of_counts(screen),
+        n_genes=len(table.genes),
+    )
+    design = torch.from_numpy(encoding.of_keys(conditions)).to(device)
+    return file, design, encoding.pairs(design)
+
+
+def type_of_counts(screen: str | Path) -> torch.dtype:
+    """Return the smallest type that holds every count of a screen's file; float32 for others."""
+    with explain_damage(screen), h5py.File(screen, "r") as file:
+        values = file["X/data"]
+        if np.issubdtype(values.dtype, np.floating):
+            return torch.float32
+        largest = max(
+            (
+                int(values[first : first + VALUES_AT_A_TIME].max())
+                for first in range(0, len(values), VALUES_AT_A_TIME)
+            ),
+            default=0,
+        )
+    return next(t for t in (torch.uint8, torch.int16, torch.int32) if largest <= torch.iinfo(t).max)
+
+
+def is_streamed(
+    cells: str, screen: str | Path, n_cells: int, n_genes: int, device: torch.device
+) -> bool:
+    """Decide whether training cells are streamed, and say so in the log.
+
+    Parameters
+    ----------
+    cells
+        The setting: ``device``, ``stream`` or ``auto``.
+    screen
+        File of a canonical screen.
+    n_cells
+        Number of its training cells.
+    n_genes
+        Number of its genes.
+    device
+        Device of the training.
+    """
+    available = available_memory(device)
+    limit = FRACTION_OF_MEMORY * available
+    size = n_cells * n_genes * torch.float32.itemsize
+    if size > limit:  # the smallest type is known only from the counts
+        size = n_cells * n_genes * type_of_counts(screen).itemsize
+    streamed = cells == "stream" or (cells == "auto" and size > limit)
+    logger.info(
+        "training cells are %s (training.cells: %s); their counts take at most %.2f GiB, and %.2f "
+        "GiB of memory are available",
+        "streamed from the file" if streamed else "in memory",
+        cells, size / 2**30, available / 2**30,
+    )  # fmt: skip
+    return streamed
