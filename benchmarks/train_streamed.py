@@ -42,7 +42,7 @@ from benchmarks.build_screen import peak_mib
 from samsvae.config.experiments import Split
 from samsvae.config.models import KINDS
 from samsvae.inference.machine import keep_freed_memory
-from samsvae.inference.streamed import BufferPlan, StreamedCells
+from samsvae.inference.streamed import BufferPlan, StreamedCells, default_buffer
 from samsvae.inference.task import TrainingTask
 from samsvae.inference.trainer import Trainer, fit
 from samsvae.runtime.files import write_tsv
@@ -113,15 +113,20 @@ def read_task(
 def train_alone(options: argparse.Namespace) -> dict[str, float]:
     """Train on the files of the options in this process; measure memory and speed."""
     started = time.perf_counter()
-    plan = BufferPlan(options.buffer, options.batch, options.buffer)
-    untimed, timed = 2 * plan.n_batches + 1, options.buffers * plan.n_batches
+    [n_cells] = options.cells
+    size = options.buffer or default_buffer(options.genes, torch.uint8)
+    plan = BufferPlan(round(n_cells * PARTS.count("train") / len(PARTS)), options.batch, size)
+    untimed, timed = (
+        2 * plan.batches_of_buffer + 1,
+        options.buffers * plan.batches_of_buffer,
+    )
     every = 10 * (untimed + timed)  # so that no pass over all cells is timed
     task = read_task(
         tuple(options.files),
         options.child,
         [0],
         batch_size=options.batch,
-        stream_buffer=options.buffer,
+        stream_buffer=size,
         max_steps=every,
         mask_warmup_fraction=(untimed // 2) / every,
     )
@@ -153,7 +158,7 @@ def compare_sizes(options: argparse.Namespace) -> Iterator[dict[str, object]]:
             turns: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
             for _ in range(options.turns):
                 for way in WAYS:
-                    turns[way].append(_in_a_process(way, files, options))
+                    turns[way].append(_in_a_process(way, files, n_cells, options))
         # the time of all turns, not the mean of their speeds
         speed = {
             way: len(each) / sum(1 / turn["steps_per_second"] for turn in each)
@@ -176,10 +181,13 @@ def compare_sizes(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     yield {"peak_of_most_over_fewest": round(peaks[-1] / peaks[0], 3)}
 
 
-def _in_a_process(way: str, files: Sequence[Path], options: argparse.Namespace) -> dict[str, float]:
+def _in_a_process(
+    way: str, files: Sequence[Path], n_cells: int, options: argparse.Namespace
+) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.train_streamed", "--child", way]
-    for name in ("buffer", "batch", "buffers"):
+    for name in ("genes", "batch", "buffer", "buffers"):
         command += [f"--{name}", str(getattr(options, name))]
+    command += ["--cells", str(n_cells)]
     command += ["--files", *map(str, files)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout))
@@ -251,8 +259,8 @@ def read_options(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--perturbations", type=int, default=100)
     parser.add_argument("--filled", type=float, default=0.1, help="share of counts that are not 0")
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--buffer", type=int, default=32_768, help="cells in memory")
-    parser.add_argument("--buffers", type=int, default=4, help="buffers whose steps are timed")
+    parser.add_argument("--buffer", type=int, default=0, help="cells in memory; 0: default")
+    parser.add_argument("--buffers", type=int, default=2, help="buffers whose steps are timed")
     parser.add_argument("--turns", type=int, default=2, help="processes of each way")
     parser.add_argument("--file", type=Path, nargs="*", default=[], help="Papalexi's screen")
     parser.add_argument("--simulated", type=int, default=600, help="cells per perturbation; or 0")

@@ -19,7 +19,7 @@ from samsvae.inference.cells import Cells
 from samsvae.inference.machine import _limits_of_group, available_memory
 from samsvae.inference.mask_warmup import estimate_effects
 from samsvae.inference.step import Training, TrainingStep, describe_batch
-from samsvae.inference.streamed import BufferPlan, StreamedCells, type_of_counts
+from samsvae.inference.streamed import BufferPlan, StreamedCells, default_buffer, type_of_counts
 from samsvae.inference.task import TrainingTask
 from samsvae.inference.trainer import Trainer, fit
 from samsvae.models import MODELS, build_model
@@ -322,14 +322,23 @@ def test_a_batch_that_diverges_is_described_as_in_memory(files, in_same_order):
     assert f"largest count {counts.max()} (training cell {cells[cell]}, gene {gene})" in described
 
 
-def test_more_validation_cells_than_the_buffer_are_sampled(files):
+def test_validation_cells_are_sampled_where_there_are_many(files, monkeypatch):
+    """The same ones in every training."""
     every = task(files, "device").validation
-    small = task(files, "stream", stream_buffer=20).validation
-    again = task(files, "stream", stream_buffer=20, seeds=(7,)).validation
+    monkeypatch.setattr(streamed, "VALIDATION_CELLS", 20)
+    small, again = (task(files, "stream", seeds=(seed,)).validation for seed in (0, 7))
     assert len(small) == 20 < len(every)
     assert torch.equal(small.counts, again.counts)
     rows = {tuple(row) for row in every.counts.tolist()}
     assert {tuple(row) for row in small.counts.tolist()} <= rows
+
+
+def test_the_buffer_is_limited_in_memory_and_has_cells_enough_to_mix(files):
+    assert default_buffer(500, torch.uint8) == 48 * 2**20 // 500
+    assert default_buffer(500, torch.int16) == 48 * 2**20 // 1000
+    assert default_buffer(8000, torch.uint8) == 32_768
+    assert task(files, "stream", stream_buffer=None).train.plan.n_buffers == 1
+    assert task(files, "stream", stream_buffer=1).train.plan.batches_of_buffer == 1
 
 
 def test_a_file_in_compressed_blocks_is_read_alike(screen, files, tmp_path):

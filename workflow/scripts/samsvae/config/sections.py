@@ -133,10 +133,10 @@ class Training(Section):
         'while the device computes; memory does not depend on their number. "auto": streamed if '
         "they would take more than half of the memory available.",
     )
-    stream_buffer: Count = Field(
-        32_768,
+    stream_buffer: Count | None = Field(
+        None,
         description="Training cells that are in memory and shuffled at a time if they are "
-        "streamed, at least a minibatch; and the most validation cells that are then evaluated. "
+        "streamed, at least a minibatch; null for as many as 48 MiB hold, and at least 32,768. "
         "More cells mix better, and take more memory.",
     )
 

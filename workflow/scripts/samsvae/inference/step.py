@@ -62,7 +62,7 @@ class Training:
     matmul_precision: str = "float32"
     cuda_graph: bool = True
     cells: str = "auto"
-    stream_buffer: int = 32_768
+    stream_buffer: int | None = None
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""

@@ -49,6 +49,10 @@ BLOCK_CELLS = 64
 # rows of the file: a gap that is read rather than skipped, and most cells of one read
 GAP, CELLS_OF_READ = 8, 512
 VALUES_AT_A_TIME = 2**20
+# of a buffer, unless its size is given: the fewer genes, the more cells, since a chunk of the file
+# that is decompressed for one block then has the cells of more blocks
+BUFFER_BYTES, FEWEST_IN_BUFFER = 48 * 2**20, 2**15
+VALIDATION_CELLS = 2**14  # that are evaluated again and again
 FRACTION_OF_MEMORY = 0.5  # of the memory available, above which cells are streamed
 
 logger = logging.getLogger(__name__)
@@ -394,7 +398,7 @@ def streamed_cells(
     encoding: Encoding,
     covariates: Covariates,
     batch_size: int,
-    buffer_size: int,
+    buffer_size: int | None,
     device: torch.device,
 ) -> tuple[StreamedCells, Cells]:
     """Prepare the cells of a training that streams them from the screen's file.
@@ -412,7 +416,7 @@ def streamed_cells(
     batch_size
         Cells per batch.
     buffer_size
-        Most cells in memory at a time, at least a batch.
+        Most cells in memory at a time, at least a batch; None for :func:`default_buffer`.
     device
         Device of the cells.
 
@@ -421,18 +425,19 @@ def streamed_cells(
     train : StreamedCells
         The training cells.
     validation : Cells
-        The validation cells; if there are more than `buffer_size`, as many of them at random, the
-        same in every training.
+        The validation cells; if there are more than :data:`VALIDATION_CELLS`, as many of them at
+        random, the same in every training.
     """
     rows = table.rows(TRAIN)
     refuse_no_cells("training", len(rows))
     file, design, targets = _file_of(screen, table, rows, encoding, covariates, device)
-    plan = BufferPlan(len(rows), min(batch_size, len(rows)), buffer_size)
+    size = buffer_size or default_buffer(file.n_genes, file.counts_type)
+    plan = BufferPlan(len(rows), min(batch_size, len(rows)), size)
     held_out = table.rows(VAL)
-    if len(held_out) > buffer_size:
-        logger.info("the bound is that of %d of %d validation cells", buffer_size, len(held_out))
+    if len(held_out) > VALIDATION_CELLS:
+        logger.info("%d of %d validation cells are evaluated", VALIDATION_CELLS, len(held_out))
         rng = np.random.default_rng(0)
-        held_out = np.sort(rng.choice(held_out, buffer_size, replace=False))
+        held_out = np.sort(rng.choice(held_out, VALIDATION_CELLS, replace=False))
     of_validation = _file_of(screen, table, held_out, encoding, covariates, device)
     train = StreamedCells.of_file(file, plan, design, targets)
     return train, of_validation[0].on_device(*of_validation[1:])
@@ -461,6 +466,11 @@ def _file_of(
     )
     design = torch.from_numpy(encoding.of_keys(conditions)).to(device)
     return file, design, encoding.pairs(design)
+
+
+def default_buffer(n_genes: int, counts_type: torch.dtype) -> int:
+    """Return the number of cells of a buffer whose size is not given."""
+    return max(FEWEST_IN_BUFFER, BUFFER_BYTES // (n_genes * counts_type.itemsize))
 
 
 def type_of_counts(screen: str | Path) -> torch.dtype:
