@@ -766,20 +766,7 @@ def read_design(screen: h5py.Group, first: int, last: int) -> Design:
 
 def read_rows(counts: h5py.Group, first: int, last: int) -> sparse.csr_matrix:
     """Read consecutive rows of a CSR matrix and no others."""
-    return rows_of(stored_parts(counts), first, last, counts.attrs["shape"][1])
-
-
-def stored_parts(counts: h5py.Group) -> tuple[h5py.Dataset, ...]:
-    """Return the values, column indices and index pointers of a stored CSR matrix."""
-    return tuple(counts[name] for name in ("data", "indices", "indptr"))
-
-
-def rows_of(
-    stored: tuple[h5py.Dataset, ...], first: int, last: int, n_columns: int
-) -> sparse.csr_matrix:
-    """Read consecutive rows of what :func:`stored_parts` returned."""
-    values, indices, edges = stored
-    pointers = edges[first : last + 1].astype(np.int64)
+    pointers = counts["indptr"][first : last + 1].astype(np.int64)
     entries = slice(pointers[0], pointers[-1])
-    parts = values[entries], indices[entries], pointers - pointers[0]
-    return sparse.csr_matrix(parts, shape=(last - first, n_columns))
+    parts = counts["data"][entries], counts["indices"][entries], pointers - pointers[0]
+    return sparse.csr_matrix(parts, shape=(last - first, counts.attrs["shape"][1]))

@@ -36,8 +36,6 @@ from samsvae.inference.cells import (
     Covariates,
     Encoding,
     refuse_no_cells,
-    rows_of,
-    stored_parts,
 )
 from samsvae.inference.machine import available_memory
 from samsvae.models.base import Batch
@@ -48,7 +46,7 @@ from samsvae.sources.storage import CHUNK_CACHE_BYTES, explain_damage
 BLOCK_CELLS = 64
 # rows of the file: a gap that is read rather than skipped, and most cells of one read
 GAP, CELLS_OF_READ = 8, 512
-VALUES_AT_A_TIME = 2**20
+VALUES_AT_A_TIME, EDGES_AT_A_TIME, ENTRIES_AT_A_TIME = 2**20, 2**16, 2**18
 # of a buffer, unless its size is given: the fewer genes, the more cells, since a chunk of the file
 # that is decompressed for one block then has the cells of more blocks
 BUFFER_BYTES, FEWEST_IN_BUFFER = 48 * 2**20, 2**15
@@ -197,20 +195,14 @@ class CellFile:
         InputError
             If the file cannot be read or is damaged.
         """
-        counts = torch.empty(len(cells), self.n_genes, dtype=self.counts_type)
+        counts = torch.zeros(len(cells), self.n_genes, dtype=self.counts_type)
         cpu = torch.device("cpu")
         with (
             explain_damage(self.path),
             h5py.File(self.path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES) as file,
         ):
-            stored = stored_parts(file["X"])
-            rows = self.rows[cells]
-            done = 0
-            for own in _runs(rows):
-                read = rows_of(stored, int(own[0]), int(own[-1]) + 1, self.n_genes)
-                chosen = read if read.shape[0] == len(own) else read[own - own[0]]
-                counts[done : done + len(own)] = torch.from_numpy(chosen.toarray())
-                done += len(own)
+            for cell, gene, value in _read_entries(file["X"], self.rows[cells]):
+                counts.numpy()[cell, gene] = value
         read_also = [
             torch.from_numpy(self.library_size[cells]),
             torch.from_numpy(self.condition[cells].astype(np.int64)),
@@ -225,6 +217,46 @@ class CellFile:
             tensor.to(design.device) for tensor in self.read(np.arange(len(self)))
         )
         return Cells(counts, size, design, condition, tuple(covariates), targets)
+
+
+def _read_entries(
+    counts: h5py.Group, rows: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Read the entries of ascending rows of a CSR matrix; yield row, column and value of some.
+
+    Rows are counted among those that are asked for. Values are gathered before they are yielded,
+    since many small arrays would take the interpreter's time, which the training step needs.
+    """
+    values, columns, pointers = (counts[name] for name in ("data", "indices", "indptr"))
+    gathered: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    n_gathered = done = start = 0
+    edges = np.empty(0, dtype=np.int64)
+    for run in _runs(rows):
+        first, last = int(run[0]), int(run[-1]) + 1
+        if last - start >= len(edges):
+            start = first
+            edges = pointers[first : first + EDGES_AT_A_TIME + CELLS_OF_READ * GAP + 1]
+        own = edges[first - start : last - start + 1].astype(np.int64)
+        number = np.full(last - first, -1)
+        number[run - first] = np.arange(done, done + len(run))
+        entries = slice(own[0], own[-1])
+        gathered.append((np.repeat(number, np.diff(own)), columns[entries], values[entries]))
+        n_gathered += len(gathered[-1][0])
+        done += len(run)
+        if n_gathered >= ENTRIES_AT_A_TIME:
+            yield _chosen(gathered)
+            gathered, n_gathered = [], 0
+    if gathered:
+        yield _chosen(gathered)
+
+
+def _chosen(
+    gathered: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Join entries, but for those of rows in between."""
+    row, column, value = (np.concatenate(each) for each in zip(*gathered, strict=True))
+    kept = row >= 0
+    return row[kept], column[kept], value[kept]
 
 
 def _runs(rows: np.ndarray) -> Iterator[np.ndarray]:
