@@ -178,7 +178,8 @@ def compare_sizes(options: argparse.Namespace) -> Iterator[dict[str, object]]:
             }
         peaks.append(max(turn["peak_mib"] for turn in turns["stream"]))
         yield {"cells": n_cells, "relative_speed": round(speed["stream"] / speed["device"], 3)}
-    yield {"peak_of_most_over_fewest": round(peaks[-1] / peaks[0], 3)}
+    if len(peaks) > 1:
+        yield {"peak_of_most_over_fewest": round(peaks[-1] / peaks[0], 3)}
 
 
 def _in_a_process(

@@ -411,6 +411,14 @@ def test_settings_out_of_range_are_refused_by_name(key, value):
         validated(training={key: value})
 
 
+def test_what_to_lower_when_memory_does_not_suffice(files):
+    whole, stream = both(files)
+    for one, remedy in ((whole, "training.cells to 'stream'"), (stream, "stream_buffer (now 96")):
+        with pytest.raises(InputError) as error, one.explain_out_of_memory(CPU):
+            raise MemoryError
+        assert remedy in str(error.value)
+
+
 def test_a_file_that_cannot_be_read_is_named(files, tmp_path):
     path = tmp_path / "screen.h5ad"
     path.write_bytes(files[0].read_bytes())

@@ -43,7 +43,7 @@ from samsvae.screen.splits import TRAIN, VAL
 from samsvae.sources.blocks import read_ahead
 from samsvae.sources.storage import CHUNK_CACHE_BYTES, explain_damage
 
-BLOCK_CELLS = 64
+FEWEST_IN_BLOCK, BLOCKS_IN_BUFFER = 64, 512
 # rows of the file: a gap that is read rather than skipped, and most cells of one read
 GAP, CELLS_OF_READ = 8, 512
 VALUES_AT_A_TIME, EDGES_AT_A_TIME, ENTRIES_AT_A_TIME = 2**20, 2**16, 2**18
@@ -75,7 +75,7 @@ class BufferPlan:
     n_cells: int
     batch_size: int
     buffer_size: int
-    block_size: int = BLOCK_CELLS
+    block_size: int = FEWEST_IN_BLOCK
 
     @property
     def n_batches(self) -> int:
@@ -464,7 +464,8 @@ def streamed_cells(
     refuse_no_cells("training", len(rows))
     file, design, targets = _file_of(screen, table, rows, encoding, covariates, device)
     size = buffer_size or default_buffer(file.n_genes, file.counts_type)
-    plan = BufferPlan(len(rows), min(batch_size, len(rows)), size)
+    block_size = max(FEWEST_IN_BLOCK, size // BLOCKS_IN_BUFFER)
+    plan = BufferPlan(len(rows), min(batch_size, len(rows)), size, block_size)
     held_out = table.rows(VAL)
     if len(held_out) > VALIDATION_CELLS:
         logger.info("%d of %d validation cells are evaluated", VALIDATION_CELLS, len(held_out))

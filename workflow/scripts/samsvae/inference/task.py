@@ -19,7 +19,7 @@ from samsvae.inference.cells import Cells, Covariates, Encoding, sizes_of
 from samsvae.inference.checkpoint import StateFile, TrainedModel, save_model
 from samsvae.inference.machine import explain_out_of_memory
 from samsvae.inference.step import Training
-from samsvae.inference.streamed import is_streamed, streamed_cells
+from samsvae.inference.streamed import StreamedCells, is_streamed, streamed_cells
 from samsvae.inference.trainer import Fitted
 from samsvae.models import build_model
 from samsvae.models.base import PerturbationModel
@@ -142,7 +142,12 @@ class TrainingTask:
     @contextmanager
     def explain_out_of_memory(self, device: torch.device) -> Iterator[None]:
         """Raise an error that names the settings to lower when the device runs out of memory."""
-        lower = [
+        if isinstance(self.train, StreamedCells):
+            fed = f"training.stream_buffer (now {len(self.train.counts)} cells)"
+        else:
+            fed = "the cells in memory (set training.cells to 'stream')"
+        lower = [fed]
+        lower += [
             f"training.{key} (now {getattr(self.training, key)})"
             for key in ("batch_size", "particles")
         ]
