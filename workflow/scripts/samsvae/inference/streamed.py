@@ -547,7 +547,7 @@ def is_streamed(
         size = n_cells * n_genes * type_of_counts(screen).itemsize
     streamed = cells == "stream" or (cells == "auto" and size > limit)
     logger.info(
-        "training cells are %s (training.cells: %s); their counts take at most %.2f GiB, and %.2f "
+        "training cells are %s (training.cells: %s); their counts take at most %.2g GiB, and %.3g "
         "GiB of memory are available",
         "streamed from the file" if streamed else "in memory",
         cells, size / 2**30, available / 2**30,
