@@ -186,6 +186,7 @@ def _duration(seconds: float) -> str:
 
 MOST_NAMED = 4
 MOST_SOUGHT = 12  # of a list in which a reader seeks a name
+MOST_OF_SET = 6  # perturbations with a gene set
 
 
 def quality_in_words(tables: Path, has: Collection[str], kind: str | None, fdr: float) -> list[str]:
@@ -692,7 +693,7 @@ def pathways_in_words(agreement: pd.DataFrame) -> list[str]:
     first = known[known["model"] == known["model"].iloc[0]]
     groups = first.groupby("top_observed", sort=False)["perturbation"].agg(list)
     named = "; ".join(
-        f"{readable_set(str(name))} ({some_of(members, MOST_SOUGHT)})"
+        f"{readable_set(str(name))} ({some_of(members, MOST_OF_SET)})"
         for name, members in groups.iloc[groups.map(len).argsort(kind="stable")[::-1]]
         .head(MOST_NAMED)
         .items()
