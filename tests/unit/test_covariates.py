@@ -98,6 +98,30 @@ def test_a_level_without_training_cells_is_none_of_the_levels(screen):
     assert set(covariates.stratum(screen.obs)[unseen]) == {-1}
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "Float64"])
+def test_a_missing_number_of_a_cell_that_is_not_trained_is_the_mean(screen, dtype):
+    covariates = Covariates.of(screen.obs, ["depth", "batch"])
+    depth = screen.obs["depth"].astype(dtype)
+    depth.iloc[[2, 5]] = pd.NA if dtype == "Float64" else np.nan
+    at_mean = screen.obs["depth"].copy()
+    at_mean.iloc[[2, 5]] = covariates.scaling["depth"][0]
+    found, expected = (covariates.encode(screen.obs.assign(depth=own)) for own in (depth, at_mean))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert (found[[2, 5], -1] == 0).all()
+
+
+@pytest.mark.parametrize(("value", "shown"), [(np.inf, "in 1 cells"), ("deep", "deep")])
+def test_values_that_are_no_finite_numbers_are_refused(screen, value, shown):
+    covariates = Covariates.of(screen.obs, ["depth"])
+    depth = screen.obs["depth"].astype(object if value == "deep" else float)
+    depth.iloc[4] = value
+    with pytest.raises(InputError, match=f"'depth'.*{shown}"):
+        covariates.encode(screen.obs.assign(depth=depth))
+    if value == np.inf:
+        with pytest.raises(InputError, match=f"'depth'.*{shown}"):
+            Covariates.of(screen.obs.assign(depth=depth), ["depth"])
+
+
 @pytest.mark.parametrize("problem", ["no such column", "missing values"])
 def test_columns_that_cannot_be_covariates_are_refused(screen, problem):
     obs = screen.obs.copy()

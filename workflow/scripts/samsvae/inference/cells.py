@@ -271,7 +271,7 @@ class Covariates:
         Raises
         ------
         InputError
-            If there is no such column, or a value is missing.
+            If there is no such column, or a value is missing or infinite.
         """
         if columns is None:
             columns = [name for name in (BATCH, CONTEXT) if name in obs]
@@ -285,7 +285,7 @@ class Covariates:
             if obs[name].nunique() < 2:
                 continue
             if _is_continuous(obs[name]):
-                values = obs[name].to_numpy(dtype=np.float64)
+                values = _finite_or_missing(obs, name)
                 scaling[name] = float(values.mean()), float(values.std())
             else:
                 levels[name] = sorted(obs[name].astype(str).unique())
@@ -301,15 +301,22 @@ class Covariates:
     def encode(self, obs: pd.DataFrame) -> np.ndarray:
         """Encode the covariates of cells, cells x inputs, float32.
 
-        A cell whose level no training cell has gets 0 for all levels.
+        A cell whose level no training cell has, or whose level is missing, gets 0 for all levels; a
+        missing number is the mean over training cells.
+
+        Raises
+        ------
+        InputError
+            If a number is infinite, or no number.
         """
-        parts = [np.zeros((len(obs), 0), dtype=np.float32)]
+        parts: list[np.ndarray] = [np.zeros((len(obs), 0), dtype=np.float32)]
         for name, levels in self.levels.items():
             code = pd.Index(levels).get_indexer(obs[name].astype(str))
             rows = np.eye(len(levels) + 1, len(levels), dtype=np.float32)
             parts.append(rows[code])  # the last row, 0, for -1
         for name, (mean, deviation) in self.scaling.items():
-            parts.append(((obs[[name]].to_numpy(dtype=np.float64)) - mean) / deviation)
+            standardised = (_finite_or_missing(obs, name) - mean) / deviation
+            parts.append(np.nan_to_num(standardised)[:, None])
         return np.concatenate(parts, axis=1).astype(np.float32)
 
     def on_device(self, obs: pd.DataFrame, device: torch.device) -> tuple[Tensor, ...]:
@@ -355,6 +362,23 @@ def refuse_unknown_covariates(columns: Iterable[str], known: Collection[str]) ->
 def _is_continuous(column: pd.Series) -> bool:
     is_number = pd.api.types.is_numeric_dtype(column)
     return is_number and not pd.api.types.is_bool_dtype(column)
+
+
+def _finite_or_missing(obs: pd.DataFrame, name: str) -> np.ndarray:
+    """Return a column of numbers as float64, NaN where one is missing; refuse others."""
+    try:
+        values = obs[name].to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"covariates: {name!r} is a number in the training cells; here it is not ({error})."
+        ) from error
+    number = int(np.isinf(values).sum())
+    if number:
+        raise InputError(
+            f"covariates: {name!r} is infinite in {number} cells. Give each a finite number, or "
+            "leave the value out."
+        )
+    return values
 
 
 NO_COVARIATES = Covariates()
