@@ -45,6 +45,7 @@ ENCODED = {
     "plain": {"covariates": []},
     "batch_and_context": {"covariates": None},
     "continuous": {"covariates": ["depth", "batch"]},
+    "label": {"covariates": ["perturbation"]},
     "unique": {"combinations": "unique"},
     "on_target": {"on_target": True},
     "in_contexts": {"context_effects": True},

@@ -84,8 +84,10 @@ class CellTable:
             columns = [str(name) for name in file["obs"].attrs["column-order"]]
             refuse_unknown_covariates(covariates or (), columns)
             wanted = {BATCH, CONTEXT} if covariates is None else {CONTEXT, *covariates}
-            obs = read_columns(file, [PERTURBATION, *sorted(wanted & set(columns))])
-            label = pd.Categorical(obs.pop(PERTURBATION)).remove_unused_categories()
+            wanted &= set(columns)
+            obs = read_columns(file, sorted(wanted | {PERTURBATION}))
+            label = pd.Categorical(obs[PERTURBATION]).remove_unused_categories()
+            obs = obs[sorted(wanted)]
             part = np.empty(len(obs), dtype=np.int8)
             library_size = np.empty(len(obs), dtype=np.float32)
             doses: dict[str, dict[str, float]] = {}
