@@ -437,6 +437,18 @@ def test_a_file_that_cannot_be_read_is_named(files, tmp_path):
         next(one.train.random_batches(16, seed=1))
 
 
+@pytest.mark.parametrize("name", ["X/data", "X/indices", "X/indptr", "obs/library_size"])
+def test_an_array_that_was_cut_short_is_named(name, files, tmp_path):
+    path = tmp_path / "screen.h5ad"
+    path.write_bytes(files[0].read_bytes())
+    with h5py.File(path, "r+") as file:
+        values = file[name][:-3]
+        del file[name]
+        file[name] = values
+    with pytest.raises(InputError, match=rf"screen\.h5ad: '{name}' has {len(values):,} values"):
+        task((path, files[1]), "stream")
+
+
 def test_a_split_of_another_screen_and_labels_that_disagree_are_refused(screen, files, tmp_path):
     split = tmp_path / "split.tsv"
     table = read_table(files[1])

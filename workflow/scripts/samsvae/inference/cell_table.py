@@ -22,7 +22,7 @@ from samsvae.screen.canonical import BATCH, CONTEXT
 from samsvae.screen.design import Design
 from samsvae.screen.splits import TEST, TRAIN, UNUSED, VAL, CellsOfSplit, shuffled_cells
 from samsvae.screen.validation import check_labels
-from samsvae.sources.storage import explain_damage
+from samsvae.sources.storage import check_length, explain_damage
 
 PARTS = (TRAIN, VAL, TEST, UNUSED)
 SCANNED_CELLS = 20_000  # in a block
@@ -88,6 +88,7 @@ class CellTable:
             obs = read_columns(file, sorted(wanted | {PERTURBATION}))
             label = pd.Categorical(obs[PERTURBATION]).remove_unused_categories()
             obs = obs[sorted(wanted)]
+            _check_lengths(file, len(obs), str(screen))
             part = np.empty(len(obs), dtype=np.int8)
             library_size = np.empty(len(obs), dtype=np.float32)
             doses: dict[str, dict[str, float]] = {}
@@ -174,3 +175,16 @@ class CellTable:
         context = pd.Categorical(self.obs[CONTEXT].iloc[rows].astype(str))
         names = list(context.categories)
         return self.label.codes[rows].astype(np.int64) * len(names) + context.codes, names
+
+
+def _check_lengths(screen: h5py.File, n_cells: int, where: str) -> None:
+    """Refuse counts and library sizes that are not those of all cells, by the name of an array."""
+    n_entries = int(screen["X/indptr"][-1])
+    lengths = {
+        "obs/library_size": (n_cells, "cells"),
+        "X/indptr": (n_cells + 1, "edges of rows"),
+        "X/indices": (n_entries, "entries of the matrix"),
+        "X/data": (n_entries, "entries of the matrix"),
+    }
+    for name, (expected, of_what) in lengths.items():
+        check_length(len(screen[name]), expected, f"{where}: {name!r}", of_what)
