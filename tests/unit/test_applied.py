@@ -18,6 +18,7 @@ from samsvae.models import MODELS, build_model
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import write_source_screen
 from samsvae.screen.design import Design
+from samsvae.screen.labels import components
 from samsvae.sources.simulated import Simulation, simulate
 from tests.conftest import TINY
 
@@ -158,6 +159,22 @@ def test_the_encoder_takes_missing_genes_at_their_mean(screen):
         standardised = model.standardise(torch.from_numpy(values))
         encoded.append(model.encoder(standardised, torch.zeros(20, 4))[0])
     torch.testing.assert_close(*encoded, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_states_do_not_depend_on_whether_a_target_of_the_cell_is_measured(screen, kind):
+    """The guide does not read it; cells with other perturbations do differ."""
+    combinations = "unique" if kind == "svae_plus" else "additive"
+    trained = untrained(screen, kind, on_target=True, combinations=combinations)
+    gene = trained.genes[trained.encoding.targets[0][1]]
+    model = ScreenModel(trained)
+    without = screen[:, screen.var_names != gene].copy()
+    whole, part = (model.encode(one, particles=2).obsm["X_basal"] for one in (screen, without))
+    targets = screen.obs["perturbation"].astype(str).map(components)
+    has = np.array([gene in own for own in targets])
+    assert {len(own) for own in targets[has]} == {1, 2}
+    np.testing.assert_allclose(whole[has], part[has], atol=1e-6)
+    assert np.abs(whole[~has] - part[~has]).max() > 1e-3
 
 
 def test_all_genes_give_the_same_model(screen):
