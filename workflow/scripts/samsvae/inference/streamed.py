@@ -462,7 +462,8 @@ def streamed_cells(
     """
     rows = table.rows(TRAIN)
     refuse_no_cells("training", len(rows))
-    file, design, targets = _file_of(screen, table, rows, encoding, covariates, device)
+    also = encoding, covariates, type_of_counts(screen), device
+    file, design, targets = _file_of(screen, table, rows, *also)
     size = buffer_size or default_buffer(file.n_genes, file.counts_type)
     block_size = max(FEWEST_IN_BLOCK, size // BLOCKS_IN_BUFFER)
     plan = BufferPlan(len(rows), min(batch_size, len(rows)), size, block_size)
@@ -471,9 +472,9 @@ def streamed_cells(
         logger.info("%d of %d validation cells are evaluated", VALIDATION_CELLS, len(held_out))
         rng = np.random.default_rng(0)
         held_out = np.sort(rng.choice(held_out, VALIDATION_CELLS, replace=False))
-    of_validation = _file_of(screen, table, held_out, encoding, covariates, device)
     train = StreamedCells.of_file(file, plan, design, targets)
-    return train, of_validation[0].on_device(*of_validation[1:])
+    file, design, targets = _file_of(screen, table, held_out, *also)
+    return train, file.on_device(design, targets)
 
 
 def _file_of(
@@ -482,6 +483,7 @@ def _file_of(
     rows: np.ndarray,
     encoding: Encoding,
     covariates: Covariates,
+    counts_type: torch.dtype,
     device: torch.device,
 ) -> tuple[CellFile, Tensor, tuple[Tensor, ...]]:
     """Describe some cells of a screen; also the design matrix of their conditions, and targets."""
@@ -494,7 +496,7 @@ def _file_of(
         library_size=table.library_size[rows],
         obs=table.obs[names].iloc[rows],
         covariates=covariates,
-        counts_type=type_of_counts(screen),
+        counts_type=counts_type,
         n_genes=len(table.genes),
     )
     design = torch.from_numpy(encoding.of_keys(conditions)).to(device)
