@@ -437,6 +437,21 @@ def test_a_file_that_cannot_be_read_is_named(files, tmp_path):
         next(one.train.random_batches(16, seed=1))
 
 
+@pytest.mark.parametrize("change", ["counts", "cells", "genes"])
+def test_a_file_that_is_replaced_while_it_is_streamed_is_refused(change, screen, files, tmp_path):
+    path = tmp_path / "screen.h5ad"
+    path.write_bytes(files[0].read_bytes())
+    one = task((path, files[1]), "stream")
+    next(one.train.random_batches(16, seed=1))
+    other = {"cells": screen[:-9], "genes": screen[:, :-9]}.get(change, screen).copy()
+    other.X.data[0] += 1
+    write_source_screen(other, "{}", path)
+    with pytest.raises(InputError, match=r"screen\.h5ad: the screen was replaced"):
+        next(one.train.batches(50))
+    with pytest.raises(InputError, match=r"screen\.h5ad: the screen was replaced"):
+        trained(one)
+
+
 @pytest.mark.parametrize("name", ["X/data", "X/indices", "X/indptr", "obs/library_size"])
 def test_an_array_that_was_cut_short_is_named(name, files, tmp_path):
     path = tmp_path / "screen.h5ad"
@@ -485,7 +500,7 @@ def test_a_step_on_a_device_reads_the_buffer_in_place():
         models = [build_model({"kind": "sams_vae", **SMALL}, 20, 5) for _ in SEEDS]
         design = torch.zeros(6, 5)
     plan = BufferPlan(1000, 10, 100)
-    file = streamed.CellFile("", np.arange(1000), np.zeros(1000, np.uint8), np.zeros(1000, np.float32), pd.DataFrame(index=range(1000)), streamed.Covariates(), torch.uint8, 20)  # fmt: skip
+    file = streamed.CellFile("", np.arange(1000), np.zeros(1000, np.uint8), np.zeros(1000, np.float32), pd.DataFrame(index=range(1000)), streamed.Covariates(), torch.uint8, 20, "")  # fmt: skip
     cells = StreamedCells.of_file(file, plan, design)
     assert len(cells) == 1000
     assert cells.counts.shape == (100, 20)

@@ -108,7 +108,7 @@ class CellTable:
                 doses=[doses[name] for name in label.categories],
                 library_size=library_size,
                 obs=obs,
-                digest=str(file["uns/content_digest"].asstr()[()]),
+                digest=digest_in(file),
             )
 
     def rows(self, part: str) -> np.ndarray:
@@ -175,6 +175,11 @@ class CellTable:
         context = pd.Categorical(self.obs[CONTEXT].iloc[rows].astype(str))
         names = list(context.categories)
         return self.label.codes[rows].astype(np.int64) * len(names) + context.codes, names
+
+
+def digest_in(screen: h5py.File) -> str:
+    """Read the digest of the content of a screen's file."""
+    return str(screen["uns/content_digest"].asstr()[()])
 
 
 def _check_lengths(screen: h5py.File, n_cells: int, where: str) -> None:

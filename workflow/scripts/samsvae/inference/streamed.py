@@ -30,7 +30,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from samsvae.inference.cell_table import CellTable
+from samsvae.inference.cell_table import CellTable, digest_in
 from samsvae.inference.cells import (
     Cells,
     Covariates,
@@ -39,6 +39,7 @@ from samsvae.inference.cells import (
 )
 from samsvae.inference.machine import available_memory
 from samsvae.models.base import Batch
+from samsvae.runtime.errors import InputError
 from samsvae.screen.splits import TRAIN, VAL
 from samsvae.sources.blocks import read_ahead
 from samsvae.sources.storage import CHUNK_CACHE_BYTES, explain_damage
@@ -161,6 +162,8 @@ class CellFile:
         Type of counts in memory.
     n_genes
         Number of genes.
+    digest
+        Digest of the screen's content, to tell when the file is replaced.
     """
 
     path: Path
@@ -171,6 +174,7 @@ class CellFile:
     covariates: Covariates
     counts_type: torch.dtype
     n_genes: int
+    digest: str
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -193,7 +197,7 @@ class CellFile:
         Raises
         ------
         InputError
-            If the file cannot be read or is damaged.
+            If the file cannot be read, is damaged, or is another one than at the start.
         """
         counts = torch.zeros(len(cells), self.n_genes, dtype=self.counts_type)
         cpu = torch.device("cpu")
@@ -201,6 +205,11 @@ class CellFile:
             explain_damage(self.path),
             h5py.File(self.path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES) as file,
         ):
+            if digest_in(file) != self.digest:
+                raise InputError(
+                    f"{self.path}: the screen was replaced while its cells were streamed. Train "
+                    "again, and leave the file as it is meanwhile."
+                )
             for cell, gene, value in _read_entries(file["X"], self.rows[cells]):
                 counts.numpy()[cell, gene] = value
         read_also = [
@@ -498,6 +507,7 @@ def _file_of(
         covariates=covariates,
         counts_type=counts_type,
         n_genes=len(table.genes),
+        digest=table.digest,
     )
     design = torch.from_numpy(encoding.of_keys(conditions)).to(device)
     return file, design, encoding.pairs(design)
