@@ -66,6 +66,7 @@ os.environ.update(
     PYTHONPATH=os.pathsep.join([LIBRARY, os.getenv("PYTHONPATH", "")]),
     HDF5_USE_FILE_LOCKING="FALSE",
 )
-# Threads that wait for each other sleep. By default they wait in a loop, which takes the processor
-# from the thread that they wait for if another process runs beside them.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that wait for each other soon sleep. By default they wait in a loop, which takes the
+# processor from the thread that they wait for if another process runs beside them.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="10000")
