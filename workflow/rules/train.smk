@@ -1,9 +1,7 @@
 # Training. One thread by default, since several models are trained in parallel and results are
 # reproducible to the last bit only for the same number of threads; --set-threads train=N sets more.
 # Cells that are streamed take the same memory however many there are.
-MEMORY_OF_TRAINING = growing(
-    4000, per_input=0 if layout.training["cells"] == "stream" else 10
-)
+PER_INPUT = 0 if layout.training["cells"] == "stream" else 10
 
 
 rule train:
@@ -26,7 +24,7 @@ rule train:
         "../../envs/samsvae.yaml"
     threads: 1
     resources:
-        mem_mb=MEMORY_OF_TRAINING,
+        mem_mb=growing(4000, per_input=PER_INPUT),
         runtime=growing(12 * 60),
         gpu=1,
     params:
@@ -67,7 +65,7 @@ for number, (seeds, experiments) in enumerate(layout.by_seeds().items()):
             "../../envs/samsvae.yaml"
         threads: 1
         resources:
-            mem_mb=MEMORY_OF_TRAINING,
+            mem_mb=growing(4000, per_input=PER_INPUT),
             runtime=growing(24 * 60),
             gpu=1,
         params:
