@@ -41,6 +41,9 @@ MANTISSA_BITS, EXPONENT_OF_ONE = np.int32(23), np.int32(127)
 LANES = 32  # maxima of every 32nd gene, since the compiler does not vectorise a maximum
 BITS_OF_ROOT_HALF = np.float32(math.sqrt(0.5)).view(np.int32)
 GROUPS = 8  # of cells or genes; fixed, so that sums do not depend on the number of threads
+# floats between arrays that a loop writes and reads: the compiled loop is vectorised only if they
+# start far apart, and else adds in another order
+APART = 128
 ZERO, HALF, ONE, TWO = (np.float32(value) for value in (0, 0.5, 1, 2))
 # coefficients of t^7 to 1, and of the powers r^9 to r^3 of 2 artanh r
 EXP_SERIES = tuple(np.float32(1 / math.factorial(power)) for power in range(7, -1, -1))
@@ -329,8 +332,8 @@ def _decoder_term_and_gradients(
     `own_factors` of `own_genes`, are `by_log_c`. Each thread handles groups of rows, each group
     with its own sums.
     """
-    rows = term.size
-    sums = np.zeros((2, GROUPS, len(c)), np.float32)
+    rows, genes = term.size, len(c)
+    sums = np.zeros((2, GROUPS + 1, genes + APART), np.float32)
     for group in prange(GROUPS):
         _rows_and_gradients(
             (group * rows // GROUPS, (group + 1) * rows // GROUPS),
@@ -345,13 +348,13 @@ def _decoder_term_and_gradients(
             cell_weight,
             logits,
             term,
-            sums[0, group],
-            sums[1, group],
+            sums[0, group + 1, :genes],
+            sums[1, group + 1, :genes],
             by_log_c,
         )
     for group in range(GROUPS):
-        by_c += sums[0, group]
-        by_bias += sums[1, group]
+        by_c += sums[0, group + 1, :genes]
+        by_bias += sums[1, group + 1, :genes]
 
 
 @over_genes
@@ -373,8 +376,9 @@ def _rows_and_gradients(
     by_log_c: Any,
 ) -> None:
     """Compute the decoder's term and its gradients for a group of rows."""
-    proportion = np.empty_like(c)
-    own_c, own_dispersion = c.copy(), dispersion.copy()
+    own = np.empty((4, len(c) + APART), np.float32)
+    proportion, own_c, own_dispersion = own[1, : len(c)], own[2, : len(c)], own[3, : len(c)]
+    own_c[:], own_dispersion[:] = c, dispersion
     n_own = own_genes.shape[1]
     saved = np.empty(n_own, np.float32)
     for index in range(*rows):
