@@ -203,7 +203,7 @@ def _read_whole(
     """Read all cells of a training, and move them to the device."""
     with open_screen(screen_file) as screen:
         parts = read_split(split_file, screen)
-        _shuffle_labels(settings, screen, parts, seeds)
+        _shuffle_labels(screen, parts, _seed_of_shuffled_labels(settings, seeds))
         genes = list(screen.var_names) if settings["on_target"] else ()
         design = Design.of_screen(screen)
         is_trained = (parts == TRAIN).to_numpy()
@@ -236,8 +236,8 @@ def _read_streamed(
 ) -> _Read:
     """Prepare to stream the training cells; the design matrix is in memory only for features."""
     table = CellTable.read(screen_file, split_file, settings["covariates"])
-    if settings["shuffle_labels"]:
-        [seed] = seeds
+    seed = _seed_of_shuffled_labels(settings, seeds)
+    if seed is not None:
         table = table.with_shuffled_labels(seed)
     genes = table.genes if settings["on_target"] else ()
     by_context = bool(settings.get("context_effects"))
@@ -249,7 +249,7 @@ def _read_streamed(
     features = None
     if settings.get("perturbation_features"):
         with open_screen(screen_file, names=False) as screen:
-            _shuffle_labels(settings, screen, pd.Series(table.part), seeds)
+            _shuffle_labels(screen, pd.Series(table.part), seed)
             features = _features(settings, screen, table.part == TRAIN, encoding)
     return _Read(
         genes=table.genes,
@@ -263,13 +263,18 @@ def _read_streamed(
     )
 
 
-def _shuffle_labels(
-    settings: Mapping[str, Any], screen: anndata.AnnData, parts: pd.Series, seeds: Sequence[int]
-) -> None:
-    """Permute the conditions of cells, for a model that is a negative control."""
-    if settings["shuffle_labels"]:
-        [seed] = seeds  # labels differ by seed
-        logger.info("labels are shuffled: this model is a negative control")
+def _seed_of_shuffled_labels(settings: Mapping[str, Any], seeds: Sequence[int]) -> int | None:
+    """Return the seed of the permutation for a model that is a negative control, else None."""
+    if not settings["shuffle_labels"]:
+        return None
+    [seed] = seeds  # labels differ by seed
+    logger.info("labels are shuffled: this model is a negative control")
+    return seed
+
+
+def _shuffle_labels(screen: anndata.AnnData, parts: pd.Series, seed: int | None) -> None:
+    """Permute the conditions of cells, if there is a seed."""
+    if seed is not None:
         screen.obsm["dosage"] = screen.obsm["dosage"][shuffled_cells(parts, seed)]
 
 
