@@ -14,7 +14,7 @@ smallest screen.
 Then models are trained for equal steps in both ways, on a simulated screen that is sorted by
 perturbation, the worst case for shuffling by blocks, and on a screen of a file (--file):
 ``blocks_in_buffer`` and ``buffers_per_epoch`` of the streamed one; by way ``elbo``, the mean over
-seeds of the last validation bound in nats per cell, and ``deviation_of_seeds``; ``difference``,
+seeds of the last validation bound in nats per cell, and ``std_of_seeds``; ``difference``,
 streamed less in memory, and ``standard_error`` of it. A smaller buffer than the default is used,
 since the default holds all cells of these screens and shuffles them fully.
 """
@@ -240,7 +240,7 @@ def compare_bounds(
             line |= {"blocks_in_buffer": blocks, "buffers_per_epoch": plan.n_buffers}
     for way, each in bounds.items():
         spread = round(float(each.std(ddof=1)), 3)
-        line[way] = {"elbo": round(float(each.mean()), 3), "deviation_of_seeds": spread}
+        line[way] = {"elbo": round(float(each.mean()), 3), "std_of_seeds": spread}
     variances = [each.var(ddof=1) / len(each) for each in bounds.values()]
     difference = bounds["stream"].mean() - bounds["device"].mean()
     return {
@@ -258,7 +258,9 @@ def read_options(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cells", type=int, nargs="*", default=[200_000, 2_000_000])
     parser.add_argument("--genes", type=int, default=500)
     parser.add_argument("--perturbations", type=int, default=100)
-    parser.add_argument("--filled", type=float, default=0.1, help="share of counts that are not 0")
+    parser.add_argument(
+        "--filled", type=float, default=0.1, help="fraction of counts that are not 0"
+    )
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--buffer", type=int, default=0, help="cells in memory; 0: default")
     parser.add_argument("--buffers", type=int, default=2, help="buffers whose steps are timed")

@@ -307,7 +307,7 @@ class Covariates:
         Raises
         ------
         InputError
-            If a number is infinite, or no number.
+            If a value is infinite or not numeric.
         """
         parts: list[np.ndarray] = [np.zeros((len(obs), 0), dtype=np.float32)]
         for name, levels in self.levels.items():

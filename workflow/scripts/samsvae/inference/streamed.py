@@ -7,12 +7,13 @@ incomplete last batch, as in :class:`samsvae.inference.cells.RandomBatches`. Eve
 the seed and the number of the step, so that a training resumes exactly.
 
 Cells of one block share a buffer. In a file that is sorted by perturbation, a block has cells of
-one perturbation, and the share p of a perturbation in a batch has the variance::
+one perturbation, and the fraction p of a perturbation in a batch has the variance::
 
     p (1 - p) (1 / n + 1 / m),   n cells of a batch, m blocks of a buffer
 
-(both much smaller than what they are drawn from), instead of p (1 - p) / n, and the batches of a
-buffer deviate alike. In a file in random order, batches are those of a full shuffle.
+(both much smaller than what they are drawn from), instead of p (1 - p) / n; the first term is of
+each batch, the second of all batches of a buffer together. In a file in random order, batches are
+those of a full shuffle.
 
 scDataset and annbatch read cells likewise: blocks from random places, mixed in a buffer.
 """
@@ -118,7 +119,7 @@ class BufferPlan:
         return epoch * self.n_buffers + buffer, within
 
     def cells_of(self, number: int) -> np.ndarray:
-        """List the cells of a buffer, ascending; the same for every seed of a training."""
+        """Return the sorted indices of the cells of a buffer, which all seeds have in common."""
         rng = np.random.default_rng((0, number // self.n_buffers))
         # where blocks begin differs between epochs, so that the same cells are not always together
         begins = np.arange(rng.integers(self.block_size), self.n_cells, self.block_size)
@@ -231,10 +232,13 @@ class CellFile:
 def _read_entries(
     counts: h5py.Group, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Read the entries of ascending rows of a CSR matrix; yield row, column and value of some.
+    """Read the entries of sorted rows of a CSR matrix, some at a time.
 
-    Rows are counted among those that are asked for. Values are gathered before they are yielded,
-    since many small arrays would take the interpreter's time, which the training step needs.
+    Yields
+    ------
+    tuple of ndarray
+        Index into `rows`, column and value of each entry. The entries of several reads are joined
+        first: many small arrays would hold the interpreter, which the training step needs.
     """
     values, columns, pointers = (counts[name] for name in ("data", "indices", "indptr"))
     gathered: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
