@@ -31,7 +31,8 @@ sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 from benchmarks.real_effects import FDR, SETTINGS, TRAINING, Case, read_labelled
 from benchmarks.truth_recovery import default_settings, key_values
-from samsvae.evaluation.intervals import EffectDraws, intervals_of, observed_by_use
+from samsvae.evaluation.intervals import EffectDraws, intervals_of
+from samsvae.evaluation.observed_by_use import observed_by_use
 from samsvae.evaluation.predicted import library_size_quantiles, weights_of_strata
 from samsvae.inference.machine import keep_freed_memory
 from samsvae.inference.step import Training

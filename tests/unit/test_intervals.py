@@ -14,15 +14,17 @@ from samsvae.evaluation import intervals as intervals_module
 from samsvae.evaluation.effects import effects_table, log_cp10k
 from samsvae.evaluation.intervals import (
     FEWEST,
-    PRIOR_DEGREES,
     Calibration,
     EffectDraws,
-    cells_by_use,
     intervals_of,
-    moderated,
-    observed_by_use,
     probability_transform,
     summarise_draws,
+)
+from samsvae.evaluation.observed_by_use import (
+    PRIOR_DEGREES,
+    cells_by_use,
+    moderated,
+    observed_by_use,
 )
 from samsvae.evaluation.predicted import design_of, expected_expression, predicted_effects
 from samsvae.evaluation.scores import (

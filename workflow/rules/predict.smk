@@ -8,6 +8,7 @@ rule observe_effects:
         split=rules.split_cells.output.split,
     output:
         effects=f"{SPLIT}/observed_effects.h5ad",
+        by_use=f"{SPLIT}/observed_by_use.h5ad",
     log:
         "results/logs/observe_effects/{experiment}/{split}.log",
     benchmark:
@@ -18,9 +19,11 @@ rule observe_effects:
         "../../envs/samsvae.yaml"
     resources:
         mem_mb=growing(2000, per_input=5),
-        runtime=growing(120),
+        runtime=growing(240),
     params:
+        effects=config["evaluation"]["effects"],
         min_controls=config["evaluation"]["min_controls_per_batch"],
+        fdr=config["evaluation"]["fdr"],
         code=uses("observe_effects"),
     script:
         "../scripts/observe_effects.py"
@@ -132,40 +135,12 @@ use rule evaluate_run as estimate_iwelbo with:
         model=one_of(layout.fitted),
 
 
-# calibration and coverage need the observed effects of other cells than the scores do
-rule observe_by_use:
-    """Compute the observed effects that intervals are calibrated by and compared with."""
-    input:
-        screen=layout.screen_of,
-        split=rules.split_cells.output.split,
-    output:
-        effects=f"{SPLIT}/observed_by_use.h5ad",
-    log:
-        "results/logs/observe_by_use/{experiment}/{split}.log",
-    benchmark:
-        "results/benchmarks/observe_by_use/{experiment}/{split}.tsv"
-    wildcard_constraints:
-        experiment=one_of(filter(layout.has_counts, layout.experiments)),
-    conda:
-        "../../envs/samsvae.yaml"
-    resources:
-        mem_mb=growing(2000, per_input=5),
-        runtime=growing(180),
-    params:
-        effects=config["evaluation"]["effects"],
-        min_controls=config["evaluation"]["min_controls_per_batch"],
-        fdr=config["evaluation"]["fdr"],
-        code=uses("observe_by_use"),
-    script:
-        "../scripts/observe_by_use.py"
-
-
 rule predict_intervals:
     """Compute posterior intervals of the effects of a model over its training seeds."""
     input:
         screen=layout.screen_of,
         split=rules.split_cells.output.split,
-        observed=rules.observe_by_use.output.effects,
+        observed=rules.observe_effects.output.by_use,
         models=layout.for_seeds(rules.train.output.model),
     output:
         intervals=f"{SPLIT}/{{model}}/intervals.h5ad",
