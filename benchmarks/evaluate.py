@@ -31,8 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scrip
 
 from benchmarks.train import MEAN_COUNT, multiplication, seconds_per_call, simulate_cells
 from samsvae.evaluation.predicted import predicted_effects
-from samsvae.inference.cells import Cells, CellStream, Encoding
+from samsvae.inference.cells import Cells, CellStream
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.iwelbo import ROWS_AT_A_TIME, StreamedBounds, iwelbo
 from samsvae.inference.machine import choose_device, keep_freed_memory
 from samsvae.models import build_model

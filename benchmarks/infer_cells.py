@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 from benchmarks.build_screen import peak_mib
 from benchmarks.memory_per_cell import write_screen
 from samsvae.biology.applied import write_results
-from samsvae.inference.cells import Encoding
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.machine import keep_freed_memory
 from samsvae.models import build_model
 from samsvae.screen.canonical import counts_in_blocks, open_screen

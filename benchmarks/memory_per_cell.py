@@ -25,7 +25,8 @@ sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 from benchmarks.build_screen import peak_mib
 from samsvae.evaluation.observed import observed_effects
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import Cells
+from samsvae.inference.encoding import Encoding
 from samsvae.screen.canonical import build_screen, open_screen, write_source_screen
 from samsvae.screen.design import Design
 from samsvae.screen.splits import TEST, TRAIN

@@ -36,8 +36,9 @@ from samsvae.evaluation.observed import observed_effects
 from samsvae.evaluation.predicted import predicted_effects
 from samsvae.evaluation.scores import effect_scores
 from samsvae.evaluation.summary import headlines
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.iwelbo import iwelbo
 from samsvae.inference.machine import choose_device, keep_freed_memory
 from samsvae.inference.step import Training

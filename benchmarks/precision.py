@@ -18,7 +18,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scripts"))
 
 from samsvae.config.experiments import Split
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import Cells
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.machine import MATMUL_PRECISIONS, choose_device
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit

@@ -48,8 +48,9 @@ from samsvae.evaluation.predicted import (
     weights_of_strata,
 )
 from samsvae.evaluation.stratified import Strata, gated_tests, strata_of_cells, stratified_effects
-from samsvae.inference.cells import Cells, Covariates, Encoding
+from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Covariates, Encoding
 from samsvae.inference.iwelbo import iwelbo
 from samsvae.inference.machine import choose_device, keep_freed_memory
 from samsvae.inference.posterior import mask_probability

@@ -26,7 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scripts"))
 
 from samsvae import kernels
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import Cells
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.machine import (
     MATMUL_PRECISIONS,
     choose_device,

@@ -47,8 +47,9 @@ from samsvae.evaluation.effects import (
 from samsvae.evaluation.observed import observed_effects
 from samsvae.evaluation.predicted import in_contexts, predicted_effects
 from samsvae.evaluation.truth import effect_recovery, true_effects
-from samsvae.inference.cells import NO_COVARIATES, Cells, Covariates, Encoding, sizes_of
+from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import NO_COVARIATES, Covariates, Encoding, sizes_of
 from samsvae.inference.iwelbo import iwelbo
 from samsvae.inference.machine import choose_device, keep_freed_memory
 from samsvae.inference.posterior import draw_effects, mask_probability

@@ -51,8 +51,9 @@ from samsvae.evaluation.predicted import (
     weights_of_strata,
 )
 from samsvae.evaluation.truth import true_effects
-from samsvae.inference.cells import Cells, Covariates, Encoding, sizes_of
+from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Covariates, Encoding, sizes_of
 from samsvae.inference.machine import choose_device, keep_freed_memory
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit

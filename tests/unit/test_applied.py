@@ -10,8 +10,9 @@ from scipy import sparse
 import samsvae
 from samsvae.biology.applied import PROBABILITY, SCORE, ScreenModel, fit_to_cells, write_cells
 from samsvae.evaluation.predicted import predicted_effects
-from samsvae.inference.cells import Cells, Covariates, Encoding
+from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel, restrict_genes, save_model
+from samsvae.inference.encoding import Covariates, Encoding
 from samsvae.inference.iwelbo import iwelbo
 from samsvae.inference.posterior import cell_states
 from samsvae.models import MODELS, build_model

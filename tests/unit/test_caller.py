@@ -10,8 +10,9 @@ import torch
 from samsvae.biology.factors import latent_effects
 from samsvae.evaluation.predicted import factor_effects, predicted_effects
 from samsvae.evaluation.samples import counterfactual_cells, sample_cells
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.iwelbo import iwelbo
 from samsvae.inference.posterior import cell_states, mask_probability
 from samsvae.inference.step import Training

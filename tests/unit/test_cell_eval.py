@@ -28,8 +28,8 @@ from samsvae.evaluation.samples import (
     to_cell_eval,
 )
 from samsvae.evaluation.scores import effect_scores
-from samsvae.inference.cells import Encoding
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Encoding
 from samsvae.models import build_model
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import perturbations

@@ -27,8 +27,9 @@ from samsvae.evaluation.observed import observed_effects
 from samsvae.evaluation.predicted import in_contexts, predicted_effects
 from samsvae.evaluation.samples import counterfactual_cells, sample_cells
 from samsvae.evaluation.scores import context_scores
-from samsvae.inference.cells import Cells, CellStream, Covariates, Encoding, sizes_of
+from samsvae.inference.cells import Cells, CellStream
 from samsvae.inference.checkpoint import TrainedModel, load_model, save_model
+from samsvae.inference.encoding import Covariates, Encoding, sizes_of
 from samsvae.inference.iwelbo import StreamedBounds, iwelbo
 from samsvae.inference.mask_warmup import estimate_effects, start_masks_at_evidence
 from samsvae.inference.posterior import BasalCells

@@ -12,8 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 
 from samsvae.evaluation.predicted import predicted_effects, weights_of_strata
-from samsvae.inference.cells import Cells, CellStream, Covariates, Encoding
+from samsvae.inference.cells import Cells, CellStream
 from samsvae.inference.checkpoint import TrainedModel, load_model, save_model
+from samsvae.inference.encoding import Covariates, Encoding
 from samsvae.inference.iwelbo import StreamedBounds, iwelbo
 from samsvae.inference.objective import elbo
 from samsvae.inference.posterior import cell_states

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from samsvae.evaluation.predicted import predicted_effects
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import StateFile, TrainedModel
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.iwelbo import iwelbo
 from samsvae.inference.machine import explain_out_of_memory
 from samsvae.inference.noise import SampleFromNoise

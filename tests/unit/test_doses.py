@@ -11,8 +11,9 @@ from samsvae.config.experiments import Split
 from samsvae.evaluation.baselines import additive
 from samsvae.evaluation.observed import observed_effects
 from samsvae.evaluation.predicted import predicted_effects
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.posterior import BasalCells, draw_effects
 from samsvae.inference.trainer import Training, fit
 from samsvae.models import build_model

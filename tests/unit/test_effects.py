@@ -31,8 +31,8 @@ from samsvae.evaluation.effects import (
 from samsvae.evaluation.observed import observed_effects, split_half
 from samsvae.evaluation.predicted import ExpectedLogCounts, predicted_effects
 from samsvae.evaluation.stratified import Strata, gated_tests
-from samsvae.inference.cells import Encoding
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.posterior import draw_effects
 from samsvae.models import build_model
 from samsvae.runtime.errors import InputError

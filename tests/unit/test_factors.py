@@ -26,8 +26,8 @@ from samsvae.biology.factors import (
 from samsvae.biology.gene_sets import write_gmt
 from samsvae.biology.similarity import similarity_table
 from samsvae.evaluation.predicted import FactorEffects, factor_effects, predicted_effects
-from samsvae.inference.cells import Encoding
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Encoding
 from samsvae.models import build_model
 from samsvae.screen.canonical import write_source_screen
 

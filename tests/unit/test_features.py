@@ -24,7 +24,7 @@ from samsvae.evaluation.effects import log_expression
 from samsvae.evaluation.observed import training_effects
 from samsvae.evaluation.predicted import predicted_effects
 from samsvae.evaluation.truth import true_effects
-from samsvae.inference.cells import NO_COVARIATES, Cells, Encoding
+from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import (
     StateFile,
     TrainedModel,
@@ -32,6 +32,7 @@ from samsvae.inference.checkpoint import (
     save_model,
     with_perturbations,
 )
+from samsvae.inference.encoding import NO_COVARIATES, Encoding
 from samsvae.inference.mask_warmup import start_masks_at_evidence, update_feature_prior
 from samsvae.inference.objective import elbo
 from samsvae.inference.posterior import mask_probability, unmasked_effects

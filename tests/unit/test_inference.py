@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from samsvae.config.experiments import Split
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import StateFile, TrainedModel, load_model, save_model
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.machine import explain_out_of_memory, matmul_precision
 from samsvae.inference.objective import elbo
 from samsvae.inference.step import Training, check_finite, check_validated

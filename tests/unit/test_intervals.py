@@ -35,8 +35,8 @@ from samsvae.evaluation.scores import (
     covered,
     with_mean_coverage,
 )
-from samsvae.inference.cells import NO_COVARIATES, Covariates, Encoding, sizes_of
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import NO_COVARIATES, Covariates, Encoding, sizes_of
 from samsvae.inference.noise import seeded
 from samsvae.inference.posterior import draw_effects
 from samsvae.models import MODELS, build_model

@@ -14,7 +14,8 @@ from torch import nn
 
 from samsvae.inference import cells as cells_module
 from samsvae.inference import iwelbo as iwelbo_module
-from samsvae.inference.cells import Cells, CellStream, Encoding
+from samsvae.inference.cells import Cells, CellStream
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.iwelbo import (
     MeanBounds,
     StreamedBounds,

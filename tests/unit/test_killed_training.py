@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from samsvae.config.experiments import Split
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import StateFile
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
 from samsvae.models import build_model

@@ -11,7 +11,8 @@ import torch
 from scipy import stats
 
 from samsvae.evaluation.agreement import mask_scores, match_factors
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import Cells
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.mask_warmup import (
     MaskWarmup,
     estimate_effects,

@@ -9,7 +9,8 @@ import pytest
 import torch
 from pyro.poutine.messenger import Messenger
 
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import Cells
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.objective import elbo, iwae
 from samsvae.models import MODELS, build_model
 from samsvae.models.base import CELLS

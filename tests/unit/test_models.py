@@ -9,7 +9,8 @@ from pyro import poutine
 from scipy import stats
 from torch import nn
 
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import Cells
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.objective import elbo, iwae, latent_sites, log_weights, traces
 from samsvae.inference.posterior import BasalCells, draw_effects
 from samsvae.kernels import SMALLEST_MEAN

@@ -9,8 +9,9 @@ from scipy import sparse
 
 from samsvae.evaluation.predicted import predicted_effects
 from samsvae.evaluation.samples import counterfactual_cells, sample_cells
-from samsvae.inference.cells import Cells, CellStream, Encoding
+from samsvae.inference.cells import Cells, CellStream
 from samsvae.inference.checkpoint import TrainedModel, load_model, save_model
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.iwelbo import StreamedBounds, iwelbo
 from samsvae.inference.objective import elbo
 from samsvae.inference.posterior import mask_probability

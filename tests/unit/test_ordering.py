@@ -17,8 +17,9 @@ from samsvae.evaluation.predicted import predicted_effects
 from samsvae.evaluation.scores import effect_scores
 from samsvae.evaluation.summary import NOISE_CEILING, ComparedModels, summarise
 from samsvae.evaluation.truth import true_effects
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
 from samsvae.models import build_model

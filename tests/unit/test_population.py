@@ -22,8 +22,8 @@ from samsvae.evaluation.scores import (
     with_mean_scaled,
     with_means,
 )
-from samsvae.inference.cells import Encoding
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Encoding
 from samsvae.models import build_model
 from samsvae.runtime.errors import InputError
 from samsvae.screen.design import Design

@@ -6,8 +6,8 @@ import torch
 
 from samsvae.evaluation.predicted import predicted_effects
 from samsvae.evaluation.samples import counterfactual_cells, sample_cells
-from samsvae.inference.cells import Encoding
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.objective import latent_sites
 from samsvae.inference.posterior import draw_effects
 from samsvae.models import MODELS, build_model

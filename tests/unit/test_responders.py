@@ -20,8 +20,9 @@ from samsvae.biology.responders import (
 )
 from samsvae.evaluation.effects import log_expression
 from samsvae.evaluation.stratified import Strata, strata_of_cells, stratified_effects
-from samsvae.inference.cells import Cells, Covariates, Encoding
+from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Covariates, Encoding
 from samsvae.inference.iwelbo import iwelbo
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit

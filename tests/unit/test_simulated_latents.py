@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from samsvae.config.experiments import Split
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import Cells
+from samsvae.inference.encoding import Encoding
 from samsvae.screen.canonical import read_screen, write_source_screen
 from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL

@@ -26,8 +26,9 @@ from samsvae.biology.states import (
     state_map,
 )
 from samsvae.evaluation.truth import mask_thresholds, state_recovery, state_scores
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.posterior import (
     BasalCells,
     CellStates,

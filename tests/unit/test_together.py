@@ -8,8 +8,9 @@ import pyro
 import pytest
 import torch
 
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import StateFile
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.step import Training, TrainingStep
 from samsvae.inference.trainer import Trainer, fit
 from samsvae.models import MODELS, build_model

@@ -18,8 +18,9 @@ import torch
 import yaml
 
 from samsvae.evaluation.predicted import predicted_effects
-from samsvae.inference.cells import Cells, Encoding
+from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
+from samsvae.inference.encoding import Encoding
 from samsvae.inference.iwelbo import iwelbo
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit

@@ -12,12 +12,8 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from samsvae.inference.cells import (
-    Encoding,
-    read_columns,
-    read_design,
-    refuse_unknown_covariates,
-)
+from samsvae.inference.cells import read_columns, read_design
+from samsvae.inference.encoding import Encoding, refuse_unknown_covariates
 from samsvae.screen.canonical import BATCH, CONTEXT
 from samsvae.screen.design import Design
 from samsvae.screen.splits import TEST, TRAIN, UNUSED, VAL, CellsOfSplit, shuffled_cells
@@ -126,7 +122,7 @@ class CellTable:
         Parameters
         ----------
         combinations, genes
-            As of :meth:`samsvae.inference.cells.Encoding.of`.
+            As of :meth:`samsvae.inference.encoding.Encoding.of`.
         by_context
             Whether perturbations have effects of their own in the contexts of their training cells.
         """
@@ -154,7 +150,7 @@ class CellTable:
         Returns
         -------
         conditions : dict
-            As of :meth:`samsvae.inference.cells.Encoding.conditions`.
+            As of :meth:`samsvae.inference.encoding.Encoding.conditions`.
         code : ndarray
             Position of each cell's condition among them, in the smallest type of integers.
         """

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from samsvae.config.models import EXPRESSION
-from samsvae.inference.cells import NO_COVARIATES, Covariates, Encoding, sizes_of
+from samsvae.inference.encoding import NO_COVARIATES, Covariates, Encoding, sizes_of
 from samsvae.models import build_model
 from samsvae.models.base import PerturbationModel
 from samsvae.runtime.errors import InputError

@@ -32,12 +32,8 @@ import torch
 from torch import Tensor
 
 from samsvae.inference.cell_table import CellTable, digest_in
-from samsvae.inference.cells import (
-    Cells,
-    Covariates,
-    Encoding,
-    refuse_no_cells,
-)
+from samsvae.inference.cells import Cells, refuse_no_cells
+from samsvae.inference.encoding import Covariates, Encoding
 from samsvae.inference.machine import available_memory
 from samsvae.models.base import Batch
 from samsvae.runtime.errors import InputError

@@ -15,8 +15,9 @@ import pandas as pd
 import torch
 
 from samsvae.inference.cell_table import SCANNED_CELLS, CellTable
-from samsvae.inference.cells import Cells, Covariates, Encoding, sizes_of
+from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import StateFile, TrainedModel, save_model
+from samsvae.inference.encoding import Covariates, Encoding, sizes_of
 from samsvae.inference.machine import explain_out_of_memory
 from samsvae.inference.step import Training
 from samsvae.inference.streamed import StreamedCells, is_streamed, streamed_cells
