@@ -296,6 +296,17 @@ def test_a_pair_is_the_sum_of_its_genes_and_control_is_unmoved(cells):
     torch.testing.assert_close(shift[:, 2], effects[:, 2] + effects[:, 5])
 
 
+@pytest.mark.parametrize("n_cells", [1, 4, 5, 9])
+def test_shifts_of_cells_do_not_depend_on_how_many_conditions_there_are(n_cells):
+    effects = torch.randn(2, 7, 3)
+    design = torch.randn(5, 7) * (torch.rand(5, 7) < 0.5)
+    condition = torch.randint(5, (n_cells,))
+    batch = Batch(torch.zeros(n_cells, 1), torch.ones(n_cells), design, condition, n_cells)
+    expected = torch.einsum("bt,qtk->qbk", design[condition], effects)
+    torch.testing.assert_close(shift_of_cells(effects, batch), expected)
+    assert torch.equal(shift_of_cells(None, batch), design[condition])
+
+
 def test_fixed_effects_stay_fixed_through_the_guide(cells):
     model = model_for("sams_mean_field", cells)
     shared = {"mask": torch.ones(5, 8, 4), "embedding": torch.randn(5, 8, 4)}

@@ -182,8 +182,8 @@ def counterfactual_cells(
             pairs = trained.encoding.pairs(given)
         on_target = draw_on_target(model, pairs, 1)
         new_shifts = shift_of_conditions(effects, given).expand(1, -1, -1)
+        shifts = shift_of_conditions(effects, cells.design).expand(1, -1, -1)
         for number, batch in enumerate(cells.batches(per_batch)):
-            shifts = shift_of_conditions(effects, batch.design).expand(1, -1, -1)
             inferred = BasalCells.from_guide(model, batch, shifts)
             of_batch = condition[number * per_batch : (number + 1) * per_batch]
             decoder_input = inferred.decoder_input(new_shifts.index_select(-2, of_batch))

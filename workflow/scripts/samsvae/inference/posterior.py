@@ -483,8 +483,8 @@ def states_of(model: PerturbationModel, cells: Cells, effects: Tensor | None) ->
         As of :func:`effects_for_states`.
     """
     basal, total = [], []
+    shifts = looked_up_shifts(effects, cells.design).expand(STATE_DRAWS, -1, -1)
     for batch in cells.batches(max(1, LARGEST_TENSOR // (STATE_DRAWS * cells.counts.shape[1]))):
-        shifts = shift_of_conditions(effects, batch.design).expand(STATE_DRAWS, -1, -1)
         inferred = BasalCells.from_guide(model, batch, shifts, at_means=True)
         own = shifts.index_select(-2, batch.condition)
         basal.append(inferred.latent_state(torch.zeros_like(own)).mean(0).cpu().numpy())

@@ -298,5 +298,10 @@ def shift_of_conditions(effects: Tensor | None, design: Tensor) -> Tensor:
 
 
 def shift_of_cells(effects: Tensor | None, batch: Batch) -> Tensor:
-    """Compute sum_t d_it effect_t for each cell, [..., B, size], once per condition."""
+    """Compute sum_t d_it effect_t for each cell, [..., B, size].
+
+    It is computed once per condition, or once per cell if there are fewer cells than conditions.
+    """
+    if len(batch.condition) < len(batch.design):
+        return shift_of_conditions(effects, batch.design.index_select(0, batch.condition))
     return shift_of_conditions(effects, batch.design).index_select(-2, batch.condition)
