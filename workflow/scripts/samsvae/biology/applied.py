@@ -31,6 +31,7 @@ from samsvae.inference.checkpoint import TrainedModel, load_model, restrict_gene
 from samsvae.inference.posterior import CellStates, effects_for_states, states_of
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import whole_file, write_tsv
+from samsvae.runtime.script import Progress
 from samsvae.screen.canonical import (
     COMPARED_WITH,
     UNIT,
@@ -150,9 +151,11 @@ class CellPass:
     def blocks(self) -> Iterator[tuple[np.ndarray, CellStates, np.ndarray]]:
         """Iterate over cells in order; yields positions, states, and bounds in nats."""
         effects = effects_for_states(self.trained.model, self.seed)
+        progress = Progress("cell", self.modelled.screen.n_obs, " cells")
         for positions, cells in self.modelled.blocks():
             states = states_of(self.trained.model, cells, effects)
             yield positions, states, self.scores.add(positions, cells)
+            progress.update(len(positions))
 
     def responders(self) -> Responders:
         """Estimate responders from the scores of all blocks."""

@@ -28,6 +28,7 @@ from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.iwelbo import bounds_of, log_weights_in_batches
 from samsvae.inference.posterior import GlobalDraws
+from samsvae.runtime.script import Progress
 from samsvae.screen.canonical import (
     CONTEXT,
     GUIDE,
@@ -550,7 +551,9 @@ class ResponderScores:
         blocks = list(self.modelled.blocks(keep)) if keep.any() else []
         bounds = [self.evidence(cells) for _, cells in blocks]
         null = []
+        progress = Progress("null cells of perturbation", len(self.added), " perturbations")
         for group, added in enumerate(self.added):
+            progress.update(1)
             if not self.is_modelled[group]:
                 null.append(NullScores(np.empty(0), np.empty(0)))
                 continue
