@@ -18,22 +18,16 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from samsvae.evaluation.effects import effects_table
-from samsvae.evaluation.predicted import (
-    blocks_of_draws,
-    design_of,
-    expected_expression,
-    on_target_of_block,
-    shifts_in_parts,
-    strata_of,
-)
+from samsvae.evaluation.predicted import design_of, expected_expression, strata_of
 from samsvae.evaluation.scores import LEVEL, coverage_table
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.noise import seeded
-from samsvae.inference.posterior import BasalCells
+from samsvae.inference.posterior import BasalCells, GlobalDraws
 from samsvae.runtime.errors import InputError
 
 BASAL_DRAWS = 50
 LARGEST_BLOCK = 2**24  # elements, of draws x perturbations x genes
+LARGEST_TENSOR = 2_000_000  # elements, of basal states x draws of conditions x genes
 FEWEST = 20  # effects of validation cells to calibrate with
 
 
@@ -95,6 +89,7 @@ class EffectDraws:
         basal_draws: int = BASAL_DRAWS,
     ) -> None:
         self.trained, self.draws, self.seed = trained, draws, seed
+        self.global_draws = GlobalDraws.of(trained.model, draws, seed)
         self.weights = strata_weights / len(library_sizes)
         self.strata = strata_of(trained)
         self.cells: list[CommonCells] = []
@@ -133,16 +128,13 @@ class EffectDraws:
             if not weights[:, number].any():
                 continue
             design = design_of(self.trained, names, stratum.context)
+            pairs = self.trained.encoding.pairs(design)
+            shifts, on_target = self.global_draws.of_conditions(design, pairs, self.draws)
             weight = torch.as_tensor(weights[:, number, None], dtype=torch.float32)
-            first = 0
-            # the same draws of global variables in each stratum
-            with pyro.validation_enabled(False), seeded(self.seed, self.trained.device):
-                for of_part, shifts, on_target in shifts_in_parts(self.trained, design, self.draws):
-                    for cells in self.cells:
-                        if cells.stratum == number:
-                            part = found[first : first + of_part]
-                            self._add(part, weight, cells, shifts, on_target)
-                    first += of_part
+            with pyro.validation_enabled(False):
+                for cells in self.cells:
+                    if cells.stratum == number:
+                        self._add(found, weight, cells, shifts, on_target)
         return found
 
     def _add(
@@ -153,27 +145,28 @@ class EffectDraws:
         shifts: Tensor,
         on_target: tuple[Tensor, ...],
     ) -> None:
-        """Add the weighted effects in some cells, draws x conditions x genes."""
-        model, given, number = self.trained.model, cells.covariates, cells.number
+        """Add the weighted effects in some cells, draws x conditions x genes.
+
+        `shifts` and `on_target` have the control condition before the others. Only draws in which
+        a condition changes anything are decoded.
+        """
+        given, number, n_genes = cells.covariates, cells.number, found.shape[-1]
         none = shifts[:1, :1].expand(number, -1, -1)
         control = cells.expression(cells.basal.decoder_input(none), *given)
-        n_draws, n_conditions, n_genes = found.shape
-        for own, rows in blocks_of_draws(n_draws, n_conditions, n_genes * number):
-            shift = shifts[own, 1:][:, rows]
-            basal = BasalCells(
-                model,
-                {
-                    name: value.repeat(len(shift), *(value.dim() - 1) * [1])
-                    for name, value in cells.basal.variables.items()
-                },
-            )
-            terms = on_target_of_block(on_target, own, slice(rows.start + 1, rows.stop + 1))
-            if terms:
-                terms = terms[0], terms[1].repeat_interleave(number, 0), terms[2]
-            decoded = basal.decoder_input(shift.repeat_interleave(number, 0))
-            treated = cells.expression(decoded, *given, own=terms)
-            effect = treated.view(len(shift), number, -1, n_genes).sub_(control).mean(1)
-            found[own, rows] += (effect.cpu() * weight[rows]).numpy()
+        moved = (shifts != shifts[:, :1]).any(-1)
+        if on_target:
+            moved |= on_target[1].any(-1) | on_target[2].any(-1)
+        draw, condition = moved.nonzero(as_tuple=True)
+        at_once = max(1, LARGEST_TENSOR // (n_genes * number))
+        for s, c in zip(draw.split(at_once), condition.split(at_once), strict=True):
+            decoded = cells.basal.decoder_input(shifts[s, c].expand(number, -1, -1))
+            own: tuple[Tensor, ...] = ()
+            if on_target:
+                genes, terms, log_factors = on_target
+                own = genes[c], terms[s, c].expand(number, -1, -1), log_factors[c]
+            effect = cells.expression(decoded, *given, own=own).sub_(control).mean(0).cpu()
+            draws, rows = s.cpu(), c.cpu() - 1
+            found[draws, rows] += (effect * weight[rows]).numpy()
 
 
 @dataclass(frozen=True)
