@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from samsvae.biology import responders as responders_module
 from samsvae.biology.applied import CellPass
 from samsvae.biology.responders import (
     Evidence,
@@ -22,8 +23,8 @@ from samsvae.evaluation.effects import log_expression
 from samsvae.evaluation.stratified import Strata, strata_of_cells, stratified_effects
 from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
-from samsvae.inference.encoding import Covariates, Encoding
-from samsvae.inference.iwelbo import iwelbo
+from samsvae.inference.encoding import Covariates, Encoding, sizes_of
+from samsvae.inference.iwelbo import iwelbo, log_weights_in_batches
 from samsvae.inference.step import Training
 from samsvae.inference.trainer import fit
 from samsvae.models import build_model
@@ -112,10 +113,11 @@ def untrained(screen, covariates=None, **settings):
     """A model whose masks are open, and whose effects differ from 0."""
     settings = SMALL | settings
     genes = list(screen.var_names)
-    encoding = Encoding.of(Design.of_screen(screen), settings["combinations"])
+    targets = genes if settings.get("on_target") else ()
+    encoding = Encoding.of(Design.of_screen(screen), settings["combinations"], targets)
     covariates = Covariates.of(screen.obs, covariates or [])
     torch.manual_seed(0)
-    model = build_model(settings, len(genes), len(encoding.names), len(covariates)).eval()
+    model = build_model(settings, len(genes), *sizes_of(encoding, covariates)).eval()
     if hasattr(model, "mask"):
         model.mask.logits.data.fill_(3.0)
         model.embedding.network.head.bias.data.normal_()
@@ -157,6 +159,39 @@ def test_null_cells_are_scored_under_the_label_of_the_perturbation(tiny_screen):
     kept = np.isin(expected, weighted.scores)
     assert kept.sum() == len(weighted.scores) > 0
     assert weighted.weights.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("moving", [(), (1,), (0, 3), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize("on_target", [False, True])
+def test_particles_in_which_nothing_moves_weigh_as_those_of_control(
+    tiny_screen, moving, on_target, monkeypatch
+):
+    screen = tiny_screen.copy()
+    name = perturbations(screen)[0]
+    screen.var_names = [name, *screen.var_names[1:]]
+    trained = untrained(screen, on_target=on_target, on_target_prior_scale=2.0)
+    evidence = Evidence(trained, 5, seed=0)
+    keep = torch.zeros(5)
+    keep[list(moving)] = 1
+    evidence.draws.effects.mul_(keep[:, None, None])
+    if on_target:
+        evidence.draws.on_target.mul_(keep[:, None])
+    controls = (screen.obs["perturbation"] == CONTROL).to_numpy()
+    [(_, cells), *_] = ModelledCells(trained, screen).blocks(controls)
+    conditions, contexts = [{name: 1.0}] * len(cells), [""] * len(cells)
+    full = evidence.under(cells, conditions, contexts)
+    computed = []
+
+    def counted(model, cells, shifts, *rest):
+        computed.append(len(shifts))
+        return log_weights_in_batches(model, cells, shifts, *rest)
+
+    of_control = evidence.weights(cells)
+    monkeypatch.setattr(responders_module, "log_weights_in_batches", counted)
+    partial = evidence.under(cells, conditions, contexts, of_control)
+    np.testing.assert_allclose(partial, full, rtol=1e-6)
+    # the encoder of a model with on-target effects reads other genes of a cell with a target
+    assert sum(computed) == (5 if on_target else len(moving))
 
 
 def test_null_cells_have_the_batches_of_the_perturbed_cells():

@@ -243,15 +243,42 @@ class Evidence:
 
     def __call__(self, cells: Cells) -> np.ndarray:
         """Estimate the predictive bound of each cell, as of :func:`samsvae.inference.iwelbo`."""
+        return bounds_of(self.weights(cells))
+
+    def weights(self, cells: Cells, of_control: np.ndarray | None = None) -> np.ndarray:
+        """Compute the log importance weights of cells, Q x N.
+
+        Parameters
+        ----------
+        cells
+            The cells.
+        of_control
+            Their weights without any perturbation, if known: those of particles in which the
+            perturbations change nothing.
+        """
         shifts, own = self.draws.of_conditions(cells.design, cells.targets, self.particles)
-        bound = np.empty(len(cells))
-        batches = log_weights_in_batches(self.trained.model, cells, shifts, self.seed, own)
-        for here, weights in batches:
-            bound[here] = bounds_of(weights)
-        return bound
+        moved = torch.ones(self.particles, dtype=torch.bool, device=shifts.device)
+        weights = np.empty((self.particles, len(cells)))
+        # the encoder reads other genes of a cell with a target
+        if of_control is not None and not (cells.targets and cells.targets[1].any()):
+            weights[:] = of_control
+            moved = shifts.flatten(1).any(dim=1)
+        chosen = moved.nonzero()[:, 0]
+        if own:
+            own = own[0], own[1].index_select(0, chosen), own[2]
+        given = shifts.index_select(0, chosen), self.seed, own, (chosen, self.particles)
+        rows = chosen.cpu().numpy()
+        if len(rows):
+            for here, found in log_weights_in_batches(self.trained.model, cells, *given):
+                weights[np.ix_(rows, here)] = found
+        return weights
 
     def under(
-        self, cells: Cells, conditions: Sequence[Mapping[str, float]], contexts: Sequence[str]
+        self,
+        cells: Cells,
+        conditions: Sequence[Mapping[str, float]],
+        contexts: Sequence[str],
+        of_control: np.ndarray | None = None,
     ) -> np.ndarray:
         """Estimate the bound of each cell under a condition other than its own."""
         keys = [(label_of(one), context) for one, context in zip(conditions, contexts, strict=True)]
@@ -261,14 +288,9 @@ class Evidence:
         rows = self.trained.encoding.of_keys({key: dict(one) for key, one in distinct.items()})
         design = torch.from_numpy(rows).to(device)
         condition = torch.tensor([at[key] for key in keys], dtype=torch.long, device=device)
-        return self(
-            replace(
-                cells,
-                design=design,
-                condition=condition,
-                targets=self.trained.encoding.pairs(design),
-            )
-        )
+        targets = self.trained.encoding.pairs(design)
+        given = replace(cells, design=design, condition=condition, targets=targets)
+        return bounds_of(self.weights(given, of_control))
 
     def does_nothing(self, condition: Mapping[str, float], contexts: Sequence[str]) -> bool:
         """Whether no draw of a condition changes anything, in any of some contexts."""
@@ -489,9 +511,9 @@ class ResponderScores:
         screen = modelled.screen
         self.groups = Groups.of(screen)
         self.score = np.full(len(self.groups.cell), np.nan)
-        marginal = has_marginal_effects(screen)
+        self.marginal = has_marginal_effects(screen)
         # what each perturbation adds to the condition of a cell
-        self.added = [{name: 1.0} if marginal else doses(name) for name in self.groups.names]
+        self.added = [{name: 1.0} if self.marginal else doses(name) for name in self.groups.names]
         self.stratum = strata_of_cells(screen, by_batch=True, depth_bins=DEPTH_BINS)
         knows = modelled.trained.encoding.knows
         contexts = sorted(set(modelled.contexts))
@@ -504,13 +526,13 @@ class ResponderScores:
             dtype=bool,
         )
 
-        self.null_cells = self._choose_null_cells(marginal, seed)
+        self.null_cells = self._choose_null_cells(seed)
 
-    def _choose_null_cells(self, marginal: bool, seed: int) -> np.ndarray:
+    def _choose_null_cells(self, seed: int) -> np.ndarray:
         """Choose control cells at random, or any cells where effects are marginal."""
         screen, fewest, most = self.modelled.screen, *NULL_CELLS
         allowed = self.modelled.is_known.copy()
-        if not marginal:
+        if not self.marginal:
             allowed &= (screen.obs["perturbation"] == CONTROL).to_numpy()
         chosen = np.flatnonzero(allowed)
         number = int(np.clip(MOST_NULL_SCORES // max(1, self.acts.sum()), fewest, most))
@@ -549,7 +571,7 @@ class ResponderScores:
         keep = np.zeros(self.modelled.screen.n_obs, dtype=bool)
         keep[self.null_cells] = True
         blocks = list(self.modelled.blocks(keep)) if keep.any() else []
-        bounds = [self.evidence(cells) for _, cells in blocks]
+        weights = [self.evidence.weights(cells) for _, cells in blocks]
         null = []
         progress = Progress("null cells of perturbation", len(self.added), " perturbations")
         for group, added in enumerate(self.added):
@@ -558,7 +580,7 @@ class ResponderScores:
                 null.append(NullScores(np.empty(0), np.empty(0)))
                 continue
             scores, positions = [np.empty(0)], [np.empty(0, dtype=np.int64)]
-            for (where, cells), bound in zip(blocks, bounds, strict=True):
+            for (where, cells), own in zip(blocks, weights, strict=True):
                 conditions = self.modelled.conditions_of(where)
                 lacks = np.array([added.keys().isdisjoint(one) for one in conditions], dtype=bool)
                 rows = np.flatnonzero(lacks)
@@ -568,8 +590,10 @@ class ResponderScores:
                     continue
                 given = [conditions[row] | added for row in rows]
                 contexts = list(self.modelled.contexts[where[rows]])
-                under = self.evidence.under(cells.select(rows), given, contexts)
-                scores.append(under - bound[rows])
+                own = own[:, rows]
+                of_control = None if self.marginal else own
+                under = self.evidence.under(cells.select(rows), given, contexts, of_control)
+                scores.append(under - bounds_of(own))
             null.append(self._weighted(group, np.concatenate(scores), np.concatenate(positions)))
         return Responders.of(self.groups, self.score, null)
 

@@ -89,12 +89,12 @@ class StreamedBounds:
             Rows of the split's table, with ``iwelbo`` and ``standard_error`` in nats; a single
             empty table if there are no cells.
         """
-        shifts, *own = _draw_globals(self.model, self.cells, self.particles, self.seed)
+        shifts, own = _draw_globals(self.model, self.cells, self.particles, self.seed)
         progress = Progress("cell", self.cells.n_cells, " cells")
         for table, cells in self.cells.blocks():
             part = table["split"].to_numpy()
             bound, error = np.empty(len(cells)), np.empty(len(cells))
-            for here, weights in log_weights_in_batches(self.model, cells, shifts, self.seed, *own):
+            for here, weights in log_weights_in_batches(self.model, cells, shifts, self.seed, own):
                 bound[here], error[here] = _summarise(weights)
                 for name, mean in self.means.items():
                     mean.add(weights[:, part[here] == name])
@@ -145,8 +145,9 @@ def log_weights_in_batches(
     shifts: Tensor,
     seed: int,
     on_target: tuple[Tensor, ...] = (),
+    chosen: tuple[Tensor, int] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Go through cells in batches.
+    """Go through cells in batches; see :func:`samsvae.inference.posterior.log_importance_weights`.
 
     Yields
     ------
@@ -161,7 +162,9 @@ def log_weights_in_batches(
         rows = max(rows, LARGEST_BATCH // max(1, cells.counts.shape[1]))
     for here in _by_condition(cells.condition, max(1, rows // particles)):
         with pyro.validation_enabled(False):
-            weights = log_importance_weights(model, cells.batch(here), shifts, seed, on_target)
+            weights = log_importance_weights(
+                model, cells.batch(here), shifts, seed, on_target, chosen
+            )
         yield here.cpu().numpy(), weights.cpu().double().numpy()
 
 

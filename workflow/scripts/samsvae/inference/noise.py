@@ -178,17 +178,24 @@ class CellNoise:
         Q.
     seed
         Seed of the noise.
+    chosen
+        Which of the particles have noise, as indices; None for all.
     """
 
-    def __init__(self, counts: Tensor, particles: int, seed: int) -> None:
+    def __init__(
+        self, counts: Tensor, particles: int, seed: int, chosen: Tensor | None = None
+    ) -> None:
         self.counts, self.particles, self.seed = counts, particles, seed
+        self.chosen = chosen
         self.sites = 0
 
     def __call__(self, name: str, spec: NoiseSpec) -> Tensor:
-        """Draw the noise of the next site, [Q, B, ...]."""
+        """Draw the noise of the next site, of the chosen particles, [Q, B, ...]."""
         event_shape = spec.shape[len(spec.shape) - spec.event_dim :]
         keys = cell_keys(self.counts, self.seed, self.sites)
         self.sites += 1
         noise = cell_normals(keys, self.particles, event_shape.numel())
-        noise = noise.view(self.particles, len(keys), *event_shape)
+        if self.chosen is not None:
+            noise = noise.index_select(0, self.chosen)
+        noise = noise.view(len(noise), len(keys), *event_shape)
         return torch.special.ndtr(noise) if spec.uniform else noise

@@ -274,6 +274,7 @@ def log_importance_weights(
     shifts: Tensor,
     seed: int,
     on_target: tuple[Tensor, ...] = (),
+    chosen: tuple[Tensor, int] | None = None,
 ) -> Tensor:
     """Compute log importance weights of cells' own variables.
 
@@ -290,6 +291,9 @@ def log_importance_weights(
         of cells nor on their batches.
     on_target
         Their on-target effects, as of :func:`draw_on_target`.
+    chosen
+        Where the Q particles are some of more: their indices, and the number of all. Each has the
+        noise that it has among all.
 
     Returns
     -------
@@ -297,7 +301,8 @@ def log_importance_weights(
         log p(x | z_q, l) + log p(z_q) - log q(z_q | x), in nats, Q x B.
     """
     own = _without_repeats(shifts, batch.condition)
-    with SampleFromNoise(CellNoise(batch.counts, len(shifts), seed), strict=False):
+    which, particles = chosen or (None, len(shifts))
+    with SampleFromNoise(CellNoise(batch.counts, particles, seed, which), strict=False):
         guide = poutine.trace(model.cell_guide).get_trace(batch, own)
     program = poutine.trace(poutine.replay(model.cell_model, guide))
     generative = program.get_trace(batch, own, on_target)
