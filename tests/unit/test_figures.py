@@ -31,7 +31,13 @@ from samsvae.evaluation.scores import with_quartiles as with_quartiles_of_scores
 from samsvae.evaluation.vcc2026 import JACCARD, SCORES
 from samsvae.figures import readable
 from samsvae.figures.screen import MOST_ROWS
-from samsvae.figures.style import model_colours, save_figure, use_style
+from samsvae.figures.style import (
+    POINTS_PER_INCH,
+    model_colours,
+    save_figure,
+    settled_box,
+    use_style,
+)
 from samsvae.report.sections import SHOWN_FIGURES
 from samsvae.report.sentences import describe
 from samsvae.report.verdict import condition_tables, sentences
@@ -620,6 +626,45 @@ def overlaps(figure, most=1.5):
     ]
 
 
+def cut_off(figure, most=0.5):
+    """Texts that leave the box that is written by more pixels than these."""
+    box = settled_box(figure)
+    figure.set_dpi(POINTS_PER_INCH)
+    box = box.transformed(figure.dpi_scale_trans)
+    return [
+        text
+        for text, own in boxes_of_texts(figure)
+        if own.x0 < box.x0 - most
+        or own.x1 > box.x1 + most
+        or own.y0 < box.y0 - most
+        or own.y1 > box.y1 + most
+    ]
+
+
+def test_a_text_beyond_the_box_is_found_out():
+    use_style()
+    drawn, axis = plt.subplots(figsize=(2, 2))
+    outside = axis.text(1, 0.5, "a long name", transform=axis.transAxes)
+    assert cut_off(drawn) == []
+    outside.set_in_layout(False)
+    assert cut_off(drawn) == ["a long name"]
+    plt.close(drawn)
+
+
+@pytest.mark.parametrize("n_cells", [[100] * 30, list(range(20, 3020, 100))])
+def test_names_of_dots_stay_within_the_figure(n_cells):
+    use_style()
+    table = hits_table(30).assign(n_compared=n_cells, is_hit=True)
+    table["perturbation"] = [f"CNN1+MAPK{number}" for number in range(30)]
+    drawn = function_of("hits")(table, **OPTIONS)
+    assert sum(len(axis.texts) for axis in drawn.axes) > 4
+    assert cut_off(drawn) == []
+    low, high = drawn.axes[0].get_xlim()
+    shown = [tick for tick in drawn.axes[0].get_xticks() if low <= tick <= high]
+    assert len(shown) > 1
+    plt.close(drawn)
+
+
 @pytest.mark.parametrize("case", TABLES, ids="-".join)
 def test_figures_cope_with_what_experiments_may_hold(case, tmp_path):
     use_style()
@@ -633,6 +678,7 @@ def test_figures_cope_with_what_experiments_may_hold(case, tmp_path):
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     fresh = draw(TABLES[case], **OPTIONS)
     assert overlaps(fresh) == []
+    assert cut_off(fresh) == []
     plt.close(fresh)
     # text is drawn as it is, so a label in matplotlib's notation of formulas would show it
     assert "mathdefault" not in (tmp_path / "a.svg").read_text()

@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from samsvae.figures.cells import name_cells
 from samsvae.figures.style import (
@@ -24,6 +24,7 @@ from samsvae.figures.style import (
 MOST_NAMED = 60  # perturbations with a bar each
 MOST_TIMES_LARGEST = 2.0  # height of a bar of control cells, in that of the largest perturbation
 NARROWEST_LABELLED = 0.07  # fraction of a bar that has room for a number
+WIDE_RANGE = 4  # largest number of cells over the smallest, beyond which an axis is logarithmic
 
 
 def draw_screen(table: pd.DataFrame, **_: Any) -> Figure:
@@ -144,9 +145,12 @@ def draw_hits(table: pd.DataFrame, reference: str = "control cells", **_: Any) -
                 color=colours[bool(is_hit)], rasterized=len(table) > MOST_DOTS,
             )  # fmt: skip
         axis.set_yscale("symlog", linthresh=1)
-        axis.set_xscale("log")
+        if known["n_compared"].max() > WIDE_RANGE * known["n_compared"].min():
+            axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+        else:
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.set(xlabel="cells", ylabel=title)
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

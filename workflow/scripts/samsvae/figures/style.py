@@ -13,6 +13,8 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 from matplotlib.transforms import Bbox
 
 from samsvae.figures import readable_set
@@ -78,7 +80,7 @@ def save_figure(figure: Figure, caption: str, provenance: str, paths: Sequence[s
         Files that end in ``.svg`` or ``.pdf``. The same figure gives the same bytes.
     """
     made_by = json.dumps(json.loads(provenance))
-    box = _settled_box(figure)
+    box = settled_box(figure)
     of_format: dict[str, dict[str, Any]] = {
         ".svg": {
             "Date": None,
@@ -96,7 +98,7 @@ def save_figure(figure: Figure, caption: str, provenance: str, paths: Sequence[s
     plt.close(figure)
 
 
-def _settled_box(figure: Figure) -> Bbox:
+def settled_box(figure: Figure) -> Bbox:
     """Lay a figure out for good, and return the box around all that is drawn, in inches.
 
     Otherwise the layout would be computed anew for each file.
@@ -246,7 +248,12 @@ def nothing_to_show(message: str) -> Figure:
 
 GENE_SIZE = 5  # points, of gene names
 GENE_GAP = 2.5  # points, between a dot and its name
-WIDTH_OF_LETTER = 0.62  # of the font size, on average
+
+
+def _width(name: str) -> float:
+    """Measure the name of a gene, in points."""
+    path = TextPath((0, 0), name, size=GENE_SIZE, prop=FontProperties(style="italic"))
+    return float(path.get_extents().x1)
 
 
 def name_points(axis: Axes, names: Sequence[str], x: Sequence[float], y: Sequence[float]) -> None:
@@ -270,13 +277,13 @@ def name_points(axis: Axes, names: Sequence[str], x: Sequence[float], y: Sequenc
     points = np.column_stack([x, y]).reshape(-1, 2)
     for name, point in zip(names, points, strict=True):
         across, up = axis.transData.transform(point)
-        width = WIDTH_OF_LETTER * GENE_SIZE * len(name) * pixels
+        width = _width(name) * pixels
         outwards = 1 if across >= axis.transData.transform((0, 0))[0] else -1
         for side in (outwards, -outwards):
             gap = GENE_GAP * pixels
             left = across + gap if side > 0 else across - gap - width
             box = Bbox.from_bounds(left, up - height / 2, width, height)
-            inside = room.x0 <= box.x0 and box.x1 <= room.x1 + 4 * pixels
+            inside = room.x0 <= box.x0 and box.x1 <= room.x1
             covered = np.all((dots > box.min) & (dots < box.max), axis=1).any()
             if inside and not covered and not any(box.overlaps(other) for other in taken):
                 text = axis.annotate(
