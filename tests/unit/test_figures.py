@@ -310,8 +310,8 @@ def perturbation_map_table(n):
     return pd.concat(parts, ignore_index=True)
 
 
-def similarity_table(n_perturbations, kinds):
-    names = [f"P{i}" for i in range(n_perturbations)]
+def similarity_table(n_perturbations, kinds, name="P"):
+    names = [f"{name}{i}" for i in range(n_perturbations)]
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i:]]
     table = pd.DataFrame(
         [(kind, model, *pair) for kind, model in kinds for pair in pairs],
@@ -518,6 +518,7 @@ TABLES = {
     ("effects", "few"): effects_table(3),
     ("similarity", "one"): similarity_table(1, LATENT_KINDS),
     ("similarity", "many"): similarity_table(60, LATENT_KINDS),
+    ("similarity", "combinations"): similarity_table(40, LATENT_KINDS, "MAP2K3+MAP2K"),
     ("similarity", "observed alone"): similarity_table(5, LATENT_KINDS[:1]),
     ("factors", "few"): latents_table(8, groups=2),
     ("factors", "many"): latents_table(700, 60, groups=12),
@@ -653,6 +654,7 @@ def test_a_text_beyond_the_box_is_found_out():
 
 @pytest.mark.parametrize("n_cells", [[100] * 30, list(range(20, 3020, 100))])
 def test_names_of_dots_stay_within_the_figure(n_cells):
+    """The names of perturbations with as many cells stand beside each other or are left out."""
     use_style()
     table = hits_table(30).assign(n_compared=n_cells, is_hit=True)
     table["perturbation"] = [f"CNN1+MAPK{number}" for number in range(30)]
@@ -662,6 +664,23 @@ def test_names_of_dots_stay_within_the_figure(n_cells):
     low, high = drawn.axes[0].get_xlim()
     shown = [tick for tick in drawn.axes[0].get_xticks() if low <= tick <= high]
     assert len(shown) > 1
+    plt.close(drawn)
+
+
+def test_names_cover_no_dot():
+    use_style()
+    table = perturbation_map_table(60).assign(strength=1.0)
+    drawn = function_of("perturbation_map")(table, **OPTIONS)
+    drawn.canvas.draw()
+    for axis in drawn.axes:
+        places = [axis.transData.transform(dots.get_offsets()) for dots in axis.collections]
+        names = [text.get_window_extent() for text in axis.texts]
+        radius = np.sqrt(60) / 2 * drawn.dpi / POINTS_PER_INCH
+        assert len(names) > 5
+        for box in names:
+            beside = np.clip(np.concatenate(places), box.min, box.max)
+            distance = np.linalg.norm(np.concatenate(places) - beside, axis=1)
+            assert distance.min() > radius / 2
     plt.close(drawn)
 
 

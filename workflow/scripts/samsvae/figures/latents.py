@@ -19,9 +19,11 @@ from samsvae.figures.style import (
     DIVERGING,
     LOWEST,
     PAGE_WIDTH,
+    POINTS_PER_INCH,
     colour_limit,
     heatmap,
     models_in,
+    name_points,
     nothing_to_show,
     panels,
 )
@@ -126,6 +128,7 @@ def _colour_by_group(figure: Figure, axis: Axes, group: pd.Series) -> None:
 
 MOST_MAPS = 12
 MAP_LABEL_SIZE = 4.5
+LETTER_WIDTH = 0.7  # of the size of the font
 
 
 def draw_similarity(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
@@ -136,7 +139,8 @@ def draw_similarity(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Fig
     maps += [(kind, model) for model in models for kind in (LATENT, PREDICTED)]
     by_map = shown.groupby(["kind", "model"], observed=True)
     maps = [one for one in maps if one in by_map.groups][:MOST_MAPS]
-    figure, axes = panels(len(maps), 3, 0.7 + 0.062 * max(len(order), 20))
+    longest = max(map(len, order)) * LETTER_WIDTH * MAP_LABEL_SIZE / POINTS_PER_INCH
+    figure, axes = panels(len(maps), 3, 0.6 + longest + 0.067 * max(len(order), 20))
     for index, (axis, (kind, model)) in enumerate(zip(axes, maps, strict=True)):
         rows = by_map.get_group((kind, model))
         heatmap(
@@ -165,8 +169,6 @@ def _square(rows: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 
 LARGEST_DOT = 60.0  # square points
-NAME_WIDTH, NAME_HEIGHT = 0.03, 0.05  # of a character of a name, as fractions of the map
-NAME_OFFSET = 0.03  # of a name from its dot
 
 
 def draw_perturbation_map(table: pd.DataFrame, **_: Any) -> Figure:
@@ -183,38 +185,13 @@ def draw_perturbation_map(table: pd.DataFrame, **_: Any) -> Figure:
             own = rows[rows["leiden"] == cluster]
             size = LARGEST_DOT * own["strength"] / table["strength"].max()
             axis.scatter(own["x"], own["y"], s=size, color=colour, linewidths=0, label=cluster)
-        for row, is_left in _names_with_space(rows):
-            named = axis.annotate(
-                row["perturbation"], (row["x"], row["y"]), xytext=(4 if is_left else -4, 3),
-                textcoords="offset points", fontsize=6, ha="left" if is_left else "right",
-            )  # fmt: skip
-            named.set_in_layout(False)
-        axis.margins(x=0.08)
+        axis.margins(x=0.15)
         title = "observed effects" if kind == OBSERVED else f"latent effects, {readable(model)}"
         axis.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=title)
+    figure.draw_without_rendering()
+    for axis, (kind, model) in zip(axes, kinds.itertuples(index=False), strict=True):
+        rows = table[(table["kind"] == kind) & (table["model"] == model)]
+        rows = rows.sort_values("strength", ascending=False, kind="stable")
+        sizes = LARGEST_DOT * rows["strength"] / table["strength"].max()
+        name_points(axis, list(rows["perturbation"]), rows["x"], rows["y"], sizes, size=6)
     return figure
-
-
-def _names_with_space(rows: pd.DataFrame) -> list[tuple["pd.Series[Any]", bool]]:
-    """Choose perturbations to name, the strongest first, so that their names do not overlap.
-
-    Returns
-    -------
-    list of tuple
-        Row of each, and whether it is in the left half, where its name is to the right of the dot.
-    """
-    ordered = rows.sort_values("strength", ascending=False, kind="stable")
-    points = ordered[["x", "y"]].to_numpy()
-    points = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-9)
-    chosen: list[tuple[pd.Series[Any], bool]] = []
-    boxes = np.empty((0, 2))
-    for (_, row), (x, y) in zip(ordered.iterrows(), points, strict=True):
-        width, is_left = NAME_WIDTH * len(row["perturbation"]), x < 0.5
-        offset = NAME_OFFSET + width / 2
-        middle = np.array([x + offset if is_left else x - offset, y])
-        widths = [NAME_WIDTH * len(other["perturbation"]) for other, _ in chosen]
-        apart = np.array([[(width + other) / 2, NAME_HEIGHT] for other in widths]).reshape(-1, 2)
-        if not (np.abs(boxes - middle) < apart).all(axis=1).any():
-            chosen.append((row, bool(is_left)))
-            boxes = np.vstack([boxes, middle])
-    return chosen

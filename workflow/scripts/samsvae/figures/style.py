@@ -12,10 +12,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Bbox
+from numpy.typing import ArrayLike
 
 from samsvae.figures import readable_set
 from samsvae.figures.cells import name_cells, named_cells
@@ -250,13 +252,22 @@ GENE_SIZE = 5  # points, of gene names
 GENE_GAP = 2.5  # points, between a dot and its name
 
 
-def _width(name: str) -> float:
-    """Measure the name of a gene, in points."""
-    path = TextPath((0, 0), name, size=GENE_SIZE, prop=FontProperties(style="italic"))
-    return float(path.get_extents().x1)
+SMALL_DOT = 9.0  # square points; names keep the gap from the centres of dots up to this size
 
 
-def name_points(axis: Axes, names: Sequence[str], x: Sequence[float], y: Sequence[float]) -> None:
+def _reach(sizes: ArrayLike) -> np.ndarray:
+    """Compute by how much the radii of dots exceed that of a small one, in points."""
+    return np.clip(np.sqrt(np.asarray(sizes, dtype=float)) - SMALL_DOT**0.5, 0, None) / 2
+
+
+def name_points(
+    axis: Axes,
+    names: Sequence[str],
+    x: Sequence[float],
+    y: Sequence[float],
+    dot_sizes: Sequence[float] | None = None,
+    size: float = GENE_SIZE,
+) -> None:
     """Label points where there is room, in the order of the names.
 
     Parameters
@@ -267,28 +278,41 @@ def name_points(axis: Axes, names: Sequence[str], x: Sequence[float], y: Sequenc
         Gene symbols; one that would overlap another, cover a dot or leave the axes is omitted.
     x, y
         The points.
+    dot_sizes
+        Sizes of their dots, in square points; None for small ones.
+    size
+        Of the names, in points.
     """
-    pixels = axis.figure.dpi / 72
-    height = GENE_SIZE * pixels
+    pixels = axis.figure.dpi / POINTS_PER_INCH
+    height = size * pixels
     room = axis.get_window_extent()
     taken: list[Bbox] = []
-    drawn = [axis.transData.transform(dots.get_offsets()) for dots in axis.collections]
-    dots = np.concatenate([np.empty((0, 2)), *drawn])
+    scattered = [dots for dots in axis.collections if isinstance(dots, PathCollection)]
+    places = [axis.transData.transform(dots.get_offsets()) for dots in scattered]
+    reaches = [
+        np.broadcast_to(_reach(dots.get_sizes()), len(place))
+        for dots, place in zip(scattered, places, strict=True)
+    ]
+    dots = np.concatenate([np.empty((0, 2)), *places])
+    reach = np.concatenate([np.empty(0), *reaches])[:, None] * pixels
     points = np.column_stack([x, y]).reshape(-1, 2)
-    for name, point in zip(names, points, strict=True):
+    gaps = GENE_GAP + _reach([SMALL_DOT] * len(points) if dot_sizes is None else dot_sizes)
+    font = FontProperties(style="italic")
+    for name, point, own_gap in zip(names, points, gaps, strict=True):
         across, up = axis.transData.transform(point)
-        width = _width(name) * pixels
+        width = TextPath((0, 0), name, size=size, prop=font).get_extents().x1 * pixels
         outwards = 1 if across >= axis.transData.transform((0, 0))[0] else -1
         for side in (outwards, -outwards):
-            gap = GENE_GAP * pixels
+            gap = own_gap * pixels
             left = across + gap if side > 0 else across - gap - width
             box = Bbox.from_bounds(left, up - height / 2, width, height)
             inside = room.x0 <= box.x0 and box.x1 <= room.x1
-            covered = np.all((dots > box.min) & (dots < box.max), axis=1).any()
+            covers = (dots > box.min - reach) & (dots < box.max + reach)
+            covered = covers.all(axis=1).any()
             if inside and not covered and not any(box.overlaps(other) for other in taken):
                 text = axis.annotate(
-                    name, tuple(point), xytext=(GENE_GAP * side, 0), textcoords="offset points",
-                    ha="left" if side > 0 else "right", va="center", fontsize=GENE_SIZE,
+                    name, tuple(point), xytext=(own_gap * side, 0), textcoords="offset points",
+                    ha="left" if side > 0 else "right", va="center", fontsize=size,
                     style="italic",
                 )  # fmt: skip
                 text.set_in_layout(False)
