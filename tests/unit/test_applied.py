@@ -13,7 +13,6 @@ from samsvae.biology.applied import (
     SCORE,
     ScreenModel,
     fit_to_cells,
-    particles_of_cells,
     write_cells,
 )
 from samsvae.evaluation.predicted import predicted_effects
@@ -79,13 +78,6 @@ def same(one, other):
         np.testing.assert_array_equal(one.obsm[name], other.obsm[name], err_msg=name)
     for name in ("bound", SCORE, PROBABILITY):
         np.testing.assert_array_equal(one.obs[name], other.obs[name], err_msg=name)
-
-
-@pytest.mark.parametrize(
-    ("n_cells", "particles"), [(0, 25), (100_000, 25), (170_000, 14), (500_000, 5), (2_000_000, 5)]
-)
-def test_cells_of_large_screens_have_fewer_particles(n_cells, particles):
-    assert particles_of_cells(n_cells) == particles
 
 
 def test_cells_hold_the_screen_and_what_the_model_infers(screen, written):

@@ -52,8 +52,6 @@ MOST_NAMED = 5
 LIBRARY_SIZE_COLUMN = "library_size_column"  # in uns, where library sizes are a column's
 STATES = ("X_basal", "X_latent", "X_shift")
 BOUND, SCORE, PROBABILITY = "bound", "responder_score", "responder_probability"
-PARTICLES = (5, 25)  # of a cell, fewest and most, unless they are given
-MOST_PARTICLES = 2_500_000  # of all cells together
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +166,7 @@ def write_cells(
     trained: TrainedModel,
     source: str | Path,
     output: str | Path,
-    particles: int | None,
+    particles: int,
     seed: int,
     provenance: str,
     factors: Mapping[str, pd.DataFrame] | None = None,
@@ -188,7 +186,7 @@ def write_cells(
         (nats) and ``responder_probability``. Where effects are those of single perturbations,
         scores and probabilities are matrices of ``obsm``, cells x perturbations.
     particles
-        Particles of the bounds; None for :func:`particles_of_cells`.
+        Particles of the bounds.
     seed
         Seed of all draws.
     provenance
@@ -206,8 +204,6 @@ def write_cells(
     with open_screen(source, names=False) as screen, whole_file(output) as temporary:
         trained, notes = fit_to_cells(trained, screen)
         shutil.copyfile(source, temporary)
-        particles = particles or particles_of_cells(screen.n_obs)
-        logger.info("%d particles of each cell", particles)
         cells = CellPass(trained, screen, particles, seed)
         bound = np.empty(screen.n_obs, dtype=np.float32)
         shape = screen.n_obs, trained.model.n_latent
@@ -229,11 +225,6 @@ def write_cells(
                 tables = {name: _storable(table) for name, table in factors.items()}
                 write_elem(file["uns"], "factors", tables)
     return responders, notes
-
-
-def particles_of_cells(n_cells: int) -> int:
-    """Return the number of particles of each cell: 25, and fewer for more than 100,000 cells."""
-    return int(np.clip(MOST_PARTICLES // max(1, n_cells), *PARTICLES))
 
 
 def _storable(table: pd.DataFrame) -> pd.DataFrame:

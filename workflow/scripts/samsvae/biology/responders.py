@@ -353,6 +353,13 @@ class ModelledCells:
         for positions, counts in counts_in_blocks(self.screen, keep, LARGEST_MODELLED_BLOCK):
             yield positions, self.cells(positions, counts)
 
+    def together(self, positions: np.ndarray) -> Cells:
+        """Move a few cells, at ascending positions, to the model's device in one block."""
+        keep = np.zeros(self.screen.n_obs, dtype=bool)
+        keep[positions] = True
+        blocks = counts_in_blocks(self.screen, keep, LARGEST_MODELLED_BLOCK)
+        return self.cells(positions, sparse.vstack([each for _, each in blocks], format="csr"))
+
     def cells(self, positions: np.ndarray, counts: sparse.csr_matrix) -> Cells:
         """Move some cells, with their counts of all genes of the screen, to the model's device."""
         trained = self.trained
@@ -568,33 +575,30 @@ class ResponderScores:
 
     def finish(self) -> Responders:
         """Score null cells, and estimate fractions and probabilities."""
-        keep = np.zeros(self.modelled.screen.n_obs, dtype=bool)
-        keep[self.null_cells] = True
-        blocks = list(self.modelled.blocks(keep)) if keep.any() else []
-        weights = [self.evidence.weights(cells) for _, cells in blocks]
+        positions, none = self.null_cells, NullScores(np.empty(0), np.empty(0))
+        if not len(positions):
+            return Responders.of(self.groups, self.score, [none] * len(self.added))
+        cells = self.modelled.together(positions)
+        weights = self.evidence.weights(cells)
+        conditions = self.modelled.conditions_of(positions)
+        contexts = self.modelled.contexts[positions]
         null = []
         progress = Progress("null cells of perturbation", len(self.added), " perturbations")
         for group, added in enumerate(self.added):
             progress.update(1)
             if not self.is_modelled[group]:
-                null.append(NullScores(np.empty(0), np.empty(0)))
+                null.append(none)
                 continue
-            scores, positions = [np.empty(0)], [np.empty(0, dtype=np.int64)]
-            for (where, cells), own in zip(blocks, weights, strict=True):
-                conditions = self.modelled.conditions_of(where)
-                lacks = np.array([added.keys().isdisjoint(one) for one in conditions], dtype=bool)
-                rows = np.flatnonzero(lacks)
-                positions.append(where[rows])
-                if not self.acts[group] or not len(rows):
-                    scores.append(np.zeros(len(rows)))
-                    continue
+            lacks = np.array([added.keys().isdisjoint(one) for one in conditions], dtype=bool)
+            rows = np.flatnonzero(lacks)
+            scores = np.zeros(len(rows))
+            if self.acts[group] and len(rows):
                 given = [conditions[row] | added for row in rows]
-                contexts = list(self.modelled.contexts[where[rows]])
-                own = own[:, rows]
+                own = weights[:, rows]
                 of_control = None if self.marginal else own
-                under = self.evidence.under(cells.select(rows), given, contexts, of_control)
-                scores.append(under - bounds_of(own))
-            null.append(self._weighted(group, np.concatenate(scores), np.concatenate(positions)))
+                some = cells.select(rows), given, list(contexts[rows]), of_control
+                scores = self.evidence.under(*some) - bounds_of(own)
+            null.append(self._weighted(group, scores, positions[rows]))
         return Responders.of(self.groups, self.score, null)
 
     def _weighted(self, group: int, scores: np.ndarray, positions: np.ndarray) -> NullScores:

@@ -198,10 +198,9 @@ class Evaluation(Section):
         description='Where those cells\' masks and effects come from: "posterior", what training '
         'has learnt of them, or "prior", what the model assumes beforehand.',
     )
-    cell_particles: Count | None = Field(
-        None,
-        description="Particles of the bounds and responder scores of all cells, in cells.h5ad; "
-        "null for 25, and for more than 100,000 cells 2,500,000 over their number, at least 5.",
+    cell_particles: Count = Field(
+        25,
+        description="Particles of the bounds and responder scores of all cells, in cells.h5ad.",
     )
     mapped_cells: NotNegative = Field(
         3000,
