@@ -258,6 +258,7 @@ def test_intervals_depend_neither_on_order_nor_on_blocks(trained, tiny_screen, m
     backwards = [draws_of(m.trained, 12, m.seed, NAMES[::-1]) for m in models[::-1]]
     turned = summarise_draws(backwards, NAMES[::-1], *(each[::-1] for each in observed))
     monkeypatch.setattr(intervals_module, "LARGEST_BLOCK", 1)
+    monkeypatch.setattr(intervals_module, "LARGEST_TENSOR", 1)
     apart = dataclasses.astuple(summarise_draws(models, NAMES, *observed))
     for one, other, reverse in zip(whole, apart, dataclasses.astuple(turned), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)

@@ -165,8 +165,8 @@ class EffectDraws:
                 genes, terms, log_factors = on_target
                 own = genes[c], terms[s, c].expand(number, -1, -1), log_factors[c]
             effect = cells.expression(decoded, *given, own=own).sub_(control).mean(0).cpu()
-            draws, rows = s.cpu(), c.cpu() - 1
-            found[draws, rows] += (effect * weight[rows]).numpy()
+            effect *= weight[c.cpu() - 1]
+            found[s.cpu().numpy(), c.cpu().numpy() - 1] += effect.numpy()
 
 
 @dataclass(frozen=True)
