@@ -74,9 +74,9 @@ def test_the_package_imports_nothing_heavy():
 
 TABLES_AND_FIGURES = (
     "assess_screen", "check_screen", "collect_metrics", "collect_tables", "compare_iwelbo",
-    "compare_models", "compare_pathways", "compare_perturbations", "draw_figures",
+    "compare_models", "compare_pathways", "compare_perturbations", "compute_maps", "draw_figures",
     "draw_perturbation", "enrich_effects", "evaluate_effects", "list_perturbations",
-    "map_perturbations", "observe_effects", "predict_baseline", "predict_ceiling", "split_cells",
+    "observe_effects", "predict_baseline", "predict_ceiling", "split_cells",
     "stratify_scores", "tabulate_cells", "tabulate_combinations", "tabulate_effects",
     "tabulate_selection", "tabulate_warnings", "write_report",
 )  # fmt: skip

@@ -523,7 +523,7 @@ def test_states_are_mapped_where_this_is_not_switched_off(finished):
     chosen = copy.deepcopy(TINY_CONFIG)
     chosen["evaluation"]["mapped_cells"] = 60
     asked = Project(finished.folder, chosen)
-    assert asked.planned(figure) == {"map_states": 1, "draw_states": 1}
+    assert asked.planned(figure) == {"compute_maps": 1, "draw_states": 1}
     assert not finished.planned("tables")
     done = asked.snakemake(figure)
     assert done.returncode == 0, done.stdout[-4000:]

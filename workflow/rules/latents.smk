@@ -189,19 +189,25 @@ use rule classify_states as classify_states_of_run with:
         "results/benchmarks/classify_states/{experiment}/{split}/{model}-seed{seed}.tsv"
 
 
-# for the first model only, since UMAP is slow to import and to run
-rule map_states:
-    """Compute a UMAP of basal and total states."""
+# The states are those of the first model alone. Cells and perturbations are mapped by one job, since
+# UMAP compiles for longer than it runs.
+rule compute_maps:
+    """Compute UMAPs and clusters of the states of cells, and of perturbations."""
     input:
         models=layout.for_shown_runs(rules.train.output.model),
         screen=layout.screen_of,
         split=layout.for_shown_split(rules.split_cells.output.split),
+        effects=rules.tabulate_effects.output.table,
+        latents=rules.tabulate_latents.output.latents,
     output:
-        table=f"{TABLES}/state_map.tsv",
+        states=f"{TABLES}/state_map.tsv",
+        perturbations=f"{TABLES}/perturbation_map.tsv",
     log:
-        "results/logs/map_states/{experiment}.log",
+        "results/logs/compute_maps/{experiment}.log",
     benchmark:
-        "results/benchmarks/map_states/{experiment}.tsv"
+        "results/benchmarks/compute_maps/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=one_of(layout.experiments_with("counts", "training")),
     conda:
         "../../envs/samsvae.yaml"
     resources:
@@ -210,40 +216,49 @@ rule map_states:
     params:
         runs=layout.shown_runs_of,
         most_cells=config["evaluation"]["mapped_cells"],
-        code=uses_models("map_states"),
+        code=uses_models("compute_maps"),
     script:
-        "../scripts/map_states.py"
+        "../scripts/compute_maps.py"
+
+
+use rule compute_maps as map_states with:
+    input:
+        models=layout.for_shown_runs(rules.train.output.model),
+        screen=layout.screen_of,
+        split=layout.for_shown_split(rules.split_cells.output.split),
+    output:
+        states=f"{TABLES}/state_map.tsv",
+    log:
+        "results/logs/compute_maps/{experiment}.log",
+    benchmark:
+        "results/benchmarks/compute_maps/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=one_of(layout.experiments_with("training", without="counts")),
 
 
 use rule map_states as map_states_of_run with:
     output:
-        table=f"{RUN}/state_map.tsv",
+        states=f"{RUN}/state_map.tsv",
     log:
-        "results/logs/map_states/{experiment}/{split}/{model}-seed{seed}.log",
+        "results/logs/compute_maps/{experiment}/{split}/{model}-seed{seed}.log",
     benchmark:
-        "results/benchmarks/map_states/{experiment}/{split}/{model}-seed{seed}.tsv"
+        "results/benchmarks/compute_maps/{experiment}/{split}/{model}-seed{seed}.tsv"
+    wildcard_constraints:
+        experiment=one_of(layout.experiments),
+        model=one_of(layout.trained),
 
 
-rule map_perturbations:
-    """Compute UMAPs and clusters of perturbations by observed and latent effects."""
+use rule compute_maps as map_perturbations with:
     input:
         effects=rules.tabulate_effects.output.table,
-        latents=branch(layout.shown_runs_of, then=rules.tabulate_latents.output.latents),
     output:
-        table=f"{TABLES}/perturbation_map.tsv",
+        perturbations=f"{TABLES}/perturbation_map.tsv",
     log:
-        "results/logs/map_perturbations/{experiment}.log",
+        "results/logs/compute_maps/{experiment}.log",
     benchmark:
-        "results/benchmarks/map_perturbations/{experiment}.tsv"
-    conda:
-        "../../envs/samsvae.yaml"
-    resources:
-        mem_mb=growing(4000, per_input=20),
-        runtime=growing(30),
-    params:
-        code=uses("map_perturbations"),
-    script:
-        "../scripts/map_perturbations.py"
+        "results/benchmarks/compute_maps/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=one_of(layout.experiments_with("counts", without="training")),
 
 
 rule compare_perturbations:

@@ -194,6 +194,11 @@ class Layout:
         }
         return sorted(name for name, present in has.items() if present)
 
+    def experiments_with(self, *needed: str, without: str = "") -> list[str]:
+        """List the experiments that have all these properties, and not that one."""
+        has = {name: set(self.properties(name)) for name in self.experiments}
+        return [name for name in has if has[name] >= set(needed) and without not in has[name]]
+
     def screen_entry(self, experiment: str) -> dict[str, Any]:
         """Return the configuration's entry of an experiment's screen."""
         entry: dict[str, Any] = self.screens[self.experiments[experiment]["screen"]]
