@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from bokeh.embed import json_item
 from bokeh.layouts import row
-from bokeh.models import ColumnDataSource
+from bokeh.models import BasicTickFormatter, ColumnDataSource
 from bokeh.models.annotations import Slope, Span
 from bokeh.models.tools import HoverTool
 from bokeh.plotting import figure
@@ -390,6 +390,7 @@ def interactive_plots() -> str:
             "effect", vertical, source=source, size=7, alpha=0.75, line_color=None,
             fill_color="colour",
         )  # fmt: skip
+        made.yaxis.formatter = BasicTickFormatter(use_scientific=False)  # of small predictions
         made.add_tools(HoverTool(tooltips=TOOLTIPS))
         made.toolbar.logo = None
         return made
