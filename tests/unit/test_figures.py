@@ -667,6 +667,24 @@ def test_names_of_dots_stay_within_the_figure(n_cells):
     plt.close(drawn)
 
 
+@pytest.mark.parametrize("smallest", [0.0, 1e-60, 1e-40])
+def test_the_most_significant_genes_are_drawn(smallest):
+    """A false discovery rate that float32 makes 0 is drawn at the largest height."""
+    use_style()
+    table = effects_table(3)
+    rates = table["screen_fdr"].mask(table["gene"] == "g0", smallest).astype(np.float32)
+    drawn = function_of("volcanoes")(table.assign(screen_fdr=rates), **OPTIONS)
+    for axis in (axis for axis in drawn.axes if axis.get_title()):
+        [points] = [c for c in axis.collections if isinstance(c, PathCollection)]
+        offsets = points.get_offsets()
+        assert np.isfinite(offsets).all()
+        assert offsets[:, 1].max() == pytest.approx(40 if smallest == 1e-40 else 50, rel=1e-3)
+        inside = axis.viewLim.contains(*offsets[offsets[:, 1].argmax()])
+        assert inside
+        assert "g0" in [text.get_text() for text in axis.texts]
+    plt.close(drawn)
+
+
 def test_names_cover_no_dot():
     use_style()
     table = perturbation_map_table(60).assign(strength=1.0)

@@ -174,8 +174,8 @@ def volcano(
 
 
 def minus_log_fdr(rows: pd.DataFrame) -> "pd.Series[float]":
-    """Compute -log10 of the false discovery rate, 50 at most."""
-    return -np.log10(np.clip(rows["screen_fdr"], SMALLEST_FDR, 1))
+    """Compute -log10 of the false discovery rate, 50 at most, also where float32 made it 0."""
+    return -np.log10(np.clip(rows["screen_fdr"].astype(float), SMALLEST_FDR, 1))
 
 
 def strongest(rows: pd.DataFrame, fdr: float, number: int) -> pd.DataFrame:
