@@ -107,9 +107,7 @@ rule score_cells:
     benchmark:
         "results/benchmarks/score_cells/{experiment}/{split}.tsv"
     wildcard_constraints:
-        experiment=one_of(
-            name for name in layout.experiments if "cells" in layout.properties(name)
-        ),
+        experiment=one_of(layout.experiments_with("cells")),
     conda:
         "../../envs/samsvae.yaml"
     threads: 1

@@ -129,9 +129,7 @@ use rule evaluate_run as estimate_iwelbo with:
     benchmark:
         "results/benchmarks/estimate_iwelbo/{experiment}/{split}/{model}-seed{seed}.tsv"
     wildcard_constraints:
-        experiment=one_of(
-            name for name in layout.experiments if not layout.has_counts(name)
-        ),
+        experiment=one_of(layout.experiments_with(without="counts")),
         model=one_of(layout.fitted),
 
 
