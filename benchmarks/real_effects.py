@@ -39,7 +39,7 @@ sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 from benchmarks.truth_recovery import key_values, mean_of
 from samsvae.config.experiments import Split
 from samsvae.evaluation.agreement import MASK_THRESHOLD
-from samsvae.evaluation.effects import log_expression
+from samsvae.evaluation.expression import log_expression
 from samsvae.evaluation.observed import observed_effects, split_half
 from samsvae.evaluation.predicted import (
     LIBRARY_SIZE,

@@ -47,9 +47,10 @@ from samsvae.biology.quality import (
     principal_components,
     screen_effects,
 )
-from samsvae.evaluation.effects import (
+from samsvae.evaluation.effects import group_means
+from samsvae.evaluation.expression import (
+    Expression,
     expression_in_blocks,
-    group_means,
     log_cp10k,
     log_expression,
 )
@@ -230,6 +231,13 @@ def _dead_guides(seed: int) -> dict[str, float]:
     return {"dead guides among escapers, area under the ROC curve": float(area)}
 
 
+def as_counts(expression: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Round synthetic expression up, to counts in the same places."""
+    counts = expression.copy()
+    counts.data = np.ceil(counts.data)
+    return counts
+
+
 def of_marginal_speed(
     n_cells: int, n_genes: int, n_perturbations: int, n_guides: float
 ) -> dict[str, Any]:
@@ -254,9 +262,10 @@ def of_marginal_speed(
     lap("effects and tests, plain and with batches")
     marginal_null(screen, expression, regression, settings, 0)
     lap("null")
-    states = principal_components(expression, 0)
+    screen.X = as_counts(expression)
+    states = principal_components(Expression(screen), 0)
     lap("principal components")
-    marginal_hits(effects, states, expression, sizes, regression, FDR, 0)
+    marginal_hits(effects, states, expression, screen.X, sizes, regression, FDR, 0)
     lap("hits")
     return {
         "cells": n_cells,
@@ -274,6 +283,7 @@ def of_speed(n_cells: int, n_genes: int, n_perturbations: int, n_controls: int) 
     expression, labels = synthetic(n_cells, n_genes, n_perturbations, n_controls)
     rng = np.random.default_rng(1)
     screen = anndata.AnnData(
+        as_counts(expression),
         obs=pd.DataFrame(
             {
                 "perturbation": pd.Categorical(labels),
@@ -287,6 +297,7 @@ def of_speed(n_cells: int, n_genes: int, n_perturbations: int, n_controls: int) 
     )
     names = perturbations(screen)
     library_size = screen.obs["library_size"].to_numpy()
+    expression = Expression(screen)
     lap = Laps()
     stratum = strata_of_cells(screen, True)
     plain = Strata.of(labels, names)
@@ -296,13 +307,13 @@ def of_speed(n_cells: int, n_genes: int, n_perturbations: int, n_controls: int) 
     is_control = (labels == CONTROL).to_numpy()
     group = fake_targets(screen, stratum, 30, 0)
     null_calibration(
-        expression[is_control], group, stratum[is_control], library_size[is_control],
+        log_expression(screen, is_control), group, stratum[is_control], library_size[is_control],
         MIN_CONTROLS, FDR,
     )  # fmt: skip
     lap("null")
     states = principal_components(expression, 0)
     lap("principal components")
-    table = hits(effects, states, expression, library_size, strata, FDR, 0)
+    table = hits(effects, states, expression, strata, FDR, 0)
     lap("hits")
     of_guide, guides = guide_groups(screen, 20)
     stratified_effects(expression, Strata(of_guide, stratum, len(guides), MIN_CONTROLS))

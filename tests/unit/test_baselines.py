@@ -12,7 +12,8 @@ from sklearn.linear_model import Ridge
 
 from samsvae.biology.quality import screen_effects
 from samsvae.evaluation.baselines import additive, bilinear, mean_effect, training_mean
-from samsvae.evaluation.effects import log_expression, long_table
+from samsvae.evaluation.effects import long_table
+from samsvae.evaluation.expression import log_expression
 from samsvae.evaluation.observed import half_of_held_out, observed_effects, split_half
 from samsvae.evaluation.scores import effect_scores
 from samsvae.evaluation.stratified import Strata

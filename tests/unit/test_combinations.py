@@ -6,7 +6,7 @@ from scipy import stats
 
 from samsvae.config.experiments import Split
 from samsvae.evaluation.combinations import non_additivity, parts_of, tabulate_non_additivity
-from samsvae.evaluation.effects import log_expression
+from samsvae.evaluation.expression import log_expression
 from samsvae.evaluation.observed import observed_effects
 from samsvae.screen.design import Design
 from samsvae.screen.splits import split_cells

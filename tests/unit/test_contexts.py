@@ -19,10 +19,10 @@ from samsvae.evaluation.effects import (
     effects_in_context,
     effects_table,
     in_context,
-    log_expression,
     read_effects,
     write_effects,
 )
+from samsvae.evaluation.expression import log_expression
 from samsvae.evaluation.observed import observed_effects
 from samsvae.evaluation.predicted import in_contexts, predicted_effects
 from samsvae.evaluation.samples import counterfactual_cells, sample_cells

@@ -21,13 +21,13 @@ from samsvae.evaluation.effects import (
     as_compared,
     effects_table,
     list_perturbations,
-    log_expression,
     long_table,
     read_effects,
     rows_of_perturbation,
     strongest_genes,
     write_effects,
 )
+from samsvae.evaluation.expression import log_expression
 from samsvae.evaluation.observed import observed_effects, split_half
 from samsvae.evaluation.predicted import ExpectedLogCounts, predicted_effects
 from samsvae.evaluation.stratified import Strata, gated_tests
@@ -66,7 +66,7 @@ def test_effects_come_from_the_file_as_from_memory_whatever_the_block(
     for make in makers:
         whole = make(screen)
         with monkeypatch.context() as patched, open_screen(tmp_path / "screen.h5ad") as opened:
-            patched.setattr("samsvae.evaluation.effects.LARGEST_BLOCK", largest_block)
+            patched.setattr("samsvae.evaluation.expression.LARGEST_BLOCK", largest_block)
             found = make(opened)
         for layer in (None, *whole.layers):
             np.testing.assert_allclose(found.to_df(layer), whole.to_df(layer), rtol=1e-9, atol=1e-9)

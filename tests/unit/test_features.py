@@ -20,7 +20,7 @@ from scipy.special import expit
 from samsvae.config.configuration import validate
 from samsvae.config.experiments import Split, splits
 from samsvae.evaluation.baselines import additive, bilinear, mean_effect, nearest_feature
-from samsvae.evaluation.effects import log_expression
+from samsvae.evaluation.expression import log_expression
 from samsvae.evaluation.observed import training_effects
 from samsvae.evaluation.predicted import predicted_effects
 from samsvae.evaluation.truth import true_effects

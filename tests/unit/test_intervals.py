@@ -11,7 +11,8 @@ import torch
 from scipy import stats
 
 from samsvae.evaluation import intervals as intervals_module
-from samsvae.evaluation.effects import effects_table, log_cp10k
+from samsvae.evaluation.effects import effects_table
+from samsvae.evaluation.expression import log_cp10k
 from samsvae.evaluation.intervals import (
     FEWEST,
     Calibration,

@@ -11,7 +11,6 @@ from samsvae.biology.guides import Groups, compare_guides, guide_groups, knock_d
 from samsvae.biology.quality import (
     cells_by_batch,
     common_shifts,
-    counts_of,
     depth_ratios,
     detectable_effects,
     effects_by_context,
@@ -24,7 +23,8 @@ from samsvae.biology.quality import (
     split_half_correlations,
 )
 from samsvae.biology.similarity import similarity_table
-from samsvae.evaluation.effects import effects_in_use, log_cp10k, log_expression
+from samsvae.evaluation.effects import effects_in_use
+from samsvae.evaluation.expression import Expression, log_expression
 from samsvae.evaluation.stratified import (
     Strata,
     strata_of_cells,
@@ -62,7 +62,7 @@ def simulated(rng, shifts, n_controls=400, n_cells=80, batch_effect=0.0, guides=
 
 
 def assessed(screen, by_batch=True):
-    expression = log_expression(screen)
+    expression = Expression(screen)
     labels, names = screen.obs["perturbation"], perturbations(screen)
     plain = Strata.of(labels, names)
     stratum = strata_of_cells(screen, by_batch)
@@ -105,16 +105,15 @@ def test_batches_make_false_genes_for_the_plain_test_alone(screen):
 
 def test_hits_are_the_perturbations_with_an_effect(screen):
     expression, strata, effects = assessed(screen)
-    library_size = screen.obs["library_size"].to_numpy(dtype=float)
     states = principal_components(expression, 0)
-    table = hits(effects, states, expression, library_size, strata, 0.05, 0)
+    table = hits(effects, states, expression, strata, 0.05, 0)
     table = table.set_index("perturbation")
     assert set(table.index[table["is_hit"]]) == {"T0", "T1", "T2", "T3"}
     assert list(table.index[-2:]) in (["INERT1", "INERT2"], ["INERT2", "INERT1"])
     assert (table.loc[["T1", "T3"], "split_half"] > 0.5).all()
     assert table.loc["INERT1", "split_half"] < 0.4
     assert not table["depth_difference"].any()
-    again = hits(effects, states, expression, library_size, strata, 0.05, 0)
+    again = hits(effects, states, expression, strata, 0.05, 0)
     pd.testing.assert_frame_equal(again.set_index("perturbation"), table)
 
 
@@ -123,8 +122,7 @@ def test_without_effects_there_are_no_hits_and_halves_do_not_agree():
     screen = simulated(rng, {f"N{i}": np.zeros(N_GENES) for i in range(20)}, batch_effect=0.5)
     expression, strata, effects = assessed(screen)
     states = principal_components(expression, 0)
-    library_size = screen.obs["library_size"].to_numpy(dtype=float)
-    table = hits(effects, states, expression, library_size, strata, 0.05, 0)
+    table = hits(effects, states, expression, strata, 0.05, 0)
     assert not table["is_hit"].any()
     assert abs(table["split_half"].mean()) < 0.1
     # against the same control cells, effects of halves agree by the noise of these
@@ -138,7 +136,7 @@ def test_targets_are_knocked_down_as_by_hand(screen):
     rows = pd.DataFrame({"perturbation": effects.obs_names, "guide": ""})
     error = effects_in_use(effects, "standard_error")
     groups = Groups(rows, strata, np.asarray(effects.X), error)
-    how = expression, screen.X, library_size, screen.var_names
+    how = expression, screen.var_names
     found = knock_down(groups, *how, "knockdown")
     assert list(found["perturbation"]) == list(effects.obs_names)  # each is a measured gene
     of = found.set_index("perturbation")
@@ -182,8 +180,7 @@ def guides_of(screen):
     group, table = guide_groups(screen, 5)
     of = Strata(group, strata.stratum, len(table), 10)
     groups = Groups(table, of, *stratified_effects(expression, of))
-    library_size = screen.obs["library_size"].to_numpy(dtype=float)
-    changes = knock_down(groups, expression, screen.X, library_size, screen.var_names, None)
+    changes = knock_down(groups, expression, screen.var_names, None)
     significant = pd.DataFrame(effects_in_use(effects, "fdr") < 0.05, effects.obs_names)
     return compare_guides(table, groups.effect, changes, significant)
 
@@ -298,10 +295,8 @@ def test_composition_is_told_from_depth_and_from_regulation():
         [rng.multinomial(size, own, n_cells) for size, own in zip(depth, shares, strict=True)]
     )
     library_size = counts.sum(axis=1).astype(float)
-    expression = log_cp10k(sparse.csr_matrix(counts), library_size)
-    np.testing.assert_allclose(counts_of(expression, library_size).toarray(), counts, atol=1e-6)
     strata = Strata(np.repeat(np.arange(4), n_cells), np.zeros(4 * n_cells, dtype=int), 3)
-    means = mean_ratios(counts_of(expression, library_size), library_size, strata)[:2]
+    means = mean_ratios(sparse.csr_matrix(counts), library_size, strata)[:2]
     genes = pd.Index([f"G{number}" for number in range(n_genes)])
     table = common_shifts(*means, genes)
     assert list(table["composition_gene"]) == ["G7", None, None]
@@ -387,7 +382,7 @@ def test_the_real_screen_is_sound_and_shows_what_is_known_of_it(papalexi):
     expression, strata, effects = assessed(papalexi)
     library_size = papalexi.obs["library_size"].to_numpy(dtype=float)
     table = hits(
-        effects, principal_components(expression, 0), expression, library_size, strata, 0.05, 0
+        effects, principal_components(expression, 0), expression, strata, 0.05, 0
     ).set_index("perturbation")
     assert set(table.index[:4]) == {"IFNGR1", "IFNGR2", "JAK2", "STAT1"}
     assert not table.loc[["ATF2", "CAV1", "CD86", "ETV7", "PDCD1LG2"], "is_hit"].any()
@@ -395,14 +390,9 @@ def test_the_real_screen_is_sound_and_shows_what_is_known_of_it(papalexi):
     rows = pd.DataFrame({"perturbation": effects.obs_names, "guide": ""})
     plain = Strata.of(papalexi.obs["perturbation"], list(effects.obs_names))
     layers = (np.asarray(effects.layers[name]) for name in ("ate", "standard_error"))
-    changes = knock_down(
-        Groups(rows, plain, *layers),
-        expression,
-        papalexi.X,
-        library_size,
-        papalexi.var_names,
-        "knockout",
-    ).set_index("perturbation")
+    groups = Groups(rows, plain, *layers)
+    changes = knock_down(groups, expression, papalexi.var_names, "knockout")
+    changes = changes.set_index("perturbation")
     assert len(changes) == 9
     assert (changes["high"] < 0).all()
     known = {"JAK2": (36, 130), "STAT1": (145, 594), "STAT2": (41, 74), "NFKBIA": (101, 149), "STAT3": (75, 107)}  # fmt: skip
@@ -411,7 +401,7 @@ def test_the_real_screen_is_sound_and_shows_what_is_known_of_it(papalexi):
     is_control = (papalexi.obs["perturbation"] == "control").to_numpy()
     stratum = strata_of_cells(papalexi, False)
     null, _ = null_calibration(
-        expression[is_control], fake_targets(papalexi, stratum, 30, 0), stratum[is_control],
+        log_expression(papalexi, is_control), fake_targets(papalexi, stratum, 30, 0), stratum[is_control],
         library_size[is_control], 10, 0.05,
     )  # fmt: skip
     print(null[["fake_target", "fraction_p05", "lambda", "n_significant"]])
@@ -448,9 +438,8 @@ def test_a_real_screen_with_permuted_labels_has_no_hits_and_a_pale_map(papalexi)
         labels[inside] = labels[rng.permutation(inside)]
     screen.obs["perturbation"] = pd.Categorical(labels)
     expression, strata, effects = assessed(screen)
-    library_size = screen.obs["library_size"].to_numpy(dtype=float)
     states = principal_components(expression, 0)
-    table = hits(effects, states, expression, library_size, strata, 0.05, 0)
+    table = hits(effects, states, expression, strata, 0.05, 0)
     assert not table["is_hit"].any()
     assert stats.kstest(table["pvalue"], "uniform").pvalue > 0.01
     assert abs(table["split_half"].mean()) < 0.05

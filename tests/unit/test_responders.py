@@ -19,7 +19,7 @@ from samsvae.biology.responders import (
     responder_effects,
     responder_probability,
 )
-from samsvae.evaluation.effects import log_expression
+from samsvae.evaluation.expression import log_expression
 from samsvae.evaluation.stratified import Strata, strata_of_cells, stratified_effects
 from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel

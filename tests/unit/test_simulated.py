@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from samsvae.biology.quality import effects_by_context
-from samsvae.evaluation.effects import log_expression
+from samsvae.evaluation.expression import Expression, log_expression
 from samsvae.evaluation.stratified import Strata
 from samsvae.evaluation.truth import true_effects
 from samsvae.runtime.errors import InputError
@@ -155,7 +155,7 @@ def test_contexts_differ_and_some_targets_act_in_the_first_alone():
     silent = has[second].any(axis=0) & ~response[second].any(axis=0)
     assert silent.sum() == 6
     strata = Strata.of(screen.obs["perturbation"], perturbations(screen), second.astype(int))
-    table = effects_by_context(screen, log_expression(screen), strata, 0.05)
+    table = effects_by_context(screen, Expression(screen), strata, 0.05)
     number = table.pivot_table(index="perturbation", columns="context", values="n_de")
     names = np.array(screen.uns["perturbations"])
     assert number.loc[names[silent], "context2"].max() <= 1

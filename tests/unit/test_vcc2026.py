@@ -13,7 +13,7 @@ from scipy import sparse
 
 from samsvae.config.experiments import Split
 from samsvae.evaluation import vcc2026
-from samsvae.evaluation.effects import log_cp10k
+from samsvae.evaluation.expression import log_cp10k
 from samsvae.evaluation.population import HeldOutCells
 from samsvae.evaluation.samples import CHANGES, ControlCells
 from samsvae.evaluation.scores import DISCREPANCY, ENERGY, VARIANCE

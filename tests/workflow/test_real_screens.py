@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from samsvae.biology.gene_sets import write_gmt
-from samsvae.evaluation.effects import log_expression
+from samsvae.evaluation.expression import log_expression
 from tests.conftest import real_file
 
 pytestmark = pytest.mark.workflow

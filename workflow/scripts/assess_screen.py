@@ -6,10 +6,10 @@ from typing import Any
 import anndata
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from samsvae.biology import guides, many_guides, quality
-from samsvae.evaluation.effects import effects_in_use, log_expression, write_effects
+from samsvae.evaluation.effects import effects_in_use, write_effects
+from samsvae.evaluation.expression import Expression, log_expression
 from samsvae.evaluation.marginal import Regression, fit
 from samsvae.evaluation.stratified import Strata, strata_of_cells, stratified_effects
 from samsvae.runtime.files import write_tsv
@@ -18,8 +18,8 @@ from samsvae.runtime.script import run_job
 from samsvae.screen.canonical import (
     digest_of_screen,
     has_marginal_effects,
+    open_screen,
     perturbations,
-    read_screen,
 )
 from samsvae.screen.labels import CONTROL
 
@@ -30,22 +30,22 @@ Tables = dict[str, pd.DataFrame]
 def main(snakemake: Any) -> None:
     """Run the rule."""
     settings, output = dict(snakemake.params.settings), snakemake.output
-    screen = read_screen(snakemake.input.screen)
-    made_by = provenance(settings, snakemake.params.code, screen=digest_of_screen(screen))
-    assess = assess_perturbations if has_marginal_effects(screen) else assess_conditions
-    effects, tables = assess(screen, log_expression(screen), settings, made_by)
+    with open_screen(snakemake.input.screen) as screen:
+        made_by = provenance(settings, snakemake.params.code, screen=digest_of_screen(screen))
+        if has_marginal_effects(screen):
+            effects, tables = assess_perturbations(screen.to_memory(), settings, made_by)
+        else:
+            effects, tables = assess_conditions(screen, settings, made_by)
     write_effects(effects, output.effects)
     for name, table in tables.items():
         write_tsv(table, output[name])
 
 
 def assess_conditions(
-    screen: anndata.AnnData,
-    expression: sparse.csr_matrix,
-    settings: Mapping[str, Any],
-    made_by: str,
+    screen: anndata.AnnData, settings: Mapping[str, Any], made_by: str
 ) -> tuple[anndata.AnnData, Tables]:
     """Compare the cells of each condition with control cells."""
+    expression = Expression(screen)
     fewest, fdr = settings["min_controls_per_batch"], settings["fdr"]
     library_size = screen.obs["library_size"].to_numpy(dtype=np.float64)
     labels, names = screen.obs["perturbation"], perturbations(screen)
@@ -57,7 +57,7 @@ def assess_conditions(
 
     is_control = (labels == CONTROL).to_numpy()
     null, quantiles = quality.null_calibration(
-        expression[is_control],
+        log_expression(screen, is_control),
         quality.fake_targets(screen, stratum, settings["min_cells_null"], SEED),
         stratum[is_control],
         library_size[is_control],
@@ -71,13 +71,13 @@ def assess_conditions(
     error = effects_in_use(effects, "standard_error")
     of_perturbations = guides.Groups(rows, strata, np.asarray(effects.X), error)
     by_guide = guides.Groups(table, guide_strata, *stratified_effects(expression, guide_strata))
-    how = expression, screen.X, library_size, screen.var_names, settings["perturbation_kind"]
+    how = expression, screen.var_names, settings["perturbation_kind"]
     pooled, single = (guides.knock_down(groups, *how) for groups in (of_perturbations, by_guide))
     significant = pd.DataFrame(effects_in_use(effects, "fdr") < fdr, effects.obs_names)
     return effects, {
         "null": null,
         "quantiles": quantiles,
-        "hits": quality.hits(effects, states, expression, library_size, strata, fdr, SEED),
+        "hits": quality.hits(effects, states, expression, strata, fdr, SEED),
         "batches": quality.cells_by_batch(screen, fewest),
         "contexts": quality.effects_by_context(screen, expression, strata, fdr),
         "knock_down": joined(pooled, single),
@@ -86,19 +86,17 @@ def assess_conditions(
 
 
 def assess_perturbations(
-    screen: anndata.AnnData,
-    expression: sparse.csr_matrix,
-    settings: Mapping[str, Any],
-    made_by: str,
+    screen: anndata.AnnData, settings: Mapping[str, Any], made_by: str
 ) -> tuple[anndata.AnnData, Tables]:
     """Compare the cells with each perturbation with all others, by marginal effects."""
+    expression = log_expression(screen)
     fdr, kind = settings["fdr"], settings["perturbation_kind"]
     by_batch = settings["effects"] != "plain"
     library_size = screen.obs["library_size"].to_numpy(dtype=np.float64)
     cells = Regression.of(screen, by_batch)
     effects = many_guides.marginal_screen_effects(screen, expression, by_batch, fdr, made_by)
     null, quantiles = many_guides.marginal_null(screen, expression, cells, settings, SEED)
-    states = quality.principal_components(expression, SEED)
+    states = quality.principal_components(Expression(screen), SEED)
     rows = pd.DataFrame({"perturbation": effects.obs_names, "guide": ""})
     error = effects_in_use(effects, "standard_error")
     own = np.asarray(effects.X)
@@ -108,7 +106,7 @@ def assess_perturbations(
     errors = by_guide.effect, by_guide.standard_error
     single = many_guides.marginal_knock_down(table, of_guides, *errors, screen, expression, kind)
     significant = pd.DataFrame(effects_in_use(effects, "fdr") < fdr, effects.obs_names)
-    how = states, expression, library_size, cells, fdr, SEED
+    how = states, expression, screen.X, library_size, cells, fdr, SEED
     return effects, {
         "null": null,
         "quantiles": quantiles,

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
-from samsvae.evaluation.effects import CP10K
+from samsvae.evaluation.expression import CP10K, Expression
 from samsvae.evaluation.stratified import LEFT_OUT, Strata, stratified_rank_sum
 from samsvae.screen.canonical import GUIDE
 from samsvae.screen.labels import CONTROL, components
@@ -87,6 +87,7 @@ def _rates(
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Compute counts per library size of all cells together, their variance, and the total size."""
     n_cells, total = counts.shape[0], float(library_size.sum())
+    counts = counts.astype(np.float64)
     rate = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel() / total
     squares = np.asarray(counts.multiply(counts).sum(axis=0), dtype=np.float64).ravel()
     products = np.asarray(counts.T @ library_size, dtype=np.float64).ravel()
@@ -116,12 +117,7 @@ class Groups:
 
 
 def knock_down(
-    groups: Groups,
-    expression: sparse.csr_matrix,
-    counts: sparse.csr_matrix,
-    library_size: np.ndarray,
-    genes: pd.Index,
-    kind: str | None,
+    groups: Groups, expression: Expression, genes: pd.Index, kind: str | None
 ) -> pd.DataFrame:
     """Compare the expression of target genes with control cells.
 
@@ -129,10 +125,8 @@ def knock_down(
     ----------
     groups
         Of perturbations or of guides.
-    expression, counts
-        log2(CP10k + 1) and UMI counts, cells x genes.
-    library_size
-        Counts of each cell.
+    expression
+        Of all cells.
     genes
         Symbols of the genes.
     kind
@@ -155,18 +149,27 @@ def knock_down(
         if gene in genes
     ]
     targets = sorted({at for *_, at in pairs})
-    column = {at: number for number, at in enumerate(targets)}
-    mean, control, error = mean_ratios(counts[:, targets].astype(np.float64), library_size, strata)
-    pvalue = stratified_rank_sum(expression[:, targets], strata)
+    changes: dict[tuple[int, int], list[float]] = {}
+    for part in expression.parts():
+        own = [at for at in targets if part.genes.start <= at < part.genes.stop]
+        columns = [at - part.genes.start for at in own]
+        values = [
+            *mean_ratios(part.counts[:, columns], expression.library_size, strata),
+            stratified_rank_sum(part.log[:, columns], strata),
+        ]
+        column = {at: number for number, at in enumerate(own)}
+        for row, _, at in pairs:
+            if at in column:
+                changes[row, at] = [value[row, column[at]] for value in values]
     with np.errstate(divide="ignore", invalid="ignore"):
         strength = np.nan_to_num(np.abs(groups.effect / groups.standard_error))
     n_compared = strata.compared.sum(axis=0)
     found = []
     for row, gene, at in pairs:
-        one = row, column[at]
         number = int(n_compared[row])
-        values = (mean[one], control[one], error[one], pvalue[one])
-        found.append(change_of_target(rows.iloc[row], gene, number, *values, kind))
+        mean, control, error, pvalue = changes[row, at]
+        change = change_of_target(rows.iloc[row], gene, number, mean, control, error, pvalue, kind)
+        found.append(change)
         found[-1] |= {
             "rank": 1 + int(np.sum(strength[row] > strength[row, at])),
             "n_genes": len(genes),

@@ -22,7 +22,6 @@ from samsvae.biology.quality import (
     common_shifts,
     compare_contexts,
     correlate_rows,
-    counts_of,
     depth_ratios,
     null_row,
     quantiles,
@@ -30,7 +29,7 @@ from samsvae.biology.quality import (
     table_of_effects,
     table_of_hits,
 )
-from samsvae.evaluation.effects import CP10K
+from samsvae.evaluation.expression import CP10K
 from samsvae.evaluation.marginal import Regression, fit, marginal_energy_tests
 from samsvae.evaluation.stratified import knows_strata, stratified_rank_sum
 from samsvae.screen.canonical import BATCH, CONTEXT
@@ -175,6 +174,7 @@ def marginal_hits(
     effects: anndata.AnnData,
     states: np.ndarray,
     expression: sparse.csr_matrix,
+    counts: sparse.csr_matrix,
     library_size: np.ndarray,
     cells: Regression,
     fdr: float,
@@ -190,8 +190,8 @@ def marginal_hits(
         As of :func:`marginal_screen_effects`.
     states
         Principal components of expression, cells x components.
-    expression
-        log2(CP10k + 1), cells x genes.
+    expression, counts
+        log2(CP10k + 1) and UMI counts, cells x genes.
     library_size
         Of each cell.
     cells
@@ -219,7 +219,7 @@ def marginal_hits(
     half = np.random.default_rng(seed).permutation(len(library_size)) % 2 == 0
     first, second = (fit(expression[part], cells[part]).effect for part in (half, ~half))
     halves = correlate_rows(first, second)
-    counts = counts_of(expression, library_size)
+    counts = counts.astype(np.float64)
     has = sparse.csr_matrix(cells.present != 0, dtype=np.float64)
     total, size = np.asarray(counts.sum(axis=0)), library_size.sum()
     own, own_size = (has.T @ counts).toarray(), (has.T @ library_size)[:, None]

@@ -14,7 +14,8 @@ from scipy import sparse, stats
 from sklearn.decomposition import PCA
 
 from samsvae.biology.guides import mean_ratios
-from samsvae.evaluation.effects import CP10K, effects_in_use, effects_table
+from samsvae.evaluation.effects import effects_in_use, effects_table
+from samsvae.evaluation.expression import CP10K, Expression, matrices
 from samsvae.evaluation.stratified import (
     LEFT_OUT,
     Strata,
@@ -29,7 +30,7 @@ from samsvae.screen.labels import CONTROL
 
 def screen_effects(
     screen: anndata.AnnData,
-    expression: sparse.csr_matrix,
+    expression: sparse.csr_matrix | Expression,
     plain: Strata,
     stratified: Strata,
     fdr: float,
@@ -75,9 +76,13 @@ def screen_effects(
     compared = np.where(used, stratified.compared.sum(axis=0), plain.compared.sum(axis=0))
     number = plain.sizes.sum(axis=0)[:-1]
     table = table_of_effects(screen, layers, used, number, compared, fdr, provenance)
-    table.var["n_cells"] = np.asarray((expression > 0).sum(axis=0)).ravel()
-    controls = expression[plain.group == plain.n_groups]
-    table.var["control_standard_error"] = np.sqrt(moments(controls)[1] / controls.shape[0])
+    is_control = plain.group == plain.n_groups
+    detected, variance = [], []
+    for part in matrices(expression):
+        detected.append(np.asarray((part > 0).sum(axis=0)).ravel())
+        variance.append(moments(part[is_control])[1])
+    table.var["n_cells"] = np.concatenate(detected)
+    table.var["control_standard_error"] = np.sqrt(np.concatenate(variance) / is_control.sum())
     return table
 
 
@@ -262,24 +267,47 @@ def quantiles(pvalues: np.ndarray) -> pd.DataFrame:
 N_COMPONENTS = 50
 LARGEST_COVARIANCE = 4000  # genes of a covariance matrix that is diagonalised as a whole
 LARGEST_DENSE = 2**28  # elements of expression that are faster to multiply when they are dense
+LARGEST_FITTED = 2**29  # elements, zeros among them, of the cells that components are fitted to
 
 
-def principal_components(expression: sparse.csr_matrix, seed: int) -> np.ndarray:
+def principal_components(expression: Expression, seed: int) -> np.ndarray:
     """Compute the first 50 principal components of expression, or as many as there are.
+
+    Of a large screen, they are those of randomly chosen cells, and all cells are projected.
 
     Parameters
     ----------
     expression
         log2(CP10k + 1), cells x genes.
     seed
-        Seed of the iterative solver that is used for many genes.
+        Seed of the choice, and of the iterative solver that is used for many genes.
+
+    Returns
+    -------
+    ndarray
+        Cells x components, float32.
     """
-    n_components = min(N_COMPONENTS, *(size - 1 for size in expression.shape))
-    solver = "covariance_eigh" if expression.shape[1] <= LARGEST_COVARIANCE else "arpack"
+    n_cells, n_genes = expression.shape
+    n_components = min(N_COMPONENTS, n_cells - 1, n_genes - 1)
+    solver = "covariance_eigh" if n_genes <= LARGEST_COVARIANCE else "arpack"
     model = PCA(n_components, svd_solver=solver, random_state=seed)
-    dense = np.prod(expression.shape, dtype=float) <= LARGEST_DENSE
-    cells = expression.astype(np.float32)
-    return np.asarray(model.fit_transform(cells.toarray() if dense else cells))
+    n_fitted = min(n_cells, max(LARGEST_FITTED // n_genes, n_components + 1))
+    fitted = np.ones(n_cells, dtype=bool)
+    if n_fitted < n_cells:
+        fitted[np.random.default_rng(seed).permutation(n_cells)[n_fitted:]] = False
+    blocks, first = [], 0
+    for block in expression.by_cells():
+        chosen = fitted[first : first + block.shape[0]]
+        first += block.shape[0]
+        blocks.append((block if chosen.all() else block[chosen]).astype(np.float32))
+    cells = sparse.csr_matrix(sparse.vstack(blocks, format="csr"))
+    if n_fitted == n_cells:
+        dense = n_cells * n_genes <= LARGEST_DENSE
+        return np.asarray(model.fit_transform(cells.toarray() if dense else cells))
+    model.fit(cells)
+    return np.concatenate(
+        [model.transform(block.astype(np.float32)) for block in expression.by_cells()]
+    )
 
 
 POWER = 0.8
@@ -296,8 +324,7 @@ FEWEST_COUNTS = 1.0  # CP10k of control cells, of a gene that tells of a common 
 def hits(
     effects: anndata.AnnData,
     components_of_cells: np.ndarray,
-    expression: sparse.csr_matrix,
-    library_size: np.ndarray,
+    expression: Expression,
     strata: Strata,
     fdr: float,
     seed: int,
@@ -311,9 +338,7 @@ def hits(
     components_of_cells
         Principal components of expression, cells x components.
     expression
-        log2(CP10k + 1), cells x genes.
-    library_size
-        Of each cell.
+        Of all cells.
     strata
         Groups of cells by perturbation.
     fdr
@@ -327,18 +352,13 @@ def hits(
         As of :func:`table_of_hits`.
     """
     distance, pvalue = energy_tests(components_of_cells, strata, fdr=fdr, seed=seed)
+    library_size = expression.library_size
     ratio = depth_ratios(library_size, strata)
     halves = split_half_correlations(expression, strata, seed)
-    means = mean_ratios(counts_of(expression, library_size), library_size, strata)[:2]
-    shifts = common_shifts(*means, effects.var_names)
+    means = [mean_ratios(part.counts, library_size, strata)[:2] for part in expression.parts()]
+    mean, control_mean = np.concatenate(means, axis=2)
+    shifts = common_shifts(mean, control_mean, effects.var_names)
     return table_of_hits(effects, distance, pvalue, ratio, halves, shifts, fdr)
-
-
-def counts_of(expression: sparse.csr_matrix, library_size: np.ndarray) -> sparse.csr_matrix:
-    """Compute counts from log2(CP10k + 1), cells x genes."""
-    counts = expression.copy()
-    counts.data = np.exp2(counts.data) - 1
-    return sparse.csr_matrix(sparse.diags_array(library_size / CP10K) @ counts)
 
 
 def common_shifts(mean: np.ndarray, control_mean: np.ndarray, genes: pd.Index) -> pd.DataFrame:
@@ -471,7 +491,7 @@ def detectable_effects(standard_error: np.ndarray, tested: np.ndarray, fdr: floa
     return result
 
 
-def split_half_correlations(expression: sparse.csr_matrix, strata: Strata, seed: int) -> np.ndarray:
+def split_half_correlations(expression: Expression, strata: Strata, seed: int) -> np.ndarray:
     """Correlate the effects of two halves of each perturbation's cells.
 
     The halves are compared with disjoint halves of the control cells, since effects against the
@@ -577,7 +597,7 @@ CONTEXTS = [
 
 
 def effects_by_context(
-    screen: anndata.AnnData, expression: sparse.csr_matrix, strata: Strata, fdr: float
+    screen: anndata.AnnData, expression: Expression, strata: Strata, fdr: float
 ) -> pd.DataFrame:
     """Compare the effects of each perturbation between contexts, such as cell lines.
 

@@ -18,7 +18,7 @@ from samsvae.biology.similarity import (
     effects_of_strongest,
     latent_shifts,
 )
-from samsvae.evaluation.effects import CP10K
+from samsvae.evaluation.expression import CP10K
 from samsvae.runtime.errors import InputError
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import TRAIN

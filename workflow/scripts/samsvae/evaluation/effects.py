@@ -1,7 +1,7 @@
-"""Expression on the log2(CP10k + 1) scale, and files of effects (perturbations x genes)."""
+"""Means of groups of cells, and tables of effects (perturbations x genes), log2(CP10k + 1)."""
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,69 +14,9 @@ from samsvae.evaluation import UNITS
 from samsvae.evaluation.agreement import pearson
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import whole_file
-from samsvae.screen.canonical import counts_in_blocks
 from samsvae.screen.labels import CONTROL, file_name
 
-CP10K = 1e4
 CONTEXTS = "contexts"  # of observed effects, in uns
-LARGEST_BLOCK = 2**26  # elements, of cells x genes, zeros among them
-
-
-def cp10k(counts: sparse.csr_matrix, library_size: np.ndarray) -> sparse.csr_matrix:
-    """Scale counts to 10,000 per cell, cells x genes."""
-    per_cell = CP10K / np.asarray(library_size, dtype=np.float64)
-    return sparse.csr_matrix(sparse.diags_array(per_cell) @ counts)
-
-
-def log_cp10k(counts: sparse.csr_matrix, library_size: np.ndarray) -> sparse.csr_matrix:
-    """Transform counts to log2(1 + 1e4 x / l), cells x genes; zeros stay zeros."""
-    expression = cp10k(counts, library_size)
-    expression.data = np.log2(1 + expression.data)
-    return expression
-
-
-def expression_in_blocks(
-    screen: anndata.AnnData,
-    cells: np.ndarray | None = None,
-    scale: Callable[[sparse.csr_matrix, np.ndarray], sparse.csr_matrix] = log_cp10k,
-) -> Iterator[tuple[sparse.csr_matrix, pd.Series]]:
-    """Iterate over expression and labels of cells, block by block.
-
-    Parameters
-    ----------
-    screen
-        Canonical screen, whose counts may be in a file.
-    cells
-        Boolean, one per cell of the screen; None for all.
-    scale
-        :func:`log_cp10k` or :func:`cp10k`.
-
-    Yields
-    ------
-    expression : csr_matrix
-        Cells of a block x genes.
-    labels : Series
-        Perturbation of each of these cells.
-    """
-    library_size = screen.obs["library_size"].to_numpy()
-    labels = screen.obs["perturbation"]
-    for rows, counts in counts_in_blocks(screen, cells, LARGEST_BLOCK):
-        yield scale(counts, library_size[rows]), labels.iloc[rows]
-
-
-def log_expression(screen: anndata.AnnData, cells: np.ndarray | None = None) -> sparse.csr_matrix:
-    """Transform the counts of cells, all by default, to log2(CP10k + 1), cells x genes."""
-    empty = sparse.csr_matrix((0, screen.n_vars))
-    blocks = [expression for expression, _ in expression_in_blocks(screen, cells)]
-    return sparse.csr_matrix(sparse.vstack(blocks or [empty], format="csr"))
-
-
-def n_cells_with_gene(screen: anndata.AnnData, cells: np.ndarray) -> np.ndarray:
-    """Count the cells in which each gene is detected."""
-    seen = np.zeros(screen.n_vars, dtype=int)
-    for _, counts in counts_in_blocks(screen, cells, LARGEST_BLOCK):
-        seen += np.asarray((counts > 0).sum(axis=0)).ravel()
-    return seen
 
 
 @dataclass(frozen=True)

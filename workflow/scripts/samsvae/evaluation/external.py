@@ -12,13 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from samsvae.evaluation.effects import (
-    CP10K,
-    cp10k,
-    expression_in_blocks,
-    group_means,
-    log_cp10k,
-)
+from samsvae.evaluation.effects import group_means
+from samsvae.evaluation.expression import CP10K, cp10k, expression_in_blocks, log_cp10k
 from samsvae.evaluation.marginal import mean_profiles
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import has_marginal_effects, library_sizes, perturbations

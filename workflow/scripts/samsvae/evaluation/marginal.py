@@ -24,7 +24,8 @@ import numba
 import numpy as np
 from scipy import linalg, sparse, stats
 
-from samsvae.evaluation.effects import expression_in_blocks, group_means, log_expression
+from samsvae.evaluation.effects import group_means
+from samsvae.evaluation.expression import expression_in_blocks, log_expression
 from samsvae.evaluation.stratified import (
     FEWEST_EXPECTED,
     Strata,

@@ -12,11 +12,14 @@ from samsvae.evaluation.effects import (
     CONTEXTS,
     GroupMeans,
     as_compared,
-    cp10k,
     effects_table,
-    expression_in_blocks,
     group_means,
     in_context,
+)
+from samsvae.evaluation.expression import (
+    Expression,
+    cp10k,
+    expression_in_blocks,
     log_expression,
     n_cells_with_gene,
 )
@@ -103,7 +106,7 @@ def observed_effects(
     ate_held_out, held_out_error = of_held_out.effects()
     linear = np.log2(means_of(cells, cp10k).mean + PSEUDOCOUNT)
     tested = held_out | (cells & (labels == CONTROL).to_numpy())
-    pvalue, fdr = gated_tests(log_expression(screen, tested), Strata.of(labels[tested], names))
+    pvalue, fdr = gated_tests(Expression(screen, tested), Strata.of(labels[tested], names))
     layers = {
         "ate": ate,
         "ate_held_out": ate_held_out,
@@ -296,11 +299,11 @@ def _compared(
     names: list[str],
     cells: np.ndarray,
     min_controls: int,
-) -> tuple[sparse.csr_matrix, Strata]:
+) -> tuple[Expression, Strata]:
     """Return the expression of some cells, and their perturbations and batches."""
     stratum = strata_of_cells(screen, by_batch=True)
     strata = Strata.of(labels[cells], names, stratum[cells], min_controls)
-    return log_expression(screen, cells), strata
+    return Expression(screen, cells), strata
 
 
 def training_effects(
@@ -340,7 +343,7 @@ def effects_within_batches(
     """Compute effects of some cells within batches and contexts; NaN where none is compared."""
     labels = screen.obs["perturbation"].astype(str)[cells]
     strata = Strata.of(labels, names, strata_of_cells(screen, by_batch=True)[cells], min_controls)
-    return stratified_effects(log_expression(screen, cells), strata)[0]
+    return stratified_effects(Expression(screen, cells), strata)[0]
 
 
 def half_of_held_out(labels: pd.Series, parts: pd.Series, seed: int) -> np.ndarray:

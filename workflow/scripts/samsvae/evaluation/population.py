@@ -19,7 +19,7 @@ from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 
 from samsvae.evaluation.baselines import mean_effect
-from samsvae.evaluation.effects import log_cp10k
+from samsvae.evaluation.expression import log_cp10k
 from samsvae.evaluation.samples import ControlCells, compared_cells, halves, sample_cells
 from samsvae.evaluation.scores import (
     DISCREPANCY,

@@ -17,7 +17,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from samsvae.evaluation.effects import CP10K
+from samsvae.evaluation.expression import CP10K
 from samsvae.evaluation.observed import half_of_held_out
 from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
+from samsvae.evaluation.expression import Expression, matrices
 from samsvae.screen.canonical import BATCH, CONTEXT
 from samsvae.screen.labels import CONTROL
 
@@ -127,7 +128,7 @@ def strata_of_cells(screen: anndata.AnnData, by_batch: bool, depth_bins: int = 1
 
 
 def stratified_effects(
-    expression: sparse.csr_matrix, strata: Strata
+    expression: sparse.csr_matrix | Expression, strata: Strata
 ) -> tuple[np.ndarray, np.ndarray]:
     """Average the differences from control within strata, weighted by the perturbation's cells.
 
@@ -145,6 +146,16 @@ def stratified_effects(
         error needs two cells of the perturbation in a stratum: the variance of a single cell is
         taken from the perturbation's other strata, or else from the control cells of its own.
     """
+    effects, errors = zip(
+        *(_effects_of_part(part, strata) for part in matrices(expression)), strict=True
+    )
+    return np.concatenate(effects, axis=1), np.concatenate(errors, axis=1)
+
+
+def _effects_of_part(
+    expression: sparse.csr_matrix, strata: Strata
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute :func:`stratified_effects` of some genes."""
     compared = strata.compared
     n_genes = expression.shape[1]
     effect = np.full((strata.n_groups, n_genes), np.nan)
@@ -411,7 +422,9 @@ def testable_genes(expression: sparse.csr_matrix, strata: Strata) -> np.ndarray:
     return np.asarray(smaller.T @ fraction >= FEWEST_EXPECTED)
 
 
-def gated_tests(expression: sparse.csr_matrix, strata: Strata) -> tuple[np.ndarray, np.ndarray]:
+def gated_tests(
+    expression: sparse.csr_matrix | Expression, strata: Strata
+) -> tuple[np.ndarray, np.ndarray]:
     """Test the testable genes of each perturbation, and correct over them.
 
     Returns
@@ -420,8 +433,12 @@ def gated_tests(expression: sparse.csr_matrix, strata: Strata) -> tuple[np.ndarr
         Perturbations x genes; rates by Benjamini-Hochberg over the tested genes of a perturbation,
         NaN for a gene that is not tested.
     """
-    pvalue = stratified_rank_sum(expression, strata, skewed=True)
-    pvalue[~testable_genes(expression, strata)] = np.nan
+    parts = []
+    for part in matrices(expression):
+        pvalue = stratified_rank_sum(part, strata, skewed=True)
+        pvalue[~testable_genes(part, strata)] = np.nan
+        parts.append(pvalue)
+    pvalue = np.concatenate(parts, axis=1)
     return pvalue, discovery_rates(pvalue)
 
 
