@@ -16,7 +16,7 @@ from samsvae.evaluation.vcc2026 import ERROR, JACCARD, RETRIEVAL
 from samsvae.figures import caption_as_html, read_caption
 from samsvae.figures.latents import draw_similarity
 from samsvae.figures.style import nothing_to_show, save_figure, use_style
-from samsvae.report import answers, browser, sentences
+from samsvae.report import answers, browser, soundness
 from samsvae.report import page as page_module
 from samsvae.report.answers import EFFECTS as EFFECTS_
 from samsvae.report.answers import MECHANISMS, MODELS, NEXT, SOUND, five_answers
@@ -60,26 +60,28 @@ from samsvae.report.sections import (
 )
 from samsvae.report.sentences import (
     basal_in_words,
-    batch_shifts_in_words,
-    batches_in_words,
     cells_in_words,
     changes_in_words,
     combinations_in_words,
-    contexts_in_words,
     coverage_in_words,
-    hits_in_words,
     masks_in_words,
     missed_in_words,
-    null_in_words,
-    odd_guides,
     pathways_in_words,
-    quality_in_words,
     responders_in_words,
     run_times,
     spread_in_words,
-    targets_in_words,
     vcc_in_words,
     verdicts_in_words,
+)
+from samsvae.report.soundness import (
+    batch_shifts_in_words,
+    batches_in_words,
+    contexts_in_words,
+    hits_in_words,
+    null_in_words,
+    odd_guides,
+    quality_in_words,
+    targets_in_words,
 )
 from samsvae.runtime.provenance import provenance
 from tests.browser import visit
@@ -649,7 +651,7 @@ def batch_effects(path, plain, within, error=0.1):
 
 @pytest.mark.parametrize("at_once", [1, 3, 500])
 def test_effects_that_batches_would_move_are_counted(tmp_path, monkeypatch, at_once):
-    monkeypatch.setattr(sentences, "PERTURBATIONS_AT_ONCE", at_once)
+    monkeypatch.setattr(soundness, "PERTURBATIONS_AT_ONCE", at_once)
     plain = np.tile([0.1, -0.1, np.nan], (4, 1))
     plain[1, 1], plain[3, 0] = 0.21, -0.5
     batch_effects(tmp_path / "e.h5ad", plain, np.zeros((4, 3)))

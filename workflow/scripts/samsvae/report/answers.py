@@ -10,14 +10,9 @@ from samsvae.evaluation.metrics import HELD_OUT
 from samsvae.evaluation.summary import BEST, NOT_DIFFERENT, by_fraction, scope_of_summary
 from samsvae.figures import minus, readable, readable_set
 from samsvae.report.sections import COUNTS, GENE_SETS, GUIDES, MASKS, TRAINING
-from samsvae.report.sentences import (
-    MOST_SOUGHT,
-    odd_guides,
-    pathways_in_words,
-    quality_in_words,
-    some_of,
-)
-from samsvae.report.verdict import listed_words
+from samsvae.report.sentences import pathways_in_words
+from samsvae.report.soundness import odd_guides, quality_in_words
+from samsvae.report.verdict import MOST_SOUGHT, listed_words, some_of
 from samsvae.runtime.files import read_table
 
 SOUND = "Is the screen sound?"

@@ -240,6 +240,16 @@ def _quoted(names: Collection[str]) -> str:
     return listed_words([f"“{name}”" for name in names])
 
 
+MOST_NAMED = 4
+MOST_SOUGHT = 12  # of a list in which a reader seeks a name
+
+
+def some_of(names: Sequence[str], most: int = MOST_NAMED) -> str:
+    """List the first names, and how many more there are."""
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
+
+
 def listed_words(words: Sequence[str]) -> str:
     """List words, with "and" before the last."""
     *several, last = words
