@@ -9,6 +9,7 @@ from scipy import sparse, stats
 from samsvae.biology import quality
 from samsvae.biology.guides import Groups, compare_guides, guide_groups, knock_down, mean_ratios
 from samsvae.biology.quality import (
+    batch_effects,
     cells_by_batch,
     common_shifts,
     depth_ratios,
@@ -487,6 +488,42 @@ def test_effects_that_depend_on_the_context_are_found():
     assert np.isfinite(inside).all()
     del screen.obs["context"]
     assert effects_by_context(screen, expression, strata, 0.05).empty
+
+
+def test_batches_are_compared_by_analysis_of_variance_within_contexts():
+    rng = np.random.default_rng(7)
+    batch = rng.choice(list("abc"), 300)
+    context = np.where(rng.random(300) < 0.6, "x", "y")
+    dense = rng.poisson(1.0, (300, 6)).astype(float)
+    dense[:, 1] += 2.0 * (batch == "a")
+    dense[:, 2] += 5.0 * (context == "x")  # of the context, not of batches
+    dense[:, 3] = 0.0
+    cells = sparse.csr_matrix(dense)
+    pvalue, variance = batch_effects(cells, batch, np.zeros(300))
+    expected = stats.f_oneway(*(dense[batch == name] for name in "abc"))
+    np.testing.assert_allclose(pvalue[:3], expected.pvalue[:3], rtol=1e-8)
+    assert np.isnan([pvalue[3], variance[3]]).all()
+    assert variance[1] > 0.3 > 0.02 > variance[0]
+    pvalue, variance = batch_effects(cells, batch, context)
+    design = pd.get_dummies(pd.Series(context) + batch).to_numpy(dtype=float)
+    alone = pd.get_dummies(context).to_numpy(dtype=float)
+    rest = [np.linalg.lstsq(x, dense[:, [0, 1, 2]], rcond=None)[1] for x in (alone, design)]
+    f = (rest[0] - rest[1]) / 4 / (rest[1] / 294)
+    np.testing.assert_allclose(pvalue[:3], stats.f.sf(f, 4, 294), rtol=1e-6)
+    assert variance[2] < 0.05
+    for nothing in (
+        batch_effects(cells, context, context),
+        batch_effects(cells[:0], batch[:0], batch[:0]),
+    ):
+        assert np.isnan(nothing).all()
+
+
+def test_control_cells_of_equal_batches_do_not_differ():
+    rng = np.random.default_rng(8)
+    cells = sparse.csr_matrix(rng.poisson(2.0, (400, 2000)).astype(float))
+    pvalue, variance = batch_effects(cells, rng.choice(list("abcd"), 400), np.zeros(400))
+    assert stats.kstest(pvalue, "uniform").pvalue > 0.01
+    assert variance.mean() < 0.004  # half of the genes are below 0 by chance, and count as 0
 
 
 def test_halves_of_an_effect_agree_though_they_share_no_cell():

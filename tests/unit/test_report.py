@@ -74,10 +74,13 @@ from samsvae.report.sentences import (
     verdicts_in_words,
 )
 from samsvae.report.soundness import (
+    batch_differences_in_words,
     batch_shifts_in_words,
     batches_in_words,
     contexts_in_words,
+    guides_in_words,
     hits_in_words,
+    judge_guides,
     null_in_words,
     odd_guides,
     quality_in_words,
@@ -149,7 +152,8 @@ CHANGES = pd.DataFrame(
 )  # fmt: skip
 OF_GUIDES = pd.DataFrame(
     {"perturbation": ["JAK2", "JAK2"], "guide": ["g1", "g2"], "odd": [False, True],
-     "reason": ["", "weak effect"], "concordance": [0.9, 0.2], "n_cells": [40, 9]}
+     "reason": ["", "weak effect"], "concordance": [0.9, 0.2], "n_cells": [40, 9],
+     "slope": [1.0, 0.1], "knock_down": [-2.0, -2.0]}
 )  # fmt: skip
 OF_BATCHES = pd.DataFrame(
     {"perturbation": ["JAK2", "B"], "batch": ["b1", "b1"], "n_cells": [30, 8],
@@ -366,7 +370,7 @@ def test_the_page_says_in_words_what_perturbations_do(report):
 def test_the_page_says_first_whether_the_screen_is_sound(results, report):
     text = report.read_text()
     told = quality_in_words(results / "first/tables", PROPERTIES["first"], "knockdown", 0.05)
-    assert "2 of 3 perturbations change expression" in told[0]
+    assert "2 of 3 perturbations are hits, which change expression as a whole" in told[0]
     assert "strongest are JAK2, B" in told[0]
     assert told[1].endswith("the tests are calibrated.")
     assert "1 are lowered and 0 raised" in told[2]
@@ -377,9 +381,9 @@ def test_the_page_says_first_whether_the_screen_is_sound(results, report):
     assert "JAK2 (HBG2, others −0.41)" in told[6]
     assert "CAV1" not in told[6]
     for reservation in (
-        "1 of 3 perturbations have no detectable effect",
+        "1 of 3 perturbations are not hits",
         "1 of 2 measured targets do not change as expected",
-        "1 odd guides",
+        "1 guide may have failed",
         "effects that ignore batches are confounded",
         "1 perturbations change the composition of counts",
     ):
@@ -599,13 +603,15 @@ def test_the_page_opens_from_disk_without_network_or_error_and_its_tables_can_be
 
 def test_the_first_screen_answers_five_questions(results):
     answers = dict(
-        five_answers(results / "first/tables", PROPERTIES["first"], "knockdown", 0.05, ["sams_vae"])
+        five_answers(
+            results / "first/tables", PROPERTIES["first"], "knockdown", 0.05, *[["sams_vae"]] * 2
+        )
     )
     assert list(answers) == [SOUND, EFFECTS_, MECHANISMS, MODELS, NEXT]
     assert answers[SOUND][0].startswith("The screen is usable, with these reservations: 1 of 3")
     assert answers[EFFECTS_] == [
-        "2 of 3 perturbations change expression as a whole; 1 change at least one gene "
-        "significantly.",
+        "2 of 3 perturbations are hits: they change expression as a whole. 1 change at least one "
+        "gene significantly.",
         "JAK2 (31 genes) raises G1, G2 and lowers G3.",
     ]
     assert "tnfa (JAK2, A)" in answers[MECHANISMS][0]
@@ -616,9 +622,9 @@ def test_the_first_screen_answers_five_questions(results):
         "SAMS-VAE: r 0.80 with the effects of held-out cells; without replicates, differences are "
         "not tested.",
     ]
-    assert answers[NEXT][0].endswith("leave out any that failed: g2 (weak effect).")
-    assert answers[NEXT][1].startswith("CAV1 have no detectable effect.")
-    without = five_answers(results / "second/tables", PROPERTIES["second"], None, 0.05, [])
+    assert answers[NEXT][0].endswith("leave them out if so: g2 (weak effect).")
+    assert answers[NEXT][1].startswith("Not hits: CAV1. More cells")
+    without = five_answers(results / "second/tables", PROPERTIES["second"], None, 0.05, [], [])
     assert [question for question, _ in without] == [MODELS]
 
 
@@ -634,7 +640,7 @@ def test_the_first_screen_answers_five_questions(results):
 def test_the_ranking_says_whether_the_best_is_significantly_better(highest, said):
     third = RANKING[:1].assign(model="third", rank=3)
     ranking = pd.concat([RANKING[:1], third, RANKING[1:]]).assign(difference_high=highest)
-    first, *others = answers._ranking(ranking)
+    first, *others = answers._ranking(ranking, ["sams_vae"])
     assert first.startswith("SAMS-VAE has the highest mean score")
     assert [one[: len(start)] for one, start in zip(others, said, strict=True)] == said
 
@@ -656,7 +662,9 @@ def test_effects_that_batches_would_move_are_counted(tmp_path, monkeypatch, at_o
     plain[1, 1], plain[3, 0] = 0.21, -0.5
     batch_effects(tmp_path / "e.h5ad", plain, np.zeros((4, 3)))
     said, remedy = batch_shifts_in_words(tmp_path / "e.h5ad")
-    assert remedy == " and would move 2 effects, so effects are compared within them"
+    assert (
+        remedy == " and, if ignored, would move 2 of 8 effects, so effects are compared within them"
+    )
     assert said == (
         "Ignoring batches would move 2 of 8 effects by more than two standard errors, most that "
         "of FEW on G1 (−0.50 instead of +0.00)."
@@ -680,7 +688,9 @@ def test_effects_within_unbalanced_batches_are_not_confounded(tmp_path):
     assert said.endswith(
         "Ignoring batches would move 0 of 11 effects by more than two standard errors."
     )
-    assert reservation == "batches are unbalanced, so effects are compared within them"
+    assert reservation == (
+        "batches are unbalanced by up to 40 percentage points, so effects are compared within them"
+    )
     plain = anndata.read_h5ad(tmp_path / "e.h5ad")
     plain.obs["is_stratified"] = False
     plain.write_h5ad(tmp_path / "plain.h5ad")
@@ -689,6 +699,65 @@ def test_effects_within_unbalanced_batches_are_not_confounded(tmp_path):
     assert reservation == "effects that ignore batches are confounded"
     even = OF_BATCHES.assign(fraction=0.41)
     assert batches_in_words(even, tmp_path / "e.h5ad")[1] == ""
+
+
+def test_differences_of_batches_are_told_apart_from_their_balance(tmp_path):
+    batch_effects(tmp_path / "e.h5ad", EFFECTS, EFFECTS)
+    assert batch_differences_in_words(tmp_path / "e.h5ad") == ""
+    effects = anndata.read_h5ad(tmp_path / "e.h5ad")
+    effects.var["batch_pvalue"], effects.var["batch_variance"] = (
+        [1e-9, 0.5, np.nan],
+        [0.3, 0, np.nan],
+    )
+    effects.write_h5ad(tmp_path / "e.h5ad")
+    assert batch_differences_in_words(tmp_path / "e.h5ad") == (
+        "Among control cells, 1 of 2 genes differ between batches (false discovery rate 5 %), "
+        "which explain 15.0 % of the variance of a gene on average, at most 30 % (G1)."
+    )
+    said, _ = batches_in_words(OF_BATCHES, tmp_path / "e.h5ad")
+    assert said.startswith("Among control cells, 1 of 2 genes")
+    assert "unbalanced by up to 40 percentage points" in said
+
+
+def test_guides_fail_by_their_effect_and_not_by_the_transcript_alone():
+    guides = pd.DataFrame(
+        [("weak", "weak effect", 0.2, np.nan), ("both", "low concordance, weak knock-down", 0.9, 0.1),
+         ("works", "weak knock-down", 0.9, 0.0), ("silent", "weak knock-down", np.nan, 0.0),
+         ("usual", np.nan, 1.0, -1.0), ("measured", np.nan, np.nan, -1.0),
+         ("unmeasured", np.nan, np.nan, np.nan)],
+        columns=["guide", "reason", "slope", "knock_down"],
+    )  # fmt: skip
+    guides["odd"] = guides["reason"].notna()
+    judged = judge_guides(guides)
+    assert [list(part["guide"]) for part in judged] == [
+        ["weak", "both"], ["works"], ["silent"], ["unmeasured"],
+    ]  # fmt: skip
+    said, reservation = guides_in_words(guides, "knockdown")
+    assert "2 guides of 7 may have failed" in said
+    assert "With works the target changes less, but the effect is that" in said
+    assert "With silent the target changes less, and too few genes" in said
+    assert "1 guide could not be judged" in said
+    assert "knock-out" not in said
+    assert reservation == ("2 guides may have failed; 2 guides change the target less than others")
+    assert "a knock-out need not lower the transcript" in guides_in_words(guides, "knockout")[0]
+    assert guides_in_words(guides[4:5], None) == (
+        "No effect of 1 guide is unlike that of the others.", "",
+    )  # fmt: skip
+
+
+def test_the_first_screen_names_a_baseline_as_such_and_single_genes_of_no_hits(results, tmp_path):
+    first, *_ = answers._ranking(RANKING, [])
+    assert first.startswith("The baseline SAMS-VAE has the highest mean score")
+    silent = pd.DataFrame(
+        {
+            "perturbation": ["A", "B", "C"],
+            "n_de": [0, 1, 0],
+            "detectable_effect": [0.3, np.nan, 0.5],
+        }
+    )
+    assert answers._single_genes(silent) == "; single genes change with B (1)"
+    assert "a change of 0.30 to 0.50 (log2)" in answers._detectable(silent)
+    assert answers._detectable(silent[1:2]) == answers._single_genes(silent[:1]) == ""
 
 
 def test_odd_guides_are_listed_by_reason():
@@ -726,6 +795,8 @@ def test_the_browser_holds_every_effect_to_its_step(results):
     assert facts["Gene sets"] == "uv (FDR 0.01)"
     assert facts["Guides"] == "g1 (40 cells); g2 (9 cells): weak effect"
     assert facts["Responders"] == ("80 % of cells [10, 90]; 8 [4, 36] of 40 cells do not respond")
+    assert facts["Change of its target"] == "JAK2 log2 −1.50 [−2.00, −1.00]"
+    assert "not measure" in dict(data["perturbations"][2]["facts"])["Change of its target"]
     assert "Prediction" not in facts
     of_b = dict(data["perturbations"][1]["facts"])
     assert of_b["Prediction"] == "SAMS-VAE explains 30 % of the effect on held-out cells"

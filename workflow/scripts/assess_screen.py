@@ -6,8 +6,9 @@ from typing import Any
 import anndata
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
-from samsvae.biology import guides, many_guides, quality
+from samsvae.biology import BATCH_PVALUE, BATCH_VARIANCE, guides, many_guides, quality
 from samsvae.evaluation.effects import effects_in_use, write_effects
 from samsvae.evaluation.expression import Expression, log_expression
 from samsvae.evaluation.marginal import Regression, fit
@@ -16,6 +17,8 @@ from samsvae.runtime.files import write_tsv
 from samsvae.runtime.provenance import provenance
 from samsvae.runtime.script import run_job
 from samsvae.screen.canonical import (
+    BATCH,
+    CONTEXT,
     digest_of_screen,
     has_marginal_effects,
     open_screen,
@@ -56,8 +59,10 @@ def assess_conditions(
     effects = quality.screen_effects(screen, expression, plain, strata, fdr, made_by)
 
     is_control = (labels == CONTROL).to_numpy()
+    controls = log_expression(screen, is_control)
+    add_batch_effects(effects, controls, screen.obs[is_control])
     null, quantiles = quality.null_calibration(
-        log_expression(screen, is_control),
+        controls,
         quality.fake_targets(screen, stratum, settings["min_cells_null"], SEED),
         stratum[is_control],
         library_size[is_control],
@@ -95,6 +100,8 @@ def assess_perturbations(
     library_size = screen.obs["library_size"].to_numpy(dtype=np.float64)
     cells = Regression.of(screen, by_batch)
     effects = many_guides.marginal_screen_effects(screen, expression, by_batch, fdr, made_by)
+    is_control = (screen.obs["perturbation"] == CONTROL).to_numpy()
+    add_batch_effects(effects, expression[is_control], screen.obs[is_control])
     null, quantiles = many_guides.marginal_null(screen, expression, cells, settings, SEED)
     states = quality.principal_components(Expression(screen), SEED)
     rows = pd.DataFrame({"perturbation": effects.obs_names, "guide": ""})
@@ -116,6 +123,18 @@ def assess_perturbations(
         "knock_down": joined(pooled, single),
         "guides": guides.compare_guides(table, by_guide.effect, single, significant),
     }
+
+
+def add_batch_effects(
+    effects: anndata.AnnData, controls: sparse.csr_matrix, obs: pd.DataFrame
+) -> None:
+    """Add the comparison of batches by their control cells to the genes of a table of effects."""
+    if BATCH in obs:
+        batch = obs[BATCH].astype(str).to_numpy()
+        context = obs[CONTEXT].astype(str).to_numpy() if CONTEXT in obs else np.zeros(len(obs))
+        pvalue, variance = quality.batch_effects(controls, batch, context)
+        effects.var[BATCH_PVALUE] = pvalue
+        effects.var[BATCH_VARIANCE] = variance
 
 
 def joined(pooled: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:

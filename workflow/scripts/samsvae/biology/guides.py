@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
+from samsvae.biology import LOW_CONCORDANCE, WEAK_EFFECT, WEAK_KNOCK_DOWN
 from samsvae.evaluation.expression import CP10K, Expression
 from samsvae.evaluation.stratified import LEFT_OUT, Strata, stratified_rank_sum
 from samsvae.screen.canonical import GUIDE
@@ -287,13 +288,13 @@ def compare_guides(
                 one["concordance"] = _spearman(guide, rest)
                 one["slope"] = float(guide @ rest / (rest @ rest)) if rest.any() else np.nan
                 if one["concordance"] < limit:
-                    reasons.append("low concordance")
+                    reasons.append(LOW_CONCORDANCE)
                 if one["slope"] < WEAK:
-                    reasons.append("weak effect")
+                    reasons.append(WEAK_EFFECT)
             if len(others) and np.isfinite(knocked_down[row]):
                 usual = float(np.nanmedian(knocked_down[others]))
                 if np.isfinite(usual) and usual != 0 and knocked_down[row] / usual < WEAK:
-                    reasons.append("weak knock-down")
+                    reasons.append(WEAK_KNOCK_DOWN)
             found.append(
                 {**own.loc[row], **one, "odd": bool(reasons), "reason": ", ".join(reasons)}
             )

@@ -541,6 +541,7 @@ def depth_ratios(library_size: np.ndarray, strata: Strata) -> np.ndarray:
     return ratio
 
 
+NO_VARIANCE = 1e-12  # of the sum of squares, by rounding
 BATCHES = [
     "perturbation", "batch", "n_cells", "n_control_cells", "fraction", "control_fraction",
     "compared",
@@ -589,6 +590,55 @@ def table_of_batches(
     long = pd.DataFrame(columns, index=pairs).reset_index()
     long["compared"] = (long["n_control_cells"] >= min_controls) & (long["n_cells"] > 0)
     return long.sort_values(["perturbation", "batch"], kind="stable")[BATCHES]
+
+
+def batch_effects(
+    controls: sparse.csr_matrix, batch: np.ndarray, context: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compare the control cells of batches by analysis of variance, within contexts.
+
+    Own code, since libraries have no analysis of variance of sparse cells within strata.
+
+    Parameters
+    ----------
+    controls
+        log2(CP10k + 1) of control cells, cells x genes.
+    batch, context
+        Of each control cell.
+
+    Returns
+    -------
+    pvalue, variance : ndarray
+        Of each gene: of the F-test of equal means of batches, and the fraction of the variance
+        that is between batches, corrected for chance (omega squared, Hays 1963), not below 0. NaN
+        for a gene without variance, and for all where no context has two batches.
+    """
+    n_cells, n_genes = controls.shape
+    if not n_cells:
+        return np.full(n_genes, np.nan), np.full(n_genes, np.nan)
+    cells = pd.DataFrame({"context": context, "batch": batch})
+    groups, contexts = (
+        cells.groupby(by).ngroup().to_numpy() for by in (["context", "batch"], ["context"])
+    )
+
+    def explained(codes: np.ndarray) -> tuple[np.ndarray, int]:
+        number = np.bincount(codes)
+        rows = np.arange(n_cells)
+        member = sparse.csr_matrix((np.ones(n_cells), (codes, rows)), (len(number), n_cells))
+        sums = (member @ controls).toarray()
+        return np.sum(sums**2 / number[:, None], axis=0), len(number)
+
+    (of_groups, n_groups), (of_contexts, n_contexts) = explained(groups), explained(contexts)
+    squares = np.asarray(controls.multiply(controls).sum(axis=0)).ravel()
+    between, within = of_groups - of_contexts, squares - of_groups
+    degrees, left = n_groups - n_contexts, n_cells - n_groups
+    known = (degrees > 0) & (left > 0) & (within > NO_VARIANCE * squares)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_cell = within / left
+        statistic = between / degrees / of_cell
+        variance = (between - degrees * of_cell) / (between + within + of_cell)
+        pvalue = stats.f.sf(statistic, degrees, left)
+    return np.where(known, pvalue, np.nan), np.where(known, np.clip(variance, 0, 1), np.nan)
 
 
 CONTEXTS = [

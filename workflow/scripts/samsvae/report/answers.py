@@ -9,9 +9,15 @@ import pandas as pd
 from samsvae.evaluation.metrics import HELD_OUT
 from samsvae.evaluation.summary import BEST, NOT_DIFFERENT, by_fraction, scope_of_summary
 from samsvae.figures import minus, readable, readable_set
-from samsvae.report.sections import COUNTS, GENE_SETS, GUIDES, MASKS, TRAINING
+from samsvae.report.sections import BATCHES, COUNTS, GENE_SETS, GUIDES, MASKS, TRAINING
 from samsvae.report.sentences import pathways_in_words
-from samsvae.report.soundness import odd_guides, quality_in_words
+from samsvae.report.soundness import (
+    batch_differences_in_words,
+    judge_guides,
+    low_targets_in_words,
+    odd_guides,
+    quality_in_words,
+)
 from samsvae.report.verdict import MOST_SOUGHT, listed_words, some_of
 from samsvae.runtime.files import read_table
 
@@ -29,7 +35,12 @@ Answers = list[tuple[str, list[str]]]
 
 
 def five_answers(
-    tables: Path, has: Collection[str], kind: str | None, fdr: float, models: Sequence[str]
+    tables: Path,
+    has: Collection[str],
+    kind: str | None,
+    fdr: float,
+    models: Sequence[str],
+    trained: Collection[str],
 ) -> Answers:
     """Answer the questions with which a reader opens the report.
 
@@ -43,8 +54,8 @@ def five_answers(
         How perturbations act on their targets; None if unknown.
     fdr
         False discovery rate of hits.
-    models
-        Models of the experiment.
+    models, trained
+        Models of the experiment, and those of them that are trained.
 
     Returns
     -------
@@ -57,21 +68,29 @@ def five_answers(
     if COUNTS in has:
         hits = read_table(tables / "hits.tsv")
         answers = [
-            (SOUND, quality_in_words(tables, has, kind, fdr)[-1:]),
+            (SOUND, list(_soundness(tables, has, kind, fdr))),
             (EFFECTS, list(_effects(hits, read_table(tables / "perturbations.tsv")))),
             (MECHANISMS, list(_mechanisms(tables, has, models))),
-            (MODELS, [*_ranking(read_table(tables / "ranking.tsv")), *best]),
-            (NEXT, list(_next_steps(tables, has, hits))),
+            (MODELS, [*_ranking(read_table(tables / "ranking.tsv"), trained), *best]),
+            (NEXT, list(_next_steps(tables, has, kind, hits))),
         ]
     return [(question, said) for question, said in answers if said]
+
+
+def _soundness(tables: Path, has: Collection[str], kind: str | None, fdr: float) -> Iterator[str]:
+    yield quality_in_words(tables, has, kind, fdr)[-1]
+    if BATCHES in has and (
+        differences := batch_differences_in_words(tables.parent / "screen_effects.h5ad")
+    ):
+        yield differences
 
 
 def _effects(hits: pd.DataFrame, perturbations: pd.DataFrame) -> Iterator[str]:
     tested = hits.dropna(subset="pvalue")
     found = tested[tested["is_hit"].astype(bool)]
     yield (
-        f"{len(found):,} of {len(tested):,} perturbations change expression as a whole; "
-        f"{(perturbations['n_de'] > 0).sum():,} change at least one gene significantly."
+        f"{len(found):,} of {len(tested):,} perturbations are hits: they change expression as a "
+        f"whole. {(perturbations['n_de'] > 0).sum():,} change at least one gene significantly."
     )
     for row in perturbations.head(MOST_DESCRIBED).to_dict("records"):
         parts = [
@@ -127,7 +146,7 @@ def _at_start(name: str, before: str) -> str:
     return name if before else name[:1].upper() + name[1:]
 
 
-def _ranking(ranking: pd.DataFrame) -> Iterator[str]:
+def _ranking(ranking: pd.DataFrame, trained: Collection[str]) -> Iterator[str]:
     """Name the models of highest mean score over calibrated metrics, for each condition."""
     parts = by_fraction(ranking)
     for fraction, part in parts:
@@ -136,8 +155,11 @@ def _ranking(ranking: pd.DataFrame) -> Iterator[str]:
             continue
         best, *others = rows
         where = f"With a fraction of {fraction:g}, " if len(parts) > 1 else ""
+        name = readable(best["model"])
+        if best["model"] not in trained:
+            name = f"the baseline {name}" if where else f"The baseline {name}"
         sentence = (
-            f"{where}{_at_start(readable(best['model']), where)} has the highest mean score over "
+            f"{where}{_at_start(name, where)} has the highest mean score over "
             f"{best['n_metrics']:.0f} calibrated metrics ("
             + minus(f"{best['score']:.2f}")
             + ", where 1 is a replicate of the measurement)"
@@ -190,29 +212,43 @@ def _best_models(summary: pd.DataFrame) -> Iterator[str]:
             yield f"{sentence}; without replicates, differences are not tested."
 
 
-def _next_steps(tables: Path, has: Collection[str], hits: pd.DataFrame) -> Iterator[str]:
+def _single_genes(silent: pd.DataFrame) -> str:
+    """Name the perturbations that are not hits, but change a gene."""
+    changing = silent[silent["n_de"] > 0]
+    if changing.empty:
+        return ""
+    named = some_of([f"{row['perturbation']} ({row['n_de']:,})" for _, row in changing.iterrows()])
+    return f"; single genes change with {named}"
+
+
+def _detectable(silent: pd.DataFrame) -> str:
+    """State the changes of a typical gene that perturbations would have been found by."""
+    sizes = silent["detectable_effect"].dropna() if "detectable_effect" in silent else []
+    if not len(sizes):
+        return ""
+    low, high = f"{min(sizes):.2f}", f"{max(sizes):.2f}"
+    change = low if low == high else f"{low} to {high}"
+    return f". With these cells a change of {change} (log2) in a typical gene would be found"
+
+
+def _next_steps(
+    tables: Path, has: Collection[str], kind: str | None, hits: pd.DataFrame
+) -> Iterator[str]:
     """Suggest what the tables ask for."""
     if GUIDES in has:
-        guides = read_table(tables / "guides.tsv")
-        odd = guides[guides["odd"].astype(bool)]
-        if len(odd):
+        judged = judge_guides(read_table(tables / "guides.tsv"))
+        if len(judged.failed):
             yield (
-                f"Look at {len(odd):,} odd guides, and leave out any that failed: "
-                f"{odd_guides(odd)}."
+                "Look at the cells of guides that may have failed, and leave them out if so: "
+                f"{odd_guides(judged.failed)}."
             )
+        yield from low_targets_in_words(judged, kind)
     silent = hits[hits["pvalue"].notna() & ~hits["is_hit"].astype(bool)]
     if len(silent):
-        size = silent["detectable_effect"].median() if "detectable_effect" in silent else None
-        seen = (
-            ""
-            if size is None or pd.isna(size)
-            else (
-                f": with these cells a change of {size:.2f} (log2) in a typical gene would be found"
-            )
-        )
         yield (
-            f"{some_of(list(silent['perturbation'].astype(str)), MOST_SOUGHT)} have no detectable "
-            f"effect{seen}. More cells or stronger guides would tell absence from weakness."
+            f"Not hits: {some_of(list(silent['perturbation'].astype(str)), MOST_SOUGHT)}"
+            f"{_single_genes(silent)}{_detectable(silent)}. More cells or stronger guides would "
+            "tell absence from weakness."
         )
     if TRAINING in has:
         responders = read_table(tables / "responders.tsv")

@@ -6,7 +6,7 @@ BokehJS draws the plots; the page's script puts the data of the chosen perturbat
 
 import base64
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -165,14 +165,15 @@ def _predicted(path: Path, model: str, screen: anndata.AnnData) -> np.ndarray:
     return found
 
 
+NOT_MEASURED = "unknown: the screen does not measure it"
 Facts = dict[str, list[list[str]]]  # heading and text, by perturbation
 
 
 def _facts(tables: Path, has: Collection[str], model: str) -> Facts:
     """Collect what tables say of each perturbation, in the order of a reader's questions."""
     parts = [
-        _of_hits(read_table(tables / "hits.tsv")),
-        _of_targets(read_table(tables / "knock_down.tsv")),
+        _of_hits(hits := read_table(tables / "hits.tsv")),
+        _of_targets(read_table(tables / "knock_down.tsv"), hits["perturbation"]),
     ]
     if GUIDES in has:
         parts.append(_of_guides(read_table(tables / "guides.tsv")))
@@ -198,7 +199,7 @@ def _of_hits(hits: pd.DataFrame) -> Facts:
         test = f"{different} (FDR {one['fdr']:.2g})" if tested else "not tested: too few cells"
         facts = [
             ["Cells", f"{one['n_cells']:,}"],
-            ["Differs from control cells", test],
+            ["Hit (differs from control cells)", test],
             ["Differentially expressed genes", f"{one['n_de']:,} of {one['n_tested']:,} tested"],
         ]
         if pd.notna(one["composition_gene"]):
@@ -212,9 +213,10 @@ def _of_hits(hits: pd.DataFrame) -> Facts:
     return found
 
 
-def _of_targets(changes: pd.DataFrame) -> Facts:
+def _of_targets(changes: pd.DataFrame, perturbations: Iterable[str]) -> Facts:
     pooled = changes[changes["guide"].fillna("") == ""]
-    return {
+    unknown: Facts = {str(name): [["Change of its target", NOT_MEASURED]] for name in perturbations}
+    return unknown | {
         str(name): [
             [
                 "Change of its target",

@@ -252,13 +252,15 @@ def _introduction(
     tables = results / name / "tables"
     kind = perturbation_kind(config["screens"][experiment["screen"]])
     fdr = config["evaluation"]["fdr"]
+    models = expanded(config["models"])
+    trained = [name for name in experiment["models"] if is_trained(models[name])]
     return {
         "name": name,
         "title": readable(name),
         "description": describe(config, name),
         "cells": cells_in_words(results / name / first / "split.tsv", screen, has),
         "competitors": [(readable(model), what) for model, what in competitors(config, name)],
-        "answers": five_answers(tables, has, kind, fdr, experiment["models"]),
+        "answers": five_answers(tables, has, kind, fdr, experiment["models"], trained),
         "headline": _drawing(results / name / headline, beside) if COUNTS in has else {},
         "splits": list(splits(experiment)),
         "models": [(model, readable(model)) for model in experiment["models"]],

@@ -42,7 +42,8 @@ def describe(config: Mapping[str, Any], name: str) -> str:
     experiment = config["experiments"][name]
     split = experiment["split"]
     kinds = {
-        "random": "64 % of cells for training, 16 % for validation and 20 % for testing",
+        "random": "64 % of the cells, whatever their perturbation, for training, 16 % for "
+        "validation and 20 % for testing",
         "unseen_combinations": "a quarter of the combinations is held out for testing; training "
         "uses a "
         "fraction of all combinations, which up to 0.75 contains none of the tested ones",
@@ -295,7 +296,8 @@ def responders_in_words(responders: pd.DataFrame) -> list[str]:
         ]
     fewest = some_of(
         [
-            f"{row['perturbation']} ({100 * row['responders']:.0f} %)"
+            f"{row['perturbation']} ({100 * row['responders']:.0f} %: "
+            f"{row['n_cells'] * (1 - row['responders']):,.0f} of {row['n_cells']:,} cells do not)"
             for _, row in known.head(MOST_NAMED).iterrows()
         ]
     )
@@ -428,8 +430,8 @@ def pathways_in_words(agreement: pd.DataFrame) -> list[str]:
         for model, row in right.iterrows()
     )
     return [
-        f"Most significantly over-represented gene sets among the genes of "
-        f"largest effect: {named}.",
+        "Gene sets most significantly over-represented among the genes of largest effect, each "
+        f"perturbation under its first: {named}.",
         f"Predicted effects give the same gene set: {predicted}.",
     ]
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 import anndata
 import h5py
 import numpy as np
 import pandas as pd
+from scipy import stats
 
+from samsvae.biology import BATCH_PVALUE, BATCH_VARIANCE, LOW_CONCORDANCE, WEAK_EFFECT
 from samsvae.figures import minus
 from samsvae.report.sections import BATCHES, CONTEXTS, COUNTS, GUIDES, MARGINAL
 from samsvae.report.verdict import MOST_NAMED, MOST_SOUGHT, some_of
@@ -36,7 +39,7 @@ def quality_in_words(tables: Path, has: Collection[str], kind: str | None, fdr: 
         hits_in_words(hits, fdr, marginal),
         null_in_words(read_table(tables / "null_calibration.tsv"), marginal),
         targets_in_words(read_table(tables / "knock_down.tsv"), kind),
-        guides_in_words(read_table(tables / "guides.tsv")) if GUIDES in has else ("", ""),
+        guides_in_words(read_table(tables / "guides.tsv"), kind) if GUIDES in has else ("", ""),
         batches_in_words(
             read_table(tables / "batches.tsv"), tables.parent / "screen_effects.h5ad", marginal
         )
@@ -81,9 +84,9 @@ def hits_in_words(hits: pd.DataFrame, fdr: float, marginal: bool = False) -> tup
     named = ", ".join(found["perturbation"].head(MOST_NAMED))
     rest = len(tested) - len(found)
     return (
-        f"{len(found):,} of {len(tested):,} perturbations change expression ({test}); the "
-        f"strongest are {named}.",
-        f"{rest:,} of {len(tested):,} perturbations have no detectable effect" if rest else "",
+        f"{len(found):,} of {len(tested):,} perturbations are hits, which change expression as a "
+        f"whole ({test}); the strongest are {named}.",
+        f"{rest:,} of {len(tested):,} perturbations are not hits" if rest else "",
     )
 
 
@@ -125,22 +128,98 @@ def targets_in_words(changes: pd.DataFrame, kind: str | None) -> tuple[str, str]
     )
     expected = {"knockdown": lowered, "activation": raised}.get(kind or "")
     if kind == "knockout":
-        sentence += "; a knock-out need not lower the transcript of its target"
+        sentence += "; a knock-out need not change the transcript of its target"
     missing = 0 if expected is None else len(pooled) - expected
     reservation = f"{missing:,} of {len(pooled):,} measured targets do not change as expected"
     return f"{sentence}.", reservation if missing else ""
 
 
-def guides_in_words(guides: pd.DataFrame) -> tuple[str, str]:
-    """Describe the agreement of guides; a sentence, and a reservation or nothing."""
-    odd = guides[guides["odd"].astype(bool)]
-    if guides.empty or odd.empty:
-        return f"None of {len(guides):,} guides is odd beside the others of its perturbation.", ""
-    return (
-        f"{len(odd):,} of {len(guides):,} guides are odd beside the others of their perturbation: "
-        f"{odd_guides(odd)}.",
-        f"{len(odd):,} odd guides",
+class JudgedGuides(NamedTuple):
+    """Rows of guides.tsv by what they tell.
+
+    Attributes
+    ----------
+    failed
+        The effect is weak, or unlike that of the other guides of the perturbation.
+    sound
+        The target changes less, but the effect is that of the other guides.
+    uncertain
+        The target changes less, and too few genes change to compare effects.
+    unknown
+        Neither the target nor enough genes can be compared.
+    """
+
+    failed: pd.DataFrame
+    sound: pd.DataFrame
+    uncertain: pd.DataFrame
+    unknown: pd.DataFrame
+
+
+def judge_guides(guides: pd.DataFrame) -> JudgedGuides:
+    """Divide guides by whether their effect, or only the change of their target, is odd."""
+    odd = guides["odd"].astype(bool)
+    by_effect = odd & guides["reason"].fillna("").str.contains(f"{LOW_CONCORDANCE}|{WEAK_EFFECT}")
+    compared = guides["slope"].notna()
+    return JudgedGuides(
+        guides[by_effect],
+        guides[odd & ~by_effect & compared],
+        guides[odd & ~by_effect & ~compared],
+        guides[~odd & ~compared & guides["knock_down"].isna()],
     )
+
+
+def guides_in_words(guides: pd.DataFrame, kind: str | None) -> tuple[str, str]:
+    """Describe which guides failed; sentences, and a reservation or nothing."""
+    judged = judge_guides(guides)
+    said, reservations = [], []
+    if len(judged.failed):
+        number = _guides(len(judged.failed))
+        said.append(
+            f"{number} of {len(guides):,} may have failed, with an effect that is weak or unlike "
+            f"that of the other guides of the perturbation: {odd_guides(judged.failed)}."
+        )
+        reservations.append(f"{number} may have failed")
+    else:
+        said.append(f"No effect of {_guides(len(guides))} is unlike that of the others.")
+    low = len(judged.sound) + len(judged.uncertain)
+    if low:
+        said += low_targets_in_words(judged, kind)
+        reservations.append(f"{_guides(low)} change{'s' * (low == 1)} the target less than others")
+    if len(judged.unknown):
+        said.append(
+            f"{_guides(len(judged.unknown))} could not be judged: the target is not measured, and "
+            "too few genes change to compare effects."
+        )
+    return " ".join(said), "; ".join(reservations)
+
+
+def low_targets_in_words(judged: JudgedGuides, kind: str | None) -> list[str]:
+    """Describe guides whose target changes less, by whether their effect is known."""
+    said = []
+    if len(judged.sound):
+        said.append(
+            f"With {_names(judged.sound)} the target changes less, but the effect is that of the "
+            "other guides."
+        )
+    if len(judged.uncertain):
+        transcript = (
+            "; a knock-out need not lower the transcript of its target"
+            if kind == "knockout"
+            else ""
+        )
+        said.append(
+            f"With {_names(judged.uncertain)} the target changes less, and too few genes change "
+            f"to compare effects{transcript}."
+        )
+    return said
+
+
+def _guides(number: int) -> str:
+    return f"{number:,} guide{'s' * (number != 1)}"
+
+
+def _names(guides: pd.DataFrame) -> str:
+    return some_of(list(guides["guide"].astype(str)), MOST_SOUGHT)
 
 
 def odd_guides(odd: pd.DataFrame) -> str:
@@ -151,12 +230,13 @@ def odd_guides(odd: pd.DataFrame) -> str:
 
 
 LARGEST_IMBALANCE = 0.1  # of the fraction of cells in a batch
+BATCH_FDR = 0.05  # of genes that differ between batches
 
 
 def batches_in_words(
     batches: pd.DataFrame, effects: Path, marginal: bool = False
 ) -> tuple[str, str]:
-    """Describe balance and effects of batches; two sentences, and a reservation or nothing.
+    """Describe differences and balance of batches; sentences, and a reservation or nothing.
 
     Parameters
     ----------
@@ -170,11 +250,13 @@ def batches_in_words(
     difference = (batches["fraction"] - batches["control_fraction"]).abs()
     largest = batches.loc[difference.idxmax()]
     left_out = batches.loc[~batches["compared"].astype(bool) & (batches["n_cells"] > 0), "n_cells"]
+    is_unbalanced = difference.max() > LARGEST_IMBALANCE
+    how = "unbalanced by up to" if is_unbalanced else "balanced to within"
+    points = f"{100 * difference.max():.0f} percentage points"
     sentence = (
-        f"Batches and perturbations are balanced to within {100 * difference.max():.0f} percentage "
-        f"points: {100 * largest['fraction']:.0f} % of the cells of {largest['perturbation']} are "
-        f"in batch {largest['batch']}, and {100 * largest['control_fraction']:.0f} % of "
-        f"{reference(marginal)}"
+        f"Batches and perturbations are {how} {points}: {100 * largest['fraction']:.0f} % of the "
+        f"cells of {largest['perturbation']} are in batch {largest['batch']}, and "
+        f"{100 * largest['control_fraction']:.0f} % of {reference(marginal)}"
     )
     if left_out.sum():
         sentence += (
@@ -182,9 +264,34 @@ def batches_in_words(
         )
     shifts, remedy = batch_shifts_in_words(effects)
     confounded = "effects that ignore batches are confounded"
-    reservation = f"batches are unbalanced{remedy}" if remedy else confounded
-    is_unbalanced = difference.max() > LARGEST_IMBALANCE
-    return " ".join(filter(None, [f"{sentence}.", shifts])), reservation if is_unbalanced else ""
+    reservation = f"batches are unbalanced by up to {points}{remedy}" if remedy else confounded
+    said = " ".join(filter(None, [batch_differences_in_words(effects), f"{sentence}.", shifts]))
+    return said, reservation if is_unbalanced else ""
+
+
+def batch_differences_in_words(path: Path) -> str:
+    """Describe how much the control cells of batches differ; empty where this is unknown.
+
+    Parameters
+    ----------
+    path
+        The file screen_effects.h5ad.
+    """
+    with h5py.File(path) as file:
+        genes = anndata.io.read_elem(file["var"])
+    if BATCH_VARIANCE not in genes:
+        return ""
+    tested = genes.dropna(subset=[BATCH_VARIANCE])
+    if tested.empty:
+        return ""
+    differ = (stats.false_discovery_control(tested[BATCH_PVALUE]) < BATCH_FDR).sum()
+    variance = tested[BATCH_VARIANCE]
+    return (
+        f"Among control cells, {differ:,} of {len(tested):,} genes differ between batches (false "
+        f"discovery rate {100 * BATCH_FDR:.0f} %), which explain {100 * variance.mean():.1f} % of "
+        f"the variance of a gene on average, at most {100 * variance.max():.0f} % "
+        f"({variance.idxmax()})."
+    )
 
 
 LARGEST_SHIFT = 2  # standard errors of an effect
@@ -235,7 +342,9 @@ def batch_shifts_in_words(path: Path) -> tuple[str, str]:
     )
     if not perturbations["is_stratified"].any():
         return said, ""
-    moved = f" and would move {n_shifted:,} effects" if n_shifted else ""
+    moved = (
+        f" and, if ignored, would move {n_shifted:,} of {n_effects:,} effects" if n_shifted else ""
+    )
     return said, f"{moved}, so effects are compared within them"
 
 
