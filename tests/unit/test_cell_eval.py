@@ -26,6 +26,7 @@ from samsvae.evaluation.samples import (
     log_normalised,
     measured_cells,
     to_cell_eval,
+    write_cells,
 )
 from samsvae.evaluation.scores import effect_scores
 from samsvae.inference.checkpoint import TrainedModel
@@ -61,23 +62,68 @@ def control(tiny_screen, parts):
 
 
 @pytest.fixture(scope="module")
-def pairs(tiny_screen, parts, effects, control):
-    """Predicted and real cells of each kind of model."""
-    compared = compared_cells(tiny_screen, parts)
-    names = perturbations(tiny_screen)
+def trained(tiny_screen):
     torch.manual_seed(0)
     settings = {"kind": "cpa_vae", "n_latent": 3, "n_hidden": 8}
     encoding = Encoding.of(Design.of_screen(tiny_screen), "additive")
     model = build_model(settings, tiny_screen.n_vars, len(encoding.names)).eval()
-    trained = TrainedModel(model, settings, list(tiny_screen.var_names), encoding)
+    return TrainedModel(model, settings, list(tiny_screen.var_names), encoding)
+
+
+@pytest.fixture(scope="module")
+def pairs(tiny_screen, parts, effects, control, trained):
+    """Predicted and real cells of each kind of model."""
+    compared = compared_cells(tiny_screen, parts)
+    names = perturbations(tiny_screen)
     sizes = tiny_screen.obs["library_size"].to_numpy()
-    real = measured_cells(tiny_screen, compared)
     half, others = halves(tiny_screen, parts, compared, seed=0)
-    return {
-        "model": (cells_of_model(trained, names, NUMBER, sizes, 0), real),
-        "baseline": (cells_of_effects(effects, control, names, NUMBER, 0), real),
-        "ceiling": (measured_cells(tiny_screen, half), measured_cells(tiny_screen, others)),
+    predicted = {
+        "model": cells_of_model(trained, names, NUMBER, sizes, 0),
+        "baseline": cells_of_effects(effects, control, names, NUMBER, 0),
+        "ceiling": measured_cells(tiny_screen, half),
     }
+    return {
+        kind: (alone(cells), alone(measured_cells(tiny_screen, real)))
+        for (kind, cells), real in zip(predicted.items(), (compared, compared, others), strict=True)
+    }
+
+
+def alone(blocks):
+    """The only block of a small screen."""
+    [cells] = blocks
+    return cells
+
+
+def test_a_model_has_its_cells_of_every_perturbation_in_blocks(tiny_screen, trained, monkeypatch):
+    names, sizes = perturbations(tiny_screen), tiny_screen.obs["library_size"].to_numpy()
+    whole = alone(cells_of_model(trained, names, NUMBER, sizes, 0))
+    monkeypatch.setattr("samsvae.evaluation.samples.LARGEST_BLOCK", 3 * NUMBER * tiny_screen.n_vars)
+    blocks = list(cells_of_model(trained, names, NUMBER, sizes, 0))
+    assert [len(set(block.obs["perturbation"])) for block in blocks[:-1]] == [3] * (len(blocks) - 1)
+    assert [name for block in blocks for name in block.obs_names] == list(whole.obs_names)
+    first, second = (block.X.toarray()[:NUMBER] for block in blocks[:2])
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("size", [1, 7 * NUMBER])
+def test_cells_are_written_block_by_block_as_at_once(
+    tiny_screen, parts, effects, control, tmp_path, monkeypatch, size
+):
+    compared, names = compared_cells(tiny_screen, parts), perturbations(tiny_screen)
+    makers = {
+        "baseline": lambda: cells_of_effects(effects, control, names, NUMBER, 0),
+        "real": lambda: measured_cells(tiny_screen, compared),
+    }
+    whole = {name: alone(make()) for name, make in makers.items()}
+    monkeypatch.setattr("samsvae.evaluation.samples.LARGEST_BLOCK", size * tiny_screen.n_vars)
+    for name, make in makers.items():
+        write_cells(make(), '{"made": "by"}', tmp_path / "cells.h5ad")
+        found = anndata.read_h5ad(tmp_path / "cells.h5ad")
+        assert len(list(make())) > 1
+        assert (found.X != whole[name].X).nnz == 0
+        pd.testing.assert_frame_equal(found.obs, whole[name].obs)
+        pd.testing.assert_frame_equal(found.var, whole[name].var)
+        assert found.uns["provenance"] == '{"made": "by"}'
 
 
 @pytest.mark.parametrize("kind", ["model", "baseline", "ceiling"])
@@ -116,7 +162,7 @@ def test_real_cells_are_those_held_out_and_log_normalised(tiny_screen, parts):
     assert set(labels[chosen]) == {*tested, "control"}
     assert all("+" in label for label in tested)
     assert set(split[chosen & (labels == "control").to_numpy()]) == {"val"}
-    real = measured_cells(tiny_screen, chosen)
+    real = alone(measured_cells(tiny_screen, chosen))
     counts = tiny_screen[chosen].X.toarray()
     expected = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))
     np.testing.assert_allclose(real.X.toarray(), expected, rtol=1e-6)
@@ -142,7 +188,7 @@ def test_cells_without_change_are_control_cells_in_the_mean(tiny_screen, parts, 
     names = perturbations(tiny_screen)
     nothing = no_change(tiny_screen, (parts == TRAIN).to_numpy(), names)
     table = effects_table(nothing, names, list(tiny_screen.var_names), {}, "{}")
-    found, _ = means(cells_of_effects(table, control, names, NUMBER, 0))
+    found, _ = means(alone(cells_of_effects(table, control, names, NUMBER, 0)))
     np.testing.assert_allclose(found.effects()[0], 0, atol=1e-5)
 
 
@@ -205,7 +251,7 @@ def test_cell_eval_and_our_tables_agree_where_their_metrics_mean_the_same(
     predicted, real = pairs["baseline"]
     possible = effects.copy()
     possible.X = np.maximum(effects.X, -means(predicted)[0].mean[-1])
-    predicted = cells_of_effects(possible, control, list(effects.obs_names), NUMBER, 0)
+    predicted = alone(cells_of_effects(possible, control, list(effects.obs_names), NUMBER, 0))
     table = judged_by_cell_eval(predicted, real, tmp_path)
     observed = observed_effects(tiny_screen, parts, "{}")
     scores = effect_scores(observed, possible, 10, 0.05).by_perturbation.loc[table.index]

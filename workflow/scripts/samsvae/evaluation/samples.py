@@ -6,14 +6,17 @@ the same perturbations and the same genes in the same order. It expects log(1 + 
 ``cell_eval._types._anndata`` and ``cell_eval.utils`` of version 0.8 check these requirements.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pyro
 import torch
+from anndata.io import sparse_dataset, write_elem
 from scipy import sparse
 from torch import Tensor
 
@@ -26,7 +29,8 @@ from samsvae.inference.posterior import BasalCells, draw_covariates, draw_effect
 from samsvae.models.base import PerturbationModel, own_of_cells, shift_of_conditions
 from samsvae.models.likelihoods import NormalLikelihood
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import CONTEXT, has_marginal_effects
+from samsvae.runtime.files import whole_file
+from samsvae.screen.canonical import CONTEXT, counts_in_blocks, has_marginal_effects
 from samsvae.screen.design import Design
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import TEST, held_out_cells
@@ -263,6 +267,7 @@ def _counts_and_latent(
     return sparse.csr_matrix(counts.astype(kind)), latent
 
 
+LARGEST_BLOCK = 2**27  # elements of cells x genes that are written at once, zeros among them
 # cell-eval's default names of the column and of control cells
 PERTURBATION_COLUMN, CONTROL_LABEL = "target_gene", "non-targeting"
 
@@ -346,8 +351,8 @@ def log_normalised(counts: sparse.csr_matrix) -> sparse.csr_matrix:
 
 def cells_of_model(
     trained: TrainedModel, names: Sequence[str], number: int, library_sizes: np.ndarray, seed: int
-) -> anndata.AnnData:
-    """Draw predictive samples of control and of each perturbation.
+) -> Iterator[anndata.AnnData]:
+    """Draw predictive samples of control and of each perturbation, some of these at a time.
 
     Means of few samples are noisy; use enough to resolve the predicted mean.
 
@@ -364,13 +369,24 @@ def cells_of_model(
     seed
         Seed of the draws.
 
-    Returns
-    -------
+    Yields
+    ------
     AnnData
         As of :func:`to_cell_eval`.
     """
-    cells = sample_cells(trained, [CONTROL, *names], number, library_sizes, seed)
-    return to_cell_eval(log_normalised(cells.X), list(cells.obs["perturbation"]), trained.genes)
+    for block, part in enumerate(_some_at_once([CONTROL, *names], number * len(trained.genes))):
+        own = (
+            seed if block == 0 else int(np.random.SeedSequence([seed, block]).generate_state(1)[0])
+        )
+        cells = sample_cells(trained, part, number, library_sizes, own)
+        yield to_cell_eval(log_normalised(cells.X), list(cells.obs["perturbation"]), trained.genes)
+
+
+def _some_at_once(names: Sequence[str], elements: int) -> Iterator[Sequence[str]]:
+    """Divide perturbations, each with a number of elements, into blocks of the largest size."""
+    step = max(1, LARGEST_BLOCK // elements)
+    for start in range(0, len(names), step):
+        yield names[start : start + step]
 
 
 def cells_of_effects(
@@ -379,7 +395,7 @@ def cells_of_effects(
     names: Sequence[str],
     number: int,
     seed: int,
-) -> anndata.AnnData:
+) -> Iterator[anndata.AnnData]:
     """Build cells of a baseline, which predicts mean effects alone, from control cells.
 
     Control cells are drawn with replacement. Then each gene is shifted until its mean is that of
@@ -400,10 +416,10 @@ def cells_of_effects(
     seed
         Seed of the choice of control cells.
 
-    Returns
-    -------
+    Yields
+    ------
     AnnData
-        As of :func:`to_cell_eval`.
+        As of :func:`to_cell_eval`, some perturbations at a time, control first.
     """
     rng = np.random.default_rng(seed)
     expression = log_normalised(control)
@@ -411,22 +427,27 @@ def cells_of_effects(
     def draw() -> sparse.csr_matrix:
         return expression[rng.integers(expression.shape[0], size=number)]
 
-    blocks = [draw()]
-    control_mean = _means(blocks[0])
-    for name in names:
-        effect = np.log(2) * np.asarray(effects[name].X, dtype=np.float64).ravel()
-        blocks.append(_shifted(draw(), control_mean + effect))
-    perturbation = [name for name in (CONTROL, *names) for _ in range(number)]
-    return to_cell_eval(sparse.vstack(blocks, format="csr"), perturbation, list(effects.var_names))
+    unchanged = draw()
+    control_mean = _means(unchanged)
+    for part in _some_at_once([CONTROL, *names], number * effects.n_vars):
+        blocks = []
+        for name in part:
+            if name == CONTROL:
+                blocks.append(unchanged)
+            else:
+                effect = np.log(2) * np.asarray(effects[name].X, dtype=np.float64).ravel()
+                blocks.append(_shifted(draw(), control_mean + effect))
+        labels = [name for name in part for _ in range(number)]
+        yield to_cell_eval(sparse.vstack(blocks, format="csr"), labels, list(effects.var_names))
 
 
-def measured_cells(screen: anndata.AnnData, chosen: np.ndarray) -> anndata.AnnData:
-    """Convert some cells of a screen to the form of cell-eval."""
-    cells = screen[chosen]
-    perturbation = cells.obs["perturbation"].astype(str)
-    table = to_cell_eval(log_normalised(cells.X), perturbation, list(screen.var_names))
-    table.obs_names = cells.obs_names
-    return table
+def measured_cells(screen: anndata.AnnData, chosen: np.ndarray) -> Iterator[anndata.AnnData]:
+    """Convert some cells of a screen, whose counts may be in a file, to the form of cell-eval."""
+    labels, genes = screen.obs["perturbation"].astype(str), list(screen.var_names)
+    for positions, counts in counts_in_blocks(screen, chosen, LARGEST_BLOCK):
+        block = to_cell_eval(log_normalised(counts), labels.iloc[positions], genes)
+        block.obs_names = screen.obs_names[positions]
+        yield block
 
 
 def to_cell_eval(
@@ -471,6 +492,30 @@ def to_cell_eval(
         ).set_axis(pd.Index(labels + "-" + number, name="cell")),
         var=pd.DataFrame(index=pd.Index(genes, name="gene")),
     )
+
+
+def write_cells(blocks: Iterable[anndata.AnnData], provenance: str, path: str | Path) -> None:
+    """Write cells in the form of cell-eval atomically, block by block.
+
+    Parameters
+    ----------
+    blocks
+        As of :func:`to_cell_eval`; at least one.
+    provenance
+        Provenance record, JSON.
+    path
+        The file.
+    """
+    obs: list[pd.DataFrame] = []
+    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+        for block in blocks:
+            if not obs:
+                block.uns["provenance"] = provenance
+                write_elem(file, "/", block, dataset_kwargs={"compression": "lzf"})
+            else:
+                sparse_dataset(file["X"]).append(block.X)
+            obs.append(block.obs.astype(object))
+        write_elem(file, "obs", pd.concat(obs).astype("category"))
 
 
 def _means(expression: sparse.csr_matrix) -> np.ndarray:
