@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+import anndata
 import numpy as np
 import pandas as pd
 import torch
@@ -15,7 +16,7 @@ from samsvae.inference.machine import choose_device, explain_out_of_memory
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import write_tsv
 from samsvae.runtime.script import run_job
-from samsvae.screen.canonical import read_screen
+from samsvae.screen.canonical import open_screen
 from samsvae.screen.splits import read_split
 
 
@@ -25,7 +26,8 @@ def main(snakemake: Any) -> None:
     scores = [pd.DataFrame(columns=VCC_COLUMNS)]
     distances = [pd.DataFrame(columns=POPULATION_COLUMNS)]
     try:
-        add_scores(snakemake, scores, distances)
+        with open_screen(snakemake.input.screen) as screen:
+            add_scores(snakemake, screen, scores, distances)
     except InputError as reason:
         logging.info("no scores of predicted cells: %s", reason)
     for tables, path in (
@@ -35,11 +37,15 @@ def main(snakemake: Any) -> None:
         write_tsv(pd.concat(tables[1:] or tables), path, ["split", "model", "seed"])
 
 
-def add_scores(snakemake: Any, scores: list[pd.DataFrame], distances: list[pd.DataFrame]) -> None:
+def add_scores(
+    snakemake: Any,
+    screen: anndata.AnnData,
+    scores: list[pd.DataFrame],
+    distances: list[pd.DataFrame],
+) -> None:
     """Append a table of scores, and for trained models of distances, for each run."""
     given, params = snakemake.input, snakemake.params
     device = choose_device()
-    screen = read_screen(given.screen)
     fewest = None if params.effects == "plain" else params.min_controls
     held_out = HeldOutCells(screen, read_split(given.split, screen), params.cells, fewest)
     for run, path in zip(params.trained, given.models, strict=True):

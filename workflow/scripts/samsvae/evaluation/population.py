@@ -19,7 +19,7 @@ from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 
 from samsvae.evaluation.baselines import mean_effect
-from samsvae.evaluation.expression import log_cp10k
+from samsvae.evaluation.expression import LARGEST_BLOCK, log_cp10k
 from samsvae.evaluation.samples import ControlCells, compared_cells, halves, sample_cells
 from samsvae.evaluation.scores import (
     DISCREPANCY,
@@ -37,6 +37,7 @@ from samsvae.evaluation.vcc2026 import (
 )
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.runtime.errors import InputError
+from samsvae.screen.canonical import counts_in_blocks
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import TRAIN
 
@@ -191,7 +192,8 @@ class HeldOutCells:
     def cells_of(self, chosen: np.ndarray) -> CellSet:
         """Select measured cells of the screen."""
         labels = self.screen.obs["perturbation"].astype(str).to_numpy()[chosen]
-        return CellSet(sparse.csr_matrix(self.screen.X[np.flatnonzero(chosen)]), labels)
+        blocks = [own for _, own in counts_in_blocks(self.screen, chosen, LARGEST_BLOCK)]
+        return CellSet(sparse.csr_matrix(sparse.vstack(blocks, format="csr")), labels)
 
     # Predicted cells.
 
@@ -238,7 +240,7 @@ class HeldOutCells:
     def vcc_scores_of_half(self, seed: int) -> dict[str, float]:
         """Score half of the held-out cells against the other, each with its own control cells."""
         chosen = halves(self.screen, self.parts, self.compared, seed)
-        first, second = (self.cells_of(half).statistics(self.names) for half in chosen)
+        first, second = (self.cells[half[self.compared]].statistics(self.names) for half in chosen)
         return vcc_scores(first, second, self.targets, gate=self.statistics)
 
     @cached_property
