@@ -58,23 +58,59 @@ def group_means(
         G.
     """
     groups = [*names, CONTROL]
-    total, squares = (np.zeros((len(groups), n_genes)) for _ in range(2))
-    n_cells = np.zeros(len(groups))
+    sums = GroupSums(len(groups), n_genes)
     for expression, labels in blocks:
         codes = pd.Categorical(labels, categories=groups).codes
-        known = codes >= 0
-        member = sparse.csr_matrix(
-            (np.ones(known.sum()), (codes[known], np.flatnonzero(known))),
-            shape=(len(groups), len(labels)),
-        )
-        n_cells += np.asarray(member.sum(axis=1)).ravel()
-        total += (member @ expression).toarray()
-        squares += (member @ expression.multiply(expression)).toarray()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = total / n_cells[:, None]
-        variance = np.clip(squares / n_cells[:, None] - mean**2, 0, None) / (n_cells - 1)[:, None]
-        variance[n_cells < 2] = np.nan
-    return GroupMeans(mean, np.sqrt(variance), n_cells.astype(int))
+        sums.add(codes, expression, expression.multiply(expression))
+    return sums.means()
+
+
+def member_matrix(group: np.ndarray, n_groups: int) -> sparse.csr_matrix:
+    """Mark the cells of each group, groups x cells; a cell with -1 is in none."""
+    known = np.flatnonzero(group >= 0)
+    return sparse.csr_matrix(
+        (np.ones(len(known)), (group[known], known)), shape=(n_groups, len(group))
+    )
+
+
+class GroupSums:
+    """Sums of the expression of groups of cells, and of its squares, added up block by block.
+
+    Parameters
+    ----------
+    n_groups, n_genes
+        Shape of the sums.
+    """
+
+    def __init__(self, n_groups: int, n_genes: int) -> None:
+        self.total, self.squares = (np.zeros((n_groups, n_genes)) for _ in range(2))
+        self.n_cells = np.zeros(n_groups)
+
+    def add(
+        self, group: np.ndarray, expression: sparse.csr_matrix, squares: sparse.csr_matrix
+    ) -> None:
+        """Add a block of cells.
+
+        Parameters
+        ----------
+        group
+            Group of each cell, -1 for none.
+        expression, squares
+            Expression and its squares, cells x genes.
+        """
+        member = member_matrix(group, len(self.n_cells))
+        self.n_cells += np.asarray(member.sum(axis=1)).ravel()
+        self.total += (member @ expression).toarray()
+        self.squares += (member @ squares).toarray()
+
+    def means(self) -> GroupMeans:
+        """Compute means and their standard errors."""
+        number = self.n_cells[:, None]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = self.total / number
+            variance = np.clip(self.squares / number - mean**2, 0, None) / (number - 1)
+            variance[self.n_cells < 2] = np.nan
+        return GroupMeans(mean, np.sqrt(variance), self.n_cells.astype(int))
 
 
 def effects_table(

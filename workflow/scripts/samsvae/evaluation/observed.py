@@ -1,7 +1,7 @@
 """Observed average treatment effects, differential expression, and split-half ceilings."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import anndata
 import numpy as np
@@ -11,12 +11,15 @@ from scipy import sparse
 from samsvae.evaluation.effects import (
     CONTEXTS,
     GroupMeans,
+    GroupSums,
     as_compared,
     effects_table,
     group_means,
     in_context,
+    member_matrix,
 )
 from samsvae.evaluation.expression import (
+    LARGEST_BLOCK,
     Expression,
     cp10k,
     expression_in_blocks,
@@ -32,7 +35,12 @@ from samsvae.evaluation.stratified import (
     stratified_effects,
 )
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import CONTEXT, has_marginal_effects, perturbations
+from samsvae.screen.canonical import (
+    CONTEXT,
+    counts_in_blocks,
+    has_marginal_effects,
+    perturbations,
+)
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import TEST, TRAIN, UNUSED, VAL, held_out_cells
 
@@ -97,15 +105,14 @@ def observed_effects(
     held_out = np.zeros_like(cells)
     held_out[cells] = held_out_cells(labels[cells], parts[cells])
 
-    def means_of(*how: Any) -> GroupMeans:
-        return group_means(expression_in_blocks(screen, *how), names, screen.n_vars)
-
-    means = means_of(cells)
-    of_held_out = means_of(held_out)
+    is_control = (labels == CONTROL).to_numpy()
+    trained_control = cells & is_control & (parts == TRAIN).to_numpy()
+    of = _means_in_one_pass(screen, names, cells, held_out, trained_control)
+    means, of_held_out = of.all, of.held_out
     ate, standard_error = means.effects()
     ate_held_out, held_out_error = of_held_out.effects()
-    linear = np.log2(means_of(cells, cp10k).mean + PSEUDOCOUNT)
-    tested = held_out | (cells & (labels == CONTROL).to_numpy())
+    linear = np.log2(of.rate + PSEUDOCOUNT)
+    tested = held_out | (cells & is_control)
     pvalue, fdr = gated_tests(Expression(screen, tested), Strata.of(labels[tested], names))
     layers = {
         "ate": ate,
@@ -122,8 +129,6 @@ def observed_effects(
         layers |= _stratified(screen, labels, names, within, min_controls)
     contexts = sorted(set(screen.obs[CONTEXT].astype(str))) if CONTEXT in screen.obs else []
     numbers = []
-    is_control = (labels == CONTROL).to_numpy()
-    trained_control = cells & is_control & (parts == TRAIN).to_numpy()
     for context in contexts:
         inside = held_out & (screen.obs[CONTEXT].astype(str) == context).to_numpy()
         compared = screen, labels, names, inside, cells & is_control, min_controls
@@ -149,15 +154,66 @@ def observed_effects(
         provenance,
         obs,
     )
-    table.var["n_cells"] = n_cells_with_gene(screen, cells)
+    table.var["n_cells"] = of.n_cells_with_gene
     table.var["control_standard_error"] = means.standard_error[-1].astype(np.float32)
-    profiles = {"": means, "_held_out": of_held_out, "_trained": means_of(trained_control)}
+    profiles = {"": means, "_held_out": of_held_out, "_trained": of.trained_control}
     for suffix, own in profiles.items():
         table.var[f"control_mean{suffix}"] = own.mean[-1].astype(np.float32)
     table.uns["n_control_cells"] = int(means.n_cells[-1])
     if contexts:
         table.uns[CONTEXTS] = contexts
     return table
+
+
+class _Means(NamedTuple):
+    """Means of groups of cells, all with control last.
+
+    Attributes
+    ----------
+    all, held_out, trained_control
+        Of log2(CP10k + 1).
+    rate
+        Mean CP10k of all, groups x genes.
+    n_cells_with_gene
+        Number of all cells in which each gene is detected.
+    """
+
+    all: GroupMeans
+    held_out: GroupMeans
+    trained_control: GroupMeans
+    rate: np.ndarray
+    n_cells_with_gene: np.ndarray
+
+
+def _means_in_one_pass(
+    screen: anndata.AnnData,
+    names: list[str],
+    cells: np.ndarray,
+    held_out: np.ndarray,
+    trained_control: np.ndarray,
+) -> _Means:
+    """Average the expression of perturbations among several sets of cells, reading each once.
+
+    All sets are masks of the screen's cells; `cells` contains the others.
+    """
+    group = pd.Categorical(screen.obs["perturbation"], categories=[*names, CONTROL]).codes
+    library_size = screen.obs["library_size"].to_numpy()
+    sets = (cells, held_out, trained_control)
+    shape = len(names) + 1, screen.n_vars
+    sums = [GroupSums(*shape) for _ in sets]
+    rate, n_cells_with_gene = np.zeros(shape), np.zeros(screen.n_vars, dtype=int)
+    for rows, counts in counts_in_blocks(screen, cells, LARGEST_BLOCK):
+        own, linear = group[rows], cp10k(counts, library_size[rows])
+        rate += (member_matrix(own, len(rate)) @ linear).toarray()
+        linear.data = np.log2(1 + linear.data)
+        squares = linear.multiply(linear)
+        for part, chosen in zip(sums, sets, strict=True):
+            part.add(np.where(chosen[rows], own, -1), linear, squares)
+        n_cells_with_gene += np.asarray((counts > 0).sum(axis=0)).ravel()
+    of_all, of_held_out, of_trained = (part.means() for part in sums)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rate /= sums[0].n_cells[:, None]
+    return _Means(of_all, of_held_out, of_trained, rate, n_cells_with_gene)
 
 
 def _marginal_effects(
