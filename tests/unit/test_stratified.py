@@ -12,6 +12,7 @@ from samsvae.evaluation.stratified import (
     Strata,
     energy_tests,
     gated_tests,
+    gated_tests_against_rest,
     stratified_effects,
     stratified_rank_sum,
 )
@@ -258,3 +259,20 @@ def test_ties_within_and_between_many_controls_are_ranked_as_by_scipy():
         for one in range(3)
     ]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_strata", [1, 3])
+def test_groups_against_the_rest_are_tested_as_one_by_one(n_strata):
+    rng = np.random.default_rng(n_strata)
+    expression, strata = screen(rng, n_cells=160, n_strata=n_strata, depth=0.6)
+    group = np.where(strata.group == N_GROUPS, LEFT_OUT, strata.group)
+    group[strata.stratum == 2] = 0  # a stratum without other cells
+    own = Strata(group, strata.stratum, N_GROUPS, min_controls=20 if n_strata > 1 else 1)
+    pvalue, rate = gated_tests_against_rest(expression, own)
+    for at in range(N_GROUPS):
+        alone = Strata((group != at).astype(int), own.stratum, 1, own.min_controls)
+        expected = gated_tests(expression, alone)
+        np.testing.assert_allclose(pvalue[at], expected[0][0], rtol=1e-12)
+        np.testing.assert_allclose(rate[at], expected[1][0], rtol=1e-12)
+    assert np.isfinite(pvalue).any()
+    assert np.isnan(pvalue).any()

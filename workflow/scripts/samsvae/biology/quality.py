@@ -21,6 +21,7 @@ from samsvae.evaluation.stratified import (
     Strata,
     energy_tests,
     gated_tests,
+    gated_tests_against_rest,
     moments,
     stratified_effects,
 )
@@ -221,16 +222,20 @@ def null_calibration(
         observed ones if all p-values were independent.
     """
     rows, pooled = [], []
-    for name in sorted(group.dropna().unique()):
-        labels = pd.Series(np.where(group == name, name, CONTROL))
-        strata = Strata.of(labels, [name], stratum, min_controls)
-        pvalue, rate = (values[0] for values in gated_tests(expression, strata))
+    names = sorted(group.dropna().unique())
+    codes = pd.Index(names).get_indexer(group)
+    fewest = min_controls if len(np.unique(stratum)) > 1 else 1
+    pvalues, rates = gated_tests_against_rest(
+        expression, Strata(codes, stratum, len(names), fewest)
+    )
+    for number, (name, pvalue, rate) in enumerate(zip(names, pvalues, rates, strict=True)):
         tested = pvalue[np.isfinite(pvalue)]
         if not len(tested):
             continue
         pooled.append(tested)
-        depth = depth_ratios(library_size, strata)[0]
-        rows.append(null_row(name, int((group == name).sum()), tested, rate, depth, fdr))
+        is_other = (codes != number).astype(np.int64)
+        depth = depth_ratios(library_size, Strata(is_other, stratum, 1, fewest))[0]
+        rows.append(null_row(name, int((~is_other.astype(bool)).sum()), tested, rate, depth, fdr))
     values = np.concatenate(pooled) if pooled else np.empty(0)
     return pd.DataFrame(rows, columns=NULL), quantiles(values)
 

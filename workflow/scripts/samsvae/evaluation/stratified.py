@@ -237,7 +237,23 @@ def stratified_rank_sum(
     statistic, variance, third_moment = _van_elteren(
         columns.indptr, columns.indices, columns.data, bucket, sizes, compared
     )
-    n_all = compared + sizes[:, -1:]
+    moments_under_null = statistic, variance, third_moment
+    return _pvalues(*moments_under_null, compared, compared + sizes[:, -1:], skewed)
+
+
+def _pvalues(
+    statistic: np.ndarray,
+    variance: np.ndarray,
+    third_moment: np.ndarray,
+    compared: np.ndarray,
+    n_all: np.ndarray,
+    skewed: bool,
+) -> np.ndarray:
+    """Compute p-values of :func:`stratified_rank_sum` from moments under the null.
+
+    `compared` and `n_all` are the numbers of compared cells of a group, and of these and the cells
+    that they are compared with, strata x groups.
+    """
     step = np.where(compared > 0, 1 / (n_all + 1.0), np.inf).min(axis=0, initial=np.inf)
     distance = np.clip(np.abs(statistic) - step[:, None] / 2, 0, None)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -440,6 +456,110 @@ def gated_tests(
         parts.append(pvalue)
     pvalue = np.concatenate(parts, axis=1)
     return pvalue, discovery_rates(pvalue)
+
+
+def gated_tests_against_rest(
+    expression: sparse.csr_matrix, strata: Strata
+) -> tuple[np.ndarray, np.ndarray]:
+    """Test each group against all other cells of the same strata, as :func:`gated_tests` does.
+
+    Cells of no group are among the others. All groups are compared within the same cells, so that
+    one ranking serves all.
+
+    Parameters
+    ----------
+    expression
+        Cells x genes, non-negative.
+    strata
+        Groups and strata of the cells, none of which is a control cell.
+
+    Returns
+    -------
+    pvalue, fdr : ndarray
+        Groups x genes.
+    """
+    own = strata.sizes[:, :-1]
+    total = np.bincount(strata.stratum, minlength=len(own))
+    rest = total[:, None] - own
+    compared = np.where(rest >= max(strata.min_controls, 1), own, 0)
+    columns = sparse.csc_matrix(expression)
+    moments_under_null = _van_elteren_against_rest(
+        columns.indptr, columns.indices, columns.data, strata.stratum, strata.group, total, compared
+    )
+    n_all = np.broadcast_to(total[:, None], compared.shape)
+    pvalue = _pvalues(*moments_under_null, compared, n_all, skewed=True)
+    detected = sparse.csr_matrix(expression != 0, dtype=float)
+    bucket = np.where(strata.group == LEFT_OUT, strata.n_groups, strata.group) + strata.stratum * (
+        strata.n_groups + 1
+    )
+    shape = len(total) * (strata.n_groups + 1), len(bucket)
+    member = sparse.csr_matrix((np.ones(len(bucket)), (bucket, np.arange(len(bucket)))), shape)
+    number = np.asarray((member @ detected).todense()).reshape(len(total), -1, detected.shape[1])
+    of_rest = number.sum(axis=1, keepdims=True) - number[:, :-1]
+    fraction = of_rest / np.maximum(rest, 1)[:, :, None]
+    expected = np.einsum("sg,sgn->gn", np.minimum(compared, rest).astype(float), fraction)
+    pvalue[expected < FEWEST_EXPECTED] = np.nan
+    return pvalue, discovery_rates(pvalue)
+
+
+@numba.njit(cache=True)
+def _van_elteren_against_rest(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    data: np.ndarray,
+    cell_stratum: np.ndarray,
+    cell_group: np.ndarray,
+    total: np.ndarray,
+    compared: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compute :func:`_van_elteren` of groups against all other cells, `total` in a stratum."""
+    n_genes = len(indptr) - 1
+    n_strata, n_groups = compared.shape
+    statistic = np.zeros((n_groups, n_genes))
+    variance = np.zeros((n_groups, n_genes))
+    third_moment = np.zeros((n_groups, n_genes))
+    ranks, positive = np.zeros(n_groups), np.zeros(n_groups, dtype=np.int64)
+    for gene in range(n_genes):
+        cells = indices[indptr[gene] : indptr[gene + 1]]
+        expressed = data[indptr[gene] : indptr[gene + 1]]
+        for stratum in range(n_strata):
+            inside = np.flatnonzero((cell_stratum[cells] == stratum) & (expressed != 0))
+            inside = inside[np.argsort(expressed[inside])]
+            n_all = float(total[stratum])
+            middle, zeros = (n_all + 1) / 2, n_all - len(inside)
+            of_zero = (zeros + 1) / 2 - middle
+            all_ties = zeros**3 - zeros
+            moment = of_zero * all_ties
+            ranks[:], positive[:] = 0, 0
+            first = 0
+            while first < len(inside):
+                last = first + 1
+                while last < len(inside) and expressed[inside[last]] == expressed[inside[first]]:
+                    last += 1
+                tied = float(last - first)
+                rank = zeros + first + (tied + 1) / 2 - middle
+                all_ties += tied**3 - tied
+                moment += rank * (tied**3 - tied)
+                for at in range(first, last):
+                    group = cell_group[cells[inside[at]]]
+                    if group >= 0:
+                        ranks[group] += rank
+                        positive[group] += 1
+                first = last
+            squares, cubes = (n_all**3 - n_all - all_ties) / 12, -moment / 4
+            weight = 1 / (n_all + 1)
+            for group in range(n_groups):
+                n = float(compared[stratum, group])
+                if n == 0:
+                    continue
+                m = n_all - n
+                own = ranks[group] + (n - positive[group]) * of_zero
+                statistic[group, gene] += weight * own
+                variance[group, gene] += weight**2 * n * m / (n_all * (n_all - 1)) * squares
+                if n_all > 2:
+                    skew = n * m * (m - n) / (n_all * (n_all - 1) * (n_all - 2)) * cubes
+                    third_moment[group, gene] += weight**3 * skew
+    return statistic, variance, third_moment
 
 
 def discovery_rates(pvalue: np.ndarray) -> np.ndarray:
