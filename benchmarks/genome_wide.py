@@ -5,7 +5,8 @@ screen with 40 cells of each and control cells is written as an h5ad file of raw
 workflow runs on it in a temporary folder: SAMS-VAE, all baselines, every table and figure, and the
 report. ``stages`` gives, for each rule, the seconds and processor seconds of all of its jobs and
 the largest peak of memory of one, from the benchmark files of the jobs; ``seconds`` is that of the
-whole run and includes what Snakemake itself takes. ``--folder`` retains the files.
+whole run and includes what Snakemake itself takes. ``--steps 0`` leaves SAMS-VAE out. ``--folder``
+retains the files.
 """
 
 import argparse
@@ -131,8 +132,10 @@ def _write_counts(
 
 
 def configuration(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Write the configuration of one screen, SAMS-VAE and all baselines."""
+    """Write the configuration of one screen, all baselines, and SAMS-VAE if there are steps."""
     model = {"n_latent": arguments.latents, "n_hidden": arguments.hidden}
+    trained = {"sams_vae": {"kind": "sams_vae", "mask_prior": 0.01, **model}}
+    models = (trained if arguments.steps else {}) | {name: {"kind": name} for name in BASELINES}
     return {
         "name": "genome_wide",
         "screens": {
@@ -144,12 +147,9 @@ def configuration(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]
             }
         },
         "gene_sets": {"programmes": str(folder / "programmes.gmt")},
-        "models": {
-            "sams_vae": {"kind": "sams_vae", "mask_prior": 0.01, **model},
-            **{name: {"kind": name} for name in BASELINES},
-        },
+        "models": models,
         "training": {
-            "max_steps": arguments.steps,
+            "max_steps": max(arguments.steps, 1),
             "batch_size": 512,
             "validate_every": max(arguments.steps // 3, 1),
         },
@@ -157,7 +157,7 @@ def configuration(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]
             "genome_wide": {
                 "screen": "genome_wide",
                 "split": {"kind": "random", "seeds": [0]},
-                "models": ["sams_vae", *BASELINES],
+                "models": list(models),
                 "seeds": [0],
             },
         },

@@ -58,6 +58,10 @@ def test_its_configuration_is_valid(tmp_path):
     config = validate(merge(defaults, configuration(tmp_path, ARGUMENTS)))
     [experiment] = config["experiments"].values()
     assert experiment["models"] == ["sams_vae", *BASELINES]
+    untrained = argparse.Namespace(**{**vars(ARGUMENTS), "steps": 0})
+    config = validate(merge(defaults, configuration(tmp_path, untrained)))
+    [experiment] = config["experiments"].values()
+    assert experiment["models"] == list(BASELINES)
 
 
 def test_stages_sum_the_jobs_of_a_rule(tmp_path):
