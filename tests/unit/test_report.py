@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from samsvae.evaluation.scores import ENERGY, VARIANCE
-from samsvae.evaluation.vcc2026 import ERROR, JACCARD, RETRIEVAL
+from samsvae.evaluation.vcc2026 import ERROR, JACCARD, RETRIEVAL, SCORES
 from samsvae.figures import caption_as_html, read_caption
 from samsvae.figures.latents import draw_similarity
 from samsvae.figures.style import nothing_to_show, save_figure, use_style
@@ -336,7 +336,7 @@ def test_the_page_says_in_words_what_perturbations_do(report):
     text = report.read_text()
     for said in (
         "1 of 2 perturbations significantly change the expression of at least one gene; those with the most changed genes are JAK2 (31).",
-        "largest effect: tnfa (JAK2, A); Cell Cycle (B).",
+        "each perturbation under its first: tnfa (JAK2, A); Cell Cycle (B).",
         "Predicted effects give the same gene set: m for 2 of 3.",
         "1 of 2 combinations are significantly non-additive for at least one gene, most genes in A+C (HBZ −0.50, CLC +0.20).",
     ):
@@ -469,9 +469,18 @@ def test_words_on_predicted_cells_name_models_and_metrics_without_scale():
     columns = ["model", "metric", "mean_scaled"]
     rows = [("sams_vae", RETRIEVAL, 1.2), ("sams_vae", ERROR, 0.6), ("no_change", RETRIEVAL, 0.0)]
     rows += [("no_change", ERROR, -0.5), ("no_change", JACCARD, np.nan)]
-    scaled, unknown = vcc_in_words(pd.DataFrame(rows, columns=columns))
+    table = pd.DataFrame(rows, columns=columns)
+    table = table.assign(baseline=0.5, replicate=0.7, replicate_sd=0.09)
+    scaled, unknown = vcc_in_words(table)
     assert "mean over 2 metrics: SAMS-VAE 0.90, no change −0.25." in scaled
     assert "direction fidelity, direction reach, overlap of DE genes, error of" in unknown
+    # a replicate of another split is not clearly better
+    table.loc[2, "replicate_sd"] = 0.11
+    scaled, unknown = vcc_in_words(table)
+    assert "mean over 1 metric: SAMS-VAE 0.60, no change −0.50." in scaled
+    assert SCORES[RETRIEVAL].heading in unknown
+    [unknown] = vcc_in_words(table.assign(replicate_sd=1.0))
+    assert SCORES[ERROR].heading in unknown
     assert vcc_in_words(pd.DataFrame(columns=columns)) == []
 
 

@@ -330,9 +330,10 @@ def test_mean_response_scores_0_a_replicate_about_1_and_the_truth_above(held_out
 
 def test_truth_and_replicate_have_the_profile_error_0(held_out):
     """Its noise is taken off, so that both are perfect in expectation."""
-    baseline, replicate = held_out.vcc_anchors[ERROR]
+    baseline, replicate, spread = held_out.vcc_anchors[ERROR]
     raw = [held_out.vcc_scores_of_half(seed)[ERROR] for seed in range(5)]
     assert np.mean(raw) < 0
+    assert spread == pytest.approx(np.std(raw, ddof=1))
     assert replicate == 0
     errors = []
     for seed in range(8):
@@ -360,12 +361,13 @@ def test_new_cells_of_the_truth_are_distributed_as_held_out_cells(held_out):
 
 def test_a_metric_on_which_a_replicate_is_not_better_has_no_scale(held_out):
     values = held_out.vcc_anchors
-    swapped = {name: pair[::-1] for name, pair in values.items()}
+    swapped = {name: (high, low, spread) for name, (low, high, spread) in values.items()}
     other = HeldOutCells.__new__(HeldOutCells)
     other.__dict__["vcc_anchors"] = swapped
     table = other.vcc_table(dict.fromkeys(SCORES, 0.5), {"split": "s", "model": "m", "seed": 0})
     assert table["scaled"].isna().all()
-    assert list(table["baseline"]) == [pair[0] for pair in swapped.values()]
+    assert list(table["baseline"]) == [anchors[0] for anchors in swapped.values()]
+    assert list(table["replicate_sd"]) == [anchors[2] for anchors in swapped.values()]
 
 
 def test_cells_of_a_baseline_are_counts_with_the_predicted_mean_effects(held_out):

@@ -48,7 +48,9 @@ CELLS_OF_BANDWIDTH = 1000
 FEWEST_CELLS = 4  # of a perturbation that is compared; two in each half
 MOST_PERTURBATIONS = 2000  # that are compared, since cells of all are in memory
 
-VCC_COLUMNS = ["split", "model", "seed", "metric", "value", "baseline", "replicate", "scaled"]
+VCC_COLUMNS = [
+    "split", "model", "seed", "metric", "value", "baseline", "replicate", "replicate_sd", "scaled",
+]  # fmt: skip
 
 
 def energy_distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -244,18 +246,22 @@ class HeldOutCells:
         return vcc_scores(first, second, self.targets, gate=self.statistics)
 
     @cached_property
-    def vcc_anchors(self) -> dict[str, tuple[float, float]]:
+    def vcc_anchors(self) -> dict[str, tuple[float, float, float]]:
         """Baseline and replicate of each metric: mean response, and mean of five half-splits.
+
+        The third value is the standard deviation over the half-splits.
 
         A replicate is at most perfect. The profile error of halves is an unbiased estimate of 0
         and is often negative, so that without this limit a perfect prediction would score below 1.
         """
         baseline = self.vcc_scores_of(self.mean_response)
         replicates = [self.vcc_scores_of_half(seed) for seed in range(N_REPLICATES)]
+        found = {name: [each[name] for each in replicates] for name in SCORES}
         return {
             name: (
                 baseline[name],
-                float(np.clip(np.mean([each[name] for each in replicates]), *SCORES[name].limits)),
+                float(np.clip(np.mean(found[name]), *SCORES[name].limits)),
+                float(np.std(found[name], ddof=1)),
             )
             for name in SCORES
         }
@@ -272,11 +278,11 @@ class HeldOutCells:
         """
         rows = []
         for metric, value in values.items():
-            baseline, replicate = self.vcc_anchors[metric]
+            baseline, replicate, spread = self.vcc_anchors[metric]
             span = replicate - baseline
             better = span > 0 if SCORES[metric].direction == "higher" else span < 0
             scaled = (value - baseline) / span if better else np.nan
-            rows.append((metric, value, baseline, replicate, scaled))
+            rows.append((metric, value, baseline, replicate, spread, scaled))
         table = pd.DataFrame(rows, columns=VCC_COLUMNS[3:]).assign(**run)
         return table[VCC_COLUMNS]
 

@@ -35,6 +35,7 @@ from samsvae.screen.labels import CONTROL, components
 
 SECONDS_PER_MINUTE = 60
 HALF = 0.5  # of the variance of an effect
+CLEAR_SPAN = 2  # standard deviations of replicates
 
 
 def describe(config: Mapping[str, Any], name: str) -> str:
@@ -335,10 +336,17 @@ def _covered(row: "pd.Series[Any]") -> str:
 
 
 def vcc_in_words(scores: pd.DataFrame) -> list[str]:
-    """Describe the scores of predicted cells by the rules vcc2026, mean over metrics."""
+    """Describe the scores of predicted cells by the rules vcc2026, mean over metrics.
+
+    A metric counts if a replicate is better than the mean response by more than two standard
+    deviations of replicates, on every split. Scores on a narrower scale are mostly noise.
+    """
     if scores.empty:
         return []
-    known = scores.dropna(subset="mean_scaled").drop_duplicates(["model", "metric"])
+    span = (scores["replicate"] - scores["baseline"]).abs()
+    narrow = scores["mean_scaled"].isna() | ~(span > CLEAR_SPAN * scores["replicate_sd"])
+    clear = scores[~scores["metric"].isin(scores.loc[narrow, "metric"])]
+    known = clear.drop_duplicates(["model", "metric"])
     unknown = [name for name in SCORES if name not in set(known["metric"])]
     means = known.groupby("model", sort=False)["mean_scaled"].mean()
     named = ", ".join(f"{readable(str(model))} {minus(f'{v:.2f}')}" for model, v in means.items())
@@ -347,13 +355,14 @@ def vcc_in_words(scores: pd.DataFrame) -> list[str]:
     if named:
         said.append(
             "By the rules vcc2026, on a scale from 0 (mean response) to 1 (a replicate of half of "
-            f"the held-out cells), predicted cells score, mean over {number} metrics: {named}."
+            f"the held-out cells), predicted cells score, mean over {number} "
+            f"metric{'s' * (number != 1)}: {named}."
         )
     if unknown:
         headings = ", ".join(SCORES[name].heading for name in unknown)
         said.append(
-            f"A replicate is not better than the mean response on {headings}: with these held-out "
-            "cells, such a metric cannot rank models."
+            f"A replicate is not clearly better than the mean response on {headings}: with these "
+            "held-out cells, such a metric cannot rank models, and is left out of the mean."
         )
     return said
 
