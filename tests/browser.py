@@ -38,7 +38,7 @@ def visit(page: Path, script: str = "") -> Visit:
         try:
             done = subprocess.run(
                 [chromium, *QUIET, f"--user-data-dir={folder}/profile", f"--log-net-log={log}",
-                 "--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom", copy.as_uri()],
+                 "--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom", copy.as_uri()],
                 capture_output=True, text=True, timeout=180, check=False,
             )  # fmt: skip
         finally:

@@ -342,7 +342,7 @@ def test_the_page_says_in_words_what_perturbations_do(report):
     ):
         assert said in text
     assert (
-        "A median of 70 % of the cells of a perturbation respond to it, the fewest of B (60 %)"
+        "A median of 70 % of the cells of a perturbation respond to it, the fewest of B (60 %: 16 of 40 cells do not)"
         in text
     )
     assert "for 1 of 3 perturbations this is unknown" in text
