@@ -337,15 +337,12 @@ def test_the_page_says_in_words_what_perturbations_do(report):
     for said in (
         "1 of 2 perturbations significantly change the expression of at least one gene; those with the most changed genes are JAK2 (31).",
         "each perturbation under its first: tnfa (JAK2, A); Cell Cycle (B).",
-        "Predicted effects give the same gene set: m for 2 of 3.",
+        "Predicted effects rank the same gene set first, significant or not: m for 2 of 3.",
         "1 of 2 combinations are significantly non-additive for at least one gene, most genes in A+C (HBZ −0.50, CLC +0.20).",
     ):
         assert said in text
-    assert (
-        "A median of 70 % of the cells of a perturbation respond to it, the fewest of B (60 %: 16 of 40 cells do not)"
-        in text
-    )
-    assert "for 1 of 3 perturbations this is unknown" in text
+    assert "A median of 70 % respond. Cells that escape, most first: B 16 [4, 36] of 40, " in text
+    assert "For 2 of 3 perturbations it can be told which cells respond" in text
     unknown = responders_in_words(RESPONDERS.assign(responders=np.nan))
     assert "for any of 3 perturbations" in unknown[0]
     assert responders_in_words(RESPONDERS[:0]) == []
@@ -622,6 +619,9 @@ def test_the_first_screen_answers_five_questions(results):
         "2 of 3 perturbations are hits: they change expression as a whole. 1 change at least one "
         "gene significantly.",
         "JAK2 (31 genes) raises G1, G2 and lowers G3.",
+        "For 2 of 3 perturbations it can be told which cells respond; effects of the others are too "
+        "small in a single cell. A median of 70 % respond. Cells that escape, most first: B 16 "
+        "[4, 36] of 40, JAK2 8 [4, 36] of 40.",
     ]
     assert "tnfa (JAK2, A)" in answers[MECHANISMS][0]
     assert answers[MODELS] == [
@@ -720,11 +720,18 @@ def test_differences_of_batches_are_told_apart_from_their_balance(tmp_path):
     )
     effects.write_h5ad(tmp_path / "e.h5ad")
     assert batch_differences_in_words(tmp_path / "e.h5ad") == (
-        "Among control cells, 1 of 2 genes differ between batches (false discovery rate 5 %), "
+        "There is a batch effect: among control cells, 1 of 2 genes differ between batches (false "
+        "discovery rate 5 %), "
         "which explain 15.0 % of the variance of a gene on average, at most 30 % (G1)."
     )
     said, _ = batches_in_words(OF_BATCHES, tmp_path / "e.h5ad")
-    assert said.startswith("Among control cells, 1 of 2 genes")
+    assert said.startswith("There is a batch effect: among control cells, 1 of 2 genes")
+    effects.var["batch_pvalue"] = [0.4, 0.5, np.nan]
+    effects.write_h5ad(tmp_path / "e.h5ad")
+    assert batch_differences_in_words(tmp_path / "e.h5ad") == (
+        "No batch effect is detected: none of 2 genes differs between the control cells of "
+        "batches (false discovery rate 5 %)."
+    )
     assert "unbalanced by up to 40 percentage points" in said
 
 

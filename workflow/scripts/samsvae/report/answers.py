@@ -10,7 +10,7 @@ from samsvae.evaluation.metrics import HELD_OUT
 from samsvae.evaluation.summary import BEST, NOT_DIFFERENT, by_fraction, scope_of_summary
 from samsvae.figures import minus, readable, readable_set
 from samsvae.report.sections import BATCHES, COUNTS, GENE_SETS, GUIDES, MASKS, TRAINING
-from samsvae.report.sentences import pathways_in_words
+from samsvae.report.sentences import escaped_in_words, pathways_in_words
 from samsvae.report.soundness import (
     batch_differences_in_words,
     judge_guides,
@@ -69,7 +69,7 @@ def five_answers(
         hits = read_table(tables / "hits.tsv")
         answers = [
             (SOUND, list(_soundness(tables, has, kind, fdr))),
-            (EFFECTS, list(_effects(hits, read_table(tables / "perturbations.tsv")))),
+            (EFFECTS, list(_effects(tables, has, hits))),
             (MECHANISMS, list(_mechanisms(tables, has, models))),
             (MODELS, [*_ranking(read_table(tables / "ranking.tsv"), trained), *best]),
             (NEXT, list(_next_steps(tables, has, kind, hits))),
@@ -85,7 +85,8 @@ def _soundness(tables: Path, has: Collection[str], kind: str | None, fdr: float)
         yield differences
 
 
-def _effects(hits: pd.DataFrame, perturbations: pd.DataFrame) -> Iterator[str]:
+def _effects(tables: Path, has: Collection[str], hits: pd.DataFrame) -> Iterator[str]:
+    perturbations = read_table(tables / "perturbations.tsv")
     tested = hits.dropna(subset="pvalue")
     found = tested[tested["is_hit"].astype(bool)]
     yield (
@@ -100,6 +101,8 @@ def _effects(hits: pd.DataFrame, perturbations: pd.DataFrame) -> Iterator[str]:
         ]
         if row["n_de"] and parts:
             yield f"{row['perturbation']} ({row['n_de']:,} genes) {' and '.join(parts)}."
+    if TRAINING in has and (said := escaped_in_words(read_table(tables / "responders.tsv"))):
+        yield said
 
 
 def _genes(text: object) -> list[str]:

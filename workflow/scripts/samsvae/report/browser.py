@@ -202,6 +202,9 @@ def _of_hits(hits: pd.DataFrame) -> Facts:
             ["Hit (differs from control cells)", test],
             ["Differentially expressed genes", f"{one['n_de']:,} of {one['n_tested']:,} tested"],
         ]
+        if pd.notna(one.get("detectable_effect")):
+            smallest = f"log2 {one['detectable_effect']:.2f} or more, in a typical gene"
+            facts.append(["Change that would be found", smallest])
         if pd.notna(one["composition_gene"]):
             gene, shift = one["composition_gene"], minus(f"{one['common_shift']:+.2f}")
             facts.append(

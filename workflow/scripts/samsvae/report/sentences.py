@@ -185,6 +185,7 @@ def _duration(seconds: float) -> str:
 
 
 MOST_OF_SET = 6  # perturbations with a gene set
+MOST_ESCAPED = 6  # perturbations whose escaped cells are counted
 
 
 def answers_of_sections(
@@ -295,19 +296,27 @@ def responders_in_words(responders: pd.DataFrame) -> list[str]:
             "Cells that respond to a perturbation cannot be distinguished from control cells for "
             f"any of {len(pooled):,} perturbations: effects are too small in a single cell."
         ]
-    fewest = some_of(
-        [
-            f"{row['perturbation']} ({100 * row['responders']:.0f} %: "
-            f"{row['n_cells'] * (1 - row['responders']):,.0f} of {row['n_cells']:,} cells do not)"
-            for _, row in known.head(MOST_NAMED).iterrows()
-        ]
-    )
-    return [
-        f"A median of {100 * known['responders'].median():.0f} % of the cells of a perturbation "
-        f"respond to it, the fewest of {fewest}; for {len(pooled) - len(known):,} of "
-        f"{len(pooled):,} perturbations this is unknown, since responders cannot be distinguished "
-        "from control cells."
+    return [escaped_in_words(responders)]
+
+
+def escaped_in_words(responders: pd.DataFrame) -> str:
+    """Describe how many cells escape their perturbation; empty where this is unknown for all."""
+    pooled = responders[responders["guide"].fillna("") == ""]
+    known = pooled.dropna(subset="responders").sort_values("responders", kind="stable")
+    if known.empty:
+        return ""
+    named = [
+        f"{row['perturbation']} {row['n_cells'] * (1 - row['responders']):,.0f} "
+        f"[{row['n_cells'] * (1 - row['high']):,.0f}, {row['n_cells'] * (1 - row['low']):,.0f}] "
+        f"of {row['n_cells']:,}"
+        for _, row in known.head(MOST_ESCAPED).iterrows()
     ]
+    return (
+        f"For {len(known):,} of {len(pooled):,} perturbations it can be told which cells respond; "
+        f"effects of the others are too small in a single cell. A median of "
+        f"{100 * known['responders'].median():.0f} % respond. Cells that escape, most first: "
+        f"{some_of(named, MOST_ESCAPED)}."
+    )
 
 
 def coverage_in_words(coverage: pd.DataFrame) -> list[str]:
@@ -441,7 +450,7 @@ def pathways_in_words(agreement: pd.DataFrame) -> list[str]:
     return [
         "Gene sets most significantly over-represented among the genes of largest effect, each "
         f"perturbation under its first: {named}.",
-        f"Predicted effects give the same gene set: {predicted}.",
+        f"Predicted effects rank the same gene set first, significant or not: {predicted}.",
     ]
 
 

@@ -286,11 +286,16 @@ def batch_differences_in_words(path: Path) -> str:
         return ""
     differ = (stats.false_discovery_control(tested[BATCH_PVALUE]) < BATCH_FDR).sum()
     variance = tested[BATCH_VARIANCE]
+    if not differ:
+        return (
+            f"No batch effect is detected: none of {len(tested):,} genes differs between the "
+            f"control cells of batches (false discovery rate {100 * BATCH_FDR:.0f} %)."
+        )
     return (
-        f"Among control cells, {differ:,} of {len(tested):,} genes differ between batches (false "
-        f"discovery rate {100 * BATCH_FDR:.0f} %), which explain {100 * variance.mean():.1f} % of "
-        f"the variance of a gene on average, at most {100 * variance.max():.0f} % "
-        f"({variance.idxmax()})."
+        f"There is a batch effect: among control cells, {differ:,} of {len(tested):,} genes differ "
+        f"between batches (false discovery rate {100 * BATCH_FDR:.0f} %), which explain "
+        f"{100 * variance.mean():.1f} % of the variance of a gene on average, at most "
+        f"{100 * variance.max():.0f} % ({variance.idxmax()})."
     )
 
 
