@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from samsvae.kernels import linear
 from samsvae.kernels.linear import Linear, multiply
+from samsvae.models.networks import HiddenLayers
 
 SIZES = st.integers(1, 40)
 # inputs, and what is added: none, as large as the outputs, with fewer or with more dimensions
@@ -117,3 +118,20 @@ def test_where_onednn_is_not_at_hand_pytorch_multiplies(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     monkeypatch.setattr(linear, "_onednn_linear", None)
     torch.testing.assert_close((layer(x, slope=0.01), multiply(left, x)), expected)
+
+
+def test_the_input_that_is_left_out_is_the_identity_matrix():
+    torch.manual_seed(0)
+    layers = HiddenLayers([3, 7], 5, 2)
+    masks = torch.rand(4, 7, 3, requires_grad=True)
+    found, gradients = [], []
+    for inputs in ((masks, torch.eye(7)), (masks,)):
+        layers.zero_grad()
+        masks.grad = None
+        hidden = layers(*inputs)
+        hidden.square().sum().backward()
+        found.append(hidden.detach())
+        gradients.append([masks.grad, *(p.grad.clone() for p in layers.parameters())])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+    for expected, own in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-6, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -41,13 +42,19 @@ class HiddenLayers(nn.Module):
         self.others = nn.ModuleList(Linear(n_hidden, n_hidden) for _ in range(n_layers - 1))
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Map inputs [..., size] to the last hidden layer [..., n_hidden]."""
-        *first, last = zip(self.first, inputs, strict=True)
+        """Map inputs [..., size] to the last hidden layer [..., n_hidden].
+
+        Without the last input, it is the identity matrix, one row for each of its size.
+        """
+        *before, last = self.first
         added = None
-        for layer, x in first:
+        for layer, x in zip(before, inputs, strict=False):
             added = layer(x, added)
-        layer, x = last
-        hidden: Tensor = layer(x, added, SLOPE)
+        if len(inputs) == len(self.first):
+            hidden: Tensor = last(inputs[-1], added, SLOPE)
+        else:
+            rows = cast(Tensor, last.weight).T
+            hidden = nn.functional.leaky_relu(rows if added is None else rows + added, SLOPE)
         for layer in self.others:
             hidden = hidden + layer(hidden, slope=SLOPE)
         return hidden
@@ -94,16 +101,13 @@ class MeanFieldEmbedding(nn.Module):
 class CorrelatedEmbedding(nn.Module):
     """Guide q(e_t | m_t) = N(NN([m_t, onehot_t]))."""
 
-    one_hot: Tensor
-
     def __init__(self, n_perturbations: int, n_latent: int, n_hidden: int, n_layers: int) -> None:
         super().__init__()
-        self.register_buffer("one_hot", torch.eye(n_perturbations), persistent=False)
         self.network = GaussianNetwork([n_latent, n_perturbations], n_hidden, n_layers, n_latent)
 
     def forward(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Map masks [..., T, K] to location and scale [..., T, K]."""
-        return self.network(mask, self.one_hot)
+        return self.network(mask)  # the product with onehot_t for all t is that with the identity
 
 
 class Standardise(nn.Module):
