@@ -12,9 +12,10 @@ from matplotlib.collections import LineCollection, PathCollection, QuadMesh
 from matplotlib.container import BarContainer, ErrorbarContainer
 
 from samsvae.biology import NULL, PERTURBED
+from samsvae.biology.calibration import quantiles
 from samsvae.biology.enrichment import pathway_agreement, with_order
 from samsvae.biology.factors import with_orders
-from samsvae.biology.quality import quantiles
+from samsvae.biology.failed_guides import LOW_CONCORDANCE, WEAK_EFFECT, WEAK_KNOCK_DOWN
 from samsvae.biology.similarity import clustered
 from samsvae.evaluation.agreement import with_means
 from samsvae.evaluation.differential_expression import scores_by_strength, with_quartiles
@@ -30,7 +31,7 @@ from samsvae.evaluation.scores import (
 from samsvae.evaluation.scores import with_quartiles as with_quartiles_of_scores
 from samsvae.evaluation.vcc2026 import JACCARD, SCORES
 from samsvae.figures import readable
-from samsvae.figures.screen import MOST_ROWS
+from samsvae.figures.screen import GUIDE, MAY_HAVE_FAILED, MOST_ROWS, TARGET_ALONE
 from samsvae.figures.style import (
     POINTS_PER_INCH,
     model_colours,
@@ -427,7 +428,11 @@ def guides_table(n, known=True):
     )
     table = index.to_frame(index=False)
     table["concordance"] = rng.uniform(-1, 1, len(table)) if known else np.nan
-    return table.assign(slope=rng.normal(size=len(table)), odd=rng.random(len(table)) < 0.3)
+    reasons = [None, None, WEAK_EFFECT, WEAK_KNOCK_DOWN, f"{LOW_CONCORDANCE}, {WEAK_KNOCK_DOWN}"]
+    table["reason"] = rng.choice(np.array(reasons, dtype=object), len(table))
+    return table.assign(
+        slope=rng.normal(size=len(table)), knock_down=np.nan, odd=table["reason"].notna()
+    )
 
 
 def batches_table(n, batches):
@@ -978,8 +983,14 @@ def reads_guides(figure, table):
     for axis, column in zip(figure.axes, ("concordance", "slope"), strict=True):
         rows = np.column_stack([table[column], table["perturbation"].map(names.index)])
         same(dots(axis), rows)
-        odd = [c.get_offsets() for c in axis.collections if c.get_label() == "odd"]
-        same(np.concatenate(odd), rows[table["odd"]])
+        failed = table["reason"].str.contains("effect|concordance", na=False)
+        for kind, chosen in (
+            (MAY_HAVE_FAILED, failed),
+            (TARGET_ALONE, table["odd"] & ~failed),
+            (GUIDE, ~table["odd"]),
+        ):
+            shown = [c.get_offsets() for c in axis.collections if c.get_label() == kind]
+            same(np.concatenate(shown), rows[chosen])
 
 
 def reads_batches(figure, table):

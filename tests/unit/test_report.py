@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from samsvae.biology.failed_guides import judge_guides
 from samsvae.evaluation.scores import ENERGY, VARIANCE
 from samsvae.evaluation.vcc2026 import ERROR, JACCARD, RETRIEVAL, SCORES
 from samsvae.figures import caption_as_html, read_caption
@@ -80,7 +81,6 @@ from samsvae.report.soundness import (
     contexts_in_words,
     guides_in_words,
     hits_in_words,
-    judge_guides,
     null_in_words,
     odd_guides,
     quality_in_words,

@@ -7,6 +7,4 @@ OTHER = "other perturbations"  # those that a map does not name
 # kinds of cells in the table of responder scores
 NULL, PERTURBED = "without the perturbation", "perturbed"
 
-LOW_CONCORDANCE, WEAK_EFFECT = "low concordance", "weak effect"  # reasons why a guide is odd
-WEAK_KNOCK_DOWN = "weak knock-down"
 BATCH_PVALUE, BATCH_VARIANCE = "batch_pvalue", "batch_variance"  # of a gene, in a screen's effects

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from samsvae.biology.failed_guides import judge_guides
 from samsvae.figures.cells import name_cells
 from samsvae.figures.style import (
     COLUMN_WIDTH,
@@ -201,6 +202,9 @@ def _ends(rows: pd.DataFrame, number: int) -> pd.DataFrame:
     return pd.concat([rows.head(number // 2), rows.tail(number // 2)])
 
 
+GUIDE, TARGET_ALONE, MAY_HAVE_FAILED = "guide", "target changes less", "may have failed"
+
+
 def draw_guides(table: pd.DataFrame, **_: Any) -> Figure:
     """Draw the agreement of the guides of each perturbation, from guides.tsv."""
     known = table.dropna(subset="concordance")
@@ -210,27 +214,33 @@ def draw_guides(table: pd.DataFrame, **_: Any) -> Figure:
         )
     names = list(dict.fromkeys(known["perturbation"]))[:MOST_ROWS]
     palette = sns.color_palette("colorblind")
-    colours = {False: palette[0], True: palette[3]}
+    judged = judge_guides(known)
+    kinds = {
+        GUIDE: (known.drop([*judged.failed.index, *judged.sound.index]), palette[0]),
+        TARGET_ALONE: (judged.sound, palette[1]),
+        MAY_HAVE_FAILED: (judged.failed, palette[3]),
+    }
     figure, axes = plt.subplots(
         1, 2, figsize=(PAGE_WIDTH, 0.8 + ROW_HEIGHT * len(names)), sharey=True
     )
-    kept = known[known["perturbation"].isin(names)]
     for axis, column, title in zip(
         axes,
         ("concordance", "slope"),
         ("Spearman correlation with the other guides", "size relative to the other guides"),
         strict=True,
     ):
-        for is_odd, own in kept.groupby("odd"):
-            axis.scatter(
-                own[column], own["perturbation"].map(names.index), s=10, linewidths=0,
-                color=colours[bool(is_odd)], label="odd" if is_odd else "guide",
-            )  # fmt: skip
+        for kind, (rows, colour) in kinds.items():
+            own = rows[rows["perturbation"].isin(names)]
+            if len(own):
+                axis.scatter(
+                    own[column], own["perturbation"].map(names.index), s=10, linewidths=0,
+                    color=colour, label=kind,
+                )  # fmt: skip
         axis.set_xlabel(f"effect: {title}")
         axis.axvline(1, color="0.7", linewidth=0.6, zorder=0)
         axis.axvline(0, color="0.7", linewidth=0.6, zorder=0)
     name_rows(axes[0], names, fontsize=5)
-    figure.legend(*axes[0].get_legend_handles_labels(), ncols=2, loc="outside lower center")
+    figure.legend(*axes[0].get_legend_handles_labels(), ncols=3, loc="outside lower center")
     return figure
 
 

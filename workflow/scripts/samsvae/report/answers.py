@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from samsvae.biology.failed_guides import judge_guides
 from samsvae.evaluation.metrics import HELD_OUT
 from samsvae.evaluation.summary import BEST, NOT_DIFFERENT, by_fraction, scope_of_summary
 from samsvae.figures import minus, readable, readable_set
@@ -13,7 +14,6 @@ from samsvae.report.sections import BATCHES, COUNTS, GENE_SETS, GUIDES, MASKS, T
 from samsvae.report.sentences import escaped_in_words, pathways_in_words
 from samsvae.report.soundness import (
     batch_differences_in_words,
-    judge_guides,
     low_targets_in_words,
     odd_guides,
     quality_in_words,

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
 
 import anndata
 import h5py
@@ -10,7 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from samsvae.biology import BATCH_PVALUE, BATCH_VARIANCE, LOW_CONCORDANCE, WEAK_EFFECT
+from samsvae.biology import BATCH_PVALUE, BATCH_VARIANCE
+from samsvae.biology.failed_guides import JudgedGuides, judge_guides
 from samsvae.figures import minus
 from samsvae.report.sections import BATCHES, CONTEXTS, COUNTS, GUIDES, MARGINAL
 from samsvae.report.verdict import MOST_NAMED, MOST_SOUGHT, some_of
@@ -132,40 +132,6 @@ def targets_in_words(changes: pd.DataFrame, kind: str | None) -> tuple[str, str]
     missing = 0 if expected is None else len(pooled) - expected
     reservation = f"{missing:,} of {len(pooled):,} measured targets do not change as expected"
     return f"{sentence}.", reservation if missing else ""
-
-
-class JudgedGuides(NamedTuple):
-    """Rows of guides.tsv by what they tell.
-
-    Attributes
-    ----------
-    failed
-        The effect is weak, or unlike that of the other guides of the perturbation.
-    sound
-        The target changes less, but the effect is that of the other guides.
-    uncertain
-        The target changes less, and too few genes change to compare effects.
-    unknown
-        Neither the target nor enough genes can be compared.
-    """
-
-    failed: pd.DataFrame
-    sound: pd.DataFrame
-    uncertain: pd.DataFrame
-    unknown: pd.DataFrame
-
-
-def judge_guides(guides: pd.DataFrame) -> JudgedGuides:
-    """Divide guides by whether their effect, or only the change of their target, is odd."""
-    odd = guides["odd"].astype(bool)
-    by_effect = odd & guides["reason"].fillna("").str.contains(f"{LOW_CONCORDANCE}|{WEAK_EFFECT}")
-    compared = guides["slope"].notna()
-    return JudgedGuides(
-        guides[by_effect],
-        guides[odd & ~by_effect & compared],
-        guides[odd & ~by_effect & ~compared],
-        guides[~odd & ~compared & guides["knock_down"].isna()],
-    )
 
 
 def guides_in_words(guides: pd.DataFrame, kind: str | None) -> tuple[str, str]:

@@ -1,0 +1,46 @@
+"""Verdicts on guides, from the table guides.tsv.
+
+A guide failed if its effect is weak, or unlike that of the other guides of its perturbation. The
+transcript of the target alone does not decide: a knock-out need not lower it.
+"""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+LOW_CONCORDANCE, WEAK_EFFECT = "low concordance", "weak effect"  # reasons why a guide is odd
+WEAK_KNOCK_DOWN = "weak knock-down"
+
+
+class JudgedGuides(NamedTuple):
+    """Rows of guides.tsv by what they tell.
+
+    Attributes
+    ----------
+    failed
+        The effect is weak, or unlike that of the other guides of the perturbation.
+    sound
+        The target changes less, but the effect is that of the other guides.
+    uncertain
+        The target changes less, and too few genes change to compare effects.
+    unknown
+        Neither the target nor enough genes can be compared.
+    """
+
+    failed: pd.DataFrame
+    sound: pd.DataFrame
+    uncertain: pd.DataFrame
+    unknown: pd.DataFrame
+
+
+def judge_guides(guides: pd.DataFrame) -> JudgedGuides:
+    """Divide guides by whether their effect, or only the change of their target, is odd."""
+    odd = guides["odd"].astype(bool)
+    by_effect = odd & guides["reason"].fillna("").str.contains(f"{LOW_CONCORDANCE}|{WEAK_EFFECT}")
+    compared = guides["slope"].notna()
+    return JudgedGuides(
+        guides[by_effect],
+        guides[odd & ~by_effect & compared],
+        guides[odd & ~by_effect & ~compared],
+        guides[~odd & ~compared & guides["knock_down"].isna()],
+    )
