@@ -38,12 +38,11 @@ from scipy import sparse, stats
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scripts"))
 
 from benchmarks.differential_expression import synthetic
+from samsvae.biology.calibration import fake_targets, null_calibration
 from samsvae.biology.guides import KNOCK_DOWN, compare_guides, guide_groups
 from samsvae.biology.many_guides import marginal_hits, marginal_null, marginal_screen_effects
 from samsvae.biology.quality import (
-    fake_targets,
     hits,
-    null_calibration,
     principal_components,
     screen_effects,
 )

@@ -19,11 +19,11 @@ from samsvae.biology.many_guides import (
 from samsvae.config.experiments import Split
 from samsvae.evaluation.baselines import BASELINES
 from samsvae.evaluation.effects import group_means
+from samsvae.evaluation.energy import energy_tests
 from samsvae.evaluation.expression import expression_in_blocks, log_expression
 from samsvae.evaluation.marginal import Regression, fit, marginal_energy_tests
 from samsvae.evaluation.observed import observed_effects, split_half
 from samsvae.evaluation.samples import compared_cells
-from samsvae.evaluation.stratified import energy_tests
 from samsvae.evaluation.truth import true_effects
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import content_digest, perturbations

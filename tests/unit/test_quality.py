@@ -6,20 +6,22 @@ import pandas as pd
 import pytest
 from scipy import sparse, stats
 
-from samsvae.biology import quality
+from samsvae.biology import calibration
+from samsvae.biology.calibration import (
+    depth_ratios,
+    fake_targets,
+    null_calibration,
+    quantiles,
+)
 from samsvae.biology.guides import Groups, compare_guides, guide_groups, knock_down, mean_ratios
 from samsvae.biology.quality import (
     batch_effects,
     cells_by_batch,
     common_shifts,
-    depth_ratios,
     detectable_effects,
     effects_by_context,
-    fake_targets,
     hits,
-    null_calibration,
     principal_components,
-    quantiles,
     screen_effects,
     split_half_correlations,
 )
@@ -252,7 +254,7 @@ def test_at_most_so_many_groups_of_control_cells_are_tested(with_guides, monkeyp
     screen = simulated(rng, {"T": np.zeros(N_GENES)}, n_controls=1200, guides=6)
     if not with_guides:
         del screen.obs["guide"]
-    monkeypatch.setattr(quality, "MOST_FAKE", 3)
+    monkeypatch.setattr(calibration, "MOST_FAKE", 3)
     group = fake_targets(screen, strata_of_cells(screen, True), 30, 0)
     assert group.nunique() == 3
     assert (group.value_counts() >= 30).all()

@@ -7,10 +7,10 @@ import pytest
 from scipy import sparse, stats
 from scipy.spatial.distance import cdist, pdist
 
+from samsvae.evaluation.energy import energy_tests
 from samsvae.evaluation.stratified import (
     LEFT_OUT,
     Strata,
-    energy_tests,
     gated_tests,
     gated_tests_against_rest,
     stratified_effects,

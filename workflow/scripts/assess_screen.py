@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from samsvae.biology import BATCH_PVALUE, BATCH_VARIANCE, guides, many_guides, quality
+from samsvae.biology import BATCH_PVALUE, BATCH_VARIANCE, calibration, guides, many_guides, quality
 from samsvae.evaluation.effects import effects_in_use, write_effects
 from samsvae.evaluation.expression import Expression, log_expression
 from samsvae.evaluation.marginal import Regression, fit
@@ -61,9 +61,9 @@ def assess_conditions(
     is_control = (labels == CONTROL).to_numpy()
     controls = log_expression(screen, is_control)
     add_batch_effects(effects, controls, screen.obs[is_control])
-    null, quantiles = quality.null_calibration(
+    null, quantiles = calibration.null_calibration(
         controls,
-        quality.fake_targets(screen, stratum, settings["min_cells_null"], SEED),
+        calibration.fake_targets(screen, stratum, settings["min_cells_null"], SEED),
         stratum[is_control],
         library_size[is_control],
         fewest,

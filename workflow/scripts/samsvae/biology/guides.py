@@ -13,9 +13,14 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
-from samsvae.biology import LOW_CONCORDANCE, WEAK_EFFECT, WEAK_KNOCK_DOWN
+from samsvae.biology.failed_guides import LOW_CONCORDANCE, WEAK_EFFECT, WEAK_KNOCK_DOWN
 from samsvae.evaluation.expression import CP10K, Expression
-from samsvae.evaluation.stratified import LEFT_OUT, Strata, stratified_rank_sum
+from samsvae.evaluation.stratified import (
+    LEFT_OUT,
+    Strata,
+    blocks_of_groups,
+    stratified_rank_sum,
+)
 from samsvae.screen.canonical import GUIDE
 from samsvae.screen.labels import CONTROL, components
 
@@ -60,40 +65,49 @@ def mean_ratios(
     compared = strata.compared
     is_control = strata.group == strata.n_groups
 
-    def rates(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        return _rates(counts[cells], library_size[cells])
-
-    of_controls = {
-        stratum: rates(is_control & (strata.stratum == stratum))
-        for stratum in np.flatnonzero(compared.any(axis=1))
-    }
-    order = np.argsort(strata.group, kind="stable")
-    starts = np.searchsorted(strata.group[order], np.arange(strata.n_groups + 1))
-    for group in np.flatnonzero(compared.sum(axis=0)):
-        used = np.flatnonzero(compared[:, group])
-        own = order[starts[group] : starts[group + 1]]
-        inside = own[np.isin(strata.stratum[own], used)]
-        mean[group], variance[group], total = rates(inside)
-        depth = np.bincount(strata.stratum[inside], library_size[inside], minlength=len(compared))
-        weights = depth[used] / total
-        control[group] = weights @ [of_controls[stratum][0] for stratum in used]
-        control_variance[group] = weights**2 @ [of_controls[stratum][1] for stratum in used]
+    counts = counts.astype(np.float64)
+    of_controls = {}
+    for stratum in np.flatnonzero(compared.any(axis=1)):
+        cells = np.flatnonzero(is_control & (strata.stratum == stratum))
+        own = counts[cells], library_size[cells], np.zeros(len(cells), dtype=np.int64), 1
+        rate, variance_of_rate, _ = _rates(*own)
+        of_controls[stratum] = rate[0], variance_of_rate[0]
+    for groups in blocks_of_groups(np.flatnonzero(compared.sum(axis=0)), compared, shape[1]):
+        place = np.full(strata.n_groups + 1, -1)
+        place[groups] = np.arange(len(groups))
+        inside = np.flatnonzero(place[strata.group] >= 0)
+        inside = inside[compared[strata.stratum[inside], strata.group[inside]] > 0]
+        rows = place[strata.group[inside]]
+        own = counts[inside], library_size[inside], rows, len(groups)
+        mean[groups], variance[groups], total = _rates(*own)
+        control[groups], control_variance[groups] = 0.0, 0.0
+        for stratum in np.flatnonzero(compared[:, groups].any(axis=1)):
+            there = strata.stratum[inside] == stratum
+            depth = np.bincount(rows[there], library_size[inside][there], minlength=len(groups))
+            weight = (depth / total)[:, None]
+            rate, variance_of_rate = of_controls[stratum]
+            control[groups] += weight * rate
+            control_variance[groups] += weight**2 * variance_of_rate
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = variance / mean**2 + control_variance / control**2
     return CP10K * mean, CP10K * control, np.sqrt(relative) / np.log(2)
 
 
 def _rates(
-    counts: sparse.csr_matrix, library_size: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Compute counts per library size of all cells together, their variance, and the total size."""
-    n_cells, total = counts.shape[0], float(library_size.sum())
-    counts = counts.astype(np.float64)
-    rate = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel() / total
-    squares = np.asarray(counts.multiply(counts).sum(axis=0), dtype=np.float64).ravel()
-    products = np.asarray(counts.T @ library_size, dtype=np.float64).ravel()
-    residual = squares - 2 * rate * products + rate**2 * float(library_size @ library_size)
-    variance = np.clip(residual, 0, None) * n_cells / max(n_cells - 1, 1) / total**2
+    counts: sparse.csr_matrix, library_size: np.ndarray, group: np.ndarray, n_groups: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compute counts per library size of groups of cells, their variance, and the total size."""
+    n_cells = np.bincount(group, minlength=n_groups)[:, None]
+    total = np.bincount(group, library_size, minlength=n_groups)
+    shape, cells = (n_groups, len(group)), np.arange(len(group))
+    member = sparse.csr_matrix((np.ones(len(group)), (group, cells)), shape)
+    weighted = sparse.csr_matrix((library_size, (group, cells)), shape)
+    rate = (member @ counts).toarray() / total[:, None]
+    squares = (member @ counts.multiply(counts)).toarray()
+    products = (weighted @ counts).toarray()
+    depths = np.bincount(group, library_size**2, minlength=n_groups)[:, None]
+    residual = np.clip(squares - 2 * rate * products + rate**2 * depths, 0, None)
+    variance = residual * n_cells / np.maximum(n_cells - 1, 1) / total[:, None] ** 2
     return rate, variance, total
 
 

@@ -14,17 +14,14 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from samsvae.biology.calibration import NULL, depth_ratios, null_row, quantiles
 from samsvae.biology.guides import KNOCK_DOWN, change_of_target, mean_ratios
 from samsvae.biology.quality import (
     BATCHES,
     CONTEXTS,
-    NULL,
     common_shifts,
     compare_contexts,
     correlate_rows,
-    depth_ratios,
-    null_row,
-    quantiles,
     table_of_batches,
     table_of_effects,
     table_of_hits,
@@ -149,7 +146,7 @@ def marginal_null(
     Returns
     -------
     table, quantiles : DataFrame
-        As of :func:`samsvae.biology.quality.null_calibration`.
+        As of :func:`samsvae.biology.calibration.null_calibration`.
     """
     names, present = fake_perturbations(screen, cells, settings["min_cells_null"], seed)
     both = sparse.csr_matrix(sparse.hstack([cells.present, present], format="csr"))

@@ -25,12 +25,12 @@ import numpy as np
 from scipy import linalg, sparse, stats
 
 from samsvae.evaluation.effects import group_means
+from samsvae.evaluation.energy import energy_distance
 from samsvae.evaluation.expression import expression_in_blocks, log_expression
 from samsvae.evaluation.stratified import (
     FEWEST_EXPECTED,
     Strata,
     discovery_rates,
-    energy_distance,
     strata_of_cells,
 )
 from samsvae.screen.canonical import COMPARED_WITH, has_marginal_effects
@@ -254,7 +254,7 @@ def marginal_energy_tests(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Test the energy distance of the cells with each perturbation from all other cells.
 
-    The distance is that of :func:`samsvae.evaluation.stratified.energy_tests`. What the covariates
+    The distance is that of :func:`samsvae.evaluation.energy.energy_tests`. What the covariates
     explain of the values is subtracted before and, compared with controls, what the other
     perturbations do. Permutations exchange cells of the same stratum. Their number grows while the
     p-value is small: 199, 999, and as many as a significant rate over perturbations needs.

@@ -6,7 +6,7 @@ batches. Here each batch compares its own cells. With one stratum, effects are t
 and tests of genes are the Wilcoxon rank-sum test.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import anndata
@@ -156,8 +156,8 @@ def _effects_of_part(
     expression: sparse.csr_matrix, strata: Strata
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute :func:`stratified_effects` of some genes."""
-    compared = strata.compared
-    n_genes = expression.shape[1]
+    compared, sizes = strata.compared, strata.sizes
+    n_strata, n_genes = len(compared), expression.shape[1]
     effect = np.full((strata.n_groups, n_genes), np.nan)
     error = np.full((strata.n_groups, n_genes), np.nan)
     controls = {
@@ -166,38 +166,85 @@ def _effects_of_part(
         )
         for stratum in np.flatnonzero(compared.any(axis=1))
     }
-    order = np.lexsort((strata.stratum, strata.group))
-    keys = strata.group[order] * len(compared) + strata.stratum[order]
-    for group in np.flatnonzero(compared.sum(axis=0)):
-        number = compared[:, group]
-        total = number.sum()
-        mean, variance = np.zeros(n_genes), np.zeros(n_genes)
-        parts = {}
-        for stratum in np.flatnonzero(number):
-            key = group * len(compared) + stratum
-            rows = order[np.searchsorted(keys, key) : np.searchsorted(keys, key, side="right")]
-            parts[stratum] = moments(expression[rows])
-        known = [stratum for stratum in parts if number[stratum] > 1]
-        degrees = sum(number[stratum] - 1 for stratum in known)
-        pooled = sum((number[s] - 1) * parts[s][1] for s in known) / degrees if known else None
-        for stratum, (own_mean, own_variance) in parts.items():
+    known = np.flatnonzero(compared.sum(axis=0))
+    for groups in blocks_of_groups(known, compared, n_genes):
+        number = compared[:, groups]
+        place = np.full(strata.n_groups + 1, -1)
+        place[groups] = np.arange(len(groups))
+        # cells of a block by stratum and group; those that are not compared are left out
+        own = place[strata.group]
+        own[(own >= 0) & (number[strata.stratum, own] == 0)] = -1
+        bucket = np.where(own >= 0, strata.stratum * len(groups) + own, -1)
+        means, variances = grouped_moments(expression, bucket, number.size)
+        means, variances = (m.reshape(n_strata, len(groups), -1) for m in (means, variances))
+        several = np.where(number > 1, number - 1, 0)
+        degrees = several.sum(axis=0)
+        pooled = np.zeros((len(groups), n_genes))
+        for stratum in np.flatnonzero(several.any(axis=1)):
+            pooled += several[stratum][:, None] * variances[stratum]
+        pooled /= np.maximum(degrees, 1)[:, None]
+        mean, variance = np.zeros((len(groups), n_genes)), np.zeros((len(groups), n_genes))
+        for stratum in np.flatnonzero(number.any(axis=1)):
+            rows = np.flatnonzero(number[stratum])
+            n_cells = number[stratum, rows][:, None]
             control_mean, control_variance = controls[stratum]
-            weight = number[stratum] / total
-            if number[stratum] == 1:
-                own_variance = control_variance if pooled is None else pooled
-            of_control = control_variance / strata.sizes[stratum, -1]
-            mean += weight * (own_mean - control_mean)
-            variance += weight**2 * (own_variance / number[stratum] + of_control)
-        effect[group], error[group] = mean, np.sqrt(variance)
+            weight = n_cells / number[:, rows].sum(axis=0)[:, None]
+            instead = np.where((degrees[rows] > 0)[:, None], pooled[rows], control_variance)
+            spread = np.where(n_cells == 1, instead, variances[stratum, rows])
+            of_control = control_variance / sizes[stratum, -1]
+            mean[rows] += weight * (means[stratum, rows] - control_mean)
+            variance[rows] += weight**2 * (spread / n_cells + of_control)
+        effect[groups], error[groups] = mean, np.sqrt(variance)
     return effect, error
+
+
+LARGEST_BLOCK = 2**22  # elements, of groups in strata x genes
+
+
+def blocks_of_groups(
+    groups: np.ndarray, compared: np.ndarray, n_genes: int
+) -> Iterator[np.ndarray]:
+    """Divide groups so that their strata x genes stay below :data:`LARGEST_BLOCK`."""
+    step = max(1, LARGEST_BLOCK // max(len(compared) * n_genes, 1))
+    for first in range(0, len(groups), step):
+        yield groups[first : first + step]
 
 
 def moments(cells: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
     """Compute mean and variance of each gene; the variance of a single cell is 0."""
-    n_cells = cells.shape[0]
-    mean = np.asarray(cells.mean(axis=0), dtype=np.float64).ravel()
-    squares = np.asarray(cells.multiply(cells).sum(axis=0), dtype=np.float64).ravel()
-    variance = np.clip(squares - n_cells * mean**2, 0, None) / max(n_cells - 1, 1)
+    mean, variance = grouped_moments(cells, np.zeros(cells.shape[0], dtype=np.int64), 1)
+    return mean[0], variance[0]
+
+
+def grouped_moments(
+    cells: sparse.csr_matrix, group: np.ndarray, n_groups: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute mean and variance of each gene in groups of cells.
+
+    Parameters
+    ----------
+    cells
+        Cells x genes.
+    group
+        Group of each cell, -1 for none.
+    n_groups
+        Number of groups.
+
+    Returns
+    -------
+    mean, variance : ndarray
+        Groups x genes; the variance of a single cell, and both of a group without cells, are 0.
+    """
+    inside = np.flatnonzero(group >= 0)
+    own, group = cells[inside].astype(np.float64), group[inside]
+    number = np.bincount(group, minlength=n_groups)[:, None]
+    shape = n_groups, len(inside)
+    positions = np.arange(len(inside))
+    fractions = sparse.csr_matrix((1.0 / number[group, 0], (group, positions)), shape)
+    ones = sparse.csr_matrix((np.ones(len(inside)), (group, positions)), shape)
+    mean = (fractions @ own).toarray()
+    squares = (ones @ own.multiply(own)).toarray()
+    variance = np.clip(squares - number * mean**2, 0, None) / np.maximum(number - 1, 1)
     return mean, variance
 
 
@@ -570,170 +617,3 @@ def discovery_rates(pvalue: np.ndarray) -> np.ndarray:
         if tested.any():
             rate[tested] = stats.false_discovery_control(own[tested])
     return rates
-
-
-N_PERMUTATIONS = 999
-
-
-def energy_tests(
-    components: np.ndarray,
-    strata: Strata,
-    fdr: float = 0.05,
-    n_permutations: int = N_PERMUTATIONS,
-    seed: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Test each perturbation's energy distance from control by permutations within strata.
-
-    The energy distance (E-distance) of two groups of cells is
-    2 E|X - Y|^2 - E|X - X'|^2 - E|Y - Y'|^2 over pairs of different cells, with squared Euclidean
-    distances of principal components, as in scPerturb (Peidli et al. 2024). Squared distances
-    follow from sums over cells, without all pairs. It is 0 on average if the groups have the same
-    mean. A permutation exchanges the cells of the perturbation with control cells of the same
-    stratum, so that a difference of strata, such as batches, is no effect. The distance itself is
-    that of the compared cells, without strata.
-
-    Own code, since libraries compute distances of all pairs of cells and permute without strata;
-    tests compare it with them.
-
-    Parameters
-    ----------
-    components
-        Principal components of expression, cells x components.
-    strata
-        Groups and strata of the cells.
-    fdr
-        False discovery rate over perturbations that p-values should be able to reach: the
-        perturbations that exceed all of their permutations get further ones, until their p-value
-        is significant if they are the only ones, so that the further permutations of all together
-        are about n_groups / fdr.
-    n_permutations
-        Number of permutations at first.
-    seed
-        Seed of the permutations.
-
-    Returns
-    -------
-    distance, pvalue : ndarray
-        Of each perturbation; NaN if fewer than two of its cells, or of the control cells of their
-        strata, are compared.
-    """
-    rng = np.random.default_rng(seed)
-    distance, pvalue = (np.full(strata.n_groups, np.nan) for _ in range(2))
-    members = _Members(components, strata)
-    unreached = {}  # smallest distance that counts, of each group that exceeds its permutations
-    for group in range(strata.n_groups):
-        cells = members.of(group)
-        if cells is None:
-            continue
-        distances = _permuted_distances(*cells, n_permutations, rng)
-        distance[group] = distances[0]
-        # equal distances differ by rounding
-        limit = distances[0] - 1e-9 * abs(distances[0])
-        reached = int(np.sum(distances[1:] >= limit))
-        pvalue[group] = (1 + reached) / (1 + n_permutations)
-        if not reached:
-            unreached[group] = limit
-    done = n_permutations
-    while unreached and done < (needed := int(np.ceil(strata.n_groups / fdr / len(unreached)))):
-        remaining = {}
-        for group, limit in unreached.items():
-            cells = members.of(group)
-            assert cells is not None
-            more = _permuted_distances(*cells, needed - done, rng)[1:]
-            reached = int(np.sum(more >= limit))
-            pvalue[group] = (1 + reached) / (1 + needed)
-            if not reached:
-                remaining[group] = limit
-        unreached, done = remaining, needed
-    return distance, pvalue
-
-
-class _Members:
-    """Cells of each perturbation with the control cells of the same strata.
-
-    Parameters
-    ----------
-    components
-        Cells x components.
-    strata
-        Groups and strata of the cells.
-    """
-
-    def __init__(self, components: np.ndarray, strata: Strata) -> None:
-        self.components, self.strata = components, strata
-        self.compared, self.sizes = strata.compared, strata.sizes
-        self.controls = np.flatnonzero(strata.group == strata.n_groups)
-        self.by_group = np.argsort(strata.group, kind="stable")
-        self.starts = np.searchsorted(
-            strata.group[self.by_group], np.arange(strata.n_groups + 1), side="left"
-        )
-
-    def of(self, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Return compared cells by stratum, and numbers of own and of all cells of each stratum.
-
-        The cells of the perturbation are the first of a stratum. None with fewer than two cells on
-        either side.
-        """
-        shared = np.flatnonzero(self.compared[:, group])
-        stratum = self.strata.stratum
-        own, controls = (
-            cells[np.isin(stratum[cells], shared)]
-            for cells in (
-                self.by_group[self.starts[group] : self.starts[group + 1]],
-                self.controls,
-            )
-        )
-        if len(own) < 2 or len(controls) < 2:
-            return None
-        both = np.concatenate([own, controls])
-        order = both[np.argsort(stratum[both], kind="stable")]
-        cells = np.ascontiguousarray(self.components[order], dtype=np.float64)
-        n_own = self.compared[shared, group]
-        return cells, n_own, n_own + self.sizes[shared, -1]
-
-
-@numba.njit(cache=True)
-def energy_distance(
-    total: np.ndarray, square: float, whole: np.ndarray, whole_square: float, n: float, m: float
-) -> float:
-    """Compute the energy distance from sums over n of n + m cells, with squared distances."""
-    rest = whole - total
-    between = square / n + (whole_square - square) / m - 2 * np.sum(total * rest) / (n * m)
-    within = (square - np.sum(total**2) / n) / (n - 1)
-    within += (whole_square - square - np.sum(rest**2) / m) / (m - 1)
-    return float(2 * (between - within))
-
-
-@numba.njit(cache=True)
-def _permuted_distances(
-    cells: np.ndarray,
-    n_own: np.ndarray,
-    n_all: np.ndarray,
-    n_permutations: int,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Compute the energy distance of the cells as they are, and after each permutation."""
-    n_cells, n_components = cells.shape
-    squares = np.empty(n_cells)
-    whole = np.zeros(n_components)
-    for cell in range(n_cells):
-        squares[cell] = np.sum(cells[cell] ** 2)
-        whole += cells[cell]
-    whole_square = squares.sum()
-    n, m = float(n_own.sum()), float(n_all.sum() - n_own.sum())
-    order = np.arange(n_cells)
-    found = np.empty(n_permutations + 1)
-    for permutation in range(n_permutations + 1):
-        total = np.zeros(n_components)
-        square, first = 0.0, 0
-        for stratum in range(len(n_own)):
-            last = first + n_all[stratum]
-            for at in range(first, first + n_own[stratum]):
-                if permutation > 0:
-                    other = rng.integers(at, last)
-                    order[at], order[other] = order[other], order[at]
-                total += cells[order[at]]
-                square += squares[order[at]]
-            first = last
-        found[permutation] = energy_distance(total, square, whole, whole_square, n, m)
-    return found
