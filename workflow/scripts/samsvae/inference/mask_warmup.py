@@ -180,7 +180,7 @@ def estimate_effects(model: PerturbationModel, cells: Cells) -> EstimatedEffects
         Of the states that the encoder infers as if every cell were a control cell, given the
         covariates of the cells. A perturbation without cells of its own has a large error.
     """
-    design = cells.design.double().cpu()
+    design = cells.design.cpu()
     shared = torch.tensor(model.shared_effects, dtype=torch.long)
     if len(shared):  # shared effects are the sums of those in contexts, and no columns of their own
         n_shared = design.shape[1] - len(shared)
@@ -233,12 +233,12 @@ def _shared_and_specific(
 
 
 def _least_squares(model: PerturbationModel, cells: Cells, design: Tensor) -> EstimatedEffects:
-    """Estimate the effects of the columns of a design matrix of conditions, float64."""
+    """Estimate the effects of the columns of a design matrix of conditions."""
     n_others = 1 + sum(values.shape[1] for values in cells.covariates)
     # sums over cells of (1, covariates, states) by condition, and of their products
     size = n_others + model.n_latent
-    by_condition = design.new_zeros(len(design), size)
-    products = design.new_zeros(size, size)
+    by_condition = torch.zeros(len(design), size, dtype=torch.float64)
+    products = torch.zeros(size, size, dtype=torch.float64)
     for batch in cells.batches(CELLS_AT_A_TIME):
         none = batch.design.new_zeros(1, len(batch.design), model.n_latent)
         inferred = BasalCells.from_guide(model, batch, none, at_means=True)
@@ -247,24 +247,53 @@ def _least_squares(model: PerturbationModel, cells: Cells, design: Tensor) -> Es
         columns = torch.cat([one, *batch.covariates, states], 1).double().cpu()
         by_condition.index_add_(0, batch.condition.cpu(), columns)
         products += columns.T @ columns
-    # least squares by blocks: perturbations, whose products are diagonal without combinations
-    inner = design.T @ (by_condition[:, :1] * design)
-    inner.diagonal().add_(RIDGE)
-    has_combinations = bool(((design != 0).sum(1) > 1).any())
-    inverse = torch.linalg.inv(inner) if has_combinations else torch.diag(1 / inner.diagonal())
-    crossed = design.T @ by_condition
-    solved = inverse @ crossed
+    # least squares by blocks: perturbations first
+    crossed, solved, own_variance = _solved_by_condition(design, by_condition)
     remaining = products - crossed.T @ solved  # without what perturbations explain
     covariance = torch.linalg.pinv(remaining[:n_others, :n_others])
     coefficients = covariance @ remaining[:n_others, n_others:]
     of_others, of_states = solved[:, :n_others], solved[:, n_others:]
-    variance = inverse.diagonal() + ((of_others @ covariance) * of_others).sum(1)
+    variance = own_variance + ((of_others @ covariance) * of_others).sum(1)
     explained = (remaining[:n_others, n_others:] * coefficients).sum(0)
     degrees = max(1, len(cells) - design.shape[1] - n_others)
     squares = (remaining.diagonal()[n_others:] - explained).clamp(min=0)
     deviation = (squares / degrees).sqrt()
     effects = of_states - of_others @ coefficients
     return EstimatedEffects(effects, variance.sqrt()[:, None] * deviation, deviation)
+
+
+def _solved_by_condition(design: Tensor, by_condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Solve the normal equations of perturbations, which are diagonal without combinations.
+
+    Parameters
+    ----------
+    design
+        C x T.
+    by_condition
+        Sums of variables over the cells of each condition, the first one that of 1.
+
+    Returns
+    -------
+    crossed, solved : Tensor
+        Products of perturbations and variables, and these times the inverse of the products of
+        perturbations, each T x variables, float64.
+    variance : Tensor
+        Diagonal of the inverse, length T.
+    """
+    if ((design != 0).sum(1) > 1).any():
+        design = design.double()
+        inner = design.T @ (by_condition[:, :1] * design)
+        inner.diagonal().add_(RIDGE)
+        inverse = torch.linalg.inv(inner)
+        crossed = design.T @ by_condition
+        return crossed, inverse @ crossed, inverse.diagonal()
+    condition, perturbation = torch.nonzero(design, as_tuple=True)
+    dose = design[condition, perturbation].double()[:, None]
+    sums = by_condition.new_zeros(design.shape[1], by_condition.shape[1])
+    crossed = sums.index_add(0, perturbation, dose * by_condition[condition])
+    inner = sums[:, 0].index_add(0, perturbation, (dose**2 * by_condition[condition, :1])[:, 0])
+    variance = 1 / (inner + RIDGE)
+    return crossed, variance[:, None] * crossed, variance
 
 
 @torch.no_grad()
