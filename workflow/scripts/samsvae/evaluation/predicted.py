@@ -25,9 +25,9 @@ from samsvae.inference.posterior import (
     draw_covariates,
     draw_effects_in_parts,
     draw_on_target,
+    looked_up_shifts,
 )
 from samsvae.kernels import SMALLEST_MEAN, is_compiled_for, match_numba_threads
-from samsvae.models.base import shift_of_conditions
 from samsvae.models.likelihoods import (
     GammaPoissonLikelihood,
     Likelihood,
@@ -470,7 +470,7 @@ def shifts_in_parts(
     """
     model, targets = trained.model, trained.encoding.pairs(design)
     for number, effects in draw_effects_in_parts(model, draws):
-        shifts = shift_of_conditions(effects, design).expand(number, -1, -1)
+        shifts = looked_up_shifts(effects, design).expand(number, -1, -1)
         yield number, shifts, draw_on_target(model, targets, number)
 
 

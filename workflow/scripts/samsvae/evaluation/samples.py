@@ -25,8 +25,14 @@ from samsvae.evaluation.observed import half_of_held_out
 from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.noise import seeded
-from samsvae.inference.posterior import BasalCells, draw_covariates, draw_effects, draw_on_target
-from samsvae.models.base import PerturbationModel, own_of_cells, shift_of_conditions
+from samsvae.inference.posterior import (
+    BasalCells,
+    draw_covariates,
+    draw_effects,
+    draw_on_target,
+    looked_up_shifts,
+)
+from samsvae.models.base import PerturbationModel, own_of_cells
 from samsvae.models.likelihoods import NormalLikelihood
 from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import whole_file
@@ -185,8 +191,8 @@ def counterfactual_cells(
             given, condition = _in_contexts(trained, perturbation, screen)
             pairs = trained.encoding.pairs(given)
         on_target = draw_on_target(model, pairs, 1)
-        new_shifts = shift_of_conditions(effects, given).expand(1, -1, -1)
-        shifts = shift_of_conditions(effects, cells.design).expand(1, -1, -1)
+        new_shifts = looked_up_shifts(effects, given).expand(1, -1, -1)
+        shifts = looked_up_shifts(effects, cells.design).expand(1, -1, -1)
         for number, batch in enumerate(cells.batches(per_batch)):
             inferred = BasalCells.from_guide(model, batch, shifts)
             of_batch = condition[number * per_batch : (number + 1) * per_batch]
@@ -243,7 +249,7 @@ def _one_cell_each(
     model = trained.model
     given, contexts = draw_covariates(trained, len(perturbations))
     design = _design(trained, perturbations, contexts)
-    shift = shift_of_conditions(draw_effects(model, 1, sample_from), design)
+    shift = looked_up_shifts(draw_effects(model, 1, sample_from), design)
     shift = shift.expand(1, len(design), -1)
     own = draw_on_target(model, trained.encoding.pairs(design), 1, sample_from)
     decoder_input = BasalCells.from_prior(model, shift, len(design)).decoder_input(shift)

@@ -212,7 +212,7 @@ def draw_shifts(model: PerturbationModel, design: Tensor, draws: int) -> Tensor:
     """
     done, shifts = 0, design
     for number, effects in draw_effects_in_parts(model, draws):
-        part = shift_of_conditions(effects, design)
+        part = looked_up_shifts(effects, design)
         if effects is None:
             return part
         if done == 0:
