@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -124,6 +125,11 @@ def test_cells_are_written_block_by_block_as_at_once(
         pd.testing.assert_frame_equal(found.obs, whole[name].obs)
         pd.testing.assert_frame_equal(found.var, whole[name].var)
         assert found.uns["provenance"] == '{"made": "by"}'
+        with h5py.File(tmp_path / "cells.h5ad") as file:
+            assert file["X/indptr"].dtype == np.int64  # of more than 2^31 values, too
+    with pytest.raises(InputError, match="no cells to export"):
+        write_cells([], "{}", tmp_path / "nothing.h5ad")
+    assert not (tmp_path / "nothing.h5ad").exists()
 
 
 @pytest.mark.parametrize("kind", ["model", "baseline", "ceiling"])

@@ -62,6 +62,24 @@ def test_parts_are_the_genes_in_order(n_cells, n_genes, largest_part, largest_bl
                 assert widest < largest_part + n_cells
 
 
+def test_counts_and_logs_agree_though_scipy_sorts_positions_in_place():
+    rng = np.random.default_rng(0)
+    dense = rng.poisson(1.0, (30, 8)).astype(np.int32)
+    counts = sparse.csr_matrix(dense)
+    for row in range(30):  # positions of a row in descending order
+        own = slice(*counts.indptr[row : row + 2])
+        counts.indices[own] = counts.indices[own][::-1].copy()
+        counts.data[own] = counts.data[own][::-1].copy()
+    counts.has_sorted_indices = False
+    screen = screen_of(dense)
+    screen.X = counts
+    [part] = Expression(screen).parts()
+    before = part.log.toarray()
+    assert (part.log > 0).sum() == (dense > 0).sum()
+    np.testing.assert_array_equal(part.counts.toarray(), dense)
+    np.testing.assert_array_equal(part.log.toarray(), before)
+
+
 def test_a_screen_is_assessed_alike_by_parts_and_at_once(tmp_path, monkeypatch):
     screen = simulate(
         Simulation(

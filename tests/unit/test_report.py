@@ -749,16 +749,19 @@ def test_guides_fail_by_their_effect_and_not_by_the_transcript_alone():
         ["weak", "both"], ["works"], ["silent"], ["unmeasured"],
     ]  # fmt: skip
     said, reservation = guides_in_words(guides, "knockdown")
-    assert "2 guides of 7 may have failed" in said
+    assert "Of 7 guides, 4 can be compared by the effect; 2 of these may have failed" in said
     assert "With works the target changes less, but the effect is that" in said
     assert "With silent the target changes less, and too few genes" in said
     assert "1 guide could not be judged" in said
     assert "knock-out" not in said
     assert reservation == ("2 guides may have failed; 2 guides change the target less than others")
     assert "a knock-out need not lower the transcript" in guides_in_words(guides, "knockout")[0]
-    assert guides_in_words(guides[4:5], None) == (
-        "No effect of 1 guide is unlike that of the others.", "",
-    )  # fmt: skip
+    said, reservation = guides_in_words(guides[4:5], None)
+    assert said == "Of 1 guide, 1 can be compared by the effect, and none is unlike the others."
+    assert reservation == ""
+    said, _ = guides_in_words(guides[6:], None)
+    assert said.startswith("Of 1 guide, 0 can be compared by the effect. 1 guide could not")
+    assert guides_in_words(guides[:0], None)[1] == ""
 
 
 def test_the_first_screen_names_a_baseline_as_such_and_single_genes_of_no_hits(results, tmp_path):

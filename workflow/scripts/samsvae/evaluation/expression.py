@@ -24,6 +24,8 @@ LARGEST_PART = 2**25  # non-zero counts of some genes in memory at once
 
 def cp10k(counts: sparse.csr_matrix, library_size: np.ndarray) -> sparse.csr_matrix:
     """Scale counts to 10,000 per cell, cells x genes; the positions of values are shared."""
+    if not counts.has_sorted_indices:  # scipy sorts them in place, and would leave the values
+        counts = counts.sorted_indices()
     per_cell = CP10K / np.asarray(library_size, dtype=np.float64)
     values = counts.data * np.repeat(per_cell, np.diff(counts.indptr))
     return sparse.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)

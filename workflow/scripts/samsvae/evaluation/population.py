@@ -195,7 +195,8 @@ class HeldOutCells:
         """Select measured cells of the screen."""
         labels = self.screen.obs["perturbation"].astype(str).to_numpy()[chosen]
         blocks = [own for _, own in counts_in_blocks(self.screen, chosen, LARGEST_BLOCK)]
-        return CellSet(sparse.csr_matrix(sparse.vstack(blocks, format="csr")), labels)
+        empty = sparse.csr_matrix((0, self.screen.n_vars), dtype=np.int32)
+        return CellSet(sparse.csr_matrix(sparse.vstack(blocks or [empty], format="csr")), labels)
 
     # Predicted cells.
 

@@ -506,21 +506,29 @@ def write_cells(blocks: Iterable[anndata.AnnData], provenance: str, path: str | 
     Parameters
     ----------
     blocks
-        As of :func:`to_cell_eval`; at least one.
+        As of :func:`to_cell_eval`.
     provenance
         Provenance record, JSON.
     path
         The file.
+
+    Raises
+    ------
+    InputError
+        If there is no block.
     """
     obs: list[pd.DataFrame] = []
     with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
         for block in blocks:
             if not obs:
                 block.uns["provenance"] = provenance
+                block.X.indptr = block.X.indptr.astype(np.int64)  # all blocks may have 2^31 values
                 write_elem(file, "/", block, dataset_kwargs={"compression": "lzf"})
             else:
                 sparse_dataset(file["X"]).append(block.X)
             obs.append(block.obs.astype(object))
+        if not obs:
+            raise InputError("There are no cells to export: the split holds out too few cells.")
         write_elem(file, "obs", pd.concat(obs).astype("category"))
 
 

@@ -541,10 +541,12 @@ def gated_tests_against_rest(
     )
     shape = len(total) * (strata.n_groups + 1), len(bucket)
     member = sparse.csr_matrix((np.ones(len(bucket)), (bucket, np.arange(len(bucket)))), shape)
-    number = np.asarray((member @ detected).todense()).reshape(len(total), -1, detected.shape[1])
-    of_rest = number.sum(axis=1, keepdims=True) - number[:, :-1]
-    fraction = of_rest / np.maximum(rest, 1)[:, :, None]
-    expected = np.einsum("sg,sgn->gn", np.minimum(compared, rest).astype(float), fraction)
+    expected = np.zeros(pvalue.shape)
+    for stratum, smaller in enumerate(np.minimum(compared, rest)):
+        first = stratum * (strata.n_groups + 1)
+        number = (member[first : first + strata.n_groups + 1] @ detected).toarray()
+        of_rest = number.sum(axis=0) - number[:-1]
+        expected += smaller[:, None] * (of_rest / np.maximum(rest[stratum], 1)[:, None])
     pvalue[expected < FEWEST_EXPECTED] = np.nan
     return pvalue, discovery_rates(pvalue)
 

@@ -46,6 +46,8 @@ class HiddenLayers(nn.Module):
 
         Without the last input, it is the identity matrix, one row for each of its size.
         """
+        if not len(self.first) - 1 <= len(inputs) <= len(self.first):
+            raise ValueError(f"{len(self.first)} inputs are needed, not {len(inputs)}")
         *before, last = self.first
         added = None
         for layer, x in zip(before, inputs, strict=False):

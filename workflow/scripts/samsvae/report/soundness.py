@@ -136,17 +136,22 @@ def targets_in_words(changes: pd.DataFrame, kind: str | None) -> tuple[str, str]
 
 def guides_in_words(guides: pd.DataFrame, kind: str | None) -> tuple[str, str]:
     """Describe which guides failed; sentences, and a reservation or nothing."""
+    if guides.empty:
+        return "No guide has enough cells to be compared with the others.", ""
     judged = judge_guides(guides)
-    said, reservations = [], []
+    compared = int(guides["slope"].notna().sum())
+    first = f"Of {_guides(len(guides))}, {compared:,} can be compared by the effect"
+    reservations = []
     if len(judged.failed):
-        number = _guides(len(judged.failed))
-        said.append(
-            f"{number} of {len(guides):,} may have failed, with an effect that is weak or unlike "
-            f"that of the other guides of the perturbation: {odd_guides(judged.failed)}."
+        first += (
+            f"; {len(judged.failed):,} of these may have failed, since the effect is weak or "
+            "unlike that of the other guides of the perturbation: "
+            f"{odd_guides(judged.failed)}."
         )
-        reservations.append(f"{number} may have failed")
+        reservations.append(f"{_guides(len(judged.failed))} may have failed")
     else:
-        said.append(f"No effect of {_guides(len(guides))} is unlike that of the others.")
+        first += ", and none is unlike the others." if compared else "."
+    said = [first]
     low = len(judged.sound) + len(judged.uncertain)
     if low:
         said += low_targets_in_words(judged, kind)
