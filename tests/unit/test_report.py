@@ -836,22 +836,22 @@ const told = document.createElement("output");
 const part = (name) => document.querySelector(`#browse [data-part="${name}"]`);
 const rows = () => [...part("table").querySelectorAll("tbody tr")].map((row) => [...row.cells].map((cell) => cell.textContent));
 const points = () => Bokeh.documents[0].get_model_by_name("genes").data;
-const found = [];
-const steps = [
-  () => (location.hash = "perturbation=JAK2"),
-  () => {
-    found.push(part("title").textContent, rows(), Array.from(points().effect), Array.from(points().colour));
-    part("table").querySelector("tbody a").click();
-  },
-  () => found.push(part("title").textContent, rows().map((row) => row[0]), Array.from(points().name)),
-  () => (location.hash = "perturbation=NOBODY"),
-  () => {
-    found.push(part("title").textContent);
-    told.textContent = JSON.stringify(found);
-    document.body.append(told);
-  },
-];
-steps.forEach((step, number) => setTimeout(step, 300 * (number + 1)));
+const title = () => part("title").textContent;
+const until = async (ready) => {
+  while (!ready()) await new Promise((resolve) => setTimeout(resolve, 50));
+};
+(async () => {
+  location.hash = "perturbation=JAK2";
+  await until(() => title() === "JAK2" && points().effect.length);
+  const found = [title(), rows(), Array.from(points().effect), Array.from(points().colour)];
+  part("table").querySelector("tbody a").click();
+  await until(() => title().includes(" in all "));
+  found.push(title(), rows().map((row) => row[0]), Array.from(points().name));
+  location.hash = "perturbation=NOBODY";
+  await until(() => title().includes("NOBODY"));
+  told.textContent = JSON.stringify([...found, title()]);
+  document.body.append(told);
+})();
 """
 
 
