@@ -835,14 +835,14 @@ LOOK_UP = """
 const told = document.createElement("output");
 const part = (name) => document.querySelector(`#browse [data-part="${name}"]`);
 const rows = () => [...part("table").querySelectorAll("tbody tr")].map((row) => [...row.cells].map((cell) => cell.textContent));
-const points = () => Bokeh.documents[0].get_model_by_name("genes").data;
+const points = () => window.Bokeh?.documents[0]?.get_model_by_name("genes")?.data;
 const title = () => part("title").textContent;
 const until = async (ready) => {
   while (!ready()) await new Promise((resolve) => setTimeout(resolve, 50));
 };
 (async () => {
   location.hash = "perturbation=JAK2";
-  await until(() => title() === "JAK2" && points().effect.length);
+  await until(() => title() === "JAK2" && points()?.effect.length);
   const found = [title(), rows(), Array.from(points().effect), Array.from(points().colour)];
   part("table").querySelector("tbody a").click();
   await until(() => title().includes(" in all "));
