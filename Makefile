@@ -24,7 +24,7 @@ run: .venv/run.installed ## run the workflow (CONFIG=file.yaml, CORES=n), and sa
 
 check: .venv/run.installed ## print what the screens are like, before training (CONFIG=file.yaml)
 	@$(CONFIG_IS_THERE)
-	$(BIN)/snakemake --cores $(CORES) check --configfile "$(CONFIG)"
+	$(BIN)/snakemake --cores $(CORES) check --configfile "$(CONFIG)" --max-jobs-per-timespan 100/1s
 
 test: .venv/test.installed lint ## run every check and test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
