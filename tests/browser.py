@@ -26,8 +26,11 @@ class Visit:
     requests: list[str]
 
 
-def visit(page: Path, script: str = "") -> Visit:
-    """Open a page from disk, and run a script in it; skip the test where there is no Chromium."""
+def visit(page: Path, script: str = "", width: int = 1300) -> Visit:
+    """Open a page from disk, and run a script in it; skip the test where there is no Chromium.
+
+    The width is that of the window, in pixels.
+    """
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("there is no Chromium to open the report in")
@@ -38,7 +41,8 @@ def visit(page: Path, script: str = "") -> Visit:
         try:
             done = subprocess.run(
                 [chromium, *QUIET, f"--user-data-dir={folder}/profile", f"--log-net-log={log}",
-                 "--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom", copy.as_uri()],
+                 f"--window-size={width},900", "--enable-logging=stderr",
+                 "--virtual-time-budget=20000", "--dump-dom", copy.as_uri()],
                 capture_output=True, text=True, timeout=180, check=False,
             )  # fmt: skip
         finally:

@@ -508,6 +508,8 @@ TABLES = {
     ("responders", "many"): scores_table(11),
     ("responders", "none"): scores_table(0),
     ("hits", "some"): hits_table(30),
+    ("hits", "of as many cells"): hits_table(30).assign(n_compared=range(100, 130)),
+    ("hits", "many of as many cells"): hits_table(90).assign(n_compared=100),
     ("hits", "none"): hits_table(0),
     ("knock_down", "some"): knock_down_table(8),
     ("knock_down", "many"): knock_down_table(200, guides=0),
@@ -657,7 +659,7 @@ def test_a_text_beyond_the_box_is_found_out():
     plt.close(drawn)
 
 
-@pytest.mark.parametrize("n_cells", [[100] * 30, list(range(20, 3020, 100))])
+@pytest.mark.parametrize("n_cells", [[100] * 29 + [150], list(range(20, 3020, 100))])
 def test_names_of_dots_stay_within_the_figure(n_cells):
     """The names of perturbations with as many cells stand beside each other or are left out."""
     use_style()
@@ -958,11 +960,22 @@ def reads_responders(figure, table):
 
 
 def reads_hits(figure, table):
+    strongest_first = sorted(table.index, key=lambda row: -table["e_distance"][row])
+    rank = pd.Series(range(len(table)), index=strongest_first).reindex(table.index)
+    alike = table["n_compared"].max() < 1.5 * table["n_compared"].min()
     for axis, column in zip(figure.axes, ("e_distance", "n_de"), strict=True):
-        same(dots(axis), table[["n_compared", column]])
+        places = np.column_stack([rank if alike else table["n_compared"], table[column]])
+        same(dots(axis), places)
         shades = [c.get_offsets() for c in axis.collections if c.get_label() == "hit"]
-        same(np.concatenate(shades), table.loc[table["is_hit"], ["n_compared", column]])
+        same(np.concatenate(shades), places[table["is_hit"]])
         assert set(texts(axis)) <= set(table.loc[table["is_hit"], "perturbation"])
+    if alike and len(table) <= 60:
+        below = [text.get_text() for text in figure.axes[1].get_xticklabels()]
+        assert below == list(table.loc[strongest_first, "perturbation"])
+    elif alike:
+        assert figure.axes[1].get_xlabel() == "rank of the perturbation by E-distance"
+    else:
+        assert [axis.get_xlabel() for axis in figure.axes] == ["cells", "cells"]
 
 
 def reads_knock_down(figure, table):

@@ -242,7 +242,7 @@ def results(tmp_path_factory):
         for section in sections_of(PROPERTIES[name]):
             for table in section.entries:
                 if isinstance(table, Table):
-                    rows = pd.DataFrame({"model": "sams_vae", "perturbation": TRICKY, "pvalue": 0.5, "n_de": range(3)})  # fmt: skip
+                    rows = pd.DataFrame({"model": ["no_change", "sams_vae", "sams_vae"], "perturbation": ["JAK2", "B", TRICKY], "pvalue": 0.5, "n_de": range(3)})  # fmt: skip
                     rows = rows.assign(**{table.first.removeprefix("-") or "place": range(3)})
                     write(folder / name / "tables" / table.name, rows.to_csv(sep="\t", index=False))
         write(folder / name / "tables/perturbations.tsv", PERTURBATIONS)
@@ -566,6 +566,17 @@ def test_long_tables_are_cut_after_their_most_telling_rows(tmp_path):
     assert (entry["number"], entry["left_out"]) == (2 * MOST_ROWS, MOST_ROWS)
 
 
+def test_a_table_tells_once_what_is_the_same_in_all_rows(tmp_path):
+    text = "model\tn_cells\tp\tmean_p\tempty\n" + "sams\t3\t0.1\t0.15\t\nsams\t3\t0.2\t0.15\t\n"
+    write(tmp_path / "tables/t.tsv", text)
+    entry = table_entry(Table("t.tsv", "caption", file_only=("mean_*",)), tmp_path)
+    assert json.loads(entry["data"]) == {"columns": ["p"], "rows": [[0.1], [0.2]]}
+    assert entry["constant"] == "model sams; n cells 3"
+    write(tmp_path / "tables/t.tsv", "model\tp\nsams\t0.1\n")  # of one row, all
+    entry = table_entry(Table("t.tsv", "caption"), tmp_path)
+    assert (json.loads(entry["data"])["columns"], entry["constant"]) == (["model", "p"], "")
+
+
 def test_tables_are_written_for_the_page_without_false_precision():
     table = pd.DataFrame(
         {"a": [1, 2], "b": [0.123456, np.nan], "c": ["x", None], "d": [True, False]}
@@ -577,10 +588,10 @@ READ_A_TABLE = """
 const box = document.getElementById("first-table-de_comparison");
 box.open = true;
 setTimeout(() => {
-  const told = (rows) => [...rows].map((row) => row.cells[3].textContent).join();
+  const told = (rows) => [...rows].map((row) => row.cells[2].textContent).join();
   const body = box.querySelector("tbody");
   const found = [told(body.rows)];
-  box.querySelectorAll("th")[3].click();
+  box.querySelectorAll("th")[2].click();
   found.push(told(body.rows));
   const search = box.querySelector("input");
   search.value = "sams 2";
@@ -625,9 +636,11 @@ def test_the_first_screen_answers_five_questions(results):
     ]
     assert "tnfa (JAK2, A)" in answers[MECHANISMS][0]
     assert answers[MODELS] == [
-        "SAMS-VAE has the highest mean score over 14 calibrated metrics (0.90, where 1 is a "
-        "replicate of the measurement), in 90 % of bootstrap samples; no change is next (0.00).",
-        "It is significantly better: the 95 % intervals of the differences exclude 0.",
+        "SAMS-VAE has the highest mean score over the 14 metrics that can rank models here: 0.90 "
+        "(0: mean effect; 1: a replicate of the measurement). Next is no change (0.00). The best "
+        "stays first in 90 % of samples of the perturbations.",
+        "It is significantly better than every other (bootstrap over perturbations: the 95 % "
+        "intervals of the differences exclude 0).",
         "SAMS-VAE: r 0.80 with the effects of held-out cells; without replicates, differences are "
         "not tested.",
     ]
@@ -640,9 +653,9 @@ def test_the_first_screen_answers_five_questions(results):
 @pytest.mark.parametrize(
     ("highest", "said"),
     [
-        ([-0.4, -0.1, 0.0], ["It is significantly better: the 95 % intervals of"]),
-        ([0.1, 0.02, 0.0], ["It is not significantly better than no change and third: the 95 %"]),
-        ([-0.4, 0.02, 0.0], ["It is not significantly better than third: the 95 % interval"]),
+        ([-0.4, -0.1, 0.0], ["It is significantly better than every other"]),
+        ([0.1, 0.02, 0.0], ["It is not significantly better than no change and third ("]),
+        ([-0.4, 0.02, 0.0], ["It is not significantly better than third ("]),
         ([np.nan, np.nan, 0.0], []),
     ],
 )
@@ -652,6 +665,37 @@ def test_the_ranking_says_whether_the_best_is_significantly_better(highest, said
     first, *others = answers._ranking(ranking, ["sams_vae"])
     assert first.startswith("SAMS-VAE has the highest mean score")
     assert [one[: len(start)] for one, start in zip(others, said, strict=True)] == said
+
+
+def mechanisms_tables(folder, members, fdr=0.01):
+    write(folder / "pathway_agreement.tsv", AGREEMENT.to_csv(sep="\t", index=False))
+    keys = {"split": "s", "model": "m", "seed": 0, "dimension": 3}
+    factors = pd.DataFrame([keys | {"n_perturbations": 3, "perturbations": members}])
+    sets = pd.DataFrame([keys | {"set": "HALLMARK_TNFA", "fdr": fdr, "pvalue": 0.001}])
+    write(folder / "factors.tsv", factors.to_csv(sep="\t", index=False))
+    write(folder / "factor_enrichment.tsv", sets.to_csv(sep="\t", index=False))
+
+
+@pytest.mark.parametrize(
+    ("members", "fdr", "said"),
+    [
+        ("A;JAK2", 0.01, ["Gene set and factor agree on A, JAK2."]),
+        (
+            "JAK2;STAT1",
+            0.01,
+            [
+                "Gene set and factor agree on JAK2; only the factor moves STAT1; only the gene "
+                "set is shared by A."
+            ],
+        ),
+        ("B;STAT1", 0.01, []),
+        ("A;JAK2", 0.2, []),
+    ],
+)
+def test_the_first_screen_reconciles_gene_set_and_factor(tmp_path, members, fdr, said):
+    mechanisms_tables(tmp_path, members, fdr)
+    _, _, *told = answers._mechanisms(tmp_path, [GENE_SETS, TRAINING, MASKS], ["m"])
+    assert told == said
 
 
 def batch_effects(path, plain, within, error=0.1):

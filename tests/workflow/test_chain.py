@@ -19,6 +19,7 @@ from matplotlib import pyplot as plt
 from samsvae.evaluation.metrics import METRICS, OTHER_NUMBERS, de_metrics, read_run_metrics
 from samsvae.inference.checkpoint import load_model
 from samsvae.report.sections import SHOWN_FIGURES
+from tests.browser import visit
 from tests.conftest import ROOT
 from tests.workflow.conftest import TINY_CONFIG, Project, copy_project
 
@@ -203,6 +204,34 @@ def test_the_report_shows_every_figure_and_asks_the_network_for_nothing(finished
     assert zipfile.is_zipfile(finished.folder / "results/report-own.zip")
     assert "recovered best" in page
     assert "{{" not in page
+
+
+MEASURE = """
+document.getElementById("choose-experiment").value = "";
+document.getElementById("choose-experiment").dispatchEvent(new Event("change"));
+for (const folded of document.querySelectorAll("details")) folded.open = true;
+setTimeout(() => {
+  const tables = [...document.querySelectorAll("details.table")].map((box) => {
+    const { scrollWidth, clientWidth } = box.querySelector(".scroll");
+    return [box.id, box.querySelectorAll("tbody tr").length, scrollWidth - clientWidth];
+  });
+  const told = document.createElement("output");
+  told.textContent = JSON.stringify([tables, document.documentElement.scrollWidth, innerWidth]);
+  document.body.append(told);
+}, 1000);
+"""
+
+
+@pytest.mark.parametrize("width", [1300, 420])
+def test_nothing_of_the_report_is_cut_at_the_right(finished, width):
+    seen = visit(finished.folder / "results/report-own.html", MEASURE, width)
+    told = json.loads(html.unescape(re.search(r"<output>(.*?)</output>", seen.html).group(1)))
+    tables, needed, available = told
+    assert needed <= available
+    assert len(tables) > 20
+    assert all(rows for _, rows, _ in tables)
+    if width == 1300:  # on a telephone a table is moved under the finger
+        assert [name for name, _, too_wide in tables if too_wide > 1] == []
 
 
 def test_a_second_run_does_nothing(finished):

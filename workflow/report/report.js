@@ -25,11 +25,18 @@ function applyChoices() {
 
 // Tables: laid out when they are opened, searched, sorted, and long ones shown piece by piece.
 const PIECE = 50;
+const LONG = 40; // characters of a text that gets room for several words in a line
 
 function shown(value) {
   if (value === null) return "–";
   if (typeof value !== "number") return value;
   return String(value).replace("-", "−");
+}
+
+// long names may go on in the next line after these characters
+function breakable(value) {
+  const parts = String(value).split(/(?<=[_+/;])/);
+  return parts.flatMap((part, index) => (index ? [document.createElement("wbr"), part] : [part]));
 }
 
 function compare(one, other) {
@@ -44,6 +51,7 @@ function layOut(box) {
 
 function layOutTable(box, data) {
   const isWord = data.columns.map((_, i) => data.rows.some((row) => typeof row[i] === "string"));
+  const isLong = data.columns.map((_, i) => data.rows.some((row) => String(row[i]).length > LONG));
   const search = box.querySelector("input");
   const count = box.querySelector(".count");
   const more = box.querySelector("button");
@@ -113,12 +121,9 @@ function layOutTable(box, data) {
             link.textContent = value;
             cell.append(link);
           } else {
-            cell.textContent = shown(value);
+            cell.append(...breakable(shown(value)));
           }
-          if (isWord[column]) {
-            cell.className = "word";
-            cell.title = cell.textContent;
-          }
+          if (isWord[column]) cell.className = isLong[column] ? "word long" : "word";
         });
         return line;
       }),

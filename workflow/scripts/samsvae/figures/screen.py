@@ -25,6 +25,7 @@ from samsvae.figures.style import (
 MOST_NAMED = 60  # perturbations with a bar each
 MOST_TIMES_LARGEST = 2.0  # height of a bar of control cells, in that of the largest perturbation
 NARROWEST_LABELLED = 0.07  # fraction of a bar that has room for a number
+NARROW_RANGE = 1.5  # largest number of cells over the smallest, below which they are about equal
 WIDE_RANGE = 4  # largest number of cells over the smallest, beyond which an axis is logarithmic
 
 
@@ -128,41 +129,66 @@ def draw_null(table: pd.DataFrame, **_: Any) -> Figure:
 
 
 def draw_hits(table: pd.DataFrame, reference: str = "control cells", **_: Any) -> Figure:
-    """Draw the strength of perturbations against their cells, from hits.tsv."""
+    """Draw the strength of perturbations against their cells, from hits.tsv.
+
+    Where all have about as many cells, perturbations are placed in the order of their E-distance.
+    """
     known = table.dropna(subset="e_distance")
+    known = known.sort_values("e_distance", ascending=False, kind="stable")
     if known.empty:
         return nothing_to_show(f"No perturbation has two cells to compare with {reference}.")
-    colours = {True: sns.color_palette("colorblind")[0], False: "0.65"}
-    figure, axes = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.8))
+    cells = known["n_compared"]
+    in_order = cells.max() < NARROW_RANGE * cells.min()
+    across = pd.Series(range(len(known)), index=known.index) if in_order else cells
+    if in_order:
+        figure, axes = plt.subplots(2, 1, figsize=(PAGE_WIDTH, 4.2), sharex=True)
+    else:
+        figure, axes = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.8))
     columns = {
         "e_distance": f"E-distance from {reference}",
         "n_de": "differentially expressed genes",
     }
+    colours = {True: sns.color_palette("colorblind")[0], False: "0.65"}
     for axis, (column, title) in zip(axes, columns.items(), strict=True):
         for is_hit, own in known.groupby("is_hit"):
-            label = "hit" if is_hit else "no hit"
             axis.scatter(
-                own["n_compared"], own[column], s=9, linewidths=0, label=label,
+                across[own.index], own[column], s=9, linewidths=0,
+                label="hit" if is_hit else "no hit",
                 color=colours[bool(is_hit)], rasterized=len(table) > MOST_DOTS,
             )  # fmt: skip
         axis.set_yscale("symlog", linthresh=1)
-        if known["n_compared"].max() > WIDE_RANGE * known["n_compared"].min():
-            axis.set_xscale("log")
-            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
-        else:
-            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axis.set(xlabel="cells", ylabel=title)
-        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_ylabel(title)
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axis.margins(x=0.15, y=0.08)
+        if in_order:
+            axis.margins(x=0.02, y=0.08)
+        else:
+            axis.set_xlabel("cells")
+            _number_cells(axis, cells)
+            axis.margins(x=0.15, y=0.08)
     axes[0].axhline(0, color="0.6", linewidth=0.6, zorder=0)
     figure.legend(*axes[0].get_legend_handles_labels(), ncols=2, loc="outside lower center")
+    if in_order and len(known) <= MOST_ROWS:
+        names = list(known["perturbation"])
+        axes[1].set_xticks(range(len(names)), names, rotation=90, fontsize=5, style="italic")
+        return figure
+    if in_order:
+        axes[1].set_xlabel("rank of the perturbation by E-distance")
     figure.draw_without_rendering()
     named = known[known["is_hit"]]
     for axis, column in zip(axes, columns, strict=True):
-        name_points(axis, list(named["perturbation"]), named["n_compared"], named[column])
+        name_points(axis, list(named["perturbation"]), across[named.index], named[column])
     return figure
+
+
+def _number_cells(axis: Axes, cells: "pd.Series[int]") -> None:
+    """Mark numbers of cells below an axis, on a logarithmic scale where they vary widely."""
+    if cells.max() > WIDE_RANGE * cells.min():
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def draw_knock_down(table: pd.DataFrame, reference: str = "control cells", **_: Any) -> Figure:

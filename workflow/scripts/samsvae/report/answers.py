@@ -11,7 +11,7 @@ from samsvae.evaluation.metrics import HELD_OUT
 from samsvae.evaluation.summary import BEST, NOT_DIFFERENT, by_fraction, scope_of_summary
 from samsvae.figures import minus, readable, readable_set
 from samsvae.report.sections import BATCHES, COUNTS, GENE_SETS, GUIDES, MASKS, TRAINING
-from samsvae.report.sentences import escaped_in_words, pathways_in_words
+from samsvae.report.sentences import escaped_in_words, first_sets, pathways_in_words
 from samsvae.report.soundness import (
     batch_differences_in_words,
     low_targets_in_words,
@@ -113,7 +113,8 @@ def _genes(text: object) -> list[str]:
 
 def _mechanisms(tables: Path, has: Collection[str], models: Sequence[str]) -> Iterator[str]:
     if GENE_SETS in has:
-        yield pathways_in_words(read_table(tables / "pathway_agreement.tsv"))[0]
+        agreement = read_table(tables / "pathway_agreement.tsv")
+        yield pathways_in_words(agreement)[0]
     if not {TRAINING, MASKS} <= set(has):
         return
     factors = read_table(tables / "factors.tsv")
@@ -124,24 +125,40 @@ def _mechanisms(tables: Path, has: Collection[str], models: Sequence[str]) -> It
     own = shared[shared["model"] == model]
     first = own[(own["split"] == own["split"].iloc[0]) & (own["seed"] == own["seed"].iloc[0])]
     largest = first.sort_values("n_perturbations", ascending=False, kind="stable").iloc[0]
-    members = some_of(str(largest["perturbations"]).split(";"), MOST_SOUGHT)
-    sets = _sets_of_factor(tables, has, largest)
+    members = str(largest["perturbations"]).split(";")
+    name = _set_of_factor(tables, largest) if GENE_SETS in has else ""
     yield (
         f"{readable(model)} finds {len(first):,} latent factors that several perturbations share; "
-        f"the largest moves {members}{sets}."
+        f"the largest moves {some_of(members, MOST_SOUGHT)}"
+        f"{f' ({readable_set(name)})' if name else ''}."
     )
+    if name:
+        yield from _both_views(first_sets(agreement).get(name, []), members)
 
 
-def _sets_of_factor(tables: Path, has: Collection[str], factor: "pd.Series[object]") -> str:
-    if GENE_SETS not in has:
-        return ""
+def _both_views(of_set: Sequence[str], of_factor: Sequence[str]) -> Iterator[str]:
+    """Name the perturbations that share a gene set and the factor in which it is enriched."""
+    both = [name for name in of_factor if name in of_set]
+    if not both:
+        return
+    sentence = f"Gene set and factor agree on {some_of(both, MOST_SOUGHT)}"
+    for others, said in (
+        ([name for name in of_factor if name not in of_set], "only the factor moves"),
+        ([name for name in of_set if name not in of_factor], "only the gene set is shared by"),
+    ):
+        if others:
+            sentence += f"; {said} {some_of(others)}"
+    yield f"{sentence}."
+
+
+def _set_of_factor(tables: Path, factor: "pd.Series[object]") -> str:
+    """Name the gene set most enriched among the genes of a factor; empty if none is."""
     sets = read_table(tables / "factor_enrichment.tsv")
     keys = ["split", "model", "seed", "dimension"]
     own = sets[(sets[keys] == factor[keys]).all(axis=1) & (sets["fdr"] < SIGNIFICANT)]
     if own.empty:
         return ""
-    best = own.sort_values("pvalue", kind="stable").iloc[0]
-    return f" ({readable_set(str(best['set']))})"
+    return str(own.sort_values("pvalue", kind="stable")["set"].iloc[0])
 
 
 def _at_start(name: str, before: str) -> str:
@@ -162,18 +179,21 @@ def _ranking(ranking: pd.DataFrame, trained: Collection[str]) -> Iterator[str]:
         if best["model"] not in trained:
             name = f"the baseline {name}" if where else f"The baseline {name}"
         sentence = (
-            f"{where}{_at_start(name, where)} has the highest mean score over "
-            f"{best['n_metrics']:.0f} calibrated metrics ("
+            f"{where}{_at_start(name, where)} has the highest mean score over the "
+            f"{best['n_metrics']:.0f} metrics that can rank models here: "
             + minus(f"{best['score']:.2f}")
-            + ", where 1 is a replicate of the measurement)"
+            + f" (0: {readable(str(best['reference']))}; 1: a replicate of the measurement)."
         )
-        if pd.notna(best["probability_best"]) and others:
-            sentence += f", in {100 * best['probability_best']:.0f} % of bootstrap samples"
         if others:
-            sentence += f"; {readable(others[0]['model'])} is next" + minus(
-                f" ({others[0]['score']:.2f})"
+            sentence += f" Next is {readable(others[0]['model'])} " + minus(
+                f"({others[0]['score']:.2f})."
             )
-        yield f"{sentence}."
+        if pd.notna(best["probability_best"]) and others:
+            sentence += (
+                f" The best stays first in {100 * best['probability_best']:.0f} % of samples of "
+                "the perturbations."
+            )
+        yield sentence
         yield from _not_worse(others)
 
 
@@ -185,11 +205,14 @@ def _not_worse(others: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     equal = [readable(str(one["model"])) for one in known if one["difference_high"] >= 0]
     if equal:
         yield (
-            f"It is not significantly better than {listed_words(equal)}: the 95 % interval of "
-            "the difference includes 0."
+            f"It is not significantly better than {listed_words(equal)} (bootstrap over "
+            "perturbations: the 95 % interval of the difference includes 0)."
         )
     else:
-        yield "It is significantly better: the 95 % intervals of the differences exclude 0."
+        yield (
+            "It is significantly better than every other (bootstrap over perturbations: the 95 % "
+            "intervals of the differences exclude 0)."
+        )
 
 
 def _best_models(summary: pd.DataFrame) -> Iterator[str]:

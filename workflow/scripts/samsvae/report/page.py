@@ -7,6 +7,7 @@ import re
 import textwrap
 import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,9 @@ def table_entry(table: Table, experiment: Path) -> dict[str, Any]:
     if table.first:
         column = table.first.removeprefix("-")
         rows = rows.sort_values(column, ascending=column == table.first, kind="stable")
+    rows = rows[[name for name in rows if not any(fnmatch(name, of) for of in table.file_only)]]
     shown = rows.head(MOST_ROWS).dropna(axis="columns", how="all")
+    constant = _constant(rows[shown.columns])
     return {
         "kind": "table",
         "name": Path(table.name).stem,
@@ -116,9 +119,21 @@ def table_entry(table: Table, experiment: Path) -> dict[str, Any]:
         "caption": table.caption,
         "number": len(rows),
         "left_out": len(rows) - len(shown),
+        "constant": "; ".join(f"{readable(name)} {text}" for name, text in constant.items()),
         "file": f"{experiment.name}/tables/{table.name}",
-        "data": as_json(shown),
+        "data": as_json(shown.drop(columns=list(constant))),
     }
+
+
+def _constant(rows: pd.DataFrame) -> dict[str, str]:
+    """Find the columns that are the same in all of several rows, and what they say there."""
+    if len(rows) < 2:
+        return {}
+    first = rows.iloc[0]
+    same = [name for name in rows if rows[name].isna().all() or (rows[name] == first[name]).all()]
+    if len(same) == rows.shape[1]:  # equal rows
+        return {}
+    return {name: str(_plain(first[name])) for name in same}
 
 
 def has_content(entry: Mapping[str, Any]) -> bool:

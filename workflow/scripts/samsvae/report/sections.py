@@ -77,12 +77,15 @@ class Table:
     first
         Column by which the rows are sorted, smallest first, before a long table is truncated in
         the report; with a minus in front, largest first. Empty for the file's order.
+    file_only
+        Columns that the page leaves to the file: names or patterns of :mod:`fnmatch`.
     """
 
     name: str
     caption: str
     needs: tuple[str, ...] = ()
     first: str = ""
+    file_only: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
@@ -216,6 +219,7 @@ SECTIONS = (
                 "these genes.",
                 (COUNTS,),
                 first="-n_de",
+                file_only=("*_with_targets", "auroc_*"),
             ),
             Table(
                 "missed_effects.tsv",
@@ -239,6 +243,7 @@ SECTIONS = (
                 "the number of DE "
                 "genes and of held-out cells.",
                 (COUNTS,),
+                file_only=("lower", "mean_*"),
             ),
         ),
     ),
@@ -257,12 +262,14 @@ SECTIONS = (
                 "Agreement of the gene sets of predicted effects with those of observed effects.",
                 (COUNTS, GENE_SETS),
                 first="-n_observed",
+                file_only=("median_*", "n_same_top", "n_with_top", "fraction_same_top"),
             ),
             Table(
                 "enrichment.tsv",
                 "Gene sets by perturbation, from observed effects and from each model's.",
                 (COUNTS, GENE_SETS),
                 first="pvalue",
+                file_only=("*_order",),
             ),
         ),
     ),
@@ -382,7 +389,11 @@ SECTIONS = (
                 "the best, and the difference to the best model.",
                 (COUNTS,),
             ),
-            Table("paired_differences.tsv", "Paired comparisons of all models on all main scores."),
+            Table(
+                "paired_differences.tsv",
+                "Paired comparisons of all models on all main scores.",
+                file_only=("drf", "bds"),  # in calibration.tsv
+            ),
             Table(
                 "calibration.tsv",
                 "Whether a metric can rank models on this screen: the fraction of its range, from "
@@ -400,6 +411,7 @@ SECTIONS = (
                 "by nominal level; of all tested genes, and of those that other cells show to "
                 "change significantly.",
                 (INTERVALS,),
+                file_only=("mean_*",),
             ),
             Table(
                 "vcc2026.tsv",
@@ -408,6 +420,7 @@ SECTIONS = (
                 "(replicate), and the value on the scale from 0 (baseline) to 1 (replicate); empty "
                 "where the replicate is not better than the baseline.",
                 (CELLS,),
+                file_only=("mean_scaled",),
             ),
             Table(
                 "population.tsv",
@@ -415,6 +428,7 @@ SECTIONS = (
                 "over perturbations, with those of control cells and of a replicate (half of the "
                 "held-out cells against the other half).",
                 (CELLS, TRAINING),
+                file_only=("mean_*",),
             ),
             Table(
                 "reproduction_overview.tsv",
@@ -449,6 +463,7 @@ SECTIONS = (
                 "first model with "
                 "95 % confidence intervals.",
                 (TRAINING,),
+                file_only=("mean_iwelbo",),
             ),
             Table(
                 "candidates.tsv",
@@ -474,6 +489,7 @@ SECTIONS = (
                 'Accuracy of the classifier by state, perturbation (against control; "all" is all '
                 "at once) and true or shuffled labels.",
                 (TRAINING,),
+                file_only=("mean_accuracy",),
             ),
         ),
     ),
