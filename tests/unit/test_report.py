@@ -854,6 +854,7 @@ def test_the_browser_holds_every_effect_to_its_step(results):
     given = np.nan_to_num(PVALUES.ravel(), nan=1.0)
     np.testing.assert_allclose(stored, given, rtol=0.006, atol=1e-300)
     assert data["left_out"] is False
+    assert data["strongest"] == "JAK2"
     facts = dict(data["perturbations"][0]["facts"])
     assert facts["Gene sets"] == "uv (FDR 0.01)"
     assert facts["Guides"] == "g1 (40 cells); g2 (9 cells): weak effect"

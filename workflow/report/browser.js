@@ -186,7 +186,7 @@ const Browser = (() => {
     names();
     const data = current();
     if (/^#(perturbation|gene)=/.test(location.hash)) follow(false);
-    else if (data.perturbations.length) showPerturbation(data.perturbations[0].name);
+    else if (data.strongest) showPerturbation(data.strongest);
   }
   return {
     start,

@@ -61,7 +61,8 @@ def browser_data(
     dict or None
         JSON: ``genes``; ``model``; ``significance``, the false discovery rate; ``perturbations``
         with ``name``, ``facts`` (heading and text), ``similar`` (name and correlation of effects)
-        and the range of their ``effects``; ``arrays``, by name the type and base64 of the effects:
+        and the range of their ``effects``; the ``strongest`` of them; ``arrays``, by name the type
+        and base64 of the effects:
         index of the ``gene``, ``effect`` (all cells, log2(CP10k + 1)), its standard ``error``,
         ``predicted`` effect, in steps of :data:`EFFECT_STEP`, and -log10 of ``pvalue`` and
         ``fdr``, in steps of :data:`LOG_STEP`.
@@ -86,12 +87,19 @@ def browser_data(
             }
             for at, name in enumerate(screen.obs_names)
         ],
+        "strongest": _strongest(tables),
         "model": readable(model),
         "significance": fdr,
         "arrays": arrays,
         "steps": {"effect": EFFECT_STEP, "log": LOG_STEP, "missing": MISSING},
         "left_out": ranges[-1][1] < screen.n_obs * screen.n_vars if ranges else False,
     }
+
+
+def _strongest(tables: Path) -> str | None:
+    """Name the perturbation that changes most genes."""
+    perturbations = read_table(tables / "perturbations.tsv")["perturbation"].astype(str)
+    return next(iter(perturbations), None)
 
 
 def pack_effects(
