@@ -784,16 +784,17 @@ def test_guides_fail_by_their_effect_and_not_by_the_transcript_alone():
         [("weak", "weak effect", 0.2, np.nan), ("both", "low concordance, weak knock-down", 0.9, 0.1),
          ("works", "weak knock-down", 0.9, 0.0), ("silent", "weak knock-down", np.nan, 0.0),
          ("usual", np.nan, 1.0, -1.0), ("measured", np.nan, np.nan, -1.0),
-         ("unmeasured", np.nan, np.nan, np.nan)],
+         ("unmeasured", np.nan, np.nan, np.nan), ("nearly", np.nan, 0.55, np.nan)],
         columns=["guide", "reason", "slope", "knock_down"],
     )  # fmt: skip
     guides["odd"] = guides["reason"].notna()
     judged = judge_guides(guides)
     assert [list(part["guide"]) for part in judged] == [
-        ["weak", "both"], ["works"], ["silent"], ["unmeasured"],
+        ["weak", "both"], ["works"], ["silent"], ["unmeasured"], ["nearly"],
     ]  # fmt: skip
     said, reservation = guides_in_words(guides, "knockdown")
-    assert "Of 7 guides, 4 can be compared by the effect; 2 of these may have failed" in said
+    assert "Of 8 guides, 5 can be compared by the effect; 2 of these may have failed" in said
+    assert "Close to the limit of 0.5: nearly (0.55 of the effect of the other guides)." in said
     assert "With works the target changes less, but the effect is that" in said
     assert "With silent the target changes less, and too few genes" in said
     assert "1 guide could not be judged" in said
@@ -803,7 +804,7 @@ def test_guides_fail_by_their_effect_and_not_by_the_transcript_alone():
     said, reservation = guides_in_words(guides[4:5], None)
     assert said == "Of 1 guide, 1 can be compared by the effect, and none is unlike the others."
     assert reservation == ""
-    said, _ = guides_in_words(guides[6:], None)
+    said, _ = guides_in_words(guides[6:7], None)
     assert said.startswith("Of 1 guide, 0 can be compared by the effect. 1 guide could not")
     assert guides_in_words(guides[:0], None)[1] == ""
 

@@ -10,6 +10,8 @@ import pandas as pd
 
 LOW_CONCORDANCE, WEAK_EFFECT = "low concordance", "weak effect"  # reasons why a guide is odd
 WEAK_KNOCK_DOWN = "weak knock-down"
+WEAK = 0.5  # of the effect, or change of the target, of the other guides: a guide below is odd
+CLOSE = 0.6  # a guide below is close to that limit
 
 
 class JudgedGuides(NamedTuple):
@@ -25,12 +27,15 @@ class JudgedGuides(NamedTuple):
         The target changes less, and too few genes change to compare effects.
     unknown
         Neither the target nor enough genes can be compared.
+    close
+        The effect is hardly stronger than that of a guide that failed.
     """
 
     failed: pd.DataFrame
     sound: pd.DataFrame
     uncertain: pd.DataFrame
     unknown: pd.DataFrame
+    close: pd.DataFrame
 
 
 def judge_guides(guides: pd.DataFrame) -> JudgedGuides:
@@ -43,4 +48,5 @@ def judge_guides(guides: pd.DataFrame) -> JudgedGuides:
         guides[odd & ~by_effect & compared],
         guides[odd & ~by_effect & ~compared],
         guides[~odd & ~compared & guides["knock_down"].isna()],
+        guides[~odd & (guides["slope"] < CLOSE)],
     )

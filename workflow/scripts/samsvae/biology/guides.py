@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
-from samsvae.biology.failed_guides import LOW_CONCORDANCE, WEAK_EFFECT, WEAK_KNOCK_DOWN
+from samsvae.biology.failed_guides import LOW_CONCORDANCE, WEAK, WEAK_EFFECT, WEAK_KNOCK_DOWN
 from samsvae.evaluation.expression import CP10K, Expression
 from samsvae.evaluation.stratified import (
     LEFT_OUT,
@@ -27,7 +27,6 @@ from samsvae.screen.labels import CONTROL, components
 NORMAL = 1.96  # standard errors on either side of an estimate, a 95 % confidence interval
 FEWEST_GENES = 5  # significant genes of a perturbation whose guides are compared
 ODD_QUANTILE = 0.05  # of the correlations of guides of the same perturbation
-WEAK = 0.5  # of the siblings' knock-down
 SIGN = {"knockdown": -1, "knockout": -1, "activation": 1}  # of the change of the target, expected
 KNOCK_DOWN = [
     "perturbation", "guide", "gene", "n_cells", "mean", "control_mean", "ratio", "log2fc", "low",

@@ -14,6 +14,7 @@ from samsvae.report.sections import BATCHES, COUNTS, GENE_SETS, GUIDES, MASKS, T
 from samsvae.report.sentences import escaped_in_words, first_sets, pathways_in_words
 from samsvae.report.soundness import (
     batch_differences_in_words,
+    close_guides_in_words,
     low_targets_in_words,
     odd_guides,
     quality_in_words,
@@ -268,6 +269,7 @@ def _next_steps(
                 "Look at the cells of guides that may have failed, and leave them out if so: "
                 f"{odd_guides(judged.failed)}."
             )
+        yield from close_guides_in_words(judged)
         yield from low_targets_in_words(judged, kind)
     silent = hits[hits["pvalue"].notna() & ~hits["is_hit"].astype(bool)]
     if len(silent):

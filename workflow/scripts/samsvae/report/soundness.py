@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from samsvae.biology import BATCH_PVALUE, BATCH_VARIANCE
-from samsvae.biology.failed_guides import JudgedGuides, judge_guides
+from samsvae.biology.failed_guides import WEAK, JudgedGuides, judge_guides
 from samsvae.figures import minus
 from samsvae.report.sections import BATCHES, CONTEXTS, COUNTS, GUIDES, MARGINAL
 from samsvae.report.verdict import MOST_NAMED, MOST_SOUGHT, some_of
@@ -151,7 +151,7 @@ def guides_in_words(guides: pd.DataFrame, kind: str | None) -> tuple[str, str]:
         reservations.append(f"{_guides(len(judged.failed))} may have failed")
     else:
         first += ", and none is unlike the others." if compared else "."
-    said = [first]
+    said = [first, *close_guides_in_words(judged)]
     low = len(judged.sound) + len(judged.uncertain)
     if low:
         said += low_targets_in_words(judged, kind)
@@ -162,6 +162,17 @@ def guides_in_words(guides: pd.DataFrame, kind: str | None) -> tuple[str, str]:
             "too few genes change to compare effects."
         )
     return " ".join(said), "; ".join(reservations)
+
+
+def close_guides_in_words(judged: JudgedGuides) -> list[str]:
+    """Describe guides whose effect is hardly strong enough."""
+    if judged.close.empty:
+        return []
+    named = [
+        f"{row['guide']} ({row['slope']:.2f} of the effect of the other guides)"
+        for row in judged.close.sort_values("slope", kind="stable").to_dict("records")
+    ]
+    return [f"Close to the limit of {WEAK:g}: {some_of(named)}."]
 
 
 def low_targets_in_words(judged: JudgedGuides, kind: str | None) -> list[str]:
