@@ -79,6 +79,18 @@ def test_the_targets_of_the_default_configuration():
     assert not any("factor_groups" in path for path in figures)
 
 
+def test_a_screen_is_assessed_once():
+    default = layout()
+    assert default.assessed_experiments() == ["simulated"]
+    of_first = default.for_assessed("results/{experiment}/tables/hits.tsv")
+    job = Wildcards(experiment="simulated_unseen_pairs")
+    assert of_first(job) == "results/simulated/tables/hits.tsv"
+    # an experiment without counts is not assessed, and another screen by its own
+    own = with_own()
+    assert own.assessed_experiments() == ["own"]
+    assert own.for_assessed("{experiment}")(Wildcards(experiment="own")) == "own"
+
+
 def test_models_are_told_by_what_gives_them():
     own = with_own()
     candidates = ["chosen--n_latent-2", "chosen--n_latent-3"]

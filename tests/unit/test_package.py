@@ -76,7 +76,7 @@ TABLES_AND_FIGURES = (
     "assess_screen", "check_screen", "collect_metrics", "collect_tables", "compare_iwelbo",
     "compare_models", "compare_pathways", "compare_perturbations", "compute_maps", "draw_figures",
     "draw_perturbation", "enrich_effects", "evaluate_effects", "list_perturbations",
-    "observe_effects", "predict_baseline", "predict_ceiling", "split_cells",
+    "observe_effects", "predict_baseline", "predict_ceiling", "share_assessment", "split_cells",
     "stratify_scores", "tabulate_cells", "tabulate_combinations", "tabulate_effects",
     "tabulate_selection", "tabulate_warnings", "write_report",
 )  # fmt: skip

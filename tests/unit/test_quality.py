@@ -1,5 +1,7 @@
 """Quality of a screen: known answers on simulated and real screens, and nothing where nothing is."""
 
+from types import SimpleNamespace
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -36,6 +38,7 @@ from samsvae.evaluation.stratified import (
 )
 from samsvae.screen.canonical import perturbations
 from samsvae.sources.h5ad_source import H5adSource
+from share_assessment import main as share_assessment
 from tests.conftest import canonical, real_file
 
 N_GENES = 60
@@ -533,3 +536,13 @@ def test_halves_of_an_effect_agree_though_they_share_no_cell():
     screen = simulated(rng, random_shifts(rng, 3), n_cells=200)
     expression, strata, _ = assessed(screen)
     assert (split_half_correlations(expression, strata, 0) > 0.6).all()
+
+
+def test_an_assessment_is_copied_whole(tmp_path):
+    given = {name: tmp_path / name for name in ("effects", "hits")}
+    for name, path in given.items():
+        path.write_text(f"of {name}")
+    copies = {name: tmp_path / "other" / name for name in given}
+    share_assessment(SimpleNamespace(input=given, output=copies))
+    assert {path.read_text() for path in copies.values()} == {"of effects", "of hits"}
+    assert copies["hits"].read_text() == "of hits"

@@ -214,6 +214,20 @@ class Layout:
         kind = perturbation_kind(self.screen_entry(wildcards["experiment"]))
         return {**{key: evaluation[key] for key in keys}, "perturbation_kind": kind}
 
+    def assessed_experiments(self) -> list[str]:
+        """List the first experiment on each screen with counts; it assesses the screen."""
+        of_screen: dict[str, str] = {}
+        for name in filter(self.has_counts, self.experiments):
+            of_screen.setdefault(self.experiments[name]["screen"], name)
+        return list(of_screen.values())
+
+    def for_assessed(self, path: str) -> Callable[[Wildcards], str]:
+        """Build an input: a path of the experiment that assesses a job's screen."""
+        of_screen = {self.experiments[name]["screen"]: name for name in self.assessed_experiments()}
+        return lambda wildcards: path.format(
+            experiment=of_screen[self.experiments[wildcards["experiment"]]["screen"]]
+        )
+
     def has(self, feature: str) -> Callable[[Wildcards], bool]:
         """Build a condition: whether a job's experiment has a feature of :meth:`properties`."""
         return lambda wildcards: feature in self.properties(wildcards["experiment"])
