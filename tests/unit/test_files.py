@@ -49,6 +49,10 @@ def test_tables_keep_their_content_and_provenance(tmp_path):
     pd.testing.assert_frame_equal(read_table(tmp_path / "t.tsv"), table[["a", "b"]])
     write_parquet(table, '{"made": 1}', tmp_path / "t.parquet")
     pd.testing.assert_frame_equal(read_table(tmp_path / "t.parquet"), table)
+    of_models = table.assign(model=pd.Categorical(["m", "n"]))
+    write_parquet(of_models, "{}", tmp_path / "models.parquet")
+    of_one = read_table(tmp_path / "models.parquet", columns=["a", "model"], model="n")
+    assert of_one.to_numpy().tolist() == [["x", "n"]]
     metadata = pyarrow.parquet.read_schema(tmp_path / "t.parquet").metadata
     assert json.loads(metadata[b"provenance"]) == {"made": 1}
 

@@ -21,8 +21,10 @@ def main(snakemake: Any) -> None:
         module, _, name = function.partition(":")
         drawing = importlib.import_module(module)
         columns = getattr(drawing, "COLUMNS", {}).get(name)
+        of_first = name in getattr(drawing, "OF_FIRST_MODEL", ())
+        model = params.options["models"][0] if of_first else None
         draw = getattr(drawing, name)
-        figure = draw(read_table(table, columns=columns), **params.options)
+        figure = draw(read_table(table, columns=columns, model=model), **params.options)
         save_figure(figure, read_caption(caption), made_by, files)
 
 

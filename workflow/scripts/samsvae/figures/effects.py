@@ -40,6 +40,7 @@ COLUMNS = {
         "model", "perturbation", "gene", "screen_effect", "screen_fdr", "screen_n_de", "predicted",
     ],
 }  # fmt: skip
+OF_FIRST_MODEL = ["draw_volcanoes"]  # read only its rows
 
 
 def draw_effects(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:

@@ -109,6 +109,7 @@ def draw_split(table: pd.DataFrame, **_: Any) -> Figure:
 ROW_HEIGHT = 0.13  # inches, of a perturbation
 MOST_ROWS = 60  # perturbations, of a figure with a row each
 MOST_BATCHES = 16  # with a colour that a legend explains
+MOST_NAMED = 300  # the strongest hits, whose names are tried; few of more would find room
 MOST_DOTS = 3000  # more are pixels, lest the file be of many megabytes
 
 
@@ -174,7 +175,7 @@ def draw_hits(table: pd.DataFrame, reference: str = "control cells", **_: Any) -
     if in_order:
         axes[1].set_xlabel("rank of the perturbation by E-distance")
     figure.draw_without_rendering()
-    named = known[known["is_hit"]]
+    named = known[known["is_hit"]].head(MOST_NAMED)
     for axis, column in zip(axes, columns, strict=True):
         name_points(axis, list(named["perturbation"]), across[named.index], named[column])
     return figure

@@ -307,7 +307,10 @@ def _dictionary(column: "pd.Series[Any]") -> pyarrow.DictionaryArray:
 
 
 def read_table(
-    path: str | Path, text: Sequence[str] = (), columns: Sequence[str] | None = None
+    path: str | Path,
+    text: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
+    model: str | None = None,
 ) -> pd.DataFrame:
     """Read a table that :func:`write_tsv` or :func:`write_parquet` wrote, by its suffix.
 
@@ -319,9 +322,13 @@ def read_table(
         Columns of a TSV file to read as text, even if they look like numbers.
     columns
         Columns of a parquet file to read; None for all.
+    model
+        Model of a parquet file whose rows to read; None for all.
     """
     if Path(path).suffix == ".parquet":
-        return pd.read_parquet(path, columns=None if columns is None else list(columns))
+        rows = None if model is None else [("model", "==", model)]
+        chosen = None if columns is None else list(columns)
+        return pd.read_parquet(path, columns=chosen, filters=rows)
     return pd.read_csv(path, dtype=dict.fromkeys(text, str), **AS_WRITTEN)
 
 
