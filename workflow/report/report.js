@@ -29,8 +29,8 @@ const LONG = 40; // characters of a text that gets room for several words in a l
 
 function shown(value) {
   if (value === null) return "–";
-  // a minus sign before a number, also one inside a text such as "GENE1 -0.5"
-  return String(value).replace(/(^|[ (])-(?=\d)/g, "$1−");
+  // a minus sign before a number, also in a text such as "GENE1 -0.5", and before an exponent
+  return String(value).replace(/(^|[ (]|\de)-(?=\d)/g, "$1−");
 }
 
 // long names may go on in the next line after these characters
