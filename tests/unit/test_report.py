@@ -140,7 +140,7 @@ HITS = pd.DataFrame(
     [("JAK2", 0.001, True, 31, 0.9, False), ("B", 0.002, True, 3, 0.7, True),
      ("CAV1", 0.4, False, 0, 1.0, False), ("FEW", np.nan, False, 0, 1.0, False)],
     columns=["perturbation", "pvalue", "is_hit", "n_de", "depth_ratio", "depth_difference"],
-).assign(n_cells=40, n_tested=100, fdr=0.01, common_shift=[-0.41, 0.0, 0.2, 0.0], composition_gene=["HBG2", None, None, None])  # fmt: skip
+).assign(n_cells=40, n_tested=100, fdr=0.01, e_distance=[9.0, 5.0, 0.0, np.nan], common_shift=[-0.41, 0.0, 0.2, 0.0], composition_gene=["HBG2", None, None, None])  # fmt: skip
 NULL = pd.DataFrame(
     {"fake_target": ["NT1", "NT2"], "fraction_p05": [0.04, 0.06], "lambda": [0.9, 1.1],
      "n_significant": [0, 1], "pvalue": 1.0}
@@ -175,6 +175,7 @@ ENRICHMENT = pd.DataFrame(
 PERTURBATIONS = (
     "perturbation\tn_de\traised\tlowered\nJAK2\t31\tG1 +1.20, G2 +0.10\tG3 −2.00\nCAV1\t0\t\t\n"
 )
+WARNINGS = "severity\tname\tmessage\nwarning\tlow counts\tthe median cell has 186 counts.\n"
 RANKING = pd.DataFrame(
     {"fraction": np.nan, "model": ["no_change", "sams_vae"], "score": [0.0, 0.9], "low": [-0.1, 0.8],
      "high": [0.1, 1.0], "difference_high": [-0.4, 0.0], "rank": [2, 1], "probability_best": [0.1, 0.9], "n_metrics": 14,
@@ -246,6 +247,7 @@ def results(tmp_path_factory):
                     rows = rows.assign(**{table.first.removeprefix("-") or "place": range(3)})
                     write(folder / name / "tables" / table.name, rows.to_csv(sep="\t", index=False))
         write(folder / name / "tables/perturbations.tsv", PERTURBATIONS)
+        write(folder / name / "tables/warnings.tsv", WARNINGS)
         write(
             folder / name / "tables/pathway_agreement.tsv", AGREEMENT.to_csv(sep="\t", index=False)
         )
@@ -341,7 +343,7 @@ def test_the_page_says_in_words_what_perturbations_do(report):
         "1 of 2 combinations are significantly non-additive for at least one gene, most genes in A+C (HBZ −0.50, CLC +0.20).",
     ):
         assert said in text
-    assert "A median of 70 % respond. Cells that escape, most first: B 16 [4, 36] of 40, " in text
+    assert "A median of 70 % respond. Estimated cells that do not respond, by their fraction: B 40 % (16 " in text
     assert "For 2 of 3 perturbations it can be told which cells respond" in text
     unknown = responders_in_words(RESPONDERS.assign(responders=np.nan))
     assert "for any of 3 perturbations" in unknown[0]
@@ -627,18 +629,18 @@ def test_the_first_screen_answers_five_questions(results):
     assert list(answers) == [SOUND, EFFECTS_, MECHANISMS, MODELS, NEXT]
     assert answers[SOUND][0].startswith("The screen is usable, with these reservations: 1 of 3")
     assert answers[EFFECTS_] == [
-        "2 of 3 perturbations are hits: they change expression as a whole. 1 change at least one "
-        "gene significantly.",
+        "2 of 3 perturbations are hits: they change expression as a whole (JAK2, B). 2 of them and "
+        "0 others change at least one gene significantly.",
         "JAK2 (31 genes) raises G1, G2 and lowers G3.",
         "For 2 of 3 perturbations it can be told which cells respond; effects of the others are too "
-        "small in a single cell. A median of 70 % respond. Cells that escape, most first: B 16 "
-        "[4, 36] of 40, JAK2 8 [4, 36] of 40.",
+        "small in a single cell. A median of 70 % respond. Estimated cells that do not respond, by "
+        "their fraction: B 40 % (16 [4, 36] of 40), JAK2 20 % (8 [4, 36] of 40).",
     ]
     assert "tnfa (JAK2, A)" in answers[MECHANISMS][0]
     assert answers[MODELS] == [
         "SAMS-VAE has the highest mean score over the 14 metrics that can rank models here: 0.90 "
-        "(0: mean effect; 1: a replicate of the measurement). Next is no change (0.00). The best "
-        "stays first in 90 % of samples of the perturbations.",
+        "(0: mean effect; 1: a replicate of the measurement). Next is no change (0.00). In 90 % of "
+        "resampled sets of perturbations it comes first.",
         "It is significantly better than every other (bootstrap over perturbations: the 95 % "
         "intervals of the differences exclude 0).",
         "SAMS-VAE: r 0.80 with the effects of held-out cells; without replicates, differences are "
@@ -665,6 +667,48 @@ def test_the_ranking_says_whether_the_best_is_significantly_better(highest, said
     first, *others = answers._ranking(ranking, ["sams_vae"])
     assert first.startswith("SAMS-VAE has the highest mean score")
     assert [one[: len(start)] for one, start in zip(others, said, strict=True)] == said
+
+
+def test_perturbations_of_much_the_same_effect_are_described_together(tmp_path):
+    SIMILARITY.to_parquet(tmp_path / "similarity.parquet")
+    perturbations = pd.DataFrame(
+        {"perturbation": ["JAK2", "B", "CAV1"], "n_de": [9, 8, 7], "raised": "G1 +1.2", "lowered": ""}
+    )  # fmt: skip
+    told = list(answers._described(perturbations, tmp_path))
+    assert told == [
+        "JAK2 (9 genes) raises G1.",
+        "B (8 genes) raises G1.",
+        "CAV1 (7 genes) raises G1.",
+    ]
+    alike = SIMILARITY.assign(similarity=[1.0, 0.8, -0.9, 0.9])  # the last of a prediction
+    alike.to_parquet(tmp_path / "similarity.parquet")
+    told = list(answers._described(perturbations, tmp_path))
+    assert told == [
+        "JAK2 (9 genes) raises G1; much the same effect (r > 0.7): B.",
+        "CAV1 (7 genes) raises G1.",
+    ]
+
+
+def test_guides_are_named_to_which_fewer_cells_respond():
+    responders = pd.DataFrame(
+        {"perturbation": ["A", "A", "A", "B", "B"], "guide": ["", "a1", "a2", "", "b1"],
+         "responders": [0.7, 0.4, 0.65, 0.5, np.nan], "low": [0.6, 0.2, 0.5, 0.4, np.nan],
+         "high": [0.8, 0.5, 0.8, 0.6, np.nan]}
+    )  # fmt: skip
+    assert list(answers._rarely_responding(responders)) == [
+        "Fewer cells respond to a1 (40 % instead of 70 %)."
+    ]
+    assert list(answers._rarely_responding(responders[3:])) == []
+
+
+@pytest.mark.parametrize(("low", "said"), [(-0.1, 1), (0.1, 0), (np.nan, 0)])
+def test_a_model_that_may_be_no_better_than_the_reference_is_named(low, said):
+    told = list(answers._not_better(RANKING[1:].assign(low=low).to_dict("records")))
+    assert len(told) == said
+    if said:
+        assert told[0].startswith(
+            "Nor is it certain that SAMS-VAE predicts better than mean effect"
+        )
 
 
 def mechanisms_tables(folder, members, fdr=0.01):
@@ -765,8 +809,8 @@ def test_differences_of_batches_are_told_apart_from_their_balance(tmp_path):
     effects.write_h5ad(tmp_path / "e.h5ad")
     assert batch_differences_in_words(tmp_path / "e.h5ad") == (
         "There is a batch effect: among control cells, 1 of 2 genes differ between batches (false "
-        "discovery rate 5 %), "
-        "which explain 15.0 % of the variance of a gene on average, at most 30 % (G1)."
+        "discovery rate 5 %). Batches explain 15.0 % of the variance of a gene on average, and at "
+        "most 30 % (G1)."
     )
     said, _ = batches_in_words(OF_BATCHES, tmp_path / "e.h5ad")
     assert said.startswith("There is a batch effect: among control cells, 1 of 2 genes")
@@ -799,7 +843,11 @@ def test_guides_fail_by_their_effect_and_not_by_the_transcript_alone():
     assert "With silent the target changes less, and too few genes" in said
     assert "1 guide could not be judged" in said
     assert "knock-out" not in said
-    assert reservation == ("2 guides may have failed; 2 guides change the target less than others")
+    assert "With 1 guide the target changes as with the others, and too few genes" in said
+    assert reservation == (
+        "2 guides may have failed (weak, both); 2 guides change the target less than others"
+    )
+    assert guides_in_words(guides, "knockout")[1] == "2 guides may have failed (weak, both)"
     assert "a knock-out need not lower the transcript" in guides_in_words(guides, "knockout")[0]
     said, reservation = guides_in_words(guides[4:5], None)
     assert said == "Of 1 guide, 1 can be compared by the effect, and none is unlike the others."

@@ -110,8 +110,14 @@ const Browser = (() => {
     source.data = columns;
   }
 
-  function showPerturbation(name) {
+  // as it is written in the data, whatever the case of letters
+  function spelt(name, known) {
+    return known.includes(name) ? name : (known.find((one) => one.toLowerCase() === name.toLowerCase()) ?? name);
+  }
+
+  function showPerturbation(asked) {
     const data = current();
+    const name = spelt(asked, data.perturbations.map((one) => one.name));
     if (!(name in data.at)) return say(name ? `There is no perturbation ${name} in this experiment.` : "");
     const one = data.perturbations[data.at[name]];
     const effects = [];
@@ -125,10 +131,11 @@ const Browser = (() => {
     table(["gene", ...COLUMNS], effects.map((effect) => [effect.gene, ...cells(effect)]));
   }
 
-  function showGene(gene) {
+  function showGene(asked) {
     const data = current();
+    const gene = spelt(asked, data.genes);
     const index = data.genes.indexOf(gene);
-    if (index < 0) return say(gene ? `There is no gene ${gene} in this experiment.` : "");
+    if (index < 0) return say(gene ? `The gene ${gene} is not measured in this experiment.` : "");
     const rows = [];
     const effects = [];
     for (const one of data.perturbations) {
@@ -168,12 +175,12 @@ const Browser = (() => {
   }
 
   // an address such as #perturbation=JAK2 or #gene=CD274 opens an entry
-  function follow(scroll) {
+  function follow() {
     const found = /^#(perturbation|gene)=(.*)$/.exec(location.hash);
     if (!found) return;
     const name = decodeURIComponent(found[2]);
     (found[1] === "gene" ? showGene : showPerturbation)(name);
-    if (scroll) box.scrollIntoView();
+    box.scrollIntoView();
   }
 
   for (const part of ["perturbation", "gene"]) {
@@ -181,11 +188,11 @@ const Browser = (() => {
       location.hash = `${part}=${encodeURIComponent(event.target.value.trim())}`;
     });
   }
-  window.addEventListener("hashchange", () => follow(true));
+  window.addEventListener("hashchange", follow);
   function start() {
     names();
     const data = current();
-    if (/^#(perturbation|gene)=/.test(location.hash)) follow(false);
+    if (/^#(perturbation|gene)=/.test(location.hash)) follow();
     else if (data.strongest) showPerturbation(data.strongest);
   }
   return {

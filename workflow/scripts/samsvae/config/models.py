@@ -239,7 +239,10 @@ class Additive(ModelKind):
     """
 
     name = "additive"
-    summary = "baseline: the observed effects of single perturbations, added up"
+    summary = (
+        "baseline: the mean effect of a perturbation's training cells; for a combination, the sum "
+        "of those of its parts"
+    )
 
 
 class OtherContexts(ModelKind):

@@ -28,6 +28,7 @@ MECHANISMS = "Which mechanisms do they share?"
 MODELS = "Which model predicts best?"
 NEXT = "What to do next?"
 MOST_DESCRIBED = 3  # perturbations whose genes are named
+MUCH_ALIKE = 0.7  # correlation of observed effects
 MOST_GENES = 3
 FEW_RESPONDERS = 0.5
 SIGNIFICANT = 0.05  # false discovery rate of gene sets
@@ -80,6 +81,10 @@ def five_answers(
 
 def _soundness(tables: Path, has: Collection[str], kind: str | None, fdr: float) -> Iterator[str]:
     yield quality_in_words(tables, has, kind, fdr)[-1]
+    warnings = read_table(tables / "warnings.tsv")
+    if len(warnings):
+        names = some_of(list(warnings["name"]), MOST_SOUGHT)
+        yield f"Before training, the check warned of: {names}."
     if BATCHES in has and (
         differences := batch_differences_in_words(tables.parent / "screen_effects.h5ad")
     ):
@@ -90,20 +95,47 @@ def _effects(tables: Path, has: Collection[str], hits: pd.DataFrame) -> Iterator
     perturbations = read_table(tables / "perturbations.tsv")
     tested = hits.dropna(subset="pvalue")
     found = tested[tested["is_hit"].astype(bool)]
+    changing = int((found["n_de"] > 0).sum())
+    others = int((hits["n_de"] > 0).sum()) - changing
+    names = list(found["perturbation"].astype(str))
     yield (
         f"{len(found):,} of {len(tested):,} perturbations are hits: they change expression as a "
-        f"whole. {(perturbations['n_de'] > 0).sum():,} change at least one gene significantly."
+        f"whole{f' ({some_of(names, MOST_SOUGHT)})' if names else ''}. {changing:,} of them and "
+        f"{others:,} other{'s' * (others != 1)} change at least one gene significantly."
     )
-    for row in perturbations.head(MOST_DESCRIBED).to_dict("records"):
+    yield from _described(perturbations[perturbations["perturbation"].isin(names)], tables)
+    if TRAINING in has and (said := escaped_in_words(read_table(tables / "responders.tsv"))):
+        yield said
+
+
+def _described(perturbations: pd.DataFrame, tables: Path) -> Iterator[str]:
+    """Name the genes of the strongest perturbations, and those whose effects resemble theirs."""
+    pairs = pd.read_parquet(
+        tables / "similarity.parquet",
+        columns=["first", "second", "similarity"],
+        filters=[("kind", "==", "observed"), ("similarity", ">", MUCH_ALIKE)],
+    )
+    ends = pairs[["first", "second"]].astype(str)
+    left = perturbations[perturbations["n_de"] > 0]
+    for _ in range(MOST_DESCRIBED):
+        if left.empty:
+            return
+        row = left.iloc[0]
+        name = str(row["perturbation"])
+        partners = {*ends.loc[ends["first"] == name, "second"]}
+        partners |= {*ends.loc[ends["second"] == name, "first"]}
+        alike = [one for one in left["perturbation"].astype(str)[1:] if one in partners]
         parts = [
             f"{verb} {', '.join(genes)}"
             for verb, column in (("raises", "raised"), ("lowers", "lowered"))
             if (genes := _genes(row.get(column)))
         ]
-        if row["n_de"] and parts:
-            yield f"{row['perturbation']} ({row['n_de']:,} genes) {' and '.join(parts)}."
-    if TRAINING in has and (said := escaped_in_words(read_table(tables / "responders.tsv"))):
-        yield said
+        if parts:
+            sentence = f"{name} ({row['n_de']:,} genes) {' and '.join(parts)}"
+            if alike:
+                sentence += f"; much the same effect (r > {MUCH_ALIKE:g}): {some_of(alike)}"
+            yield f"{sentence}."
+        left = left[~left["perturbation"].astype(str).isin([name, *alike])]
 
 
 def _genes(text: object) -> list[str]:
@@ -191,11 +223,12 @@ def _ranking(ranking: pd.DataFrame, trained: Collection[str]) -> Iterator[str]:
             )
         if pd.notna(best["probability_best"]) and others:
             sentence += (
-                f" The best stays first in {100 * best['probability_best']:.0f} % of samples of "
-                "the perturbations."
+                f" In {100 * best['probability_best']:.0f} % of resampled sets of perturbations "
+                "it comes first."
             )
         yield sentence
         yield from _not_worse(others)
+        yield from _not_better([row for row in rows if row["model"] in trained])
 
 
 def _not_worse(others: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -213,6 +246,17 @@ def _not_worse(others: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield (
             "It is significantly better than every other (bootstrap over perturbations: the 95 % "
             "intervals of the differences exclude 0)."
+        )
+
+
+def _not_better(trained: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Name the trained models that may predict no better than the reference."""
+    equal = [readable(str(one["model"])) for one in trained if one["low"] <= 0 <= one["high"]]
+    if equal:
+        yield (
+            f"Nor is it certain that {listed_words(equal)} predict{'s' * (len(equal) == 1)} better "
+            f"than {readable(str(trained[0]['reference']))}: the 95 % interval of the score "
+            "includes 0."
         )
 
 
@@ -258,6 +302,22 @@ def _detectable(silent: pd.DataFrame) -> str:
     return f". With these cells a change of {change} (log2) in a typical gene would be found"
 
 
+def _rarely_responding(responders: pd.DataFrame) -> Iterator[str]:
+    """Name the guides to which significantly fewer cells respond than to their perturbation."""
+    of_guide = responders["guide"].fillna("") != ""
+    pooled = responders[~of_guide].set_index("perturbation")
+    own = responders[of_guide].dropna(subset="high").sort_values("responders", kind="stable")
+    of_all = pooled.reindex(own["perturbation"])
+    few = own[own["high"].to_numpy() < of_all["low"].to_numpy()]
+    if len(few):
+        named = [
+            f"{row['guide']} ({100 * row['responders']:.0f} % instead of "
+            f"{100 * pooled.loc[row['perturbation'], 'responders']:.0f} %)"
+            for row in few.to_dict("records")
+        ]
+        yield f"Fewer cells respond to {some_of(named)}."
+
+
 def _next_steps(
     tables: Path, has: Collection[str], kind: str | None, hits: pd.DataFrame
 ) -> Iterator[str]:
@@ -270,6 +330,8 @@ def _next_steps(
                 f"{odd_guides(judged.failed)}."
             )
         yield from close_guides_in_words(judged)
+        if TRAINING in has:
+            yield from _rarely_responding(read_table(tables / "responders.tsv"))
         yield from low_targets_in_words(judged, kind)
     silent = hits[hits["pvalue"].notna() & ~hits["is_hit"].astype(bool)]
     if len(silent):

@@ -153,7 +153,8 @@ SECTIONS = (
             Figure("contexts", "screen", "contexts.tsv", (COUNTS, CONTEXTS)),
             Table(
                 "hits.tsv",
-                "Every perturbation by decreasing strength: its E-distance with the p-value of a "
+                "Every perturbation, those with the smallest p-value and most differentially "
+                "expressed genes first: its E-distance with the p-value of a "
                 "permutation test, differentially expressed genes among the tested ones, the "
                 "smallest effect that would have been found with 80 % power in a gene of median "
                 "noise, the correlation of effects of two halves of its cells, its median library "

@@ -306,16 +306,17 @@ def escaped_in_words(responders: pd.DataFrame) -> str:
     if known.empty:
         return ""
     named = [
-        f"{row['perturbation']} {row['n_cells'] * (1 - row['responders']):,.0f} "
+        f"{row['perturbation']} {100 * (1 - row['responders']):.0f} % "
+        f"({row['n_cells'] * (1 - row['responders']):,.0f} "
         f"[{row['n_cells'] * (1 - row['high']):,.0f}, {row['n_cells'] * (1 - row['low']):,.0f}] "
-        f"of {row['n_cells']:,}"
+        f"of {row['n_cells']:,})"
         for _, row in known.head(MOST_ESCAPED).iterrows()
     ]
     return (
         f"For {len(known):,} of {len(pooled):,} perturbations it can be told which cells respond; "
         f"effects of the others are too small in a single cell. A median of "
-        f"{100 * known['responders'].median():.0f} % respond. Cells that escape, most first: "
-        f"{some_of(named, MOST_ESCAPED)}."
+        f"{100 * known['responders'].median():.0f} % respond. Estimated cells that do not respond, "
+        f"by their fraction: {some_of(named, MOST_ESCAPED)}."
     )
 
 

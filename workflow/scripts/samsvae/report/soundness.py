@@ -81,7 +81,8 @@ def hits_in_words(hits: pd.DataFrame, fdr: float, marginal: bool = False) -> tup
             "describe noise.",
             "",
         )
-    named = ", ".join(found["perturbation"].head(MOST_NAMED))
+    strongest = found.sort_values("e_distance", ascending=False, kind="stable")
+    named = ", ".join(strongest["perturbation"].head(MOST_NAMED))
     rest = len(tested) - len(found)
     return (
         f"{len(found):,} of {len(tested):,} perturbations are hits, which change expression as a "
@@ -148,14 +149,23 @@ def guides_in_words(guides: pd.DataFrame, kind: str | None) -> tuple[str, str]:
             "unlike that of the other guides of the perturbation: "
             f"{odd_guides(judged.failed)}."
         )
-        reservations.append(f"{_guides(len(judged.failed))} may have failed")
+        named = some_of(list(judged.failed["guide"].astype(str)))
+        reservations.append(f"{_guides(len(judged.failed))} may have failed ({named})")
     else:
         first += ", and none is unlike the others." if compared else "."
     said = [first, *close_guides_in_words(judged)]
     low = len(judged.sound) + len(judged.uncertain)
     if low:
         said += low_targets_in_words(judged, kind)
-        reservations.append(f"{_guides(low)} change{'s' * (low == 1)} the target less than others")
+        if kind != "knockout":  # which need not change the transcript
+            said_of = f"{_guides(low)} change{'s' * (low == 1)} the target less than others"
+            reservations.append(said_of)
+    usual = len(guides) - compared - len(judged.uncertain) - len(judged.unknown)
+    if usual:
+        said.append(
+            f"With {_guides(usual)} the target changes as with the others, and too few genes "
+            "change to compare effects."
+        )
     if len(judged.unknown):
         said.append(
             f"{_guides(len(judged.unknown))} could not be judged: the target is not measured, and "
@@ -275,8 +285,8 @@ def batch_differences_in_words(path: Path) -> str:
         )
     return (
         f"There is a batch effect: among control cells, {differ:,} of {len(tested):,} genes differ "
-        f"between batches (false discovery rate {100 * BATCH_FDR:.0f} %), which explain "
-        f"{100 * variance.mean():.1f} % of the variance of a gene on average, at most "
+        f"between batches (false discovery rate {100 * BATCH_FDR:.0f} %). Batches explain "
+        f"{100 * variance.mean():.1f} % of the variance of a gene on average, and at most "
         f"{100 * variance.max():.0f} % ({variance.idxmax()})."
     )
 
