@@ -343,7 +343,10 @@ def test_the_page_says_in_words_what_perturbations_do(report):
         "1 of 2 combinations are significantly non-additive for at least one gene, most genes in A+C (HBZ −0.50, CLC +0.20).",
     ):
         assert said in text
-    assert "A median of 70 % respond. Estimated cells that do not respond, by their fraction: B 40 % (16 " in text
+    assert (
+        "A median of 70 % respond. Estimated cells that do not respond, by their fraction: B 40 % (16 "
+        in text
+    )
     assert "For 2 of 3 perturbations it can be told which cells respond" in text
     unknown = responders_in_words(RESPONDERS.assign(responders=np.nan))
     assert "for any of 3 perturbations" in unknown[0]

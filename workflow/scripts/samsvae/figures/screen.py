@@ -229,6 +229,7 @@ def _ends(rows: pd.DataFrame, number: int) -> pd.DataFrame:
     return pd.concat([rows.head(number // 2), rows.tail(number // 2)])
 
 
+FAILED_COLOUR = "#b2182b"  # red, apart from the orange of the palette
 GUIDE, TARGET_ALONE, MAY_HAVE_FAILED = "guide", "target changes less", "may have failed"
 
 
@@ -245,7 +246,7 @@ def draw_guides(table: pd.DataFrame, **_: Any) -> Figure:
     kinds = {
         GUIDE: (known.drop([*judged.failed.index, *judged.sound.index]), palette[0]),
         TARGET_ALONE: (judged.sound, palette[1]),
-        MAY_HAVE_FAILED: (judged.failed, palette[3]),
+        MAY_HAVE_FAILED: (judged.failed, FAILED_COLOUR),
     }
     figure, axes = plt.subplots(
         1, 2, figsize=(PAGE_WIDTH, 0.8 + ROW_HEIGHT * len(names)), sharey=True

@@ -211,7 +211,7 @@ SECTIONS = (
             Table(
                 "perturbations.tsv",
                 "Every perturbation: its cells, its strongest up- and down-regulated genes (effect "
-                "of all cells), and the file of its figure, which Snakemake draws on request.",
+                "of all cells), and the file of its figure, which `snakemake FILE` draws.",
                 (COUNTS,),
             ),
             Table(
