@@ -79,16 +79,14 @@ def test_the_targets_of_the_default_configuration():
     assert not any("factor_groups" in path for path in figures)
 
 
-def test_a_screen_is_assessed_once():
+def test_experiments_on_a_screen_have_the_same_assessment():
     default = layout()
-    assert default.assessed_experiments() == ["simulated"]
-    of_first = default.for_assessed("results/{experiment}/tables/hits.tsv")
-    job = Wildcards(experiment="simulated_unseen_pairs")
-    assert of_first(job) == "results/simulated/tables/hits.tsv"
-    # an experiment without counts is not assessed, and another screen by its own
+    of_screen = default.for_screen("results/screens/{screen}/assessment/hits.tsv")
+    jobs = [Wildcards(experiment=name) for name in ("simulated", "simulated_unseen_pairs")]
+    assert {of_screen(job) for job in jobs} == {"results/screens/simulated/assessment/hits.tsv"}
     own = with_own()
-    assert own.assessed_experiments() == ["own"]
-    assert own.for_assessed("{experiment}")(Wildcards(experiment="own")) == "own"
+    assert own.for_screen("{screen}")(Wildcards(experiment="own")) == "own"
+    assert own.comparison_of(Wildcards(screen="own"))["fdr"] == 0.05
 
 
 def test_models_are_told_by_what_gives_them():

@@ -10,6 +10,7 @@ from samsvae.runtime.errors import InputError
 from samsvae.models import MODELS
 from samsvae.runtime.digest import code_digest
 from samsvae.runtime.layout import (
+    ASSESSMENT,
     CHECK,
     FIGURES,
     PROGRAMMES,

@@ -5,7 +5,7 @@
 rule enrich_effects:
     """Test gene sets for enrichment among observed and predicted effects."""
     input:
-        screen=rules.assess_screen.output.effects,
+        screen=rules.share_assessment.output.effects,
         predicted=layout.for_runs(rules.evaluate_run.output.effects, reference=True),
         gene_sets=layout.gene_sets_of,
     output:
@@ -30,7 +30,7 @@ rule enrich_effects:
 
 use rule enrich_effects as enrich_effects_of_run with:
     input:
-        screen=rules.assess_screen.output.effects,
+        screen=rules.share_assessment.output.effects,
         predicted=[rules.evaluate_run.output.effects],
         gene_sets=layout.gene_sets_of,
     output:

@@ -5,7 +5,7 @@ rule tabulate_effects:
     """Tabulate observed and predicted effects of every gene."""
     input:
         observed=layout.for_first_split(rules.observe_effects.output.effects),
-        screen=rules.assess_screen.output.effects,
+        screen=rules.share_assessment.output.effects,
         predicted=layout.for_runs(rules.evaluate_run.output.effects, reference=True),
     output:
         table=f"{TABLES}/effects.parquet",
@@ -85,7 +85,7 @@ rule tabulate_combinations:
 checkpoint list_perturbations:
     """Count the cells and differentially expressed genes of each perturbation."""
     input:
-        effects=rules.assess_screen.output.effects,
+        effects=rules.share_assessment.output.effects,
         responders=branch(layout.has("training"), then=f"{TABLES}/responders.tsv"),
     output:
         table=f"{TABLES}/perturbations.tsv",

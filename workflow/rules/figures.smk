@@ -118,7 +118,7 @@ rule write_report:
             experiment=layout.experiments,
         ),
         effects=expand(
-            rules.assess_screen.output.effects,
+            rules.share_assessment.output.effects,
             experiment=filter(layout.has_counts, layout.experiments),
         ),
         captions=[source(f"workflow/report/{figure}.rst") for figure in SHOWN_FIGURES],

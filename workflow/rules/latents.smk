@@ -265,7 +265,7 @@ rule compare_perturbations:
     """Compute the similarity of perturbations by expression and latent effects."""
     input:
         effects=rules.tabulate_effects.output.table,
-        screen=rules.assess_screen.output.effects,
+        screen=rules.share_assessment.output.effects,
         latents=branch(layout.shown_runs_of, then=rules.tabulate_latents.output.latents),
     output:
         table=f"{TABLES}/similarity.parquet",

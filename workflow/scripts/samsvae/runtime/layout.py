@@ -81,6 +81,7 @@ RunOf = dict[str, Any]
 InputFunction = Callable[[Wildcards], list[str]]
 
 SCREEN = "results/screens/{screen}/screen.h5ad"
+ASSESSMENT = "results/screens/{screen}/assessment"
 PROGRAMMES = "results/screens/{screen}/programmes.gmt"
 CHECK = "results/checks/{screen}"
 SPLIT = SPLIT_FOLDER
@@ -205,27 +206,19 @@ class Layout:
         return entry
 
     def comparison_of(self, wildcards: Wildcards) -> dict[str, Any]:
-        """Return the settings by which the cells of a job's screen are compared."""
+        """Return the settings by which the cells of a screen are compared."""
         evaluation = self.config["evaluation"]
         keys = (
             "effects", "min_controls_per_batch", "depth_bins", "min_cells_null", "min_cells_guide",
             "fdr",
         )  # fmt: skip
-        kind = perturbation_kind(self.screen_entry(wildcards["experiment"]))
+        kind = perturbation_kind(self.screens[wildcards["screen"]])
         return {**{key: evaluation[key] for key in keys}, "perturbation_kind": kind}
 
-    def assessed_experiments(self) -> list[str]:
-        """List the first experiment on each screen with counts; it assesses the screen."""
-        of_screen: dict[str, str] = {}
-        for name in filter(self.has_counts, self.experiments):
-            of_screen.setdefault(self.experiments[name]["screen"], name)
-        return list(of_screen.values())
-
-    def for_assessed(self, path: str) -> Callable[[Wildcards], str]:
-        """Build an input: a path of the experiment that assesses a job's screen."""
-        of_screen = {self.experiments[name]["screen"]: name for name in self.assessed_experiments()}
+    def for_screen(self, path: str) -> Callable[[Wildcards], str]:
+        """Build an input: a path with the wildcard screen, of the screen of a job's experiment."""
         return lambda wildcards: path.format(
-            experiment=of_screen[self.experiments[wildcards["experiment"]]["screen"]]
+            screen=self.experiments[wildcards["experiment"]]["screen"]
         )
 
     def has(self, feature: str) -> Callable[[Wildcards], bool]:
