@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.collections import LineCollection, PathCollection, QuadMesh
 from matplotlib.container import BarContainer, ErrorbarContainer
 
+from draw_figures import main as draw_figures
 from samsvae.biology import NULL, PERTURBED
 from samsvae.biology.calibration import quantiles
 from samsvae.biology.enrichment import pathway_agreement, with_order
@@ -42,6 +44,8 @@ from samsvae.figures.style import (
 from samsvae.report.sections import SHOWN_FIGURES
 from samsvae.report.sentences import describe
 from samsvae.report.verdict import condition_tables, sentences
+from samsvae.runtime.files import write_parquet
+from samsvae.runtime.provenance import provenance
 from samsvae.screen.splits import parts_table, screen_table
 from tests.conftest import ROOT
 
@@ -672,6 +676,30 @@ def test_names_of_dots_stay_within_the_figure(n_cells):
     shown = [tick for tick in drawn.axes[0].get_xticks() if low <= tick <= high]
     assert len(shown) > 1
     plt.close(drawn)
+
+
+@pytest.mark.parametrize("models", [MODELS, MODELS[::-1]])
+def test_the_job_of_a_figure_draws_what_its_function_draws(tmp_path, models):
+    """Of volcano plots it reads the rows of the first model alone."""
+    use_style()
+    options = {**OPTIONS, "models": models}
+    table = effects_table(3)
+    write_parquet(table, "{}", tmp_path / "effects.parquet")
+    (tmp_path / "caption.rst").write_text("caption")
+    drawn = {}
+    for name in ("volcanoes", "effects"):
+        given = SimpleNamespace(
+            tables=[tmp_path / "effects.parquet"], captions=[tmp_path / "caption.rst"]
+        )
+        paths = SimpleNamespace(figures=[tmp_path / f"{name}.svg"], pdfs=[tmp_path / f"{name}.pdf"])
+        settings = SimpleNamespace(
+            options=options, code="", functions=[SHOWN_FIGURES[name].function]
+        )
+        draw_figures(SimpleNamespace(input=given, output=paths, params=settings))
+        drawn[name] = function_of(name)(table, **options)
+        record = provenance(options, "")
+        save_figure(drawn[name], "caption", record, [tmp_path / "whole.svg"])
+        assert (tmp_path / f"{name}.svg").read_text() == (tmp_path / "whole.svg").read_text()
 
 
 @pytest.mark.parametrize("smallest", [0.0, 1e-60, 1e-40])

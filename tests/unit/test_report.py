@@ -575,8 +575,14 @@ def test_a_table_tells_once_what_is_the_same_in_all_rows(tmp_path):
     text = "model\tn_cells\tp\tmean_p\tempty\n" + "sams\t3\t0.1\t0.15\t\nsams\t3\t0.2\t0.15\t\n"
     write(tmp_path / "tables/t.tsv", text)
     entry = table_entry(Table("t.tsv", "caption", file_only=("mean_*",)), tmp_path)
-    assert json.loads(entry["data"]) == {"columns": ["p"], "rows": [[0.1], [0.2]]}
+    content = json.loads(entry["data"])
+    assert (content["columns"], content["rows"]) == (["p"], [[0.1], [0.2]])
     assert entry["constant"] == "model sams; n cells 3"
+    assert content["constant"] == "sams 3"  # a search finds it
+    write(tmp_path / "tables/t.tsv", "cells\tall\tp\n123456\t123456\t-0.5\n7\t123456\t-0.5\n")
+    entry = table_entry(Table("t.tsv", "caption"), tmp_path)
+    assert json.loads(entry["data"])["rows"] == [[123456], [7]]  # whole beside fractions
+    assert entry["constant"] == "all 123456; p −0.5"
     write(tmp_path / "tables/t.tsv", "model\tp\nsams\t0.1\n")  # of one row, all
     entry = table_entry(Table("t.tsv", "caption"), tmp_path)
     assert (json.loads(entry["data"])["columns"], entry["constant"]) == (["model", "p"], "")
@@ -642,10 +648,10 @@ def test_the_first_screen_answers_five_questions(results):
     assert "tnfa (JAK2, A)" in answers[MECHANISMS][0]
     assert answers[MODELS] == [
         "SAMS-VAE has the highest mean score over the 14 metrics that can rank models here: 0.90 "
-        "(0: mean effect; 1: a replicate of the measurement). Next is no change (0.00). In 90 % of "
-        "resampled sets of perturbations it comes first.",
-        "It is significantly better than every other (bootstrap over perturbations: the 95 % "
-        "intervals of the differences exclude 0).",
+        "(0: the mean effect; 1: a replicate of the measurement). Next is no change (0.00). "
+        "SAMS-VAE is the best in 90 % of bootstrap samples.",
+        "SAMS-VAE is significantly better than every other: the 95 % intervals of the differences "
+        "exclude 0.",
         "SAMS-VAE: r 0.80 with the effects of held-out cells; without replicates, differences are "
         "not tested.",
     ]
@@ -658,10 +664,11 @@ def test_the_first_screen_answers_five_questions(results):
 @pytest.mark.parametrize(
     ("highest", "said"),
     [
-        ([-0.4, -0.1, 0.0], ["It is significantly better than every other"]),
-        ([0.1, 0.02, 0.0], ["It is not significantly better than no change and third ("]),
-        ([-0.4, 0.02, 0.0], ["It is not significantly better than third ("]),
+        ([-0.4, -0.1, 0.0], ["SAMS-VAE is significantly better than every other"]),
+        ([0.1, 0.02, 0.0], ["SAMS-VAE is not significantly better than no change and third:"]),
+        ([-0.4, 0.02, 0.0], ["SAMS-VAE is not significantly better than third:"]),
         ([np.nan, np.nan, 0.0], []),
+        ([-0.4, np.nan, 0.0], []),  # one is not compared
     ],
 )
 def test_the_ranking_says_whether_the_best_is_significantly_better(highest, said):
@@ -699,22 +706,29 @@ def test_guides_are_named_to_which_fewer_cells_respond():
          "high": [0.8, 0.5, 0.8, 0.6, np.nan]}
     )  # fmt: skip
     assert list(answers._rarely_responding(responders)) == [
-        "Fewer cells respond to a1 (40 % instead of 70 %)."
+        "Also look at guides to which fewer cells respond: a1 (40 % instead of 70 %)."
     ]
     assert list(answers._rarely_responding(responders[3:])) == []
 
 
-@pytest.mark.parametrize(("low", "said"), [(-0.1, 1), (0.1, 0), (np.nan, 0)])
+@pytest.mark.parametrize(("low", "said"), [(-0.1, 1), (-9.0, 1), (0.1, 0), (np.nan, 0)])
 def test_a_model_that_may_be_no_better_than_the_reference_is_named(low, said):
     told = list(answers._not_better(RANKING[1:].assign(low=low).to_dict("records")))
     assert len(told) == said
     if said:
         assert told[0].startswith(
-            "Nor is it certain that SAMS-VAE predicts better than mean effect"
+            "It is not certain that SAMS-VAE predicts better than the mean effect"
         )
 
 
 def mechanisms_tables(folder, members, fdr=0.01):
+    of_set = [("JAK2", 0.01), ("A", 0.001), ("A+STAT1", 0.01), ("C", 0.2)]
+    rows = pd.DataFrame(of_set, columns=["perturbation", "fdr"])
+    rows = rows.assign(model="observed", method="over_representation", set="HALLMARK_TNFA")
+    others = pd.concat(
+        [rows, rows[3:].assign(fdr=0.01, model="m"), rows[3:].assign(fdr=0.01, set="B")]
+    )
+    write(folder / "enrichment.tsv", others.to_csv(sep="\t", index=False))
     write(folder / "pathway_agreement.tsv", AGREEMENT.to_csv(sep="\t", index=False))
     keys = {"split": "s", "model": "m", "seed": 0, "dimension": 3}
     factors = pd.DataFrame([keys | {"n_perturbations": 3, "perturbations": members}])
@@ -728,14 +742,14 @@ def mechanisms_tables(folder, members, fdr=0.01):
     [
         ("A;JAK2", 0.01, ["Gene set and factor agree on A, JAK2."]),
         (
-            "JAK2;STAT1",
+            "JAK2;B",
             0.01,
             [
-                "Gene set and factor agree on JAK2; only the factor moves STAT1; only the gene "
-                "set is shared by A."
+                "Gene set and factor agree on JAK2; the factor also moves B, without that gene set; "
+                "A, A+STAT1 have the gene set without the factor."
             ],
         ),
-        ("B;STAT1", 0.01, []),
+        ("B;C", 0.01, []),
         ("A;JAK2", 0.2, []),
     ],
 )
@@ -831,32 +845,35 @@ def test_guides_fail_by_their_effect_and_not_by_the_transcript_alone():
         [("weak", "weak effect", 0.2, np.nan), ("both", "low concordance, weak knock-down", 0.9, 0.1),
          ("works", "weak knock-down", 0.9, 0.0), ("silent", "weak knock-down", np.nan, 0.0),
          ("usual", np.nan, 1.0, -1.0), ("measured", np.nan, np.nan, -1.0),
-         ("unmeasured", np.nan, np.nan, np.nan), ("nearly", np.nan, 0.55, np.nan)],
+         ("unmeasured", np.nan, np.nan, np.nan), ("nearly", np.nan, 0.55, np.nan),
+         ("low", "weak knock-down", 0.51, 0.0), ("alone", np.nan, np.nan, -1.0)],
         columns=["guide", "reason", "slope", "knock_down"],
     )  # fmt: skip
     guides["odd"] = guides["reason"].notna()
+    guides["perturbation"] = ["P"] * 9 + ["Q"]
     judged = judge_guides(guides)
     assert [list(part["guide"]) for part in judged] == [
-        ["weak", "both"], ["works"], ["silent"], ["unmeasured"], ["nearly"],
+        ["weak", "both"], ["works", "low"], ["silent"], ["unmeasured"], ["nearly", "low"], ["alone"],
     ]  # fmt: skip
     said, reservation = guides_in_words(guides, "knockdown")
-    assert "Of 8 guides, 5 can be compared by the effect; 2 of these may have failed" in said
-    assert "Close to the limit of 0.5: nearly (0.55 of the effect of the other guides)." in said
+    assert "Of 10 guides, 6 can be compared by the effect; 2 of these may have failed" in said
+    assert "with hardly more than 0.5 of the effect of the other guides: low (0.51), nearly" in said
+    assert "1 guide could not be compared, as the only one of a perturbation." in said
     assert "With works the target changes less, but the effect is that" in said
     assert "With silent the target changes less, and too few genes" in said
     assert "1 guide could not be judged" in said
     assert "knock-out" not in said
     assert "With 1 guide the target changes as with the others, and too few genes" in said
     assert reservation == (
-        "2 guides may have failed (weak, both); 2 guides change the target less than others"
+        "2 guides may have failed (weak, both); 3 guides change the target less than others"
     )
     assert guides_in_words(guides, "knockout")[1] == "2 guides may have failed (weak, both)"
     assert "a knock-out need not lower the transcript" in guides_in_words(guides, "knockout")[0]
     said, reservation = guides_in_words(guides[4:5], None)
     assert said == "Of 1 guide, 1 can be compared by the effect, and none is unlike the others."
     assert reservation == ""
-    said, _ = guides_in_words(guides[6:7], None)
-    assert said.startswith("Of 1 guide, 0 can be compared by the effect. 1 guide could not")
+    said, _ = guides_in_words(guides[5:7], None)
+    assert said.startswith("Of 2 guides, 0 can be compared by the effect. With 1 guide the target")
     assert guides_in_words(guides[:0], None)[1] == ""
 
 

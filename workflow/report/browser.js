@@ -175,12 +175,12 @@ const Browser = (() => {
   }
 
   // an address such as #perturbation=JAK2 or #gene=CD274 opens an entry
-  function follow() {
+  function follow(scroll) {
     const found = /^#(perturbation|gene)=(.*)$/.exec(location.hash);
     if (!found) return;
     const name = decodeURIComponent(found[2]);
     (found[1] === "gene" ? showGene : showPerturbation)(name);
-    box.scrollIntoView();
+    if (scroll) box.scrollIntoView();
   }
 
   for (const part of ["perturbation", "gene"]) {
@@ -188,12 +188,14 @@ const Browser = (() => {
       location.hash = `${part}=${encodeURIComponent(event.target.value.trim())}`;
     });
   }
-  window.addEventListener("hashchange", follow);
+  window.addEventListener("hashchange", () => follow(true));
+  let opened = false;
   function start() {
     names();
     const data = current();
-    if (/^#(perturbation|gene)=/.test(location.hash)) follow();
+    if (/^#(perturbation|gene)=/.test(location.hash)) follow(!opened);
     else if (data.strongest) showPerturbation(data.strongest);
+    opened = true;
   }
   return {
     start,

@@ -27,15 +27,16 @@ function applyChoices() {
 const PIECE = 50;
 const LONG = 40; // characters of a text that gets room for several words in a line
 
-function shown(value) {
+function shown(value, long) {
   if (value === null) return "–";
-  // a minus sign before a number, also in a text such as "GENE1 -0.5", and before an exponent
-  return String(value).replace(/(^|[ (]|\de)-(?=\d)/g, "$1−");
+  if (typeof value === "number") return String(value).replaceAll("-", "−");
+  // a minus sign before the numbers of a text such as "GENE1 -0.5"
+  return long ? value.replace(/([ (\[])-(?=\d)/g, "$1−") : value;
 }
 
 // long names may go on in the next line after these characters
 function breakable(value) {
-  const parts = String(value).split(/(?<=[_+/;])/);
+  const parts = String(value).match(/[^_+/;]*[_+/;]|[^_+/;]+/g) ?? [];
   return parts.flatMap((part, index) => (index ? [document.createElement("wbr"), part] : [part]));
 }
 
@@ -93,7 +94,7 @@ function layOutTable(box, data) {
     }
     if (words.length) {
       rows = rows.filter((row) => {
-        const text = row.join(" ").toLowerCase();
+        const text = `${row.join(" ")} ${data.constant ?? ""}`.toLowerCase();
         return words.every((word) => text.includes(word));
       });
     }
@@ -118,10 +119,10 @@ function layOutTable(box, data) {
           if (page) {
             const link = document.createElement("a");
             link.href = page;
-            link.textContent = value;
+            link.append(...breakable(value));
             cell.append(link);
           } else {
-            cell.append(...breakable(shown(value)));
+            cell.append(...breakable(shown(value, isLong[column])));
           }
           if (isWord[column]) cell.className = isLong[column] ? "word long" : "word";
         });

@@ -22,13 +22,15 @@ class JudgedGuides(NamedTuple):
     failed
         The effect is weak, or unlike that of the other guides of the perturbation.
     sound
-        The target changes less, but the effect is that of the other guides.
+        The target changes less, but the effect does not tell them from the other guides.
     uncertain
         The target changes less, and too few genes change to compare effects.
     unknown
         Neither the target nor enough genes can be compared.
     close
         The effect is hardly stronger than that of a guide that failed.
+    alone
+        The only guide of its perturbation.
     """
 
     failed: pd.DataFrame
@@ -36,6 +38,7 @@ class JudgedGuides(NamedTuple):
     uncertain: pd.DataFrame
     unknown: pd.DataFrame
     close: pd.DataFrame
+    alone: pd.DataFrame
 
 
 def judge_guides(guides: pd.DataFrame) -> JudgedGuides:
@@ -43,10 +46,12 @@ def judge_guides(guides: pd.DataFrame) -> JudgedGuides:
     odd = guides["odd"].astype(bool)
     by_effect = odd & guides["reason"].fillna("").str.contains(f"{LOW_CONCORDANCE}|{WEAK_EFFECT}")
     compared = guides["slope"].notna()
+    alone = ~compared & ~guides["perturbation"].duplicated(keep=False)
     return JudgedGuides(
         guides[by_effect],
         guides[odd & ~by_effect & compared],
         guides[odd & ~by_effect & ~compared],
-        guides[~odd & ~compared & guides["knock_down"].isna()],
-        guides[~odd & (guides["slope"] < CLOSE)],
+        guides[~odd & ~compared & ~alone & guides["knock_down"].isna()],
+        guides[~by_effect & (guides["slope"] < CLOSE)],
+        guides[alone],
     )

@@ -20,6 +20,7 @@ from samsvae.figures.style import (
     name_points,
     name_rows,
     nothing_to_show,
+    shortened,
 )
 
 MOST_NAMED = 60  # perturbations with a bar each
@@ -109,7 +110,7 @@ def draw_split(table: pd.DataFrame, **_: Any) -> Figure:
 ROW_HEIGHT = 0.13  # inches, of a perturbation
 MOST_ROWS = 60  # perturbations, of a figure with a row each
 MOST_BATCHES = 16  # with a colour that a legend explains
-MOST_NAMED = 300  # the strongest hits, whose names are tried; few of more would find room
+MOST_HITS_NAMED = 300  # the strongest hits, whose names are tried; few of more would find room
 MOST_DOTS = 3000  # more are pixels, lest the file be of many megabytes
 
 
@@ -169,13 +170,13 @@ def draw_hits(table: pd.DataFrame, reference: str = "control cells", **_: Any) -
     axes[0].axhline(0, color="0.6", linewidth=0.6, zorder=0)
     figure.legend(*axes[0].get_legend_handles_labels(), ncols=2, loc="outside lower center")
     if in_order and len(known) <= MOST_ROWS:
-        names = list(known["perturbation"])
+        names = [shortened(name) for name in known["perturbation"].astype(str)]
         axes[1].set_xticks(range(len(names)), names, rotation=90, fontsize=5, style="italic")
         return figure
     if in_order:
         axes[1].set_xlabel("rank of the perturbation by E-distance")
     figure.draw_without_rendering()
-    named = known[known["is_hit"]].head(MOST_NAMED)
+    named = known[known["is_hit"]].head(MOST_HITS_NAMED)
     for axis, column in zip(axes, columns, strict=True):
         name_points(axis, list(named["perturbation"]), across[named.index], named[column])
     return figure

@@ -36,7 +36,7 @@ EFFECT_UNITS = "log2(CP10k + 1)"
 DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
 OBSERVED_COLOUR = "0.35"
 LARGEST_SCORE = 3.0  # normalised enrichment score of the strongest colour
-LONGEST_NAME = 38  # characters, of a gene set
+LONGEST_NAME = 38  # characters, of a label
 
 
 def use_style() -> None:
@@ -183,8 +183,12 @@ def quartiles_of_row(axis: Axes, row: float, quartiles: Sequence[float] | pd.Ser
 
 def set_name(name: str) -> str:
     """Shorten the name of a gene set for an axis label."""
-    words = readable_set(name)
-    return words if len(words) <= LONGEST_NAME else words[: LONGEST_NAME - 1] + "…"
+    return shortened(readable_set(name))
+
+
+def shortened(name: str) -> str:
+    """Shorten a name for an axis label."""
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
 def panels(

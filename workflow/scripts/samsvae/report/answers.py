@@ -6,12 +6,13 @@ from typing import Any
 
 import pandas as pd
 
+from samsvae.biology.enrichment import OVER_REPRESENTATION
 from samsvae.biology.failed_guides import judge_guides
 from samsvae.evaluation.metrics import HELD_OUT
 from samsvae.evaluation.summary import BEST, NOT_DIFFERENT, by_fraction, scope_of_summary
 from samsvae.figures import minus, readable, readable_set
 from samsvae.report.sections import BATCHES, COUNTS, GENE_SETS, GUIDES, MASKS, TRAINING
-from samsvae.report.sentences import escaped_in_words, first_sets, pathways_in_words
+from samsvae.report.sentences import escaped_in_words, pathways_in_words
 from samsvae.report.soundness import (
     batch_differences_in_words,
     close_guides_in_words,
@@ -21,6 +22,7 @@ from samsvae.report.soundness import (
 )
 from samsvae.report.verdict import MOST_SOUGHT, listed_words, some_of
 from samsvae.runtime.files import read_table
+from samsvae.screen.labels import components
 
 SOUND = "Is the screen sound?"
 EFFECTS = "What do the perturbations do?"
@@ -103,7 +105,8 @@ def _effects(tables: Path, has: Collection[str], hits: pd.DataFrame) -> Iterator
         f"whole{f' ({some_of(names, MOST_SOUGHT)})' if names else ''}. {changing:,} of them and "
         f"{others:,} other{'s' * (others != 1)} change at least one gene significantly."
     )
-    yield from _described(perturbations[perturbations["perturbation"].isin(names)], tables)
+    is_hit = perturbations["perturbation"].astype(str).isin(names)
+    yield from _described(perturbations[is_hit], tables)
     if TRAINING in has and (said := escaped_in_words(read_table(tables / "responders.tsv"))):
         yield said
 
@@ -146,8 +149,7 @@ def _genes(text: object) -> list[str]:
 
 def _mechanisms(tables: Path, has: Collection[str], models: Sequence[str]) -> Iterator[str]:
     if GENE_SETS in has:
-        agreement = read_table(tables / "pathway_agreement.tsv")
-        yield pathways_in_words(agreement)[0]
+        yield pathways_in_words(read_table(tables / "pathway_agreement.tsv"))[0]
     if not {TRAINING, MASKS} <= set(has):
         return
     factors = read_table(tables / "factors.tsv")
@@ -166,21 +168,43 @@ def _mechanisms(tables: Path, has: Collection[str], models: Sequence[str]) -> It
         f"{f' ({readable_set(name)})' if name else ''}."
     )
     if name:
-        yield from _both_views(first_sets(agreement).get(name, []), members)
+        yield from _both_views(_with_set(tables, name), members)
+
+
+def _with_set(tables: Path, name: str) -> list[str]:
+    """List the perturbations in whose observed effects a gene set is over-represented."""
+    tested = read_table(tables / "enrichment.tsv")
+    found = tested[
+        (tested["model"] == "observed")
+        & (tested["method"] == OVER_REPRESENTATION)
+        & (tested["set"] == name)
+        & (tested["fdr"] < SIGNIFICANT)
+    ]
+    return list(dict.fromkeys(found["perturbation"].astype(str)))
 
 
 def _both_views(of_set: Sequence[str], of_factor: Sequence[str]) -> Iterator[str]:
-    """Name the perturbations that share a gene set and the factor in which it is enriched."""
+    """Name the perturbations that share a gene set and the factor in which it is enriched.
+
+    Parameters
+    ----------
+    of_set
+        Perturbations, and combinations of them.
+    of_factor
+        Perturbations; the factor also moves the combinations that contain them.
+    """
     both = [name for name in of_factor if name in of_set]
     if not both:
         return
     sentence = f"Gene set and factor agree on {some_of(both, MOST_SOUGHT)}"
-    for others, said in (
-        ([name for name in of_factor if name not in of_set], "only the factor moves"),
-        ([name for name in of_set if name not in of_factor], "only the gene set is shared by"),
-    ):
-        if others:
-            sentence += f"; {said} {some_of(others)}"
+    without_set = [name for name in of_factor if name not in of_set]
+    if without_set:
+        sentence += f"; the factor also moves {some_of(without_set)}, without that gene set"
+    moved = set(of_factor)
+    without_factor = [name for name in of_set if not moved & {name, *components(name)}]
+    if without_factor:
+        verb = "has" if len(without_factor) == 1 else "have"
+        sentence += f"; {some_of(without_factor)} {verb} the gene set without the factor"
     yield f"{sentence}."
 
 
@@ -208,30 +232,29 @@ def _ranking(ranking: pd.DataFrame, trained: Collection[str]) -> Iterator[str]:
             continue
         best, *others = rows
         where = f"With a fraction of {fraction:g}, " if len(parts) > 1 else ""
-        name = readable(best["model"])
+        short = name = readable(best["model"])
         if best["model"] not in trained:
             name = f"the baseline {name}" if where else f"The baseline {name}"
+        number = f"{best['n_metrics']:.0f} metric{'s' * (best['n_metrics'] != 1)}"
         sentence = (
             f"{where}{_at_start(name, where)} has the highest mean score over the "
-            f"{best['n_metrics']:.0f} metrics that can rank models here: "
+            f"{number} that can rank models here: "
             + minus(f"{best['score']:.2f}")
-            + f" (0: {readable(str(best['reference']))}; 1: a replicate of the measurement)."
+            + f" (0: {_reference(best)}; 1: a replicate of the measurement)."
         )
         if others:
             sentence += f" Next is {readable(others[0]['model'])} " + minus(
                 f"({others[0]['score']:.2f})."
             )
         if pd.notna(best["probability_best"]) and others:
-            sentence += (
-                f" In {100 * best['probability_best']:.0f} % of resampled sets of perturbations "
-                "it comes first."
-            )
+            percent = f"{100 * best['probability_best']:.0f} %"
+            sentence += f" {_at_start(short, '')} is the best in {percent} of bootstrap samples."
         yield sentence
-        yield from _not_worse(others)
+        yield from _not_worse(short, others)
         yield from _not_better([row for row in rows if row["model"] in trained])
 
 
-def _not_worse(others: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _not_worse(best: str, others: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Name the models whose mean score may be as high as that of the best."""
     known = [one for one in others if pd.notna(one["difference_high"])]
     if not known:
@@ -239,25 +262,30 @@ def _not_worse(others: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     equal = [readable(str(one["model"])) for one in known if one["difference_high"] >= 0]
     if equal:
         yield (
-            f"It is not significantly better than {listed_words(equal)} (bootstrap over "
-            "perturbations: the 95 % interval of the difference includes 0)."
+            f"{_at_start(best, '')} is not significantly better than {listed_words(equal)}: the "
+            "95 % interval of the difference includes 0."
         )
-    else:
+    elif len(known) == len(others):
         yield (
-            "It is significantly better than every other (bootstrap over perturbations: the 95 % "
-            "intervals of the differences exclude 0)."
+            f"{_at_start(best, '')} is significantly better than every other: the 95 % intervals "
+            "of the differences exclude 0."
         )
 
 
 def _not_better(trained: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Name the trained models that may predict no better than the reference."""
-    equal = [readable(str(one["model"])) for one in trained if one["low"] <= 0 <= one["high"]]
+    """Name the trained models that may predict no better than the reference, of score 0."""
+    equal = [readable(str(one["model"])) for one in trained if one["low"] <= 0]
     if equal:
         yield (
-            f"Nor is it certain that {listed_words(equal)} predict{'s' * (len(equal) == 1)} better "
-            f"than {readable(str(trained[0]['reference']))}: the 95 % interval of the score "
-            "includes 0."
+            f"It is not certain that {listed_words(equal)} predict{'s' * (len(equal) == 1)} better "
+            f"than {_reference(trained[0])}: the 95 % interval of the score is not above 0."
         )
+
+
+def _reference(row: Mapping[str, Any]) -> str:
+    """Name what has the score 0."""
+    name = str(row["reference"])
+    return "chance" if name == "chance" else f"the {readable(name)}"
 
 
 def _best_models(summary: pd.DataFrame) -> Iterator[str]:
@@ -315,7 +343,7 @@ def _rarely_responding(responders: pd.DataFrame) -> Iterator[str]:
             f"{100 * pooled.loc[row['perturbation'], 'responders']:.0f} %)"
             for row in few.to_dict("records")
         ]
-        yield f"Fewer cells respond to {some_of(named)}."
+        yield f"Also look at guides to which fewer cells respond: {some_of(named)}."
 
 
 def _next_steps(

@@ -98,8 +98,8 @@ def browser_data(
 
 def _strongest(tables: Path) -> str | None:
     """Name the perturbation that changes most genes."""
-    perturbations = read_table(tables / "perturbations.tsv")["perturbation"].astype(str)
-    return next(iter(perturbations), None)
+    table = read_table(tables / "perturbations.tsv", text=["perturbation"])
+    return next(iter(table["perturbation"]), None)
 
 
 def pack_effects(

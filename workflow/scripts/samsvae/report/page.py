@@ -21,7 +21,7 @@ from samsvae.config.experiments import expanded, is_trained, splits
 from samsvae.config.models import KINDS
 from samsvae.config.screens import perturbation_kind
 from samsvae.evaluation.comparison import CONFIDENCE
-from samsvae.figures import caption_as_html, readable
+from samsvae.figures import caption_as_html, minus, readable
 from samsvae.report.answers import five_answers
 from samsvae.report.browser import browser_data, interactive_plots, plot_library
 from samsvae.report.sections import COUNTS, SECTIONS, Figure, Table, figures_of, sections_of
@@ -121,7 +121,7 @@ def table_entry(table: Table, experiment: Path) -> dict[str, Any]:
         "left_out": len(rows) - len(shown),
         "constant": "; ".join(f"{readable(name)} {text}" for name, text in constant.items()),
         "file": f"{experiment.name}/tables/{table.name}",
-        "data": as_json(shown.drop(columns=list(constant))),
+        "data": as_json(shown.drop(columns=list(constant)), " ".join(constant.values())),
     }
 
 
@@ -129,11 +129,15 @@ def _constant(rows: pd.DataFrame) -> dict[str, str]:
     """Find the columns that are the same in all of several rows, and what they say there."""
     if len(rows) < 2:
         return {}
-    first = rows.iloc[0]
-    same = [name for name in rows if rows[name].isna().all() or (rows[name] == first[name]).all()]
+    first = {name: rows[name].iloc[0] for name in rows}
+    same = [name for name in rows if (rows[name] == first[name]).all()]
     if len(same) == rows.shape[1]:  # equal rows
         return {}
-    return {name: str(_plain(first[name])) for name in same}
+    values = {name: _plain(first[name]) for name in same}
+    return {
+        name: minus(f"{value:g}") if isinstance(value, float) else str(value)
+        for name, value in values.items()
+    }
 
 
 def has_content(entry: Mapping[str, Any]) -> bool:
@@ -141,10 +145,14 @@ def has_content(entry: Mapping[str, Any]) -> bool:
     return not entry["nothing"] if entry["kind"] == "figure" else bool(entry["number"])
 
 
-def as_json(table: pd.DataFrame) -> Markup:
-    """Write a table as JSON that may stand inside an HTML element."""
-    rows = [list(map(_plain, row)) for row in table.to_numpy()]
-    return _embedded({"columns": list(table), "rows": rows})
+def as_json(table: pd.DataFrame, constant: str = "") -> Markup:
+    """Write a table as JSON that may stand inside an HTML element.
+
+    A search also finds what is constant, and not among the columns.
+    """
+    columns = [list(map(_plain, table[name].tolist())) for name in table]
+    rows = list(map(list, zip(*columns, strict=True)))
+    return _embedded({"columns": list(table), "rows": rows, "constant": constant})
 
 
 def _embedded(content: Any) -> Markup:

@@ -428,7 +428,7 @@ def masks_in_words(factors: pd.DataFrame, masked: Sequence[str]) -> list[str]:
     ]
 
 
-def first_sets(agreement: pd.DataFrame) -> dict[str, list[str]]:
+def _first_sets(agreement: pd.DataFrame) -> dict[str, list[str]]:
     """Group perturbations by the gene set most over-represented in their observed effect.
 
     The set that most perturbations share comes first; perturbations without a significant set are
@@ -449,7 +449,7 @@ def pathways_in_words(agreement: pd.DataFrame) -> list[str]:
         return ["No gene set is significantly over-represented among the genes of largest effect."]
     named = "; ".join(
         f"{readable_set(name)} ({some_of(members, MOST_OF_SET)})"
-        for name, members in list(first_sets(agreement).items())[:MOST_NAMED]
+        for name, members in list(_first_sets(agreement).items())[:MOST_NAMED]
     )
     same = known["same_top"].astype(str).str.lower() == "true"
     right = same.groupby(known["model"], sort=False).agg(["sum", "size"])

@@ -160,7 +160,12 @@ def guides_in_words(guides: pd.DataFrame, kind: str | None) -> tuple[str, str]:
         if kind != "knockout":  # which need not change the transcript
             said_of = f"{_guides(low)} change{'s' * (low == 1)} the target less than others"
             reservations.append(said_of)
-    usual = len(guides) - compared - len(judged.uncertain) - len(judged.unknown)
+    if len(judged.alone):
+        said.append(
+            f"{_guides(len(judged.alone))} could not be compared, as the only "
+            f"one{'s' * (len(judged.alone) != 1)} of a perturbation."
+        )
+    usual = len(guides) - compared - sum(map(len, (judged.uncertain, judged.unknown, judged.alone)))
     if usual:
         said.append(
             f"With {_guides(usual)} the target changes as with the others, and too few genes "
@@ -179,18 +184,22 @@ def close_guides_in_words(judged: JudgedGuides) -> list[str]:
     if judged.close.empty:
         return []
     named = [
-        f"{row['guide']} ({row['slope']:.2f} of the effect of the other guides)"
+        f"{row['guide']} ({row['slope']:.2f})"
         for row in judged.close.sort_values("slope", kind="stable").to_dict("records")
     ]
-    return [f"Close to the limit of {WEAK:g}: {some_of(named)}."]
+    return [
+        f"Also look at guides with hardly more than {WEAK:g} of the effect of the other guides: "
+        f"{some_of(named)}."
+    ]
 
 
 def low_targets_in_words(judged: JudgedGuides, kind: str | None) -> list[str]:
     """Describe guides whose target changes less, by whether their effect is known."""
     said = []
-    if len(judged.sound):
+    sound = judged.sound.drop(judged.close.index, errors="ignore")
+    if len(sound):
         said.append(
-            f"With {_names(judged.sound)} the target changes less, but the effect is that of the "
+            f"With {_names(sound)} the target changes less, but the effect is that of the "
             "other guides."
         )
     if len(judged.uncertain):
