@@ -138,6 +138,12 @@ def test_of_many_perturbations_those_with_most_held_out_cells_are_compared(
     number = pd.Series(held_out.cells.labels).value_counts().drop("control").sort_index()
     assert few.names == sorted(number.sort_values(ascending=False, kind="stable").index[:3])
     assert set(few.cells.labels) == {*few.names, "control"}
+    # of three, those whose counts fit in memory; one in any case
+    order = number.sort_values(ascending=False, kind="stable").index[:3]
+    size = [few.cells[few.cells.labels == name].counts.nnz for name in order]
+    for most, expected in ((sum(size), 3), (sum(size) - 1, 2), (size[0], 1), (1, 1)):
+        monkeypatch.setattr(population, "MOST_COUNTS", most)
+        assert HeldOutCells(tiny_screen, parts, 6).names == sorted(order[:expected])
 
 
 def test_a_replicate_and_control_cells_are_ceiling_and_floor(tiny_screen, parts):

@@ -37,7 +37,7 @@ from samsvae.evaluation.vcc2026 import (
 )
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.runtime.errors import InputError
-from samsvae.screen.canonical import counts_in_blocks
+from samsvae.screen.canonical import counts_in_blocks, nonzero_counts
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.splits import TRAIN
 
@@ -47,6 +47,7 @@ CELLS_OF_COMPONENTS = 10_000
 CELLS_OF_BANDWIDTH = 1000
 FEWEST_CELLS = 4  # of a perturbation that is compared; two in each half
 MOST_PERTURBATIONS = 2000  # that are compared, since cells of all are in memory
+MOST_COUNTS = 2**26  # non-zero ones of their held-out cells, some 70 bytes each
 
 VCC_COLUMNS = [
     "split", "model", "seed", "metric", "value", "baseline", "replicate", "replicate_sd", "scaled",
@@ -182,8 +183,10 @@ class HeldOutCells:
                 f"Predicted cells are compared with at least {FEWEST_CELLS} held-out cells of a "
                 f"perturbation and of {CONTROL!r}; the split has fewer."
             )
-        kept = sorted(sorted(kept, key=lambda name: -held_out[name])[:MOST_PERTURBATIONS])
-        self.names = kept
+        kept = sorted(kept, key=lambda name: -held_out[name])[:MOST_PERTURBATIONS]
+        counts = pd.Series(nonzero_counts(screen)[compared]).groupby(labels[compared].array).sum()
+        number = int(np.sum(counts[kept].cumsum() <= MOST_COUNTS))
+        self.names = kept = sorted(kept[: max(number, 1)])
         self.compared = compared & labels.isin({*kept, CONTROL}).to_numpy()
         self.cells = self.cells_of(self.compared)
         self.numbers = np.minimum(held_out[kept].to_numpy(), most_cells)

@@ -355,6 +355,13 @@ def counts_in_blocks(
             yield positions, block if whole else block[positions - first]
 
 
+def nonzero_counts(screen: anndata.AnnData) -> np.ndarray:
+    """Return the number of non-zero counts of each cell, without reading the counts."""
+    counts = screen.X
+    ends = counts.indptr if sparse.issparse(counts) else counts.group["indptr"][:]
+    return np.diff(ends)
+
+
 def digest_of_screen(screen: anndata.AnnData) -> str:
     """Return the digest of a screen's content, computed when it was written."""
     return str(screen.uns["content_digest"])
