@@ -34,9 +34,9 @@ function shown(value, long) {
   return long ? value.replace(/([ (\[])-(?=\d)/g, "$1−") : value;
 }
 
-// long names may go on in the next line after these characters
+// a long name may go on in the next line after these characters, a combination after its plus
 function breakable(value) {
-  const parts = String(value).match(/[^_+/;]*[_+/;]|[^_+/;]+/g) ?? [];
+  const parts = String(value).replace(/[_/;]|\w\+(?=[A-Za-z])/g, "$&\0").split("\0");
   return parts.flatMap((part, index) => (index ? [document.createElement("wbr"), part] : [part]));
 }
 

@@ -211,7 +211,7 @@ SECTIONS = (
             Table(
                 "perturbations.tsv",
                 "Every perturbation: its cells, its strongest up- and down-regulated genes (effect "
-                "of all cells), and the file of its figure, which `snakemake FILE` draws.",
+                "of all cells), and the file of its figure, which snakemake draws on request.",
                 (COUNTS,),
             ),
             Table(
