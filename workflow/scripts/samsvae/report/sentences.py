@@ -428,28 +428,19 @@ def masks_in_words(factors: pd.DataFrame, masked: Sequence[str]) -> list[str]:
     ]
 
 
-def _first_sets(agreement: pd.DataFrame) -> dict[str, list[str]]:
-    """Group perturbations by the gene set most over-represented in their observed effect.
-
-    The set that most perturbations share comes first; perturbations without a significant set are
-    left out.
-    """
-    known = agreement[agreement["method"] == OVER_REPRESENTATION].dropna(subset="top_observed")
-    first = known[known["model"] == known["model"].iloc[0]] if len(known) else known
-    groups = first.groupby("top_observed", sort=False)["perturbation"].agg(list)
-    order = groups.map(len).argsort(kind="stable")[::-1]
-    return {str(name): members for name, members in groups.iloc[order].items()}
-
-
 def pathways_in_words(agreement: pd.DataFrame) -> list[str]:
     """Describe the most significant gene set of perturbations, and how often models agree."""
     tested = agreement[agreement["method"] == OVER_REPRESENTATION]
     known = tested.dropna(subset="top_observed")
     if known.empty:
         return ["No gene set is significantly over-represented among the genes of largest effect."]
+    first = known[known["model"] == known["model"].iloc[0]]
+    groups = first.groupby("top_observed", sort=False)["perturbation"].agg(list)
     named = "; ".join(
-        f"{readable_set(name)} ({some_of(members, MOST_OF_SET)})"
-        for name, members in list(_first_sets(agreement).items())[:MOST_NAMED]
+        f"{readable_set(str(name))} ({some_of(members, MOST_OF_SET)})"
+        for name, members in groups.iloc[groups.map(len).argsort(kind="stable")[::-1]]
+        .head(MOST_NAMED)
+        .items()
     )
     same = known["same_top"].astype(str).str.lower() == "true"
     right = same.groupby(known["model"], sort=False).agg(["sum", "size"])
