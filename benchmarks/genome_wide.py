@@ -5,9 +5,8 @@ screen with 40 cells of each and control cells is written as an h5ad file of raw
 workflow runs on it in a temporary folder: SAMS-VAE, all baselines, every table and figure, and the
 report. ``stages`` gives, for each rule, the seconds and processor seconds of all of its jobs and
 the largest peak of memory of one, from the benchmark files of the jobs (processor time is sampled,
-and too small for jobs below a minute); ``seconds`` is that of the
-whole run and includes what Snakemake itself takes. ``--steps 0`` leaves SAMS-VAE out. ``--folder``
-retains the files.
+and too small for jobs below a minute); ``seconds`` is that of the whole run and includes what
+Snakemake itself takes. ``--steps 0`` leaves SAMS-VAE out. ``--folder`` retains the files.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Copy the assessment of a screen for another experiment on the same screen."""
+"""Copy the assessment of a screen to an experiment on it."""
 
 import shutil
 from typing import Any
