@@ -108,7 +108,9 @@ def settled_box(figure: Figure) -> Bbox:
     dpi = figure.dpi
     figure.set_dpi(POINTS_PER_INCH)  # at which vector files are drawn
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    # with "none" in place of None, matplotlib would draw the figure once more before each file
+    with mpl.rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)
     box = figure.get_tightbbox().padded(MARGIN)
     figure.set_dpi(dpi)
     return box

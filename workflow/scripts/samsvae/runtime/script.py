@@ -5,6 +5,7 @@ parameters of the job that makes RESULT. Errors are not caught, and no record is
 """
 
 import argparse
+import gc
 import io
 import logging
 import signal
@@ -170,6 +171,9 @@ def run_job(main: Callable[[Any], None], snakemake: Any | None) -> None:
     if snakemake is None:
         run_by_hand(main, sys.argv[1:])
         return
+    # What is imported stays until the end. Without this, the garbage collector visits all of it
+    # again in the job and twice when Python ends, which takes as long as importing PyTorch.
+    gc.freeze()
     logging.raiseExceptions = False  # a full disk must not fail a job by its log
     log_path = Path(snakemake.log[0])
     log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,6 +182,7 @@ def run_job(main: Callable[[Any], None], snakemake: Any | None) -> None:
         _send_to(log_file, str(snakemake.rule), dict(snakemake.wildcards.items()))
         status = _status(main, snakemake, log_path)
     signal.signal(signal.SIGTERM, before)
+    gc.freeze()
     if status:
         sys.exit(status)
 
