@@ -11,6 +11,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.collections import LineCollection, PathCollection, QuadMesh
 from matplotlib.container import BarContainer, ErrorbarContainer
+from matplotlib.figure import Figure
 
 from draw_figures import main as draw_figures
 from samsvae.biology import NULL, PERTURBED
@@ -754,6 +755,22 @@ def test_figures_cope_with_what_experiments_may_hold(case, tmp_path):
     plt.close(fresh)
     # text is drawn as it is, so a label in matplotlib's notation of formulas would show it
     assert "mathdefault" not in (tmp_path / "a.svg").read_text()
+
+
+def test_both_files_of_a_figure_have_its_layout_and_take_one_drawing_each(tmp_path, monkeypatch):
+    use_style()
+    drawn, axis = plt.subplots()
+    axis.set_ylabel("of\nsome\nlines")
+    places, draw = [], Figure.draw
+
+    def recorded(figure, renderer):
+        draw(figure, renderer)
+        places.append(axis.get_position(original=True).bounds)
+
+    monkeypatch.setattr(Figure, "draw", recorded)
+    save_figure(drawn, "caption", "{}", [tmp_path / "a.svg", tmp_path / "a.pdf"])
+    assert len(places) == 3  # to lay it out, and for each file
+    assert places[0] == places[1] == places[2]
 
 
 def test_a_figure_is_the_same_every_time_in_either_form_with_its_caption_and_origin(tmp_path):

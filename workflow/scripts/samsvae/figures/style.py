@@ -67,6 +67,9 @@ def use_style() -> None:
     )
 
 
+# An engine None is the one of the settings. With the engine "none", which matplotlib takes for one
+# that lays out, each file would take one more drawing.
+@mpl.rc_context({"figure.constrained_layout.use": False})
 def save_figure(figure: Figure, caption: str, provenance: str, paths: Sequence[str | Path]) -> None:
     """Write a figure with its caption and provenance in the metadata, whole or not at all.
 
@@ -108,9 +111,7 @@ def settled_box(figure: Figure) -> Bbox:
     dpi = figure.dpi
     figure.set_dpi(POINTS_PER_INCH)  # at which vector files are drawn
     figure.draw_without_rendering()
-    # with "none" in place of None, matplotlib would draw the figure once more before each file
-    with mpl.rc_context({"figure.constrained_layout.use": False}):
-        figure.set_layout_engine(None)
+    figure.set_layout_engine(None)
     box = figure.get_tightbbox().padded(MARGIN)
     figure.set_dpi(dpi)
     return box
