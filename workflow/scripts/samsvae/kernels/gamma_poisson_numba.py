@@ -70,8 +70,11 @@ def log_prob(
     """Compute the log-probability; see :class:`samsvae.kernels.gamma_poisson.Kernels`."""
     inputs: tuple[Tensor, ...] = (counts, library_size, concentration, hidden, weight, bias)
     inputs += _given(genes, offsets, log_factors)
+    counts, library_size, c = (each.detach() for each in inputs[:3])
+    match_numba_threads()
     of_replicates = zip(*(each.detach() for each in inputs), strict=True)
-    return _stack([_log_prob(*each) for each in of_replicates])
+    value = _stack([_decoder_value(*each) for each in of_replicates])
+    return value.add_(_counts_term(counts, c, torch.ones_like(library_size))[0][:, None])
 
 
 def log_prob_and_gradients(
@@ -90,9 +93,12 @@ def log_prob_and_gradients(
     of_cells = cell_weight, counts, library_size
     inputs: tuple[Tensor, ...] = (*of_cells, concentration, hidden, weight, bias)
     inputs += _given(genes, offsets, log_factors)
+    match_numba_threads()
     of_replicates = zip(*(each.detach() for each in inputs), strict=True)
-    found = [_log_prob_and_gradients(*each) for each in of_replicates]
-    return tuple(map(_stack, zip(*found, strict=True)))
+    found = [_decoder_value_and_gradients(*each) for each in of_replicates]
+    value, by_c, *others = map(_stack, zip(*found, strict=True))
+    term, term_by_c = _counts_term(counts.detach(), concentration.detach(), cell_weight.sum(1))
+    return value + term[:, None], by_c + term_by_c, *others
 
 
 def _given(
@@ -108,7 +114,7 @@ def _stack(replicates: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(replicates)) if len(replicates) > 1 else replicates[0].unsqueeze(0)
 
 
-def _log_prob(
+def _decoder_value(
     counts: Tensor,
     library_size: Tensor,
     c: Tensor,
@@ -117,9 +123,9 @@ def _log_prob(
     bias: Tensor,
     *own: Tensor,
 ) -> Tensor:
+    """Compute the decoder's term of one replicate."""
     value = hidden.new_empty(hidden.shape[:-1])
     of_genes = _arrays((c, 1 / c, bias))
-    match_numba_threads()
     for cells, particles in _blocks(hidden):
         logits = _logits(hidden[particles, cells], weight)
         _add_offsets(logits, cells, particles, *own)
@@ -128,10 +134,10 @@ def _log_prob(
         result = _arrays((logits, term))
         _decoder_term(np.float32(SMALLEST_MEAN), *of_cells, *of_genes, *result)
         value[particles, cells] = term
-    return value.add_(_counts_term(counts, c, torch.ones_like(library_size))[0])
+    return value
 
 
-def _log_prob_and_gradients(
+def _decoder_value_and_gradients(
     cell_weight: Tensor,
     counts: Tensor,
     library_size: Tensor,
@@ -141,12 +147,12 @@ def _log_prob_and_gradients(
     bias: Tensor,
     *own: Tensor,
 ) -> tuple[Tensor, ...]:
+    """Compute the decoder's term of one replicate, and its gradients."""
     value, by_hidden = hidden.new_empty(hidden.shape[:-1]), torch.empty_like(hidden)
     by_offsets = torch.empty_like(own[1]) if own else hidden.new_empty(0)
     by_log_factors = torch.zeros_like(own[2]) if own else hidden.new_empty(0)
     by_c, by_bias = torch.zeros_like(c), torch.zeros_like(bias)
     by_weight = weight.new_zeros(weight.shape[::-1]).T  # the layout that `multiply` returns
-    match_numba_threads()
     for cells, particles in _blocks(hidden):
         h = hidden[particles, cells]
         logits = _logits(h, weight)
@@ -165,9 +171,7 @@ def _log_prob_and_gradients(
         by_logits = logits.view(-1, len(bias))
         by_weight += multiply(by_logits.T, h.view(-1, h.shape[-1]))
         by_hidden[particles, cells] = multiply(by_logits, weight).view_as(h)
-    term, term_by_c = _counts_term(counts, c, cell_weight.sum(0))
-    by_c = by_c + term_by_c
-    return value + term, by_c, by_hidden, by_weight, by_bias, by_offsets, by_log_factors
+    return value, by_c, by_hidden, by_weight, by_bias, by_offsets, by_log_factors
 
 
 def _of_block(cells: slice, *own: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,37 +216,42 @@ def _blocks(hidden: Tensor) -> Iterator[tuple[slice, slice]]:
 def _counts_term(counts: Tensor, c: Tensor, cell_weight: Tensor) -> tuple[Tensor, Tensor]:
     """Sum the counts' term over genes, and differentiate its weighted sum over cells.
 
+    It is computed for all replicates at once, since its operations are many and small.
+
     Parameters
     ----------
     counts
-        x, B x G.
+        x, R x B x G.
     c
-        Concentrations, length G.
+        Concentrations, R x G.
     cell_weight
-        Length B.
+        R x B.
 
     Returns
     -------
     term : Tensor
-        Nats, length B.
+        Nats, R x B.
     by_c : Tensor
-        Gradient of the weighted sum of the cells' terms, length G.
+        Gradient of the weighted sum of the cells' terms, R x G.
     """
+    replicates, cells, _ = counts.shape
     largest = int(counts.max()) if counts.numel() else 0
     small = torch.arange(min(largest, LARGEST_TABULATED) + 1, dtype=c.dtype)[:, None]
-    start = torch.zeros_like(c)[None]
-    rising = torch.cat([start, torch.log1p(small[:-1] / c).cumsum(0)]) - torch.lgamma(small + 1)
-    slope = torch.cat([start, (-small[:-1] / (c * (c + small[:-1]))).cumsum(0)])
-    by_group, weight = counts.new_zeros(GROUPS, len(counts)), torch.zeros_like(rising)
+    of_gene, below = c[:, None], small[:-1]
+    start = torch.zeros_like(of_gene)
+    rising = torch.cat([start, torch.log1p(below / of_gene).cumsum(1)], 1) - torch.lgamma(small + 1)
+    slope = torch.cat([start, (-below / (of_gene * (of_gene + below))).cumsum(1)], 1)
+    by_group, weight = counts.new_zeros(replicates, GROUPS, cells), torch.zeros_like(rising)
     _sum_table_entries(*_arrays((counts, rising, cell_weight, by_group, weight)))
-    term, by_c = by_group.sum(0), (weight * slope).sum(0)
+    term, by_c = by_group.sum(1), (weight * slope).sum(1)
     if largest > LARGEST_TABULATED:
-        cell, gene = (counts > LARGEST_TABULATED).nonzero(as_tuple=True)
-        x, own_c = counts[cell, gene], c[gene]
+        replicate, cell, gene = (counts > LARGEST_TABULATED).nonzero(as_tuple=True)
+        x, own_c = counts[replicate, cell, gene], c[replicate, gene]
+        last = replicate, LARGEST_TABULATED, gene
         exact = log_rising(x, own_c) - torch.lgamma(x + 1)
-        term.index_add_(0, cell, exact - rising[LARGEST_TABULATED, gene])
-        excess = _log_rising_slope(x, own_c) - slope[LARGEST_TABULATED, gene]
-        by_c.index_add_(0, gene, cell_weight[cell] * excess)
+        term.index_put_((replicate, cell), exact - rising[last], accumulate=True)
+        excess = cell_weight[replicate, cell] * (_log_rising_slope(x, own_c) - slope[last])
+        by_c.index_put_((replicate, gene), excess, accumulate=True)
     return term, by_c
 
 
@@ -268,15 +277,17 @@ def _log_rising_slope(x: Tensor, c: Tensor) -> Tensor:
 def _sum_table_entries(counts: Any, table: Any, cell_weight: Any, term: Any, weight: Any) -> None:
     """Sum table entries over genes, and cells' weights over entries; larger counts are clipped.
 
-    `term` is groups of genes x cells; `weight` is of the table's shape, counts x genes.
+    `term` is replicates x groups of genes x cells; `weight` is of the table's shape, replicates x
+    counts x genes.
     """
-    groups, (last, genes) = len(term), table.shape
+    (replicates, groups, cells), (_, last, genes) = term.shape, table.shape
     for group in prange(groups):
-        for cell in range(len(counts)):
-            for gene in range(group * genes // groups, (group + 1) * genes // groups):
-                x = min(np.int32(counts[cell, gene]), last - 1)
-                term[group, cell] += table[x, gene]
-                weight[x, gene] += cell_weight[cell]
+        for replicate in range(replicates):
+            for cell in range(cells):
+                for gene in range(group * genes // groups, (group + 1) * genes // groups):
+                    x = min(np.int32(counts[replicate, cell, gene]), last - 1)
+                    term[replicate, group, cell] += table[replicate, x, gene]
+                    weight[replicate, x, gene] += cell_weight[replicate, cell]
 
 
 @function
