@@ -84,7 +84,7 @@ def test_other_words_in_any_file_rerun_nothing(library):
     [
         ("inference/trainer.py", {"train_model"}, {"enrich_effects", "observe_effects", "split_cells"}),
         ("inference/objective.py", {"train_model"}, {"enrich_effects", "select_model", "draw_figures"}),
-        ("models/networks.py", {"train_model"}, {"split_cells", "enrich_effects", "predict_baseline"}),
+        ("models/networks.py", {"train_model"}, {"split_cells", "enrich_effects", "predict_baselines"}),
         ("biology/enrichment.py", {"enrich_effects", "tabulate_latents"}, {"train_model", "evaluate_run"}),
         ("screen/splits.py", {"split_cells"}, {"enrich_effects", "draw_figures", "simulate_screen"}),
         ("figures/style.py", {"draw_figures", "draw_perturbation"}, {"train_model", "tabulate_effects"}),

@@ -273,7 +273,7 @@ def test_one_figure_comes_back_with_those_of_its_module_and_soon(finished):
     [
         ("biology/enrichment.py", {"enrich_effects", "compare_pathways"}, {"train", "evaluate_run"}),
         ("evaluation/predicted.py", {"evaluate_run", "evaluate_effects"}, {"train", "observe_effects", "split_cells"}),
-        ("models/sams_vae.py", {"train", "evaluate_run"}, {"split_cells", "observe_effects", "predict_baseline"}),
+        ("models/sams_vae.py", {"train", "evaluate_run"}, {"split_cells", "observe_effects", "predict_baselines"}),
         ("figures/scores.py", {"draw_scores", "write_report"}, {"train", "collect_training"}),
     ],
 )  # fmt: skip
@@ -305,7 +305,7 @@ def test_an_edited_script_reruns_its_own_rule(finished):
     planned = finished.planned()
     path.write_text(source)
     assert {"enrich_effects", "compare_pathways"} <= set(planned)
-    assert not {"train", "evaluate_run", "predict_baseline"} & set(planned)
+    assert not {"train", "evaluate_run", "predict_baselines"} & set(planned)
 
 
 def test_an_edited_model_is_retrained_without_the_others(finished):
@@ -332,7 +332,7 @@ def test_a_changed_model_is_retrained_alone(finished):
     changed["models"]["cpa"]["n_hidden"] = 17
     planned = Project(finished.folder, changed).planned()
     assert planned["train"] == planned["evaluate_run"] == 1
-    assert not {"split_cells", "observe_effects", "simulate_screen", "predict_baseline"} & set(
+    assert not {"split_cells", "observe_effects", "simulate_screen", "predict_baselines"} & set(
         planned
     )
 
@@ -565,7 +565,7 @@ def test_states_are_mapped_where_this_is_not_switched_off(finished):
 def test_latent_tables_of_any_run_are_made_by_their_path(finished):
     run = "results/unseen/unseen_combinations-f1-seed0/sams/seed1"
     assert finished.planned(f"{run}/factors.tsv") == {"tabulate_latents_of_run": 1}
-    assert finished.planned(f"{run}/basal.tsv") == {"classify_states_of_run": 1}
+    assert finished.planned(f"{run}/basal.tsv") == {"tabulate_latents_of_run": 1}
 
 
 def test_enrichment_of_any_run_is_tested_by_its_path(finished):

@@ -82,7 +82,7 @@ def uses(script, *modules):
 def collecting(adds={}, runs=()):
     """Build the parameters of a job that concatenates tables of runs.
 
-    `adds` names the function that adds columns to a table, as "module:function".
+    `adds` names the function that is applied to a concatenated table, as "module:function".
     """
     code = uses("collect_tables", *adds.values())
     return {"adds": adds, "runs": runs, "code": code}

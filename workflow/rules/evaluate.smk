@@ -35,15 +35,17 @@ rule evaluate_effects:
 
 
 rule collect_scores:
-    """Concatenate tables over the splits of an experiment."""
+    """Concatenate tables over the splits of an experiment, and stratify scores."""
     input:
         de_comparison=layout.for_splits(rules.evaluate_effects.output.de_comparison),
         missed_effects=layout.for_splits(rules.evaluate_effects.output.missed_effects),
         calibration=layout.for_splits(rules.evaluate_effects.output.calibration),
+        de_by_strength=layout.for_splits(rules.evaluate_effects.output.de_comparison),
     output:
         de_comparison=f"{TABLES}/de_comparison.tsv",
         missed_effects=f"{TABLES}/missed_effects.tsv",
         calibration=f"{TABLES}/calibration.tsv",
+        de_by_strength=f"{TABLES}/de_by_strength.tsv",
     log:
         "results/logs/collect_tables/{experiment}/scores.log",
     benchmark:
@@ -56,7 +58,8 @@ rule collect_scores:
     params:
         **collecting(
             {
-                "de_comparison": "samsvae.evaluation.differential_expression:with_quartiles"
+                "de_comparison": "samsvae.evaluation.differential_expression:with_quartiles",
+                "de_by_strength": "samsvae.evaluation.differential_expression:scores_by_strength",
             }
         ),
     script:

@@ -1,14 +1,16 @@
-# Effects by gene: tables of all models, differential expression, combinations.
+# Effects by gene: tables of all models, combinations, perturbations.
 
 
+# for the first split and seed; ceilings do not predict combinations
 rule tabulate_effects:
-    """Tabulate observed and predicted effects of every gene."""
+    """Tabulate effects of every gene, and the non-additivity of combinations."""
     input:
         observed=layout.for_first_split(rules.observe_effects.output.effects),
         screen=rules.share_assessment.output.effects,
         predicted=layout.for_runs(rules.evaluate_run.output.effects, reference=True),
     output:
         table=f"{TABLES}/effects.parquet",
+        combinations=f"{TABLES}/combinations.tsv",
     log:
         "results/logs/tabulate_effects/{experiment}.log",
     benchmark:
@@ -20,65 +22,12 @@ rule tabulate_effects:
         runtime=growing(20),
     params:
         runs=layout.runs_of(reference=True),
+        ceilings=layout.ceilings,
         fdr=config["evaluation"]["fdr"],
         effects=config["evaluation"]["effects"],
         code=uses("tabulate_effects"),
     script:
         "../scripts/tabulate_effects.py"
-
-
-rule stratify_scores:
-    """Stratify scores by effect strength."""
-    input:
-        table=rules.collect_scores.output.de_comparison,
-    output:
-        table=f"{TABLES}/de_by_strength.tsv",
-    log:
-        "results/logs/stratify_scores/{experiment}.log",
-    benchmark:
-        "results/benchmarks/stratify_scores/{experiment}.tsv"
-    conda:
-        "../../envs/samsvae.yaml"
-    resources:
-        mem_mb=growing(2000),
-        runtime=growing(10),
-    params:
-        code=uses("stratify_scores"),
-    script:
-        "../scripts/stratify_scores.py"
-
-
-# for the first split and seed, like the table of effects; ceilings do not predict combinations
-rule tabulate_combinations:
-    """Tabulate the non-additivity of combinations."""
-    input:
-        observed=layout.for_first_split(rules.observe_effects.output.effects),
-        predicted=layout.for_runs(
-            rules.evaluate_run.output.effects,
-            reference=True,
-            models=layout.trained + layout.baselines + layout.external,
-        ),
-    output:
-        table=f"{TABLES}/combinations.tsv",
-    log:
-        "results/logs/tabulate_combinations/{experiment}.log",
-    benchmark:
-        "results/benchmarks/tabulate_combinations/{experiment}.tsv"
-    conda:
-        "../../envs/samsvae.yaml"
-    resources:
-        mem_mb=growing(2000),
-        runtime=growing(10),
-    params:
-        runs=layout.runs_of(
-            reference=True,
-            models=layout.trained + layout.baselines + layout.external,
-        ),
-        fdr=config["evaluation"]["fdr"],
-        effects=config["evaluation"]["effects"],
-        code=uses("tabulate_combinations"),
-    script:
-        "../scripts/tabulate_combinations.py"
 
 
 # a checkpoint, since the perturbations of a screen are known only after it is built

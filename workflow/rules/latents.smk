@@ -2,7 +2,7 @@
 # for the first split and seed; the table of any other run can be requested by its path.
 
 
-# tables of latent factors
+# tables of latent factors, and of a classifier of perturbations by latent states
 LATENT_TABLES = {
     "latents": "latent_effects.tsv",
     "factors": "factors.tsv",
@@ -10,14 +10,16 @@ LATENT_TABLES = {
     "sharing": "group_sharing.tsv",
     "genes": "factor_genes.parquet",
     "enrichment": "factor_enrichment.tsv",
+    "basal": "basal.tsv",
 }
 
 
 rule tabulate_latents:
-    """Tabulate masks, embeddings and genes of latent factors."""
+    """Tabulate latent factors, and classify perturbations by latent states."""
     input:
         models=layout.for_shown_runs(rules.train.output.model),
         screen=layout.screen_of,
+        split=layout.for_shown_split(rules.split_cells.output.split),
         groups=layout.groups_of,
         observed=branch(
             layout.tests_gene_sets_of,
@@ -33,8 +35,8 @@ rule tabulate_latents:
     conda:
         "../../envs/samsvae.yaml"
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(60),
+        mem_mb=growing(4000, per_input=10),
+        runtime=growing(180),
     params:
         runs=layout.shown_runs_of,
         gene_set_names=lambda wildcards, input: (
@@ -154,39 +156,6 @@ rule apply_model:
         code=uses_model("apply_model"),
     script:
         "../scripts/apply_model.py"
-
-
-rule classify_states:
-    """Classify perturbations by latent states of cells."""
-    input:
-        models=layout.for_shown_runs(rules.train.output.model),
-        screen=layout.screen_of,
-        split=layout.for_shown_split(rules.split_cells.output.split),
-    output:
-        table=f"{TABLES}/basal.tsv",
-    log:
-        "results/logs/classify_states/{experiment}.log",
-    benchmark:
-        "results/benchmarks/classify_states/{experiment}.tsv"
-    conda:
-        "../../envs/samsvae.yaml"
-    resources:
-        mem_mb=growing(4000, per_input=10),
-        runtime=growing(120),
-    params:
-        runs=layout.shown_runs_of,
-        code=uses_models("classify_states"),
-    script:
-        "../scripts/classify_states.py"
-
-
-use rule classify_states as classify_states_of_run with:
-    output:
-        table=f"{RUN}/basal.tsv",
-    log:
-        "results/logs/classify_states/{experiment}/{split}/{model}-seed{seed}.log",
-    benchmark:
-        "results/benchmarks/classify_states/{experiment}/{split}/{model}-seed{seed}.tsv"
 
 
 # The states are those of the first model alone. Cells and perturbations are mapped by one job, since

@@ -37,6 +37,10 @@ EVALUATED = {
     "min_controls_per_batch": config["evaluation"]["min_controls_per_batch"],
 }
 
+# Intervals are over all seeds of a model, so that the job of all seeds computes them, too, unless
+# candidates, which have none, are evaluated by the same rule.
+WITH_INTERVALS = config["evaluation"]["interval_draws"] and not layout.candidates
+
 
 # The IWELBO and the effects of a run are one job, since loading the model takes longer than either
 # for a small screen, and one job instead of two halves the plan of a large grid.
@@ -72,18 +76,59 @@ rule evaluate_run:
         "../scripts/evaluate_run.py"
 
 
+# made by the job of all seeds of a model if there is one
+rule predict_intervals:
+    """Compute posterior intervals of the effects of a model over its training seeds."""
+    input:
+        screen=layout.screen_of,
+        split=rules.split_cells.output.split,
+        observed=rules.observe_effects.output.by_use,
+        model=layout.for_seeds(rules.train.output.model),
+    output:
+        intervals=f"{SPLIT}/{{model}}/intervals.h5ad",
+        coverage=f"{SPLIT}/{{model}}/coverage.tsv",
+    log:
+        "results/logs/predict_intervals/{experiment}/{split}/{model}.log",
+    benchmark:
+        "results/benchmarks/predict_intervals/{experiment}/{split}/{model}.tsv"
+    wildcard_constraints:
+        experiment=one_of(filter(layout.has_counts, layout.experiments)),
+        model=one_of(layout.trained),
+    conda:
+        "../../envs/samsvae.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(4000, per_input=1),
+        runtime=growing(180),
+        gpu=1,
+    params:
+        seeds=lambda wildcards: layout.experiments[wildcards.experiment]["seeds"],
+        interval_draws=config["evaluation"]["interval_draws"],
+        library_size=config["evaluation"]["effect_library_size"],
+        min_controls_per_batch=config["evaluation"]["min_controls_per_batch"],
+        code=uses_model("evaluate_run"),
+    script:
+        "../scripts/evaluate_run.py"
+
+
 # Seeds that are trained together are evaluated together; see train.smk.
 for number, (seeds, experiments) in enumerate(layout.by_seeds().items()):
 
     rule:
-        """Estimate IWELBO and predict effects of all seeds of a model."""
+        """Estimate IWELBO and predict effects of all seeds of a model, with intervals."""
         name:
             f"evaluate_seeds_{number + 1}" if number else "evaluate_seeds"
         input:
+            **(
+                {"observed": rules.observe_effects.output.by_use}
+                if WITH_INTERVALS
+                else {}
+            ),
             screen=layout.screen_of,
             split=rules.split_cells.output.split,
             model=expand(rules.train.output.model, seed=seeds, allow_missing=True),
         output:
+            **(dict(rules.predict_intervals.output.items()) if WITH_INTERVALS else {}),
             iwelbo=expand(
                 rules.evaluate_run.output.iwelbo, seed=seeds, allow_missing=True
             ),
@@ -109,6 +154,7 @@ for number, (seeds, experiments) in enumerate(layout.by_seeds().items()):
             gpu=1,
         params:
             **EVALUATED,
+            interval_draws=config["evaluation"]["interval_draws"],
             seeds=list(seeds),
             code=uses_model("evaluate_run"),
         script:
@@ -117,6 +163,7 @@ for number, (seeds, experiments) in enumerate(layout.by_seeds().items()):
     workflow.ruleorder(
         f"evaluate_seeds_{number + 1}" if number else "evaluate_seeds",
         "evaluate_run",
+        "predict_intervals",
     )
 
 
@@ -133,67 +180,46 @@ use rule evaluate_run as estimate_iwelbo with:
         model=one_of(layout.fitted),
 
 
-rule predict_intervals:
-    """Compute posterior intervals of the effects of a model over its training seeds."""
-    input:
-        screen=layout.screen_of,
-        split=rules.split_cells.output.split,
-        observed=rules.observe_effects.output.by_use,
-        models=layout.for_seeds(rules.train.output.model),
-    output:
-        intervals=f"{SPLIT}/{{model}}/intervals.h5ad",
-        coverage=f"{SPLIT}/{{model}}/coverage.tsv",
-    log:
-        "results/logs/predict_intervals/{experiment}/{split}/{model}.log",
-    benchmark:
-        "results/benchmarks/predict_intervals/{experiment}/{split}/{model}.tsv"
-    wildcard_constraints:
-        experiment=one_of(filter(layout.has_counts, layout.experiments)),
-        model=one_of(layout.trained),
-    conda:
-        "../../envs/samsvae.yaml"
-    threads: 1
-    resources:
-        mem_mb=growing(4000, per_input=1),
-        runtime=growing(180),
-        gpu=1,
-    params:
-        run=lambda wildcards: {"split": wildcards.split, "model": wildcards.model},
-        seeds=lambda wildcards: layout.experiments[wildcards.experiment]["seeds"],
-        draws=config["evaluation"]["interval_draws"],
-        library_size=config["evaluation"]["effect_library_size"],
-        min_controls_per_batch=config["evaluation"]["min_controls_per_batch"],
-        code=uses_model("predict_intervals"),
-    script:
-        "../scripts/predict_intervals.py"
+# One job predicts with the baselines of a split, since loading libraries and reading cells takes
+# longer than most baselines. There is one rule for each list of baselines.
+for number, (baselines, experiments) in enumerate(layout.by_baselines().items()):
 
-
-rule predict_baseline:
-    """Predict effects with a baseline."""
-    input:
-        screen=layout.screen_of,
-        split=rules.split_cells.output.split,
-        features=layout.features_of,
-    output:
-        effects=f"{RUN}/predicted_effects.h5ad",
-    log:
-        "results/logs/predict_baseline/{experiment}/{split}/{model}-seed{seed}.log",
-    benchmark:
-        "results/benchmarks/predict_baseline/{experiment}/{split}/{model}-seed{seed}.tsv"
-    wildcard_constraints:
-        model=one_of(layout.baselines),
-    conda:
-        "../../envs/samsvae.yaml"
-    resources:
-        mem_mb=growing(2000, per_input=5),
-        runtime=growing(30),
-    params:
-        settings=lambda wildcards: layout.models[wildcards.model],
-        effects=config["evaluation"]["effects"],
-        min_controls=config["evaluation"]["min_controls_per_batch"],
-        code=uses("predict_baseline"),
-    script:
-        "../scripts/predict_baseline.py"
+    rule:
+        """Predict effects with the baselines of an experiment."""
+        name:
+            f"predict_baselines_{number + 1}" if number else "predict_baselines"
+        input:
+            screen=layout.screen_of,
+            split=rules.split_cells.output.split,
+            features=layout.features_of,
+        output:
+            effects=[
+                expand(
+                    rules.evaluate_run.output.effects,
+                    model=model,
+                    seed=seed,
+                    allow_missing=True,
+                )[0]
+                for model, seed in baselines
+            ],
+        log:
+            "results/logs/predict_baselines/{experiment}/{split}.log",
+        benchmark:
+            "results/benchmarks/predict_baselines/{experiment}/{split}.tsv"
+        wildcard_constraints:
+            experiment=one_of(experiments),
+        conda:
+            "../../envs/samsvae.yaml"
+        resources:
+            mem_mb=growing(2000, per_input=5),
+            runtime=growing(60),
+        params:
+            settings=[layout.models[model] for model, _ in baselines],
+            effects=config["evaluation"]["effects"],
+            min_controls=config["evaluation"]["min_controls_per_batch"],
+            code=uses("predict_baselines"),
+        script:
+            "../scripts/predict_baselines.py"
 
 
 # first among the jobs that can run, so that a file that does not fit stops a run before training
@@ -352,7 +378,7 @@ rule export_cells:
         screen=layout.screen_of,
         split=rules.split_cells.output.split,
         model=branch(layout.trained_of, then=rules.train.output.model),
-        effects=branch(layout.baseline_of, then=rules.predict_baseline.output.effects),
+        effects=branch(layout.baseline_of, then=rules.evaluate_run.output.effects),
     output:
         predicted=f"{RUN}/cell_eval/predicted.h5ad",
         real=f"{RUN}/cell_eval/real.h5ad",

@@ -1,4 +1,4 @@
-"""Concatenate tables of many jobs, each kind to one table, and add columns over all of them."""
+"""Concatenate tables of many jobs, each kind to one table, and summarise over all of them."""
 
 import importlib
 from typing import Any

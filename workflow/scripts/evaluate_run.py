@@ -1,13 +1,15 @@
-"""Estimate the IWELBO of held-out cells, and predict effects, of one trained model or of several.
+"""Evaluate trained models: IWELBO of held-out cells, predicted effects, intervals over seeds.
 
-Several are the seeds of a model that are trained together.
+The models are one, or the training seeds of one. What is computed is what the rule has as outputs.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from samsvae.evaluation.effects import write_effects
+from samsvae.evaluation.effects import read_effects, write_effects
+from samsvae.evaluation.intervals import intervals_for_screen
 from samsvae.evaluation.predicted import ESTIMATORS, effects_for_screen
 from samsvae.inference.cells import CellStream
 from samsvae.inference.checkpoint import TrainedModel, load_model
@@ -24,16 +26,19 @@ def main(snakemake: Any) -> None:
     """Run the rule."""
     keep_freed_memory()
     torch.set_num_threads(snakemake.threads)
-    device = choose_device()
+    device, seeds = choose_device(), list(snakemake.params.seeds)
     files = {"model": snakemake.input.model, **dict(snakemake.output.items())}
     # each a path, or a list of one for each seed
     paths = {name: [file] if isinstance(file, str) else file for name, file in files.items()}
-    for index, seed in enumerate(snakemake.params.seeds):
-        own = {name: of_seeds[index] for name, of_seeds in paths.items()}
-        trained = load_model(own["model"], device)
-        estimate_iwelbo(snakemake, trained, device, seed, own)
-        if "effects" in own:
-            predict_effects(snakemake, trained, device, seed, own["effects"])
+    models = [load_model(path, device) for path in paths["model"]]
+    for index, (seed, trained) in enumerate(zip(seeds, models, strict=True)):
+        if "iwelbo" in paths:
+            own = {name: paths[name][index] for name in ("iwelbo", "by_particles")}
+            estimate_iwelbo(snakemake, trained, device, seed, own)
+        if "effects" in paths:
+            predict_effects(snakemake, trained, device, seed, paths["effects"][index])
+    if "intervals" in paths:
+        predict_intervals(snakemake, models, device, seeds)
 
 
 def estimate_iwelbo(
@@ -74,6 +79,35 @@ def predict_effects(
         names = perturbations(screen)
         table = effects_for_screen(trained, screen, names, settings, made_by, cells)
     write_effects(table, path)
+
+
+def predict_intervals(
+    snakemake: Any, models: Sequence[TrainedModel], device: torch.device, seeds: Sequence[int]
+) -> None:
+    """Write the posterior intervals of effects over all seeds, and their coverage."""
+    given, params, output = snakemake.input, snakemake.params, snakemake.output
+    settings = {
+        key: params[key] for key in ("interval_draws", "library_size", "min_controls_per_batch")
+    }
+    config = {
+        "model": models[0].settings,
+        "interval_draws": params.interval_draws,
+        "effect_library_size": params.library_size,
+        "min_controls_per_batch": params.min_controls_per_batch,
+        "seeds": list(seeds),
+    }
+    made_by = provenance(config, params.code, screen=read_digest(given.screen))
+    setting = f"evaluation.interval_draws (now {params.interval_draws})"
+    with open_screen(given.screen) as screen, explain_out_of_memory(device, setting):
+        parts = read_split(given.split, screen)
+        cells = held_out_cells(screen.obs["perturbation"].astype(str), parts)
+        observed = read_effects(given.observed)
+        table, coverage = intervals_for_screen(
+            models, seeds, screen, observed, settings, made_by, cells
+        )
+    write_effects(table, output.intervals)
+    run = {key: snakemake.wildcards[key] for key in ("split", "model")}
+    write_tsv(coverage.assign(**run), output.coverage, list(run))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tabulate latent effects and latent factors of trained models."""
+"""Tabulate latent effects, latent factors and what latent states tell of perturbations."""
 
 from typing import Any
 
@@ -7,10 +7,13 @@ import torch
 
 from samsvae.biology.enrichment import Enrichment
 from samsvae.biology.factors import factor_tables, read_annotation, with_orders
+from samsvae.biology.states import classify_basal_state
 from samsvae.inference.checkpoint import load_model
 from samsvae.runtime.files import write_parquet, write_tsv
 from samsvae.runtime.provenance import provenance
 from samsvae.runtime.script import run_job
+from samsvae.screen.canonical import open_screen
+from samsvae.screen.splits import read_split
 
 
 def main(snakemake: Any) -> None:
@@ -26,17 +29,20 @@ def main(snakemake: Any) -> None:
         gene_sets,
         settings,
     )
-    found = [
-        factor_tables(load_model(path), annotation, settings, **params.draws, seed=run["seed"])
-        for run, path in zip(params.runs, given.models, strict=True)
-    ]
+    of_runs = []
+    with open_screen(given.screen) as screen:
+        parts = read_split(given.split, screen)
+        for run, path in zip(params.runs, given.models, strict=True):
+            model, seed = load_model(path), run["seed"]
+            found = factor_tables(model, annotation, settings, **params.draws, seed=seed)
+            basal = classify_basal_state(model, screen, parts, seed)
+            of_runs.append({**found.tables(), "basal": basal})
     first = ["split", "model", "seed"]
     for name, path in snakemake.output.items():
-        parts = [
-            tables.tables()[name].assign(**run)
-            for run, tables in zip(params.runs, found, strict=True)
+        tables = [
+            tables[name].assign(**run) for run, tables in zip(params.runs, of_runs, strict=True)
         ]
-        table = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+        table = pd.concat([each for each in tables if len(each)] or tables, ignore_index=True)
         if name == "latents":
             table = with_orders(table)
         if name == "genes":

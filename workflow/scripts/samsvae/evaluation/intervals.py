@@ -6,8 +6,9 @@ observed effect has sampling noise beside it. An interval of level L is right if
 observed effects lies between the quantiles of the distribution of both together.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import anndata
 import numpy as np
@@ -18,7 +19,13 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from samsvae.evaluation.effects import effects_table
-from samsvae.evaluation.predicted import design_of, expected_expression, strata_of
+from samsvae.evaluation.predicted import (
+    design_of,
+    expected_expression,
+    library_size_quantiles,
+    strata_of,
+    weights_of_strata,
+)
 from samsvae.evaluation.scores import LEVEL, coverage_table
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.noise import seeded
@@ -339,6 +346,52 @@ class Calibration:
         """Compute the calibrated standard deviation, perturbations x genes."""
         deviation: np.ndarray = np.sqrt(variance + self.residual * cell_variance)
         return self.scale_factor * deviation
+
+
+def intervals_for_screen(
+    trained: Sequence[TrainedModel],
+    seeds: Sequence[int],
+    screen: anndata.AnnData,
+    observed: anndata.AnnData,
+    settings: Mapping[str, Any],
+    provenance: str,
+    cells: np.ndarray,
+) -> tuple[anndata.AnnData, pd.DataFrame]:
+    """Compute posterior intervals of effects in cells like those of a screen.
+
+    Parameters
+    ----------
+    trained
+        The model of each training seed.
+    seeds
+        Seed of the draws of each.
+    screen
+        Canonical screen.
+    observed
+        As of :func:`samsvae.evaluation.observed_by_use.observed_by_use`, of all perturbations.
+    settings
+        ``interval_draws``, ``library_size`` (None for those of the cells) and
+        ``min_controls_per_batch``.
+    provenance
+        Provenance record, JSON.
+    cells
+        Boolean, the cells whose strata and library sizes are taken.
+
+    Returns
+    -------
+    intervals, coverage
+        As of :func:`intervals_of`.
+    """
+    names, least = list(observed.obs_names), settings["min_controls_per_batch"]
+    weights = weights_of_strata(trained[0], screen, names, cells, least)
+    sizes = library_size_quantiles(screen.obs["library_size"][cells])
+    if settings["library_size"] is not None:
+        sizes = [float(settings["library_size"])]
+    models = [
+        EffectDraws(each, settings["interval_draws"], seed, weights, sizes)
+        for seed, each in zip(seeds, trained, strict=True)
+    ]
+    return intervals_of(models, observed, provenance)
 
 
 def intervals_of(

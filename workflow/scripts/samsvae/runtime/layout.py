@@ -497,6 +497,16 @@ class Layout:
                 groups.setdefault(tuple(experiment["seeds"]), []).append(name)
         return groups
 
+    def by_baselines(self) -> dict[tuple[tuple[str, int], ...], list[str]]:
+        """Group the experiments with baselines by these, each with the seed of its runs."""
+        groups: dict[tuple[tuple[str, int], ...], list[str]] = {}
+        for name in self.experiments:
+            runs = self.runs(name, models=self.baselines, reference=True)
+            if runs:
+                found = tuple((run["model"], run["seed"]) for run in runs)
+                groups.setdefault(found, []).append(name)
+        return groups
+
     def split_to_train_on(self, wildcards: Wildcards) -> str:
         """Return the path of the split that one seed of a model is trained on.
 
