@@ -21,7 +21,8 @@ from scipy import sparse, stats
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow" / "scripts"))
 
 from samsvae.evaluation.expression import log_expression
-from samsvae.evaluation.stratified import Strata, stratified_rank_sum
+from samsvae.evaluation.strata import Strata
+from samsvae.evaluation.stratified import stratified_rank_sum
 from samsvae.screen.canonical import read_screen
 from samsvae.screen.labels import CONTROL
 

@@ -47,7 +47,8 @@ from samsvae.evaluation.predicted import (
     predicted_effects,
     weights_of_strata,
 )
-from samsvae.evaluation.stratified import Strata, gated_tests, strata_of_cells, stratified_effects
+from samsvae.evaluation.strata import Strata, strata_of_cells, stratified_effects
+from samsvae.evaluation.stratified import gated_tests
 from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.encoding import Covariates, Encoding

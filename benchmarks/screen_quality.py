@@ -54,7 +54,8 @@ from samsvae.evaluation.expression import (
     log_expression,
 )
 from samsvae.evaluation.marginal import Regression, fit
-from samsvae.evaluation.stratified import Strata, gated_tests, strata_of_cells, stratified_effects
+from samsvae.evaluation.strata import Strata, strata_of_cells, stratified_effects
+from samsvae.evaluation.stratified import gated_tests
 from samsvae.evaluation.truth import true_effects
 from samsvae.screen.canonical import describe_cells, perturbations, read_screen
 from samsvae.screen.design import Design

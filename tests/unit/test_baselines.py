@@ -16,7 +16,7 @@ from samsvae.evaluation.effects import long_table
 from samsvae.evaluation.expression import log_expression
 from samsvae.evaluation.observed import half_of_held_out, observed_effects, split_half
 from samsvae.evaluation.scores import effect_scores
-from samsvae.evaluation.stratified import Strata
+from samsvae.evaluation.strata import Strata
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import build_screen
 from samsvae.screen.design import Design

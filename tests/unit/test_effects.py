@@ -30,7 +30,8 @@ from samsvae.evaluation.effects import (
 from samsvae.evaluation.expression import log_expression
 from samsvae.evaluation.observed import observed_effects, split_half
 from samsvae.evaluation.predicted import ExpectedLogCounts, predicted_effects
-from samsvae.evaluation.stratified import Strata, gated_tests
+from samsvae.evaluation.strata import Strata
+from samsvae.evaluation.stratified import gated_tests
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.encoding import Encoding
 from samsvae.inference.posterior import draw_effects

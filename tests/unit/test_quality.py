@@ -30,12 +30,8 @@ from samsvae.biology.quality import (
 from samsvae.biology.similarity import similarity_table
 from samsvae.evaluation.effects import effects_in_use
 from samsvae.evaluation.expression import Expression, log_expression
-from samsvae.evaluation.stratified import (
-    Strata,
-    strata_of_cells,
-    stratified_effects,
-    stratified_rank_sum,
-)
+from samsvae.evaluation.strata import Strata, strata_of_cells, stratified_effects
+from samsvae.evaluation.stratified import stratified_rank_sum
 from samsvae.screen.canonical import perturbations
 from samsvae.sources.h5ad_source import H5adSource
 from share_assessment import main as share_assessment

@@ -20,7 +20,7 @@ from samsvae.biology.responders import (
     responder_probability,
 )
 from samsvae.evaluation.expression import log_expression
-from samsvae.evaluation.stratified import Strata, strata_of_cells, stratified_effects
+from samsvae.evaluation.strata import Strata, strata_of_cells, stratified_effects
 from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.encoding import Covariates, Encoding, sizes_of

@@ -6,7 +6,7 @@ import pytest
 
 from samsvae.biology.quality import effects_by_context
 from samsvae.evaluation.expression import Expression, log_expression
-from samsvae.evaluation.stratified import Strata
+from samsvae.evaluation.strata import Strata
 from samsvae.evaluation.truth import true_effects
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import content_digest, perturbations

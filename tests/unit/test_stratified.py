@@ -8,14 +8,8 @@ from scipy import sparse, stats
 from scipy.spatial.distance import cdist, pdist
 
 from samsvae.evaluation.energy import energy_tests
-from samsvae.evaluation.stratified import (
-    LEFT_OUT,
-    Strata,
-    gated_tests,
-    gated_tests_against_rest,
-    stratified_effects,
-    stratified_rank_sum,
-)
+from samsvae.evaluation.strata import LEFT_OUT, Strata, stratified_effects
+from samsvae.evaluation.stratified import gated_tests, gated_tests_against_rest, stratified_rank_sum
 
 N_GROUPS, N_GENES = 3, 12
 

@@ -12,7 +12,7 @@ from samsvae.biology import BATCH_PVALUE, BATCH_VARIANCE, calibration, guides, m
 from samsvae.evaluation.effects import effects_in_use, write_effects
 from samsvae.evaluation.expression import Expression, log_expression
 from samsvae.evaluation.marginal import Regression, fit
-from samsvae.evaluation.stratified import Strata, strata_of_cells, stratified_effects
+from samsvae.evaluation.strata import Strata, strata_of_cells, stratified_effects
 from samsvae.runtime.files import write_tsv
 from samsvae.runtime.provenance import provenance
 from samsvae.runtime.script import run_job

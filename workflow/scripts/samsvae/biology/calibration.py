@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
-from samsvae.evaluation.stratified import Strata, gated_tests_against_rest
+from samsvae.evaluation.strata import Strata
+from samsvae.evaluation.stratified import gated_tests_against_rest
 from samsvae.screen.canonical import GUIDE
 from samsvae.screen.labels import CONTROL
 

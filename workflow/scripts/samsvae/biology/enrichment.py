@@ -423,4 +423,4 @@ def _strength(table: pd.DataFrame, signed: bool) -> np.ndarray:
 def _ranked(table: pd.DataFrame) -> list[str]:
     """Sort sets by p-value, then by score."""
     strength = table["score"].abs().fillna(0)
-    return list(table.assign(strength=-strength).sort_values(["pvalue", "strength"]).index)
+    return list(table.index[np.lexsort((-strength, table["pvalue"]))])

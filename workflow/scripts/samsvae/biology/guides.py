@@ -15,12 +15,8 @@ from scipy import sparse, stats
 
 from samsvae.biology.failed_guides import LOW_CONCORDANCE, WEAK, WEAK_EFFECT, WEAK_KNOCK_DOWN
 from samsvae.evaluation.expression import CP10K, Expression
-from samsvae.evaluation.stratified import (
-    LEFT_OUT,
-    Strata,
-    blocks_of_groups,
-    stratified_rank_sum,
-)
+from samsvae.evaluation.strata import LEFT_OUT, Strata, blocks_of_groups
+from samsvae.evaluation.stratified import stratified_rank_sum
 from samsvae.screen.canonical import GUIDE
 from samsvae.screen.labels import CONTROL, components
 

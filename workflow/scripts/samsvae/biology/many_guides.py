@@ -28,7 +28,8 @@ from samsvae.biology.quality import (
 )
 from samsvae.evaluation.expression import CP10K
 from samsvae.evaluation.marginal import Regression, fit, marginal_energy_tests
-from samsvae.evaluation.stratified import knows_strata, stratified_rank_sum
+from samsvae.evaluation.strata import knows_strata
+from samsvae.evaluation.stratified import stratified_rank_sum
 from samsvae.screen.canonical import BATCH, CONTEXT
 from samsvae.screen.labels import components
 

@@ -17,13 +17,8 @@ from samsvae.biology.guides import mean_ratios
 from samsvae.evaluation.effects import effects_in_use, effects_table
 from samsvae.evaluation.energy import energy_tests
 from samsvae.evaluation.expression import CP10K, Expression, matrices
-from samsvae.evaluation.stratified import (
-    LEFT_OUT,
-    Strata,
-    gated_tests,
-    moments,
-    stratified_effects,
-)
+from samsvae.evaluation.strata import LEFT_OUT, Strata, moments, stratified_effects
+from samsvae.evaluation.stratified import gated_tests
 from samsvae.screen.canonical import BATCH, CONTEXT, perturbations
 from samsvae.screen.labels import CONTROL
 

@@ -23,7 +23,7 @@ from sklearn.isotonic import IsotonicRegression
 from samsvae.biology import NULL, PERTURBED
 from samsvae.biology.guides import guide_groups
 from samsvae.evaluation.expression import log_cp10k
-from samsvae.evaluation.stratified import strata_of_cells
+from samsvae.evaluation.strata import strata_of_cells
 from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.iwelbo import bounds_of, log_weights_in_batches

@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 
-from samsvae.evaluation.stratified import Strata
+from samsvae.evaluation.strata import Strata
 
 N_PERMUTATIONS = 999
 

@@ -27,12 +27,8 @@ from scipy import linalg, sparse, stats
 from samsvae.evaluation.effects import group_means
 from samsvae.evaluation.energy import energy_distance
 from samsvae.evaluation.expression import expression_in_blocks, log_expression
-from samsvae.evaluation.stratified import (
-    FEWEST_EXPECTED,
-    Strata,
-    discovery_rates,
-    strata_of_cells,
-)
+from samsvae.evaluation.strata import Strata, strata_of_cells
+from samsvae.evaluation.stratified import FEWEST_EXPECTED, discovery_rates
 from samsvae.screen.canonical import COMPARED_WITH, has_marginal_effects
 from samsvae.screen.design import Design
 

@@ -27,13 +27,8 @@ from samsvae.evaluation.expression import (
     n_cells_with_gene,
 )
 from samsvae.evaluation.marginal import Regression, fit, mean_profiles
-from samsvae.evaluation.stratified import (
-    Strata,
-    gated_tests,
-    knows_strata,
-    strata_of_cells,
-    stratified_effects,
-)
+from samsvae.evaluation.strata import Strata, knows_strata, strata_of_cells, stratified_effects
+from samsvae.evaluation.stratified import gated_tests
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import (
     CONTEXT,

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from samsvae.evaluation.effects import effects_table, in_context
-from samsvae.evaluation.stratified import Strata
+from samsvae.evaluation.strata import Strata
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.noise import seeded
 from samsvae.inference.posterior import (

@@ -19,7 +19,8 @@ import pandas as pd
 from scipy import sparse
 
 from samsvae.evaluation.metrics import FRACTION, Score
-from samsvae.evaluation.stratified import Strata, discovery_rates, stratified_rank_sum
+from samsvae.evaluation.strata import Strata
+from samsvae.evaluation.stratified import discovery_rates, stratified_rank_sum
 from samsvae.screen.labels import CONTROL, components
 
 PROFILE_TOTAL = 5e4  # counts of a profile
