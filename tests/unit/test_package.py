@@ -73,7 +73,7 @@ def test_the_package_imports_nothing_heavy():
 
 
 TABLES_AND_FIGURES = (
-    "assess_screen", "check_screen", "collect_metrics", "collect_tables", "compare_iwelbo",
+    "assess_screen", "check_screen", "collect_tables", "compare_iwelbo",
     "compare_models", "compare_pathways", "compare_perturbations", "compute_maps", "draw_figures",
     "draw_perturbation", "enrich_effects", "evaluate_effects", "list_perturbations",
     "observe_effects", "predict_baselines", "predict_ceiling", "share_assessment", "split_cells",

@@ -274,7 +274,7 @@ def test_one_figure_comes_back_with_those_of_its_module_and_soon(finished):
         ("biology/enrichment.py", {"enrich_effects", "compare_pathways"}, {"train", "evaluate_run"}),
         ("evaluation/predicted.py", {"evaluate_run", "evaluate_effects"}, {"train", "observe_effects", "split_cells"}),
         ("models/sams_vae.py", {"train", "evaluate_run"}, {"split_cells", "observe_effects", "predict_baselines"}),
-        ("figures/scores.py", {"draw_scores", "write_report"}, {"train", "collect_training"}),
+        ("figures/scores.py", {"draw_scores", "write_report"}, {"train", "compare_iwelbo"}),
     ],
 )  # fmt: skip
 def test_an_edited_module_reruns_what_uses_it_and_nothing_else(finished, module, reruns, spares):

@@ -151,14 +151,17 @@ use rule collect_scores as collect_cell_scores with:
 
 
 rule compare_iwelbo:
-    """Average the IWELBO of every run and compare models."""
+    """Average the IWELBO of every run, compare models, and collect training histories."""
     input:
         iwelbo=layout.for_runs(rules.evaluate_run.output.iwelbo, models=layout.trained),
         by_particles=layout.for_runs(
             rules.evaluate_run.output.by_particles, models=layout.trained
         ),
+        history=layout.for_runs(rules.train.output.history, models=layout.trained),
     output:
         table=f"{TABLES}/iwelbo.tsv",
+        by_particles=f"{TABLES}/iwelbo_by_particles.tsv",
+        training=f"{TABLES}/training.tsv",
     log:
         "results/logs/compare_iwelbo/{experiment}.log",
     benchmark:
@@ -210,8 +213,8 @@ rule recover_truth:
         "../scripts/recover_truth.py"
 
 
-rule collect_metrics:
-    """Collect all metrics of an experiment in one tidy table."""
+rule compare_models:
+    """Collect all metrics in one tidy table, compare models by them, and rank models."""
     input:
         effects=branch(
             layout.has("counts"),
@@ -219,33 +222,12 @@ rule collect_metrics:
         ),
         bounds=branch(layout.has("training"), then=rules.compare_iwelbo.output.table),
         truth=branch(layout.has("truth"), then=rules.recover_truth.output.metrics),
-    output:
-        table=f"{TABLES}/metrics.parquet",
-    log:
-        "results/logs/collect_metrics/{experiment}.log",
-    benchmark:
-        "results/benchmarks/collect_metrics/{experiment}.tsv"
-    conda:
-        "../../envs/samsvae.yaml"
-    resources:
-        mem_mb=growing(2000),
-        runtime=growing(20),
-    params:
-        top_genes=config["evaluation"]["top_genes"],
-        code=uses("collect_metrics"),
-    script:
-        "../scripts/collect_metrics.py"
-
-
-rule compare_models:
-    """Compare models by confidence intervals and paired tests, and rank them."""
-    input:
-        metrics=rules.collect_metrics.output.table,
         calibration=branch(
             layout.has("counts"), then=rules.collect_scores.output.calibration
         ),
         iwelbo=layout.for_single_runs(rules.evaluate_run.output.iwelbo),
     output:
+        metrics=f"{TABLES}/metrics.parquet",
         intervals=f"{TABLES}/intervals.tsv",
         differences=f"{TABLES}/paired_differences.tsv",
         summary=f"{TABLES}/summary.tsv",

@@ -5,26 +5,6 @@ localrules:
     perturbation_figures,
 
 
-use rule collect_scores as collect_training with:
-    input:
-        training=layout.for_runs(rules.train.output.history, models=layout.trained),
-        iwelbo_by_particles=layout.for_runs(
-            rules.evaluate_run.output.by_particles, models=layout.trained
-        ),
-    output:
-        training=f"{TABLES}/training.tsv",
-        iwelbo_by_particles=f"{TABLES}/iwelbo_by_particles.tsv",
-    log:
-        "results/logs/collect_tables/{experiment}/training.log",
-    benchmark:
-        "results/benchmarks/collect_tables/{experiment}/training.tsv"
-    params:
-        **collecting(
-            {"iwelbo_by_particles": "samsvae.evaluation.scores:with_differences"},
-            runs=layout.runs_of(models=layout.trained),
-        ),
-
-
 # One job draws the figures of a module, since loading libraries takes longer than drawing. Since
 # outputs cannot depend on wildcards, there is one rule for each set of figures.
 for rule_name, figures, experiments in layout.figures_by_module():

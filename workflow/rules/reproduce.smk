@@ -5,8 +5,8 @@ rule compare_with_paper:
     """Compare the results of an experiment with those of the paper."""
     input:
         screen=layout.screen_of,
-        metrics=rules.collect_metrics.output.table,
-        history=rules.collect_training.output.training,
+        metrics=rules.compare_models.output.metrics,
+        history=rules.compare_iwelbo.output.training,
         published=source("data/reference/published_norman.csv"),
     output:
         table=f"{TABLES}/reproduction.tsv",

@@ -3,9 +3,7 @@
 import importlib
 from typing import Any
 
-import pandas as pd
-
-from samsvae.runtime.files import read_table, write_tsv
+from samsvae.runtime.files import read_tables, write_tsv
 from samsvae.runtime.script import run_job
 
 
@@ -13,13 +11,7 @@ def main(snakemake: Any) -> None:
     """Run the rule."""
     params = snakemake.params
     for name, output in snakemake.output.items():
-        paths = snakemake.input[name]
-        runs = params.runs or [{}] * len(paths)
-        tables = [read_table(path).assign(**run) for run, path in zip(runs, paths, strict=True)]
-        filled = [table for table in tables if len(table)] or tables[:1]
-        table = pd.concat(filled, ignore_index=True)
-        if "seed" in table:
-            table["seed"] = table["seed"].astype("Int64")
+        table = read_tables(snakemake.input[name], params.runs)
         if name in params.adds:
             module, _, function = params.adds[name].partition(":")
             table = getattr(importlib.import_module(module), function)(table)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +330,26 @@ def read_table(
         chosen = None if columns is None else list(columns)
         return pd.read_parquet(path, columns=chosen, filters=rows)
     return pd.read_csv(path, dtype=dict.fromkeys(text, str), **AS_WRITTEN)
+
+
+def read_tables(
+    paths: Sequence[str | Path], runs: Sequence[Mapping[str, Any]] = ()
+) -> pd.DataFrame:
+    """Read and concatenate tables of one kind.
+
+    Parameters
+    ----------
+    paths
+        The files.
+    runs
+        Columns to add to each table, such as its split, model and seed; none if empty.
+    """
+    added = runs or [{}] * len(paths)
+    tables = [read_table(path).assign(**run) for run, path in zip(added, paths, strict=True)]
+    table = pd.concat([each for each in tables if len(each)] or tables[:1], ignore_index=True)
+    if "seed" in table:
+        table["seed"] = table["seed"].astype("Int64")
+    return table
 
 
 def read_table_in_parts(
