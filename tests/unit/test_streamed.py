@@ -14,6 +14,7 @@ from scipy import stats
 
 from samsvae.config.experiments import Split
 from samsvae.config.models import KINDS
+from samsvae.inference import step as step_module
 from samsvae.inference import streamed
 from samsvae.inference.cells import Cells
 from samsvae.inference.machine import _limits_of_group, available_memory
@@ -492,6 +493,19 @@ def test_what_is_missing_is_named_as_in_memory(files, tmp_path):
             said.append(str(error.value))
     assert said[::2] == said[1::2]
     assert len(set(said)) == 3
+
+
+@pytest.mark.parametrize("cells", ["device", "stream"])
+@pytest.mark.parametrize("name", [name for name in ENCODED if "shuffled" not in name])
+def test_a_recorded_step_reads_cells_however_they_are_encoded(name, cells, files, monkeypatch):
+    """To the bit, with buffers that are filled again and priors that are updated."""
+    monkeypatch.setattr(step_module, "STEPS_BETWEEN_UPDATES", 3)
+    found = []
+    for steps in (HOW["max_steps"], HOW["max_steps"] + 1):
+        monkeypatch.setattr(step_module, "STEPS_WORTH_RECORDING", steps)
+        one = task(files, cells, ENCODED[name], seeds=SEEDS[:2])
+        found.append(trained(one, SEEDS[:2]))
+    assert_same(*found)
 
 
 def test_a_step_on_a_device_reads_the_buffer_in_place():

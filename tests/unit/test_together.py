@@ -8,11 +8,13 @@ import pyro
 import pytest
 import torch
 
+from samsvae.inference import step as step_module
 from samsvae.inference.cells import Cells
 from samsvae.inference.checkpoint import StateFile
 from samsvae.inference.encoding import Encoding
 from samsvae.inference.step import Training, TrainingStep
 from samsvae.inference.trainer import Trainer, fit
+from samsvae.kernels import record_function
 from samsvae.models import MODELS, build_model
 from samsvae.runtime.errors import InputError, Interrupted
 from samsvae.screen.design import Design
@@ -70,6 +72,46 @@ def test_every_model_ends_as_it_would_alone(kind, cells):
 )
 def test_options_make_no_difference(settings, training, cells):
     assert_alike(*alone_and_together(cells, {"kind": "sams_vae", **SMALL, **settings}, **training))
+
+
+RECORDED = [
+    *({"kind": kind} for kind in MODELS),
+    {"embedding": "mean_field", "basal_encoder": "mean_field"},
+    {"likelihood": "poisson"},
+    {"likelihood": "normal", "n_layers": 2},
+]
+
+
+@pytest.mark.parametrize("objective", ["elbo", "iwae"])
+@pytest.mark.parametrize("settings", RECORDED, ids=str)
+def test_a_recorded_step_is_the_step_to_the_bit(settings, objective, cells, monkeypatch):
+    """Also after masks are rotated and started again, and with clipped gradients."""
+
+    def build():
+        own = {"kind": "sams_vae", **SMALL, **settings}
+        return build_model(own, cells[0].counts.shape[1], cells[0].design.shape[1])
+
+    how = Training(
+        max_steps=12, batch_size=32, particles=2, validate_every=6, gradient_clip=1.0,
+        objective=objective,
+    )  # fmt: skip
+    found = []
+    for steps in (0, how.max_steps + 1):
+        monkeypatch.setattr(step_module, "STEPS_WORTH_RECORDING", steps)
+        recorded = []
+        monkeypatch.setattr(
+            step_module,
+            "record_function",
+            lambda function, recorded=recorded: (
+                recorded.append(record_function(function)) or recorded[-1]
+            ),
+        )
+        found.append(fit(build, *cells, how, SEEDS))
+        assert len(recorded) == (steps == 0)
+    for one, other in zip(*found, strict=True):
+        pd.testing.assert_frame_equal(one.history, other.history, rtol=0, atol=0)
+        for name, weights in one.last_weights.items():
+            assert torch.equal(weights, other.last_weights[name]), name
 
 
 @pytest.mark.slow

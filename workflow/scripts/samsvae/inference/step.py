@@ -1,6 +1,7 @@
 """Training steps, of one model or of several replicates as one batched program.
 
-On a CUDA device a step is recorded once and replayed as a graph.
+A step of replicates is recorded once and its operations repeated; on a CUDA device a step is
+captured and replayed as a graph.
 """
 
 import copy
@@ -26,7 +27,7 @@ from samsvae.inference.mask_warmup import (
 from samsvae.inference.noise import NoiseSpec, RandomStream, SampleFromNoise
 from samsvae.inference.objective import RECONSTRUCTION, BoundTerms, elbo, iwae
 from samsvae.inference.posterior import has_masks
-from samsvae.kernels import compile_function
+from samsvae.kernels import Program, compile_function, record_function
 from samsvae.models.base import Batch, PerturbationModel
 from samsvae.runtime.errors import DivergenceError
 
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 OBJECTIVES = {"elbo": elbo, "iwae": iwae}
 
 STEPS_WORTH_COMPILING = 50_000
+STEPS_WORTH_RECORDING = 500
 STEPS_BEFORE_CAPTURE = 3  # so that libraries and memory are set up when the graph is recorded
 STEPS_BETWEEN_UPDATES = 25  # of the prior given features
 SETTLED = 0.5  # fraction of all steps by which masks have settled after their warm-up
@@ -98,9 +100,10 @@ class TrainingStep:
     replicate keeps its own cells and random numbers, so that its result equals that of a training
     on its own up to rounding.
 
-    Nothing in a step synchronises with the device. So on a CUDA device the whole step is recorded
+    Nothing in a step synchronises with the device. So on a CUDA device the whole step is captured
     as a graph after a few steps and replayed afterwards, which saves the launch of some hundred
-    kernels. If recording fails, steps run as before.
+    kernels. If this fails, steps run as before. On a CPU the operations of a step of replicates,
+    whose noise is drawn beforehand, are recorded and repeated.
 
     Parameters
     ----------
@@ -164,10 +167,11 @@ class TrainingStep:
                 for name, spec in self.specs.items()
             }
         self.terms: dict[str, Tensor] = {}
+        self.is_first = True
         self.graph: torch.cuda.CUDAGraph | None = None
         can_capture = device.type == "cuda" and training.cuda_graph
         self.steps_to_capture = STEPS_BEFORE_CAPTURE if can_capture else -1
-        self.compiled: Callable[[], Sequence[Tensor]] | None = None
+        self.compiled: Program | None = None
         self.term_names: list[str] = []
 
     def __call__(
@@ -204,7 +208,8 @@ class TrainingStep:
         return self.terms
 
     def _run(self) -> None:
-        if self.steps_to_capture == STEPS_BEFORE_CAPTURE and self._is_worth_compiling():
+        if self.is_first:
+            self.is_first = False
             self._compile()
         if self.steps_to_capture == 0:
             self._capture()
@@ -221,7 +226,7 @@ class TrainingStep:
             weights = self.weights.values()
             found = self.compiled()
             for weight, gradient in zip(weights, found[: len(weights)], strict=True):
-                weight.grad = gradient
+                weight.grad = gradient.contiguous()  # fused Adam assumes the layout of weights
             self.terms = dict(zip(self.term_names, found[len(weights) :], strict=True))
         else:
             loss, terms = self.loss()
@@ -240,18 +245,22 @@ class TrainingStep:
         gradients = torch.autograd.grad(loss, list(self.weights.values()))
         return [*gradients, *(term.detach() for term in terms.values())]
 
-    def _is_worth_compiling(self) -> bool:
-        """Whether compiling (some 20 s) takes less time than it saves (some 0.4 ms a step)."""
-        device = self.positions.device
-        by_gradients = all(weight.requires_grad for weight in self.weights.values())
-        is_long = self.training.max_steps >= STEPS_WORTH_COMPILING
-        return by_gradients and is_long and kernels.has_triton(device)
-
     def _compile(self) -> None:
-        device = self.positions.device
+        """Compile or record the step, if that takes less time than it saves.
+
+        Compiling takes some 20 s and saves some 0.4 ms a step, recording 1 s and 4 ms.
+        """
+        device, steps = self.positions.device, self.training.max_steps
+        if not all(weight.requires_grad for weight in self.weights.values()):
+            return
+        is_captured = self.steps_to_capture > 0 and kernels.has_triton(device)
+        is_recorded = device.type == "cpu" and self.n_replicates > 1
         try:
             with RandomStream(device)():
-                self.compiled = compile_function(self._gradients_and_terms)
+                if is_captured and steps >= STEPS_WORTH_COMPILING:
+                    self.compiled = compile_function(self._gradients_and_terms)
+                elif is_recorded and steps >= STEPS_WORTH_RECORDING:
+                    self.compiled = record_function(self._gradients_and_terms)
         except Exception as error:  # of any kind: uncompiled steps are slower, but right
             logger.info("the step is not compiled (%s)", error)
 

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 SMALLEST_MEAN = 1e-4  # added to the means of counts
 
+Program = Callable[[], Sequence[Tensor]]
+
 
 def is_compiled_for(tensor: Tensor) -> bool:
     """Whether kernels compiled by Numba apply to a tensor (CPU, float32)."""
@@ -45,9 +47,37 @@ def has_triton(device: torch.device) -> bool:
     return True
 
 
-def compile_function(
-    function: Callable[[], Sequence[Tensor]], options: Mapping[str, bool] | None = None
-) -> Callable[[], Sequence[Tensor]]:
+def _trace(function: Program) -> torch.fx.GraphModule:
+    return make_fx(lambda _: function())(torch.empty(0))  # make_fx requires an argument
+
+
+def record_function(function: Program) -> Program:
+    """Record the operations of a function, derivatives included, and repeat them.
+
+    The results are those of the function to the bit. What Python takes for modules, Pyro's
+    handlers, ``vmap`` and automatic differentiation is spared.
+
+    Parameters
+    ----------
+    function
+        As for :func:`compile_function`.
+
+    Returns
+    -------
+    Callable
+        Executes the recorded operations.
+    """
+    recorded, unused = _trace(function), torch.empty(0)
+
+    def repeat() -> Sequence[Tensor]:
+        with torch.no_grad():
+            found: Sequence[Tensor] = recorded(unused)
+            return found
+
+    return repeat
+
+
+def compile_function(function: Program, options: Mapping[str, bool] | None = None) -> Program:
     """Trace a function to its operations, derivatives included, and compile them.
 
     Tracing records the executed operations alone, so that Pyro's handlers, which
@@ -66,7 +96,7 @@ def compile_function(
     Callable
         The compiled function. Its results may differ by rounding and by the random numbers drawn.
     """
-    traced = make_fx(lambda _: function())(torch.empty(0))  # make_fx requires an argument
+    traced = _trace(function)
     [unused] = traced.graph.find_nodes(op="placeholder")
     placeholders: dict[str, torch.fx.Node] = {}
     for node in traced.graph.find_nodes(op="get_attr"):

@@ -77,6 +77,7 @@ def log_prob(
     return value.add_(_counts_term(counts, c, torch.ones_like(library_size))[0][:, None])
 
 
+@torch.library.custom_op("samsvae::gamma_poisson_cpu", mutates_args=())
 def log_prob_and_gradients(
     cell_weight: Tensor,
     counts: Tensor,
@@ -88,7 +89,7 @@ def log_prob_and_gradients(
     genes: Tensor | None = None,
     offsets: Tensor | None = None,
     log_factors: Tensor | None = None,
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Compute log-probability and gradients; see :class:`samsvae.kernels.gamma_poisson.Kernels`."""
     of_cells = cell_weight, counts, library_size
     inputs: tuple[Tensor, ...] = (*of_cells, concentration, hidden, weight, bias)
@@ -96,9 +97,11 @@ def log_prob_and_gradients(
     match_numba_threads()
     of_replicates = zip(*(each.detach() for each in inputs), strict=True)
     found = [_decoder_value_and_gradients(*each) for each in of_replicates]
-    value, by_c, *others = map(_stack, zip(*found, strict=True))
+    value, by_c, by_hidden, by_weight, *others = map(_stack, zip(*found, strict=True))
+    by_bias, by_offsets, by_log_factors = others
     term, term_by_c = _counts_term(counts.detach(), concentration.detach(), cell_weight.sum(1))
-    return value + term[:, None], by_c + term_by_c, *others
+    value, by_c = value + term[:, None], by_c + term_by_c
+    return value, by_c, by_hidden, by_weight, by_bias, by_offsets, by_log_factors
 
 
 def _given(
