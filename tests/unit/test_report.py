@@ -114,7 +114,7 @@ AGREEMENT = pd.DataFrame(
      ("m", "over_representation", "B", "Cell Cycle", True), ("m", "preranked", "B", "Other", True),
      ("m", "over_representation", "C", None, None)],
     columns=["model", "method", "perturbation", "top_observed", "same_top"],
-).assign(n_observed=1)  # fmt: skip
+).assign(n_observed=1, gene_sets="hallmark", n_sets=50)  # fmt: skip
 BASAL = pd.DataFrame(
     [
         ("sams_vae", 0, "basal", "true", "all", 0.04, 0.025, True),
@@ -340,6 +340,7 @@ def test_the_page_says_in_words_what_perturbations_do(report):
         "1 of 2 perturbations significantly change the expression of at least one gene; those with the most changed genes are JAK2 (31).",
         "each perturbation under its first: tnfa (JAK2, A); Cell Cycle (B).",
         "Predicted effects rank the same gene set first, significant or not: m for 2 of 3.",
+        "which were tested: 50 of hallmark.",
         "1 of 2 combinations are significantly non-additive for at least one gene, most genes in A+C (HBZ −0.50, CLC +0.20).",
     ):
         assert said in text

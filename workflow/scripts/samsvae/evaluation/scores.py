@@ -495,6 +495,20 @@ def with_mean_scaled(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(mean_scaled=of_model["scaled"].transform("mean"))
 
 
+CLEAR_SPAN = 2  # standard deviations of replicates
+
+
+def clear_metrics(scores: pd.DataFrame) -> set[str]:
+    """Choose the metrics of vcc2026.tsv by which models can be compared.
+
+    These are the metrics on which a replicate is better than the mean response by more than two
+    standard deviations of replicates, on every split. Scores on a narrower scale are mostly noise.
+    """
+    span = (scores["replicate"] - scores["baseline"]).abs()
+    narrow = scores["mean_scaled"].isna() | ~(span > CLEAR_SPAN * scores["replicate_sd"])
+    return set(scores["metric"]) - set(scores.loc[narrow, "metric"])
+
+
 def with_means(table: pd.DataFrame) -> pd.DataFrame:
     """Add means over the runs of a model to rows of population.tsv."""
     of_model = table.groupby(["model", "metric"], sort=False)

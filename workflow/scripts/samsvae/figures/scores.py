@@ -22,7 +22,7 @@ from samsvae.evaluation.agreement import MASK_THRESHOLD
 from samsvae.evaluation.comparison import NOT_SIGNIFICANT, RUNS
 from samsvae.evaluation.metrics import FRACTION, HELD_OUT, RUN_SCORES, describe, heading
 from samsvae.evaluation.ranking import CHANCE
-from samsvae.evaluation.scores import SIGNIFICANT, TESTED
+from samsvae.evaluation.scores import SIGNIFICANT, TESTED, clear_metrics
 from samsvae.evaluation.summary import (
     BEST,
     CEILING,
@@ -165,6 +165,9 @@ def draw_reliability(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Fi
     return figure
 
 
+NOT_CLEAR = "0.55"  # colour of the title of a metric that cannot rank models
+
+
 def draw_vcc2026(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     """Draw the scores of predicted cells between mean response and replicate, from vcc2026.tsv."""
     known = table.dropna(subset="mean_scaled")
@@ -172,7 +175,7 @@ def draw_vcc2026(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure
     if not shown:
         return nothing_to_show("No score of predicted cells has a scale.")
     colours = model_colours(models)
-    metrics = [name for name in SCORES if name in set(known["metric"])]
+    metrics, clear = [name for name in SCORES if name in set(known["metric"])], clear_metrics(table)
     figure, axes = panels(len(metrics), 3, 0.7 + 0.17 * len(shown), sharey=True)
     for axis, metric in zip(axes, metrics, strict=True):
         rows = known[known["metric"] == metric]
@@ -182,7 +185,7 @@ def draw_vcc2026(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure
             runs = rows[rows["model"] == model]
             axis.scatter(runs["scaled"], [row] * len(runs), s=5, color=colours[model], alpha=0.6)
             axis.plot(runs["mean_scaled"].head(1), [row] * len(runs[:1]), "o", color=colours[model])
-        axis.set_title(SCORES[metric].heading)
+        axis.set_title(SCORES[metric].heading, color="black" if metric in clear else NOT_CLEAR)
     name_rows(axes[0], [readable(model) for model in shown])
     figure.supxlabel("0: mean response, 1: replicate of half of the held-out cells")
     return figure

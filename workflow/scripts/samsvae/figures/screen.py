@@ -177,6 +177,8 @@ def draw_hits(table: pd.DataFrame, reference: str = "control cells", **_: Any) -
         axes[1].set_xlabel("rank of the perturbation by E-distance")
     figure.draw_without_rendering()
     named = known[known["is_hit"]].head(MOST_HITS_NAMED)
+    if len(known) <= MOST_ROWS:
+        named = pd.concat([named, known[~known["is_hit"]]])
     for axis, column in zip(axes, columns, strict=True):
         name_points(axis, list(named["perturbation"]), across[named.index], named[column])
     return figure

@@ -225,7 +225,9 @@ def write_report(
         for name, has in experiments.items()
         if (data := _browser(config, name, results, has))
     }
+    screens = dict.fromkeys(config["experiments"][name]["screen"] for name in experiments)
     text = templates.get_template(Path(template).name).render(
+        screens=", ".join(map(readable, screens)),
         browsers=browsers,
         plots=Markup(interactive_plots()) if browsers else "",
         plot_library=Markup(plot_library()) if browsers else "",

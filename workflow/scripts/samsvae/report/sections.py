@@ -118,7 +118,7 @@ class Section:
 SECTIONS = (
     Section(
         "screen",
-        "Cells and split",
+        "Screen: cells and their split",
         "In a pooled CRISPR screen each cell carries one or several perturbations, or a "
         "non-targeting guide: these are the control cells. The models are trained on part of the "
         "cells and evaluated on held-out cells.",
@@ -139,7 +139,7 @@ SECTIONS = (
     ),
     Section(
         "quality",
-        "Is the screen sound?",
+        "Quality: is the screen sound?",
         "Before any model: are the tests calibrated, do perturbations change their targets and "
         "anything else, do guides and batches agree? All cells are used here, and compared with "
         "control cells of the same batch where the screen names batches; for marginal effects "
@@ -199,7 +199,7 @@ SECTIONS = (
     ),
     Section(
         "expression",
-        "Differentially expressed genes",
+        "Expression: differentially expressed genes",
         "A gene is differentially expressed (DE) if cells of a perturbation differ significantly "
         "from control cells (rank-sum test, false discovery rate over genes): all cells in the "
         "volcano plots and the list of perturbations, held-out cells where models are evaluated. "
@@ -276,7 +276,7 @@ SECTIONS = (
     ),
     Section(
         "mechanisms",
-        "Latent factors shared by perturbations",
+        "Mechanisms: latent factors shared by perturbations",
         "Each model represents a perturbation by a shift in latent space. In SAMS-VAE a sparse "
         "mask selects the latent dimensions (factors) of each perturbation; perturbations with a "
         "factor in common may act through the same mechanism. The effect of a factor on expression "
@@ -345,7 +345,7 @@ SECTIONS = (
     ),
     Section(
         "combinations",
-        "Additivity and genetic interactions",
+        "Combinations: additivity and genetic interactions",
         "Where a pair of genes and both single genes were perturbed, the effect of the pair is "
         "compared with the sum of the single effects. Non-additivity that exceeds "
         "sampling noise is a genetic interaction. SAMS-VAE adds effects in latent space; its "
@@ -363,7 +363,7 @@ SECTIONS = (
     ),
     Section(
         "effects",
-        "Accuracy of predicted effects",
+        "Effects: accuracy of predictions",
         "The effect of a perturbation on a gene is the mean log2(CP10k + 1) of its cells minus "
         "that of control cells. Observed effects are compared with the "
         "predictions of each model, and "
@@ -450,7 +450,7 @@ SECTIONS = (
     ),
     Section(
         "models",
-        "Training and predictive bounds",
+        "Models: training and predictive bounds",
         "Each model assigns a probability to the counts of a cell. The importance-weighted bound "
         "(IWELBO) is a lower bound on its logarithm; a higher bound on held-out cells indicates a "
         "better model of the screen.",
@@ -478,7 +478,7 @@ SECTIONS = (
     ),
     Section(
         "basal",
-        "Independence of the basal state from the perturbation",
+        "Basal state: independence of the perturbation",
         "The latent state of a cell is the sum of a basal state and the effect of its "
         "perturbation. If the two are separated, a classifier cannot predict the perturbation from "
         "the basal state better than by chance.",
@@ -496,7 +496,7 @@ SECTIONS = (
     ),
     Section(
         "truth",
-        "Recovery of the simulated truth",
+        "Truth: recovery of what was simulated",
         "In a simulated screen the factors of each perturbation and the latent state of each cell "
         "are known.",
         (

@@ -14,7 +14,14 @@ from samsvae.biology.enrichment import OVER_REPRESENTATION
 from samsvae.config.experiments import candidates, expanded, has_grid, splits
 from samsvae.config.models import KINDS
 from samsvae.evaluation.reproduction import INSIDE, OUTSIDE
-from samsvae.evaluation.scores import ENERGY, LEVEL, SIGNIFICANT, TESTED, VARIANCE
+from samsvae.evaluation.scores import (
+    ENERGY,
+    LEVEL,
+    SIGNIFICANT,
+    TESTED,
+    VARIANCE,
+    clear_metrics,
+)
 from samsvae.evaluation.vcc2026 import SCORES
 from samsvae.figures import minus, readable, readable_set
 from samsvae.report.sections import (
@@ -35,7 +42,6 @@ from samsvae.screen.labels import CONTROL, components
 
 SECONDS_PER_MINUTE = 60
 HALF = 0.5  # of the variance of an effect
-CLEAR_SPAN = 2  # standard deviations of replicates
 
 
 def describe(config: Mapping[str, Any], name: str) -> str:
@@ -346,17 +352,11 @@ def _covered(row: "pd.Series[Any]") -> str:
 
 
 def vcc_in_words(scores: pd.DataFrame) -> list[str]:
-    """Describe the scores of predicted cells by the rules vcc2026, mean over metrics.
-
-    A metric counts if a replicate is better than the mean response by more than two standard
-    deviations of replicates, on every split. Scores on a narrower scale are mostly noise.
-    """
+    """Describe the scores of predicted cells by the rules vcc2026, mean over clear metrics."""
     if scores.empty:
         return []
-    span = (scores["replicate"] - scores["baseline"]).abs()
-    narrow = scores["mean_scaled"].isna() | ~(span > CLEAR_SPAN * scores["replicate_sd"])
-    clear = scores[~scores["metric"].isin(scores.loc[narrow, "metric"])]
-    known = clear.drop_duplicates(["model", "metric"])
+    known = scores[scores["metric"].isin(clear_metrics(scores))]
+    known = known.drop_duplicates(["model", "metric"])
     unknown = [name for name in SCORES if name not in set(known["metric"])]
     means = known.groupby("model", sort=False)["mean_scaled"].mean()
     named = ", ".join(f"{readable(str(model))} {minus(f'{v:.2f}')}" for model, v in means.items())
@@ -452,7 +452,15 @@ def pathways_in_words(agreement: pd.DataFrame) -> list[str]:
         "Gene sets most significantly over-represented among the genes of largest effect, each "
         f"perturbation under its first: {named}.",
         f"Predicted effects rank the same gene set first, significant or not: {predicted}.",
+        _number_of_sets(tested),
     ]
+
+
+def _number_of_sets(tested: pd.DataFrame) -> str:
+    """Say how many gene sets were tested, over which multiple testing is corrected."""
+    number = tested.groupby("gene_sets", sort=False)["n_sets"].max()
+    named = ", ".join(f"{int(n):,} of {readable(str(name))}" for name, n in number.items())
+    return f"Gene sets with enough measured genes, which were tested: {named}."
 
 
 def combinations_in_words(combinations: pd.DataFrame) -> list[str]:
