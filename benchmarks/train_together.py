@@ -1,5 +1,8 @@
 """Steps of several seeds as one batched program, against the same steps one seed after another.
 
+On a CPU the operations of a step of several seeds are recorded and repeated;
+``milliseconds_unrecorded`` is the same step without that.
+
 ``python -m benchmarks.train_together`` prints JSON. The default is a small model, as for the
 simulated screen; --help lists the options.
 """
@@ -12,7 +15,7 @@ import torch
 
 from benchmarks.train import seconds_per_call, simulate_cells
 from samsvae.inference.machine import choose_device, keep_freed_memory
-from samsvae.inference.step import Training
+from samsvae.inference.step import STEPS_WORTH_RECORDING, Training
 from samsvae.inference.trainer import Trainer
 from samsvae.models import build_model
 
@@ -24,22 +27,23 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     pyro.enable_validation(False)
     device = choose_device()
     cells = simulate_cells(arguments.genes, arguments.perturbations, device)
-    training = Training(batch_size=arguments.batch, particles=arguments.particles)
     settings = {
         "kind": arguments.model,
         "n_latent": arguments.latents,
         "n_hidden": arguments.hidden,
     }
 
-    def trainer(n_seeds: int) -> Trainer:
+    def trainer(n_seeds: int, max_steps: int = STEPS_WORTH_RECORDING) -> Trainer:
         sizes = arguments.genes, arguments.perturbations
+        how = {"batch_size": arguments.batch, "particles": arguments.particles}
+        training = Training(max_steps=max_steps, **how)
         return Trainer(lambda: build_model(settings, *sizes), cells, training, range(n_seeds))
 
     alone, together = trainer(1), trainer(arguments.seeds)
+    unrecorded = trainer(arguments.seeds, STEPS_WORTH_RECORDING - 1)
+    steps = [each.take_step for each in (alone, together, unrecorded)]
     with alone.replicates[0].stream():
-        one, joint = seconds_per_call(
-            [alone.take_step, together.take_step], arguments.seconds, device
-        )
+        one, joint, plain = seconds_per_call(steps, arguments.seconds, device)
     return {
         "model": arguments.model,
         "device": str(device),
@@ -47,6 +51,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         "seeds": arguments.seeds,
         "milliseconds_alone": round(1e3 * one, 2),
         "milliseconds_together": round(1e3 * joint, 2),
+        "milliseconds_unrecorded": round(1e3 * plain, 2),
         "speed_up": round(arguments.seeds * one / joint, 2),
     }
 
