@@ -1,6 +1,6 @@
 """Training steps, of one model or of several replicates as one batched program.
 
-A step of replicates is recorded once and its operations repeated; on a CUDA device a step is
+On a CPU the operations of a step are recorded once and repeated; on a CUDA device a step is
 captured and replayed as a graph.
 """
 
@@ -102,8 +102,8 @@ class TrainingStep:
 
     Nothing in a step synchronises with the device. So on a CUDA device the whole step is captured
     as a graph after a few steps and replayed afterwards, which saves the launch of some hundred
-    kernels. If this fails, steps run as before. On a CPU the operations of a step of replicates,
-    whose noise is drawn beforehand, are recorded and repeated.
+    kernels. If this fails, steps run as before. On a CPU the operations of a step are recorded and
+    repeated, which spares the time that Python takes.
 
     Parameters
     ----------
@@ -254,7 +254,7 @@ class TrainingStep:
         if not all(weight.requires_grad for weight in self.weights.values()):
             return
         is_captured = self.steps_to_capture > 0 and kernels.has_triton(device)
-        is_recorded = device.type == "cpu" and self.n_replicates > 1
+        is_recorded = device.type == "cpu"
         try:
             with RandomStream(device)():
                 if is_captured and steps >= STEPS_WORTH_COMPILING:
