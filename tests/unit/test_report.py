@@ -633,7 +633,12 @@ def test_the_page_opens_from_disk_without_network_or_error_and_its_tables_can_be
 def test_the_first_screen_answers_five_questions(results):
     answers = dict(
         five_answers(
-            results / "first/tables", PROPERTIES["first"], "knockdown", 0.05, *[["sams_vae"]] * 2
+            results / "first/tables",
+            PROPERTIES["first"],
+            "knockdown",
+            0.05,
+            *[["sams_vae"]] * 2,
+            "random",
         )
     )
     assert list(answers) == [SOUND, EFFECTS_, MECHANISMS, MODELS, NEXT]
@@ -655,10 +660,13 @@ def test_the_first_screen_answers_five_questions(results):
         "exclude 0.",
         "SAMS-VAE: r 0.80 with the effects of held-out cells; without replicates, differences are "
         "not tested.",
+        "Predictions are judged on held-out cells of perturbations that models were trained on.",
     ]
     assert answers[NEXT][0].endswith("leave them out if so: g2 (weak effect).")
     assert answers[NEXT][1].startswith("Not hits: CAV1. More cells")
-    without = five_answers(results / "second/tables", PROPERTIES["second"], None, 0.05, [], [])
+    without = five_answers(
+        results / "second/tables", PROPERTIES["second"], None, 0.05, [], [], "as_simulated"
+    )
     assert [question for question, _ in without] == [MODELS]
 
 

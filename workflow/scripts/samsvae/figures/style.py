@@ -309,18 +309,23 @@ def name_points(
         across, up = axis.transData.transform(point)
         width = TextPath((0, 0), name, size=size, prop=font).get_extents().x1 * pixels
         outwards = 1 if across >= axis.transData.transform((0, 0))[0] else -1
-        for side in (outwards, -outwards):
+        for side, above in ((outwards, 0), (-outwards, 0), (0, 1), (0, -1)):
             gap = own_gap * pixels
-            left = across + gap if side > 0 else across - gap - width
-            box = Bbox.from_bounds(left, up - height / 2, width, height)
+            box = Bbox.from_bounds(
+                across - width / 2 + side * (gap + width / 2),
+                up - height / 2 + above * (gap + height / 2),
+                width,
+                height,
+            )
             inside = room.x0 <= box.x0 and box.x1 <= room.x1
+            inside &= above == 0 or (room.y0 <= box.y0 and box.y1 <= room.y1)
             covers = (dots > box.min - reach) & (dots < box.max + reach)
             covered = covers.all(axis=1).any()
             if inside and not covered and not any(box.overlaps(other) for other in taken):
                 text = axis.annotate(
-                    name, tuple(point), xytext=(own_gap * side, 0), textcoords="offset points",
-                    ha="left" if side > 0 else "right", va="center", fontsize=size,
-                    style="italic",
+                    name, tuple(point), xytext=(own_gap * side, (own_gap + size / 2) * above),
+                    textcoords="offset points", ha={1: "left", 0: "center", -1: "right"}[side],
+                    va="center", fontsize=size, style="italic",
                 )  # fmt: skip
                 text.set_in_layout(False)
                 taken.append(box)

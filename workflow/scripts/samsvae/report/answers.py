@@ -12,7 +12,7 @@ from samsvae.evaluation.metrics import HELD_OUT
 from samsvae.evaluation.summary import BEST, NOT_DIFFERENT, by_fraction, scope_of_summary
 from samsvae.figures import minus, readable, readable_set
 from samsvae.report.sections import BATCHES, COUNTS, GENE_SETS, GUIDES, MASKS, TRAINING
-from samsvae.report.sentences import escaped_in_words, pathways_in_words
+from samsvae.report.sentences import escaped_in_words, judged_in_words, pathways_in_words
 from samsvae.report.soundness import (
     batch_differences_in_words,
     close_guides_in_words,
@@ -45,6 +45,7 @@ def five_answers(
     fdr: float,
     models: Sequence[str],
     trained: Collection[str],
+    split: str,
 ) -> Answers:
     """Answer the questions with which a reader opens the report.
 
@@ -60,6 +61,8 @@ def five_answers(
         False discovery rate of hits.
     models, trained
         Models of the experiment, and those of them that are trained.
+    split
+        Kind of the split.
 
     Returns
     -------
@@ -67,7 +70,7 @@ def five_answers(
         Question and sentences; a question that the experiment cannot answer is not there.
     """
     summary = read_table(tables / "summary.tsv")
-    best = list(_best_models(summary))
+    best, judged = list(_best_models(summary)), judged_in_words(split)
     answers = [(MODELS, best)]
     if COUNTS in has:
         hits = read_table(tables / "hits.tsv")
@@ -75,7 +78,7 @@ def five_answers(
             (SOUND, list(_soundness(tables, has, kind, fdr))),
             (EFFECTS, list(_effects(tables, has, hits))),
             (MECHANISMS, list(_mechanisms(tables, has, models))),
-            (MODELS, [*_ranking(read_table(tables / "ranking.tsv"), trained), *best]),
+            (MODELS, [*_ranking(read_table(tables / "ranking.tsv"), trained), *best, judged]),
             (NEXT, list(_next_steps(tables, has, kind, hits))),
         ]
     return [(question, said) for question, said in answers if said]

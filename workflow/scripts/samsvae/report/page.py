@@ -285,7 +285,9 @@ def _introduction(
         "description": describe(config, name),
         "cells": cells_in_words(results / name / first / "split.tsv", screen, has),
         "competitors": [(readable(model), what) for model, what in competitors(config, name)],
-        "answers": five_answers(tables, has, kind, fdr, experiment["models"], trained),
+        "answers": five_answers(
+            tables, has, kind, fdr, experiment["models"], trained, experiment["split"]["kind"]
+        ),
         "headline": _drawing(results / name / headline, beside) if COUNTS in has else {},
         "splits": list(splits(experiment)),
         "models": [(model, readable(model)) for model in experiment["models"]],

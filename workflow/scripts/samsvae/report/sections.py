@@ -159,14 +159,16 @@ SECTIONS = (
                 "smallest effect that would have been found with 80 % power in a gene of median "
                 "noise, the correlation of effects of two halves of its cells, its median library "
                 "size relative to control cells, the median log2 ratio of genes (common shift) "
-                "and the gene whose share of the counts explains it, if one does.",
+                "and the gene whose fraction of the counts explains it, if one does; the gene of "
+                "smallest p-value (first gene).",
                 (COUNTS,),
             ),
             Table(
                 "knock_down.tsv",
                 "Change of each measured target gene: mean CP10k of the perturbation's cells (of "
-                "all guides, and of each) and of control cells, log2 of their ratio with a 95 % "
-                "confidence interval, p-value, and rank among all genes.",
+                "all guides, and of each) and of control cells, log2 of their ratio (effects, in "
+                "contrast, are differences of mean log2(CP10k + 1)) with a 95 % confidence "
+                "interval, p-value, and rank among all genes.",
                 (COUNTS,),
                 first="pvalue",
             ),

@@ -77,6 +77,21 @@ def describe(config: Mapping[str, Any], name: str) -> str:
     )
 
 
+JUDGED = {
+    "random": "held-out cells of perturbations that models were trained on",
+    "unseen_combinations": "combinations that models were not trained on",
+    "data_efficiency": "combinations of which models were trained on few cells, or none",
+    "unseen_contexts": "perturbations in contexts in which models were not trained on them",
+    "leave_context_out": "perturbed cells of a context of which models saw control cells alone",
+    "unseen_perturbations": "perturbations that models were not trained on",
+}
+
+
+def judged_in_words(split: str) -> str:
+    """Say on which cells predictions are judged, by the kind of split."""
+    return f"Predictions are judged on {JUDGED.get(split, 'the test cells of the split')}."
+
+
 def cells_in_words(split: Path, screen: Path, has: Collection[str] = ()) -> str:
     """Describe the number of cells, genes and perturbations of a screen.
 
