@@ -1,7 +1,7 @@
 """Steps of several seeds as one batched program, against the same steps one seed after another.
 
-On a CPU the operations of a step of several seeds are recorded and repeated;
-``milliseconds_unrecorded`` is the same step without that.
+On a CPU the operations of a step are recorded and repeated; ``milliseconds_unrecorded`` is the step
+of all seeds without that.
 
 ``python -m benchmarks.train_together`` prints JSON. The default is a small model, as for the
 simulated screen; --help lists the options.

@@ -232,6 +232,20 @@ def test_large_counts_have_the_term_of_the_table_and_its_slope():
     torch.testing.assert_close(tabulated[1], slope, rtol=1e-6, atol=1e-9)
 
 
+def test_many_large_counts_are_summed_in_the_same_order_by_any_number_of_threads():
+    counts = torch.randint(64, 300, (2, 200, 150)).float()
+    given = counts, torch.rand(2, 150) + 0.5, torch.rand(2, 200)
+    threads = torch.get_num_threads()
+    found = []
+    for number in (1, 2, 2):
+        torch.set_num_threads(number)
+        found.append(gamma_poisson_numba._counts_term(*given))
+    torch.set_num_threads(threads)
+    for term, by_c in found[1:]:
+        assert torch.equal(term, found[0][0])
+        assert torch.equal(by_c, found[0][1])
+
+
 def test_the_compiled_exponential_and_logarithm_are_numpys():
     y = np.exp(np.linspace(-30, 15, 2000)).astype(np.float32)
     zero, one = np.float32(0), np.float32(1)

@@ -23,6 +23,7 @@ from samsvae.inference.step import Training, TrainingStep, describe_batch
 from samsvae.inference.streamed import BufferPlan, StreamedCells, default_buffer, type_of_counts
 from samsvae.inference.task import TrainingTask
 from samsvae.inference.trainer import Trainer, fit
+from samsvae.kernels import record_function
 from samsvae.models import MODELS, build_model
 from samsvae.runtime.errors import InputError, Interrupted
 from samsvae.runtime.files import read_table, write_tsv
@@ -503,10 +504,17 @@ def test_a_recorded_step_reads_cells_however_they_are_encoded(
     """To the bit, with buffers that are filled again and priors that are updated."""
     seeds = SEEDS[:1] if "shuffled" in name else SEEDS[:n_seeds]
     monkeypatch.setattr(step_module, "STEPS_BETWEEN_UPDATES", 3)
-    found = []
+    recorded, found = [], []
+
+    def record(function):
+        recorded.append(record_function(function))
+        return recorded[-1]
+
+    monkeypatch.setattr(step_module, "record_function", record)
     for steps in (HOW["max_steps"], HOW["max_steps"] + 1):
         monkeypatch.setattr(step_module, "STEPS_WORTH_RECORDING", steps)
         found.append(trained(task(files, cells, ENCODED[name], seeds=seeds), seeds))
+        assert len(recorded) == 1
     assert_same(*found)
 
 

@@ -37,9 +37,8 @@ EVALUATED = {
     "min_controls_per_batch": config["evaluation"]["min_controls_per_batch"],
 }
 
-# Intervals are over all seeds of a model, so that the job of all seeds computes them, too, unless
-# candidates, which have none, are evaluated by the same rule.
-WITH_INTERVALS = config["evaluation"]["interval_draws"] and not layout.candidates
+# intervals are over all seeds of a model, so that the job of all seeds computes them, too
+WITH_INTERVALS = config["evaluation"]["interval_draws"]
 
 
 # The IWELBO and the effects of a run are one job, since loading the model takes longer than either
@@ -111,7 +110,8 @@ rule predict_intervals:
         "../scripts/evaluate_run.py"
 
 
-# Seeds that are trained together are evaluated together; see train.smk.
+# Seeds that are trained together are evaluated together; see train.smk. Candidates have no
+# intervals, and each of their seeds a job.
 for number, (seeds, experiments) in enumerate(layout.by_seeds().items()):
 
     rule:
@@ -143,18 +143,20 @@ for number, (seeds, experiments) in enumerate(layout.by_seeds().items()):
         benchmark:
             "results/benchmarks/evaluate_seeds/{experiment}/{split}/{model}.tsv"
         wildcard_constraints:
-            model=one_of(layout.fitted_together),
+            model=one_of(
+                model for model in layout.fitted_together if model in config["models"]
+            ),
             experiment=one_of(filter(layout.has_counts, experiments)),
         conda:
             "../../envs/samsvae.yaml"
         threads: 1
         resources:
             mem_mb=growing(4000, per_input=1),
-            runtime=growing(360),
+            runtime=growing(540),
             gpu=1,
         params:
             **EVALUATED,
-            interval_draws=config["evaluation"]["interval_draws"],
+            **({"interval_draws": WITH_INTERVALS} if WITH_INTERVALS else {}),
             seeds=list(seeds),
             code=uses_model("evaluate_run"),
         script:
@@ -191,7 +193,7 @@ for number, (baselines, experiments) in enumerate(layout.by_baselines().items())
         input:
             screen=layout.screen_of,
             split=rules.split_cells.output.split,
-            features=layout.features_of,
+            features=layout.features_of_models(model for model, _ in baselines),
         output:
             effects=[
                 expand(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from samsvae.evaluation.effects import read_effects, write_effects
-from samsvae.evaluation.intervals import intervals_for_screen
+from samsvae.evaluation.intervals import check_draws, intervals_for_screen
 from samsvae.evaluation.predicted import ESTIMATORS, effects_for_screen
 from samsvae.inference.cells import CellStream
 from samsvae.inference.checkpoint import TrainedModel, load_model
@@ -30,6 +30,8 @@ def main(snakemake: Any) -> None:
     files = {"model": snakemake.input.model, **dict(snakemake.output.items())}
     # each a path, or a list of one for each seed
     paths = {name: [file] if isinstance(file, str) else file for name, file in files.items()}
+    if "intervals" in paths:
+        check_draws(snakemake.params.interval_draws * len(seeds))  # before hours of the rest
     models = [load_model(path, device) for path in paths["model"]]
     for index, (seed, trained) in enumerate(zip(seeds, models, strict=True)):
         if "iwelbo" in paths:

@@ -198,6 +198,21 @@ class Posterior:
     pit: np.ndarray
 
 
+def check_draws(number: int) -> None:
+    """Refuse fewer draws than an interval needs.
+
+    Raises
+    ------
+    InputError
+        For fewer than two draws over all training seeds.
+    """
+    if number < 2:
+        raise InputError(
+            "An interval needs two draws or more over all training seeds. Set "
+            "evaluation.interval_draws to 2 or more, or to 0 for no intervals."
+        )
+
+
 def summarise_draws(
     models: Sequence[EffectDraws],
     names: Sequence[str],
@@ -225,11 +240,7 @@ def summarise_draws(
         If there are fewer than two draws, or seeds have other genes.
     """
     n_draws = sum(each.draws for each in models)
-    if n_draws < 2:
-        raise InputError(
-            "An interval needs two draws or more over all training seeds. Set "
-            "evaluation.interval_draws to 2 or more, or to 0 for no intervals."
-        )
+    check_draws(n_draws)
     genes = models[0].trained.genes
     if any(each.trained.genes != genes for each in models):
         raise InputError("The training seeds of a model have different genes: train it again.")

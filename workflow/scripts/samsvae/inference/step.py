@@ -171,7 +171,7 @@ class TrainingStep:
         self.graph: torch.cuda.CUDAGraph | None = None
         can_capture = device.type == "cuda" and training.cuda_graph
         self.steps_to_capture = STEPS_BEFORE_CAPTURE if can_capture else -1
-        self.compiled: Program | None = None
+        self.program: Program | None = None
         self.term_names: list[str] = []
 
     def __call__(
@@ -222,12 +222,11 @@ class TrainingStep:
             self._update()
 
     def _update(self) -> None:
-        if self.compiled is not None:
-            weights = self.weights.values()
-            found = self.compiled()
-            for weight, gradient in zip(weights, found[: len(weights)], strict=True):
+        if self.program is not None:
+            found, learnt = self.program(), self._learnt()
+            for weight, gradient in zip(learnt, found[: len(learnt)], strict=True):
                 weight.grad = gradient.contiguous()  # fused Adam assumes the layout of weights
-            self.terms = dict(zip(self.term_names, found[len(weights) :], strict=True))
+            self.terms = dict(zip(self.term_names, found[len(learnt) :], strict=True))
         else:
             loss, terms = self.loss()
             self.optimiser.zero_grad(set_to_none=True)
@@ -242,8 +241,12 @@ class TrainingStep:
         with torch.enable_grad():
             loss, terms = self.loss()
         self.term_names = list(terms)
-        gradients = torch.autograd.grad(loss, list(self.weights.values()))
+        gradients = torch.autograd.grad(loss, self._learnt())
         return [*gradients, *(term.detach() for term in terms.values())]
+
+    def _learnt(self) -> list[Tensor]:
+        """List the weights that are learnt by gradients."""
+        return [weight for weight in self.weights.values() if weight.requires_grad]
 
     def _compile(self) -> None:
         """Compile or record the step, if that takes less time than it saves.
@@ -251,18 +254,16 @@ class TrainingStep:
         Compiling takes some 20 s and saves some 0.4 ms a step, recording 1 s and 4 ms.
         """
         device, steps = self.positions.device, self.training.max_steps
-        if not all(weight.requires_grad for weight in self.weights.values()):
-            return
         is_captured = self.steps_to_capture > 0 and kernels.has_triton(device)
         is_recorded = device.type == "cpu"
         try:
             with RandomStream(device)():
                 if is_captured and steps >= STEPS_WORTH_COMPILING:
-                    self.compiled = compile_function(self._gradients_and_terms)
+                    self.program = compile_function(self._gradients_and_terms)
                 elif is_recorded and steps >= STEPS_WORTH_RECORDING:
-                    self.compiled = record_function(self._gradients_and_terms)
+                    self.program = record_function(self._gradients_and_terms)
         except Exception as error:  # of any kind: uncompiled steps are slower, but right
-            logger.info("the step is not compiled (%s)", error)
+            logger.info("the step is neither compiled nor recorded (%s)", error)
 
     def _update_on_side_stream(self) -> None:
         """Update on a side stream, since the default stream cannot be recorded."""

@@ -237,7 +237,7 @@ def _counts_term(counts: Tensor, c: Tensor, cell_weight: Tensor) -> tuple[Tensor
     by_c : Tensor
         Gradient of the weighted sum of the cells' terms, R x G.
     """
-    replicates, cells, _ = counts.shape
+    replicates, cells, genes = counts.shape
     largest = int(counts.max()) if counts.numel() else 0
     small = torch.arange(min(largest, LARGEST_TABULATED) + 1, dtype=c.dtype)[:, None]
     of_gene, below = c[:, None], small[:-1]
@@ -252,9 +252,10 @@ def _counts_term(counts: Tensor, c: Tensor, cell_weight: Tensor) -> tuple[Tensor
         x, own_c = counts[replicate, cell, gene], c[replicate, gene]
         last = replicate, LARGEST_TABULATED, gene
         exact = log_rising(x, own_c) - torch.lgamma(x + 1)
-        term.index_put_((replicate, cell), exact - rising[last], accumulate=True)
+        # in order whatever the number of threads, unlike index_put_
+        term.view(-1).index_add_(0, replicate * cells + cell, exact - rising[last])
         excess = cell_weight[replicate, cell] * (_log_rising_slope(x, own_c) - slope[last])
-        by_c.index_put_((replicate, gene), excess, accumulate=True)
+        by_c.view(-1).index_add_(0, replicate * genes + gene, excess)
     return term, by_c
 
 

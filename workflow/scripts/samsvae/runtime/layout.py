@@ -352,6 +352,10 @@ class Layout:
         """List the tables of features of a job's model, or of its experiment's models."""
         return [path for path in self.feature_sources_of(wildcards) if path != EXPRESSION]
 
+    def features_of_models(self, models: Iterable[str]) -> list[str]:
+        """List the tables of features of some models."""
+        return sorted({path for model in models for path in self.features_of({"model": model})})
+
     def prediction_of(self, wildcards: Wildcards) -> str:
         """Return the file of another tool with the predictions of a job, after its checks."""
         self._check(check_predictions, wildcards["experiment"])
