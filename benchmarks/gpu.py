@@ -115,6 +115,7 @@ def count_work(size: str, device: torch.device) -> tuple[float, int]:
     """Count the operations of a step's multiplications, and its weights."""
     training = Training(batch_size=BATCH, particles=PARTICLES)
     trainer = build_trainer(size, training, device)
+    trainer.take_step()  # the first is recorded on a CPU, which executes its operations twice
     with count_operations() as counter:
         trainer.take_step()
     weights = trainer.training_step.weights.values()
