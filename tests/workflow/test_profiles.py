@@ -38,7 +38,7 @@ def rules():
 
 
 def numbered_rules():
-    """Rules of a loop, of which the first has no number."""
+    """List the rules that are defined in a loop, by their common name."""
     text = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     return set(re.findall(r'_\{number \+ 1\}" if number else "(\w+)"', text))
 

@@ -22,7 +22,7 @@ from samsvae.evaluation.effects import effects_table
 from samsvae.evaluation.predicted import (
     design_of,
     expected_expression,
-    library_size_quantiles,
+    library_sizes_of,
     strata_of,
     weights_of_strata,
 )
@@ -395,9 +395,7 @@ def intervals_for_screen(
     """
     names, least = list(observed.obs_names), settings["min_controls_per_batch"]
     weights = weights_of_strata(trained[0], screen, names, cells, least)
-    sizes = library_size_quantiles(screen.obs["library_size"][cells])
-    if settings["library_size"] is not None:
-        sizes = [float(settings["library_size"])]
+    sizes = library_sizes_of(screen, cells, settings["library_size"])
     models = [
         EffectDraws(each, settings["interval_draws"], seed, weights, sizes)
         for seed, each in zip(seeds, trained, strict=True)

@@ -327,6 +327,15 @@ def weights_of_strata(
     return weights.T
 
 
+def library_sizes_of(
+    screen: anndata.AnnData, cells: np.ndarray, library_size: float | None
+) -> list[float]:
+    """Return a given library size, or else quantiles of those of some cells of a screen."""
+    if library_size is not None:
+        return [float(library_size)]
+    return library_size_quantiles(screen.obs["library_size"][cells])
+
+
 def effects_for_screen(
     trained: TrainedModel,
     screen: anndata.AnnData,
@@ -362,9 +371,7 @@ def effects_for_screen(
     cells = np.ones(screen.n_obs, dtype=bool) if cells is None else cells
     least = settings["min_controls_per_batch"]
     weights = weights_of_strata(trained, screen, perturbations, cells, least)
-    sizes = library_size_quantiles(screen.obs["library_size"][cells])
-    if settings["library_size"] is not None:
-        sizes = [float(settings["library_size"])]
+    sizes = library_sizes_of(screen, cells, settings["library_size"])
     estimator = settings["estimator"]
     draws = settings["draws"] or ESTIMATORS[estimator].draws
     how = trained, perturbations, draws, settings["seed"], estimator
