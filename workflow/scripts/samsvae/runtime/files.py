@@ -328,7 +328,11 @@ def read_table(
     if Path(path).suffix == ".parquet":
         rows = None if model is None else [("model", "==", model)]
         chosen = None if columns is None else list(columns)
-        return pd.read_parquet(path, columns=chosen, filters=rows)
+        content = pyarrow.parquet.read_table(path, columns=chosen, filters=rows)
+        # memory of each column is given back, since the largest tables have 10^8 rows
+        table = content.to_pandas(split_blocks=True, self_destruct=True)
+        pyarrow.default_memory_pool().release_unused()
+        return table
     return pd.read_csv(path, dtype=dict.fromkeys(text, str), **AS_WRITTEN)
 
 
