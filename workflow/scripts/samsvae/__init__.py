@@ -14,7 +14,8 @@ Packages, from the lowest up (imports go down only):
 - :mod:`samsvae.figures`, :mod:`samsvae.report`: figures and the report
 
 :mod:`samsvae.runtime` serves all of them: errors, files, provenance, progress, scripts; its
-:mod:`~samsvae.runtime.layout` plans the results.
+:mod:`~samsvae.runtime.plan` lists the runs of a configuration and its
+:mod:`~samsvae.runtime.layout` their files.
 
 Each name in ``__all__`` is imported at its first use, since importing torch takes seconds.
 """
