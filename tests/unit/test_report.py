@@ -48,6 +48,7 @@ from samsvae.report.sections import (
     INTERVALS,
     MARGINAL,
     MASKS,
+    REFERENCES,
     SECTIONS,
     SHOWN_FIGURES,
     STATE_MAP,
@@ -284,12 +285,24 @@ def test_every_figure_has_a_function_and_a_caption_that_is_read_either_way():
     for name, figure in SHOWN_FIGURES.items():
         module, _, function = figure.function.partition(":")
         assert callable(getattr(importlib.import_module(module), function))
-        caption = CAPTIONS / f"{name}.rst"
-        assert len(read_caption(caption)) > 50
-        assert "\n" not in read_caption(caption)
-        assert "system-message" not in caption_as_html(caption)
+        for reference in REFERENCES.values():
+            caption, options = CAPTIONS / f"{name}.rst", {"reference": reference}
+            assert len(read_caption(caption, options)) > 50
+            assert "\n" not in read_caption(caption, options)
+            assert "system-message" not in caption_as_html(caption, options)
     shown = [e.name for s in SECTIONS for e in s.entries if isinstance(e, Figure)]
     assert len(shown) == len(set(shown))
+
+
+def test_captions_name_the_cells_that_perturbations_are_compared_with():
+    for name in ("hits", "knock_down", "volcanoes", "perturbation", "batches"):
+        for marginal, reference in REFERENCES.items():
+            caption = read_caption(CAPTIONS / f"{name}.rst", {"reference": reference})
+            assert reference in caption
+            assert REFERENCES[not marginal] not in caption
+            if name in ("volcanoes", "perturbation"):
+                assert ("score test" in caption) == marginal
+                assert ("rank-sum test" in caption) != marginal
 
 
 def test_an_experiment_shows_what_it_has_the_data_for():

@@ -25,7 +25,7 @@ def main(snakemake: Any) -> None:
         model = params.options["models"][0] if of_first else None
         draw = getattr(drawing, name)
         figure = draw(read_table(table, columns=columns, model=model), **params.options)
-        save_figure(figure, read_caption(caption), made_by, files)
+        save_figure(figure, read_caption(caption, params.options), made_by, files)
 
 
 if __name__ == "__main__":

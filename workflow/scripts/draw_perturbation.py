@@ -18,7 +18,8 @@ def main(snakemake: Any) -> None:
     use_style()
     drawn = draw_perturbation(rows_of_perturbation(snakemake.input.table, name), **params.options)
     made_by = provenance({**params.options, "perturbation": name}, params.code)
-    save_figure(drawn, read_caption(snakemake.input.caption), made_by, list(snakemake.output))
+    caption = read_caption(snakemake.input.caption, params.options)
+    save_figure(drawn, caption, made_by, list(snakemake.output))
 
 
 if __name__ == "__main__":

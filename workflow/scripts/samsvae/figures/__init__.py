@@ -5,9 +5,13 @@ number that a figure shows is a number of its table. :mod:`style` is shared, and
 names and captions here.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import docutils.core
+import jinja2
 
 TERMS = {
     "sams vae": "SAMS-VAE",
@@ -47,18 +51,34 @@ def readable_set(name: str) -> str:
 
 
 SETTINGS = {"raw_enabled": False, "file_insertion_enabled": False}
+# as Snakemake's own report renders captions, but for names that are not defined
+CAPTIONS = jinja2.Environment(
+    trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+)
 
 
-def read_caption(path: str | Path) -> str:
-    """Read a caption as plain text, without line breaks."""
-    tree = docutils.core.publish_doctree(
-        Path(path).read_text(encoding="utf-8"), settings_overrides=SETTINGS
-    )
+def read_caption(path: str | Path, options: Mapping[str, Any]) -> str:
+    """Read a caption as plain text, without line breaks.
+
+    Parameters
+    ----------
+    path
+        reStructuredText that is a Jinja template of ``snakemake.params.options``.
+    options
+        Options of the figure.
+    """
+    tree = docutils.core.publish_doctree(_rendered(path, options), settings_overrides=SETTINGS)
     return " ".join(tree.astext().split())
 
 
-def caption_as_html(path: str | Path) -> str:
-    """Read a caption as HTML."""
+def caption_as_html(path: str | Path, options: Mapping[str, Any]) -> str:
+    """Read a caption as HTML, see :func:`read_caption`."""
     return docutils.core.publish_parts(
-        Path(path).read_text(encoding="utf-8"), writer="html5", settings_overrides=SETTINGS
+        _rendered(path, options), writer="html5", settings_overrides=SETTINGS
     )["body"]
+
+
+def _rendered(path: str | Path, options: Mapping[str, Any]) -> str:
+    job = SimpleNamespace(params=SimpleNamespace(options=options))
+    template = CAPTIONS.from_string(Path(path).read_text(encoding="utf-8"))
+    return template.render(snakemake=job)

@@ -24,7 +24,16 @@ from samsvae.evaluation.comparison import CONFIDENCE
 from samsvae.figures import caption_as_html, minus, readable
 from samsvae.report.answers import five_answers
 from samsvae.report.browser import browser_data, interactive_plots, plot_library
-from samsvae.report.sections import COUNTS, SECTIONS, Figure, Table, figures_of, sections_of
+from samsvae.report.sections import (
+    COUNTS,
+    MARGINAL,
+    REFERENCES,
+    SECTIONS,
+    Figure,
+    Table,
+    figures_of,
+    sections_of,
+)
 from samsvae.report.sentences import (
     answers_of_sections,
     cells_in_words,
@@ -49,7 +58,13 @@ NO_EFFECTS = (
 )
 
 
-def figure_entry(figure: Figure, experiment: Path, caption: Path, embedded: bool) -> dict[str, Any]:
+def figure_entry(
+    figure: Figure,
+    experiment: Path,
+    caption: Path,
+    embedded: bool,
+    reference: str = REFERENCES[False],
+) -> dict[str, Any]:
     """Collect a figure for the page.
 
     Parameters
@@ -62,6 +77,8 @@ def figure_entry(figure: Figure, experiment: Path, caption: Path, embedded: bool
         Its caption's file.
     embedded
         Whether the drawing is part of the page, or a file beside it that the page names.
+    reference
+        Cells that perturbations are compared with, which captions name.
     """
     drawing = experiment / "figures" / f"{figure.name}.svg"
     svg = drawing.read_text(encoding="utf-8")
@@ -74,7 +91,7 @@ def figure_entry(figure: Figure, experiment: Path, caption: Path, embedded: bool
         **_drawing(drawing, "" if embedded else f"{beside}.svg"),
         "alt": readable(figure.name),
         "nothing": html.unescape(nothing.group(1)) if nothing else "",
-        "caption": Markup(caption_as_html(caption)),
+        "caption": Markup(caption_as_html(caption, {"reference": reference})),
         "cells": _embedded(json.loads(html.unescape(cells.group(1)))) if cells else "",
         "files": [f"{beside}.svg", f"{beside}.pdf"],
     }
@@ -343,8 +360,9 @@ def _sections(
     }
 
     def entries(name: str, section: str) -> list[dict[str, Any]]:
+        reference = REFERENCES[MARGINAL in experiments[name]]
         return [
-            figure_entry(entry, results / name, captions[entry.name], embedded)
+            figure_entry(entry, results / name, captions[entry.name], embedded, reference)
             if isinstance(entry, Figure)
             else table_entry(entry, results / name)
             for kept in sections_of(experiments[name])

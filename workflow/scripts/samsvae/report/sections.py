@@ -29,6 +29,9 @@ CELLS = "cells"  # scores of predicted cells, unless switched off or effects are
 INTERVALS = "intervals"  # posterior intervals of predicted effects, unless switched off
 MARGINAL = "marginal"  # effects of single perturbations in cells with several
 
+# cells that perturbations are compared with, whether or not effects are marginal
+REFERENCES = {False: "control cells", True: "other cells"}
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -141,9 +144,8 @@ SECTIONS = (
         "quality",
         "Quality: is the screen sound?",
         "Before any model: are the tests calibrated, do perturbations change their targets and "
-        "anything else, do guides and batches agree? All cells are used here, and compared with "
-        "control cells of the same batch where the screen names batches; for marginal effects "
-        "(unit: perturbation) with all cells without the perturbation.",
+        "anything else, do guides and batches agree? All cells are used here, and compared within "
+        "batches where the screen names these.",
         (
             Figure("null", "screen", "null_quantiles.tsv", (COUNTS,)),
             Figure("hits", "screen", "hits.tsv", (COUNTS,)),

@@ -12,7 +12,7 @@ from scipy import stats
 from samsvae.biology import BATCH_PVALUE, BATCH_VARIANCE
 from samsvae.biology.failed_guides import WEAK, JudgedGuides, judge_guides
 from samsvae.figures import minus
-from samsvae.report.sections import BATCHES, CONTEXTS, COUNTS, GUIDES, MARGINAL
+from samsvae.report.sections import BATCHES, CONTEXTS, COUNTS, GUIDES, MARGINAL, REFERENCES
 from samsvae.report.verdict import MOST_NAMED, MOST_SOUGHT, some_of
 from samsvae.runtime.files import read_table
 
@@ -58,11 +58,6 @@ def quality_in_words(tables: Path, has: Collection[str], kind: str | None, fdr: 
     return [*(said for said, _ in found if said), f"{verdict}."]
 
 
-def reference(marginal: bool) -> str:
-    """Name the cells that perturbations are compared with."""
-    return "other cells" if marginal else "control cells"
-
-
 def hits_in_words(hits: pd.DataFrame, fdr: float, marginal: bool = False) -> tuple[str, str]:
     """Describe which perturbations have an effect; a sentence, and a reservation or nothing."""
     tested = hits.dropna(subset="pvalue")
@@ -77,7 +72,7 @@ def hits_in_words(hits: pd.DataFrame, fdr: float, marginal: bool = False) -> tup
     if found.empty:
         return (
             f"Nothing reproducible was found: none of {len(tested):,} perturbations differs from "
-            f"{reference(marginal)} ({test}). Similarities, pathways and comparisons of models "
+            f"{REFERENCES[marginal]} ({test}). Similarities, pathways and comparisons of models "
             "describe noise.",
             "",
         )
@@ -257,11 +252,11 @@ def batches_in_words(
     sentence = (
         f"Batches and perturbations are {how} {points}: {100 * largest['fraction']:.0f} % of the "
         f"cells of {largest['perturbation']} are in batch {largest['batch']}, and "
-        f"{100 * largest['control_fraction']:.0f} % of {reference(marginal)}"
+        f"{100 * largest['control_fraction']:.0f} % of {REFERENCES[marginal]}"
     )
     if left_out.sum():
         sentence += (
-            f"; {left_out.sum():,} cells are in batches without enough {reference(marginal)}"
+            f"; {left_out.sum():,} cells are in batches without enough {REFERENCES[marginal]}"
         )
     shifts, remedy = batch_shifts_in_words(effects)
     confounded = "effects that ignore batches are confounded"
@@ -378,7 +373,7 @@ def depth_in_words(hits: pd.DataFrame, marginal: bool = False) -> tuple[str, str
     )
     return (
         f"The median library size of {len(deep):,} perturbations differs by more than a quarter "
-        f"from that of {reference(marginal)}: {named}.",
+        f"from that of {REFERENCES[marginal]}: {named}.",
         f"{len(deep):,} perturbations differ in depth",
     )
 

@@ -15,6 +15,7 @@ from samsvae.config.models import EXPRESSION
 from samsvae.config.screens import download_of, perturbation_kind
 from samsvae.report.sections import (
     MARGINAL,
+    REFERENCES,
     SPLIT_FOLDER,
     TABLES_FOLDER,
     Figure,
@@ -27,8 +28,6 @@ from samsvae.runtime.plan import Plan, RunOf
 from samsvae.runtime.preflight import check_experiment, check_predictions, check_screen_file
 from samsvae.sources import WITH_PROGRAMMES, files_of, fingerprints_of, own_settings
 
-# cells that perturbations are compared with, whether or not effects are marginal
-REFERENCES = {False: "control cells", True: "other cells"}
 Wildcards = Mapping[str, str]
 InputFunction = Callable[[Wildcards], list[str]]
 
