@@ -14,7 +14,7 @@ import pytest
 from samsvae.biology.failed_guides import judge_guides
 from samsvae.evaluation.scores import ENERGY, VARIANCE
 from samsvae.evaluation.vcc2026 import ERROR, JACCARD, RETRIEVAL, SCORES
-from samsvae.figures import caption_as_html, read_caption
+from samsvae.figures import caption_as_html, read_caption, readable_set
 from samsvae.figures.latents import draw_similarity
 from samsvae.figures.style import nothing_to_show, save_figure, use_style
 from samsvae.report import answers, browser, soundness
@@ -294,6 +294,21 @@ def test_every_figure_has_a_function_and_a_caption_that_is_read_either_way():
     assert len(shown) == len(set(shown))
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("HALLMARK_INTERFERON_GAMMA_RESPONSE", "interferon gamma response"),
+        ("HALLMARK_G2M_CHECKPOINT", "G2M checkpoint"),
+        ("HALLMARK_IL6_JAK_STAT3_SIGNALING", "IL6 JAK STAT3 signaling"),
+        ("HALLMARK_KRAS_SIGNALING_DN", "KRAS signaling down"),
+        ("HALLMARK_PI3K_AKT_MTOR_SIGNALING", "PI3K AKT mTOR signaling"),
+        ("Activation of AKT2", "Activation of AKT2"),
+    ],
+)
+def test_names_of_gene_sets_are_words_with_their_abbreviations(name, words):
+    assert readable_set(name) == words
+
+
 def test_captions_name_the_cells_that_perturbations_are_compared_with():
     for name in ("hits", "knock_down", "volcanoes", "perturbation", "batches"):
         for marginal, reference in REFERENCES.items():
@@ -351,7 +366,7 @@ def test_the_page_says_in_words_what_perturbations_do(report):
     text = report.read_text()
     for said in (
         "1 of 2 perturbations significantly change the expression of at least one gene; those with the most changed genes are JAK2 (31).",
-        "each perturbation under its first: tnfa (JAK2, A); Cell Cycle (B).",
+        "each perturbation under its first: TNFA (JAK2, A); Cell Cycle (B).",
         "Predicted effects rank the same gene set first, significant or not: m for 2 of 3.",
         "which were tested: 50 of hallmark.",
         "1 of 2 combinations are significantly non-additive for at least one gene, most genes in A+C (HBZ −0.50, CLC +0.20).",
@@ -664,7 +679,7 @@ def test_the_first_screen_answers_five_questions(results):
         "small in a single cell. A median of 70 % respond. Estimated cells that do not respond, by "
         "their fraction: B 40 % (16 [4, 36] of 40), JAK2 20 % (8 [4, 36] of 40).",
     ]
-    assert "tnfa (JAK2, A)" in answers[MECHANISMS][0]
+    assert "TNFA (JAK2, A)" in answers[MECHANISMS][0]
     assert answers[MODELS] == [
         "SAMS-VAE has the highest mean score over the 14 metrics that can rank models here: 0.90 "
         "(0: the mean effect; 1: a replicate of the measurement). Next is no change (0.00). "
@@ -947,7 +962,7 @@ def test_the_browser_holds_every_effect_to_its_step(results):
     assert data["left_out"] is False
     assert data["strongest"] == "JAK2"
     facts = dict(data["perturbations"][0]["facts"])
-    assert facts["Gene sets"] == "uv (FDR 0.01)"
+    assert facts["Gene sets"] == "UV (FDR 0.01)"
     assert facts["Guides"] == "g1 (40 cells); g2 (9 cells): weak effect"
     assert facts["Responders"] == ("80 % of cells [10, 90]; 8 [4, 36] of 40 cells do not respond")
     assert facts["Change of its target"] == "JAK2 log2 −1.50 [−2.00, −1.00]"

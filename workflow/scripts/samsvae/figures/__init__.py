@@ -5,6 +5,7 @@ number that a figure shows is a number of its table. :mod:`style` is shared, and
 names and captions here.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,10 +45,28 @@ def minus(number: str) -> str:
     return number.replace("-", "−")
 
 
+# abbreviations in names of gene sets, beside those with a digit, such as G2M
+ABBREVIATIONS = {
+    "AKT", "AMPK", "ATP", "BMP", "DNA", "EGFR", "ER", "ERK", "FGFR", "GTP", "JAK", "KRAS", "MAPK",
+    "MHC", "MYC", "NFKB", "RAS", "RHO", "RNA", "RRNA", "TCA", "TCR", "TGF", "TLR", "TNF",
+    "TNFA", "TRNA", "UV", "VEGF", "WNT",
+}  # fmt: skip
+SPELT = {"DN": "down", "MRNA": "mRNA", "MTORC1": "mTORC1", "MTOR": "mTOR", "P53": "p53"}
+HAS_DIGIT = re.compile(r"\d")
+
+
 def readable_set(name: str) -> str:
-    """Write a gene set's name as words; capitals alone, as MSigDB has them, become small."""
+    """Write a gene set's name as words.
+
+    Names in capitals, as MSigDB has them, become small, but for abbreviations.
+    """
     words = readable(name.removeprefix("HALLMARK_"))
-    return words.lower() if words.isupper() else words
+    if not words.isupper():
+        return words
+    return " ".join(
+        SPELT.get(word, word if word in ABBREVIATIONS or HAS_DIGIT.search(word) else word.lower())
+        for word in words.split()
+    )
 
 
 SETTINGS = {"raw_enabled": False, "file_insertion_enabled": False}
