@@ -526,6 +526,12 @@ def test_words_on_sampled_cells_tell_what_of_the_spread_is_missed():
 def test_words_on_basal_states_are_of_the_models_that_claim_them():
     [sentence] = basal_in_words(BASAL)
     assert "4.5 % by SAMS-VAE; chance is 2.5 %" in sentence
+    # A is told from control with an accuracy of 0.9
+    assert "by SAMS-VAE, the basal state still tells perturbations apart" in sentence
+    assert "independent" not in sentence
+    near = BASAL.assign(accuracy=BASAL["accuracy"].mask(BASAL["perturbation"] == "A", 0.54))
+    [sentence] = basal_in_words(near)
+    assert "independent of the perturbation by SAMS-VAE." in sentence
     assert basal_in_words(BASAL[BASAL["perturbation"] == "A"]) == []
 
 

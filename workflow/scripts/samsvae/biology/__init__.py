@@ -8,3 +8,4 @@ OTHER = "other perturbations"  # those that a map does not name
 NULL, PERTURBED = "without the perturbation", "perturbed"
 
 BATCH_PVALUE, BATCH_VARIANCE = "batch_pvalue", "batch_variance"  # of a gene, in a screen's effects
+INDEPENDENT_WITHIN = 0.05  # accuracy above chance of a basal state that counts as independent

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from samsvae.biology import ALL, NULL, OTHER, PERTURBED
+from samsvae.biology import ALL, INDEPENDENT_WITHIN, NULL, OTHER, PERTURBED
 from samsvae.figures import readable
 from samsvae.figures.style import (
     OBSERVED_COLOUR,
@@ -24,7 +24,6 @@ from samsvae.figures.style import (
 )
 from samsvae.screen.labels import CONTROL
 
-TOLERANCE = 0.05  # above chance, within which a basal state counts as independent
 STATES = {
     "basal": ("basal", "true"),
     "total": ("total", "true"),
@@ -56,7 +55,7 @@ def draw_basal(table: pd.DataFrame, models: Sequence[str], **_: Any) -> Figure:
     ):
         rows = table[(table["perturbation"] == ALL) == of_all]
         chance = float(rows["chance"].iloc[0])
-        axis.axvspan(chance, chance + TOLERANCE, color="0.9", linewidth=0)
+        axis.axvspan(chance, chance + INDEPENDENT_WITHIN, color="0.9", linewidth=0)
         axis.axvline(chance, color="0.3", linewidth=0.8, linestyle="--")
         for place, model in enumerate(shown):
             for offset, (name, (state, labels)) in enumerate(STATES.items()):

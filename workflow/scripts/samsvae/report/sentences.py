@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from samsvae.biology import ALL
+from samsvae.biology import ALL, INDEPENDENT_WITHIN
 from samsvae.biology.enrichment import OVER_REPRESENTATION
 from samsvae.config.experiments import candidates, expanded, has_grid, splits
 from samsvae.config.models import KINDS
@@ -302,7 +302,7 @@ def missed_in_words(missed: pd.DataFrame) -> list[str]:
             f"more of the effect is explained by {', '.join(said)}."
         )
     if nothing:
-        sentences.append(f"Nothing of any effect is predicted by {', '.join(nothing)}.")
+        sentences.append(f"No part of any effect is predicted by {', '.join(nothing)}.")
     return sentences
 
 
@@ -495,20 +495,43 @@ def combinations_in_words(combinations: pd.DataFrame) -> list[str]:
 
 
 def basal_in_words(basal: pd.DataFrame) -> list[str]:
-    """Describe the accuracy of predicting perturbations from inferred basal states."""
+    """Tell how well basal states predict perturbations, and whether they count as independent."""
     asked = basal[(basal["state"] == "basal") & (basal["labels"] == "true")]
-    rows = asked[asked["claimed"].astype(bool) & (asked["perturbation"] == ALL)]
+    asked = asked[asked["claimed"].astype(bool)]
+    rows = asked[asked["perturbation"] == ALL]
     if rows.empty:
         return []
     found = ", ".join(
         f"{100 * accuracy:.1f} % by {readable(str(model))}"
         for model, accuracy in rows.groupby("model", sort=False)["accuracy"].mean().items()
     )
-    return [
+    # each perturbation against control, and all of them at once, as the figure shows them
+    compared = asked.groupby(["model", asked["perturbation"] == ALL], sort=False)
+    means = compared[["accuracy", "chance"]].mean()
+    depends = (means["accuracy"] > means["chance"] + INDEPENDENT_WITHIN).groupby(
+        "model", sort=False
+    )
+    dependent, independent = (
+        [readable(str(model)) for model, is_so in depends.any().items() if is_so == wanted]
+        for wanted in (True, False)
+    )
+    within = f"{100 * INDEPENDENT_WITHIN:.0f} percentage points above chance"
+    said = [
         "A classifier predicts the perturbation (or control) of a held-out "
         "cell from its basal state "
         f"with an accuracy of {found}; chance is {100 * rows['chance'].mean():.1f} %."
     ]
+    if independent:
+        said.append(
+            f"Within {within}, basal states are independent of the perturbation by "
+            f"{', '.join(independent)}."
+        )
+    if dependent:
+        said.append(
+            f"More than {within}: by {', '.join(dependent)}, the basal state still tells "
+            "perturbations apart, so that the latent effect is not their whole effect."
+        )
+    return [" ".join(said)]
 
 
 def reproduction_in_words(tables: Path, has: Collection[str]) -> list[str]:
