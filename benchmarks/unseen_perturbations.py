@@ -39,7 +39,6 @@ from benchmarks.real_effects import SETTINGS as OF_REAL
 from benchmarks.real_effects import TRAINING as OF_REAL_TRAINING
 from benchmarks.real_effects import read_labelled
 from benchmarks.truth_recovery import default_settings, key_values
-from samsvae.biology.gene_sets import read_gmt
 from samsvae.config.experiments import UNSEEN_PERTURBATIONS, Split
 from samsvae.config.models import EXPRESSION
 from samsvae.evaluation.baselines import BASELINES
@@ -62,6 +61,7 @@ from samsvae.runtime.files import write_tsv
 from samsvae.screen.canonical import perturbations
 from samsvae.screen.design import Design
 from samsvae.screen.features import PerturbationFeatures
+from samsvae.screen.gene_sets import read_gmt
 from samsvae.screen.labels import components
 from samsvae.screen.splits import TEST, TRAIN, VAL, held_out_cells, split_screen
 from samsvae.sources.simulated import Simulation, simulate

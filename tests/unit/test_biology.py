@@ -13,8 +13,8 @@ from samsvae.biology.enrichment import (
     preranked,
     strongest,
 )
-from samsvae.biology.gene_sets import measured_sets, read_gmt, write_gmt
 from samsvae.runtime.errors import InputError
+from samsvae.screen.gene_sets import measured_sets, read_gmt, write_gmt
 
 GENES = [f"g{i}" for i in range(100)]
 SETS = {"UP": GENES[:12], "DOWN": GENES[50:60], "NONE": GENES[70:90]}

@@ -23,13 +23,13 @@ from samsvae.biology.factors import (
     read_annotation,
     target_genes,
 )
-from samsvae.biology.gene_sets import write_gmt
 from samsvae.biology.similarity import similarity_table
 from samsvae.evaluation.predicted import FactorEffects, factor_effects, predicted_effects
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.encoding import Encoding
 from samsvae.models import build_model
 from samsvae.screen.canonical import write_source_screen
+from samsvae.screen.gene_sets import write_gmt
 
 NAMES = ("A", "B", "C", "D")
 GENES = [f"g{index}" for index in range(30)]

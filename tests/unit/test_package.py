@@ -72,6 +72,30 @@ def test_the_package_imports_nothing_heavy():
     assert not {"torch", "pyro", "scanpy", "anndata"} & set(done.stdout.split())
 
 
+PACKAGES = re.findall(r"(?m):mod:`samsvae\.(\w+)`", samsvae.__doc__)
+
+
+def imported_packages(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("samsvae."):
+            yield node.module.split(".")[1]
+
+
+def test_packages_import_lower_ones_only():
+    """In the order of the docstring of samsvae; runtime serves all."""
+    *ordered, serving = PACKAGES
+    assert serving == "runtime"
+    assert set(PACKAGES) == {path.parent.name for path in LIBRARY.glob("*/__init__.py")}
+    upwards = {
+        (str(path.relative_to(LIBRARY)), package)
+        for place, own in enumerate(ordered)
+        for path in (LIBRARY / own).rglob("*.py")
+        for package in imported_packages(path)
+        if package != serving and ordered.index(package) > place
+    }
+    assert not upwards
+
+
 TABLES_AND_FIGURES = (
     "assess_screen", "check_screen", "collect_tables", "compare_iwelbo",
     "compare_models", "compare_pathways", "compare_perturbations", "compute_maps", "draw_figures",

@@ -16,7 +16,6 @@ from matplotlib import pyplot as plt
 from safetensors import SafetensorError
 from scipy import sparse
 
-from samsvae.biology.gene_sets import read_gmt, write_gmt
 from samsvae.config.configuration import merge, validate
 from samsvae.config.experiments import splits
 from samsvae.figures.style import save_figure, use_style
@@ -25,6 +24,7 @@ from samsvae.runtime.errors import InputError
 from samsvae.runtime.files import read_table, write_tsv
 from samsvae.screen.canonical import build_screen, read_screen, write_source_screen
 from samsvae.screen.design import Design
+from samsvae.screen.gene_sets import read_gmt, write_gmt
 from samsvae.screen.validation import MOST_CHARACTERS, text_fault
 from samsvae.sources.h5ad import check_header, write_h5ad_screen
 from samsvae.sources.h5ad_source import H5adSource

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from samsvae.biology.gene_sets import write_gmt
 from samsvae.evaluation.expression import log_expression
+from samsvae.screen.gene_sets import write_gmt
 from tests.conftest import real_file
 
 pytestmark = pytest.mark.workflow

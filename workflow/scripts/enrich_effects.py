@@ -5,10 +5,10 @@ from typing import Any
 import pandas as pd
 
 from samsvae.biology.enrichment import OBSERVED, Enrichment, enrich, strongest, with_order
-from samsvae.biology.gene_sets import read_collections
 from samsvae.evaluation.effects import measured_genes, read_effects
 from samsvae.runtime.files import write_tsv
 from samsvae.runtime.script import run_job
+from samsvae.screen.gene_sets import read_collections
 
 
 def main(snakemake: Any) -> None:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from samsvae.biology.gene_sets import write_gmt
 from samsvae.runtime.provenance import provenance
 from samsvae.runtime.script import run_job
 from samsvae.screen.canonical import write_source_screen
+from samsvae.screen.gene_sets import write_gmt
 from samsvae.sources import simulated_screen
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 from scipy import stats
 from scipy.stats import false_discovery_control
 
-from samsvae.biology.gene_sets import GeneSets
 from samsvae.biology.similarity import clustered
+from samsvae.screen.gene_sets import GeneSets
 
 if TYPE_CHECKING:
     from samsvae.evaluation.predicted import FactorEffects

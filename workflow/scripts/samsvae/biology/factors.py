@@ -27,7 +27,6 @@ from samsvae.biology.enrichment import (
     factor_enrichment,
     factor_genes,
 )
-from samsvae.biology.gene_sets import GeneSets, read_collections, read_gmt
 from samsvae.biology.similarity import clustered
 from samsvae.evaluation.agreement import MASK_THRESHOLD
 from samsvae.evaluation.effects import measured_genes, read_effects
@@ -35,6 +34,7 @@ from samsvae.evaluation.predicted import factor_effects
 from samsvae.inference.checkpoint import TrainedModel
 from samsvae.inference.noise import seeded
 from samsvae.inference.posterior import draw_effects_in_parts, has_masks, mask_probability
+from samsvae.screen.gene_sets import GeneSets, read_collections, read_gmt
 from samsvae.screen.labels import CONTROL, components
 
 

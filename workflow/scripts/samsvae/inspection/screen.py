@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from samsvae.biology.gene_sets import measured_sets, read_gmt
 from samsvae.inspection.counts import PARTIAL_LAYERS, TOTALS, count_findings
 from samsvae.inspection.design import (
     BATCH,
@@ -22,6 +21,7 @@ from samsvae.inspection.design import (
 from samsvae.inspection.evidence import ERROR, Evidence, Finding, sample_of_cells, survey_counts
 from samsvae.runtime.errors import InputError
 from samsvae.screen.canonical import NO_COUNT, PERTURBATION, lost_cells
+from samsvae.screen.gene_sets import measured_sets, read_gmt
 from samsvae.screen.labels import CONTROL
 from samsvae.screen.validation import check_library_sizes, check_text
 from samsvae.sources.counts import CountMatrix

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from samsvae.biology.gene_sets import measured_sets, read_gmt
 from samsvae.config.configuration import gene_set_names
 from samsvae.config.experiments import (
     Run,
@@ -20,6 +19,7 @@ from samsvae.config.experiments import (
 from samsvae.config.models import EXPRESSION
 from samsvae.config.screens import download_of
 from samsvae.runtime.errors import InputError
+from samsvae.screen.gene_sets import measured_sets, read_gmt
 from samsvae.sources import DOWNLOADS_FOLDER, own_settings
 from samsvae.sources.verification import PublishedFile, check_file_size
 
