@@ -10,7 +10,10 @@ import statsmodels.api as sm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
+from samsvae.biology.enrichment import Enrichment
+from samsvae.biology.factors import Annotation, factor_tables
 from samsvae.config.configuration import validate
 from samsvae.config.experiments import Split, splits
 from samsvae.evaluation.baselines import additive, from_other_contexts, other_contexts
@@ -419,6 +422,20 @@ def test_streamed_bounds_know_the_context_of_a_cell(screen, tmp_path):
     shared[:, 8:] = 0
     without, _ = iwelbo(trained.model, dataclasses.replace(cells, design=shared), 20, seed=3)
     assert np.abs(without - expected).max() > 0.01
+
+
+def test_members_of_groups_are_counted_among_perturbations_not_effects_in_contexts(screen):
+    trained, _ = trained_on(screen)
+    with_certain_effects(trained)
+    with torch.no_grad():
+        trained.model.mask.logits.fill_(-30)
+        trained.model.mask.logits[:3, 0] = 30
+        trained.model.mask.logits[8:, 1] = 30
+    names = list(trained.encoding.names)
+    known = Annotation({"GROUP": names[:3]}, {}, {}, frozenset())
+    groups = factor_tables(trained, known, Enrichment(), 10, 2, seed=0).groups
+    [row] = groups[groups["dimension"] == 0].to_dict("records")
+    assert row["pvalue"] == pytest.approx(stats.hypergeom.sf(2, 8, 3, 3))
 
 
 def test_effects_in_contexts_are_differences_from_their_median(screen):

@@ -306,7 +306,7 @@ def factor_usage(latents: pd.DataFrame) -> pd.DataFrame:
         One row per factor: number and ``fraction`` of perturbations with the factor in
         their mask, and the number expected from the mask probabilities; their mean absolute shift,
         in basal standard deviations, and the fraction with a positive shift; their names, by
-        decreasing shift.
+        decreasing absolute shift.
     """
     used = inferred_masks(latents)
     probability, shift = _matrix(latents, "mask_probability"), _matrix(latents, "shift")
@@ -537,17 +537,19 @@ def factor_tables(
     """
     latents = latent_effects(trained, latent_draws, seed)
     names = list(trained.encoding.effects)
-    members = members_of(annotation.perturbation_groups, names, annotation.target_genes)
+    # effects in a context are not perturbations of their own, among which members are counted
+    perturbations = list(trained.encoding.names)
+    members = members_of(annotation.perturbation_groups, perturbations, annotation.target_genes)
     if annotation.perturbation_groups and not members.shape[1]:
         known = next(iter(annotation.perturbation_groups.values()))[0]
         logger.warning(
             "none of the perturbations belongs to a known group (a member there: %r; a "
             "perturbation: %r)",
             known,
-            names[0],
+            perturbations[0],
         )
     groups = {name: ";".join(members.columns[row]) for name, row in members.iterrows()}
-    latents = latents.assign(group=latents["perturbation"].map(groups))
+    latents = latents.assign(group=latents["perturbation"].map(groups).fillna(""))
     if not has_masks(trained.model):
         empty = [pd.DataFrame(columns=c) for c in (USAGE, GROUPS, SHARING, GENES, ENRICHMENT)]
         return FactorTables(latents, *empty)
@@ -559,8 +561,8 @@ def factor_tables(
     return FactorTables(
         latents=latents,
         factors=factor_usage(latents),
-        groups=factor_groups(used, members, seed),
-        sharing=group_sharing(used, members, seed),
+        groups=factor_groups(used.loc[perturbations], members, seed),
+        sharing=group_sharing(used.loc[perturbations], members, seed),
         genes=genes,
         enrichment=factor_enrichment(measured, annotation.gene_sets, settings.top_genes),
     )
