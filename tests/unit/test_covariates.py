@@ -233,6 +233,11 @@ def test_strata_weigh_what_their_cells_weigh(screen):
     # without cells, those of the training cells
     weights = weights_of_strata(trained, screen, ["nobody"], cells, 1)
     np.testing.assert_allclose(weights[0], trained.covariates.frequency)
+    # nor for cells of unknown batches
+    unknown = screen.copy()
+    del unknown.obs["batch"]
+    weights = weights_of_strata(trained, unknown, names, cells, 1)
+    np.testing.assert_allclose(weights, np.tile(trained.covariates.frequency, (len(names), 1)))
 
 
 @pytest.mark.slow

@@ -310,9 +310,11 @@ class Covariates:
         return (torch.from_numpy(self.encode(obs)).to(device),) if len(self) else ()
 
     def stratum(self, obs: pd.DataFrame) -> np.ndarray:
-        """Find the stratum of each cell, -1 for one that no training cell is in."""
+        """Find the stratum of each cell, -1 for one that no training cell is in, or of no batch."""
         if not self.levels:
             return np.zeros(len(obs), dtype=np.int64)
+        if not set(self.levels) <= set(obs):
+            return np.full(len(obs), -1)
         strata = pd.MultiIndex.from_tuples(map(tuple, self.strata))
         keys = [obs[name].astype(str) for name in self.levels]
         return strata.get_indexer(pd.MultiIndex.from_arrays(keys))
