@@ -37,14 +37,15 @@ MATMUL_PRECISIONS = {"float32": "highest", "tf32": "high", "bfloat16": "medium"}
 
 @cache  # a process that asked again would wait for the GPU that it holds itself
 def choose_device() -> torch.device:
-    """Choose a CUDA device that no other job has, else Apple's MPS, else the CPU."""
+    """Choose a CUDA device that no other job has, else the CPU.
+
+    Apple's MPS is left out: it has no 64-bit floats, in which effects and bounds are accumulated.
+    """
     if torch.cuda.is_available():
         number = torch.cuda.device_count()
         gpus = [str(torch.cuda.get_device_properties(n).uuid) for n in range(number)]
         torch.cuda.set_device(acquire_gpu(gpus))
         return torch.device("cuda", torch.cuda.current_device())
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
     return torch.device("cpu")
 
 
