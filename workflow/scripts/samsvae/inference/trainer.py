@@ -150,7 +150,10 @@ class Trainer:
         seeds: Sequence[int],
     ) -> None:
         self.cells, self.training = cells, training
-        self.replicates = [Replicate(build, cells, training, seed) for seed in seeds]
+        self.replicates: list[Replicate] = []
+        for seed in seeds:
+            moments = self.replicates[0].moments if self.replicates else None
+            self.replicates.append(Replicate(build, cells, training, seed, moments))
         self.training_step = TrainingStep([r.model for r in self.replicates], cells, training)
         self.step = 0
         self.since_evaluation: list[Tensor] = []  # terms of the steps, terms x replicates
@@ -267,6 +270,9 @@ class Replicate:
         Training configuration.
     seed
         Seed of initial weights, order of cells and samples.
+    moments
+        As of :meth:`Cells.moments`, which no seed changes; if None they are computed, in a pass
+        over all cells.
     """
 
     def __init__(
@@ -275,12 +281,14 @@ class Replicate:
         cells: Cells,
         training: Training,
         seed: int,
+        moments: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         device = cells.counts.device
         with seeded(seed, device):
             self.model = build().to(device)
             self.stream = RandomStream(device)
-        self.model.standardise.fit(*cells.moments(self.model.standardise.rescale))
+        self.moments = moments or cells.moments(self.model.standardise.rescale)
+        self.model.standardise.fit(*self.moments)
         self.batches = cells.random_batches(training.batch_size, seed)
         self.describe_batch = partial(describe_batch, cells, training.batch_size, seed)
         self.training = training
