@@ -513,6 +513,15 @@ def test_missed_genes_are_those_of_largest_error_beyond_noise():
     assert found.loc["P1", "missed_genes"] == ""
 
 
+def test_a_gene_that_no_held_out_cell_expresses_is_not_missed():
+    effect, error = np.array([[2.0, 0.0]]), np.array([[0.1, 0.0]])
+    observed = observed_with_noise(effect, error)
+    guess = np.array([[1.0, 0.3]])
+    predicted = effects_table(guess, list(observed.obs_names), list(observed.var_names), {}, "{}")
+    [found] = missed_effects(observed, predicted).to_dict("records")
+    assert (found["n_missed"], found["missed_genes"]) == (1, "G0 +2.00 (+1.00)")
+
+
 def test_weights_are_those_of_the_statistic_alone():
     t = np.array([[-4.0, 2, 0, 1], [3, 3, -3, 3], [np.nan] * 4, [np.nan, 1, 2, 3]])
     found = weights_of(t)
