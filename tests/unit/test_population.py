@@ -146,6 +146,18 @@ def test_of_many_perturbations_those_with_most_held_out_cells_are_compared(
         assert HeldOutCells(tiny_screen, parts, 6).names == sorted(order[:expected])
 
 
+def test_of_many_cells_random_ones_are_compared(tiny_screen, parts):
+    """Files may be sorted by batch, so that the first cells would be of one."""
+    few, every = (HeldOutCells(tiny_screen, parts, most) for most in (6, 100))
+    values = every.held_out_by_perturbation["control"]
+    assert len(values) > 12
+    chosen = few.held_out_by_perturbation["control"]
+    rows = [int(np.abs(values - cell).sum(axis=1).argmin()) for cell in chosen]
+    np.testing.assert_allclose(values[rows], chosen)
+    assert len(set(rows)) == 6
+    assert rows == sorted(rows) != list(range(6))
+
+
 def test_a_replicate_and_control_cells_are_ceiling_and_floor(tiny_screen, parts):
     every = HeldOutCells(tiny_screen, parts, 100)
     floor, ceiling = (

@@ -107,6 +107,11 @@ def median_distance(cells: np.ndarray, seed: int = 0) -> float:
     return float(np.median(distances[np.triu_indices(len(chosen), 1)]))
 
 
+def random_part(rows: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
+    """Choose at most a number of rows, since files may be sorted by batch."""
+    return rows if len(rows) <= most else np.random.default_rng(seed).permutation(rows)[:most]
+
+
 def total_variance(cells: np.ndarray) -> float:
     """Sum the variances of the components."""
     return float(cells.var(axis=0, ddof=1).sum())
@@ -316,11 +321,11 @@ class HeldOutCells:
         return median_distance(np.concatenate(list(self.held_out_by_perturbation.values())))
 
     def by_perturbation(self, cells: CellSet) -> dict[str, np.ndarray]:
-        """Project cells on the components, at most `most_cells` of each label."""
+        """Project cells on the components, at most `most_cells` random ones of each label."""
         scores = self.components.transform(_expression(cells))
         labels = pd.Series(cells.labels)
         return {
-            str(name): scores[rows[: self.most_cells]]
+            str(name): scores[np.sort(random_part(rows, self.most_cells))]
             for name, rows in labels.groupby(labels).indices.items()
         }
 
