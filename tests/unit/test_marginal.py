@@ -214,6 +214,14 @@ def test_observed_effects_of_a_screen_with_several_are_marginal(high_moi):
             observed.layers[layer], getattr(fit(logs[chosen], cells), name), rtol=1e-4, atol=1e-6
         )
     assert correlation(observed.layers["ate_stratified"], true_effects(screen, names, 0)) > 0.85
+    # how specific effects are is judged by all cells without the perturbation
+    others = replace(Regression.of(screen, False)[held_out], compared_with="complement")
+    specific = fit(logs[held_out], others)
+    np.testing.assert_allclose(
+        np.nan_to_num(observed.layers["t_of_others"]),
+        np.nan_to_num(specific.effect / specific.standard_error),
+        rtol=1e-3, atol=1e-5,
+    )  # fmt: skip
 
 
 def test_batches_of_a_screen_with_several_are_covariates(high_moi):

@@ -1,6 +1,7 @@
 """Observed average treatment effects, differential expression, and split-half ceilings."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import anndata
@@ -80,7 +81,9 @@ def observed_effects(
         ``standard_error_held_out`` of `ate_held_out`; ``log2fc``:
         log2 ratio of mean CP10k + 1; ``pvalue`` and ``fdr``: rank-sum test of held-out cells
         against control cells, see :func:`samsvae.evaluation.stratified.gated_tests`, NaN for genes
-        that too few cells express; ``t_of_others``: see :func:`t_of_others`, of held-out cells.
+        that too few cells express; ``t_of_others``: see :func:`t_of_others`, of held-out cells;
+        for marginal effects the ratio of the effect, relative to all cells without the
+        perturbation, to its standard error.
         Where the screen has batches or contexts, ``ate_stratified``
         and so on are the same within these, but for `log2fc`. ``obs`` has numbers of cells by
         perturbation, ``var`` numbers of cells in which a gene is detected, and the
@@ -229,12 +232,15 @@ def _marginal_effects(
         everything = fit(expression[cells], of_cells[cells])
         test = fit(expression[tested], of_cells[tested])
         unseen = fit(expression[held_out], of_cells[held_out])
+        against_rest = replace(of_cells[held_out], compared_with="complement")
+        is_same = of_cells.compared_with == "complement"
+        specific = unseen if is_same else fit(expression[held_out], against_rest)
         layers |= {
             f"ate{suffix}": everything.effect,
             f"ate_held_out{suffix}": unseen.effect,
             f"standard_error{suffix}": everything.standard_error,
             f"standard_error_held_out{suffix}": unseen.standard_error,
-            f"t_of_others{suffix}": _ratio(unseen.effect, unseen.standard_error),
+            f"t_of_others{suffix}": _ratio(specific.effect, specific.standard_error),
             f"pvalue{suffix}": test.pvalue,
             f"fdr{suffix}": test.fdr,
         }
