@@ -152,13 +152,14 @@ def comparisons(
     if targets.any():
         kept = {n + WITH_TARGETS: m for n, m in de.items()}
         yield Comparison(kept, significant, guess, every)
-    yield from _of_held_out_cells(effects, truth, guess, targets)
+    yield from _of_held_out_cells(effects, guess, targets)
 
 
 def _of_held_out_cells(
-    effects: anndata.AnnData, truth: Matrix, guess: Matrix, targets: Matrix
+    effects: anndata.AnnData, guess: Matrix, targets: Matrix
 ) -> Iterator[Comparison]:
     """Pair predictions with effects among held-out cells, for all other metrics of these."""
+    truth = np.asarray(effects.layers[TRUTHS[HELD_OUT]], dtype=np.float64)
     known = np.isfinite(truth.sum(axis=1))
 
     def chosen(variant: str, has_it: str) -> dict[str, Metric]:
@@ -265,7 +266,7 @@ def calibrate(halves: anndata.AnnData, n_top: int, fdr: float) -> pd.DataFrame:
         any), and ``bds``, the fraction of these whose positive control is better; ``n``, their
         number; ``replicate``, the score of the positive control, averaged over perturbations as
         the metric is; ``negative_control``; and ``ranks_models``, whether the BDS is
-        :data:`LEAST_BDS` or more. NaN and True where no perturbation has both controls.
+        :data:`LEAST_BDS` or more. NaN and False where no perturbation has both controls.
     """
     halved = np.isfinite(np.asarray(halves.layers["ate_held_out"])).all(axis=1)
     tested = halves.obs["n_test"].to_numpy() > 0
@@ -340,7 +341,7 @@ def _calibration(
         "n": int(known.sum()),
         "replicate": float(average(positive[known])) if known.any() else np.nan,
         "negative_control": metric.negative,
-        "ranks_models": not bds < LEAST_BDS,
+        "ranks_models": bds >= LEAST_BDS,
     }
 
 
