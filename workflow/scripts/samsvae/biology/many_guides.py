@@ -21,11 +21,11 @@ from samsvae.biology.quality import (
     CONTEXTS,
     common_shifts,
     compare_contexts,
-    correlate_rows,
     table_of_batches,
     table_of_effects,
     table_of_hits,
 )
+from samsvae.evaluation.agreement import pearson
 from samsvae.evaluation.expression import CP10K
 from samsvae.evaluation.marginal import Regression, fit, marginal_energy_tests
 from samsvae.evaluation.strata import knows_strata
@@ -216,7 +216,7 @@ def marginal_hits(
     )
     half = np.random.default_rng(seed).permutation(len(library_size)) % 2 == 0
     first, second = (fit(expression[part], cells[part]).effect for part in (half, ~half))
-    halves = correlate_rows(first, second)
+    halves = pearson(first, second)
     counts = counts.astype(np.float64)
     has = sparse.csr_matrix(cells.present != 0, dtype=np.float64)
     total, size = np.asarray(counts.sum(axis=0)), library_size.sum()

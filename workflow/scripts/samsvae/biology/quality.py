@@ -14,6 +14,7 @@ from sklearn.decomposition import PCA
 
 from samsvae.biology.calibration import depth_ratios
 from samsvae.biology.guides import mean_ratios
+from samsvae.evaluation.agreement import pearson
 from samsvae.evaluation.effects import effects_in_use, effects_table
 from samsvae.evaluation.energy import energy_tests
 from samsvae.evaluation.expression import CP10K, Expression, matrices
@@ -372,16 +373,8 @@ def split_half_correlations(expression: Expression, strata: Strata, seed: int) -
         group = np.where(half == number, strata.group, LEFT_OUT)
         own = Strata(group, strata.stratum, strata.n_groups, max(strata.min_controls // 2, 1))
         effects.append(stratified_effects(expression, own)[0])
-    correlation = correlate_rows(*effects)
+    correlation = pearson(*effects)
     return np.where(strata.compared.sum(axis=0) >= 4, correlation, np.nan)
-
-
-def correlate_rows(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Compute the Pearson correlation of each row of two matrices; NaN for a constant row."""
-    centred = [effect - effect.mean(axis=1, keepdims=True) for effect in (first, second)]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        norms = np.sqrt(np.sum(centred[0] ** 2, axis=1) * np.sum(centred[1] ** 2, axis=1))
-        return np.asarray(np.sum(centred[0] * centred[1], axis=1) / norms)
 
 
 NO_VARIANCE = 1e-12  # of the sum of squares, by rounding
