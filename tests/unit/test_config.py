@@ -138,6 +138,7 @@ def test_another_source_replaces_the_default_screen_whole():
         ({"training": {"max_steps": "many"}}, ["training.max_steps", "'many'"]),
         ({"training": 3}, ["training", "3"]),
         ({"enrichment": {"min_size": 50, "max_size": 10}}, ["enrichment.min_size", "50", "10"]),
+        ({"evaluation": {"scored_cells": 1}}, ["evaluation.scored_cells", "2 or more"]),
     ],
 )  # fmt: skip
 def test_faults_are_named_with_key_value_and_what_is_allowed(user, said):

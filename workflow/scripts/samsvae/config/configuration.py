@@ -319,6 +319,11 @@ def _mismatches(config: Config) -> list[str]:
             ]
         problems += _split_mismatches(name, experiment)
         problems += _source_mismatches(sections, name)
+    if config["evaluation"]["scored_cells"] == 1:
+        problems.append(
+            "- evaluation.scored_cells: 1 cell has no distance to another; give 2 or more, or 0 "
+            "for no such scores"
+        )
     sizes = config["enrichment"]
     if sizes["min_size"] > sizes["max_size"]:
         problems.append(

@@ -205,7 +205,7 @@ class Evaluation(Section):
     mapped_cells: NotNegative = Field(
         3000,
         description="Cells, of those that were not trained on, whose latent states are laid out "
-        "by UMAP, at most; 0 for no such figure.",
+        "by UMAP, at most; 0 for no figure by UMAP, of cells or of perturbations.",
     )
     top_genes: Count = Field(
         20, description='Genes of largest observed effect in the "top" metrics.'
@@ -243,7 +243,9 @@ class Evaluation(Section):
     )
     fdr: Probability = Field(
         0.05,
-        description="False discovery rate below which a gene counts as differentially expressed.",
+        description="False discovery rate below which a gene counts as differentially expressed, a "
+        "perturbation as a hit, a gene set as enriched, and an effect as non-additive or different "
+        "between contexts.",
     )
 
 
