@@ -120,14 +120,13 @@ def job_of(
         opened.dag()
         workflow = opened._workflow
         rules = [rule for rule in workflow.rules if rule.is_producer(result)]
-        # as ruleorder: prefer training all seeds together to training a seed
-        rules.sort(key=lambda rule: rule.name == "train")
         if not rules:
             raise InputError(
                 f"{result}: no rule makes this. Give a path as it stands below 'results', and the "
                 "configuration that it belongs to by --configfile."
             )
-        planned = SnakemakeJob(rules[0], DAG(workflow, rules=rules), rules[0].get_wildcards(result))
+        rule = max(rules)  # by the ruleorder of the workflow
+        planned = SnakemakeJob(rule, DAG(workflow, rules=rules), rule.get_wildcards(result))
         # an ancient input only defines the order of jobs
         needed = [str(path) for path in planned.input if not is_flagged(path, "ancient")]
         missing = [path for path in needed if not Path(path).exists()]
