@@ -91,6 +91,15 @@ def test_the_jobs_of_a_cluster_can_be_grouped(name, tmp_path):
     assert planned["compare_models"] == len(config["experiments"])
 
 
+def test_the_page_on_clusters_lists_all_rules_that_request_a_gpu():
+    requesting = {name for name, match in rules().items() if "        gpu=1,\n" in match["body"]}
+    requesting |= {name for name, match in rules().items() if match["base"] in requesting}
+    requesting |= {"train_seeds", "evaluate_seeds"} & numbered_rules()
+    listed = re.findall(r"(\w+):gpu=0", (ROOT / "docs/cluster.md").read_text())
+    assert set(listed) == requesting
+    assert len(listed) == len(set(listed))
+
+
 def test_a_group_adds_up_numbers_alone():
     """Snakemake's own need of disk depends on inputs, which a group may only be about to make."""
     assert isinstance(SLURM["default-resources"]["disk_mb"], int)
