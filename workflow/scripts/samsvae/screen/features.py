@@ -68,7 +68,10 @@ def read_features(path: str | Path) -> pd.DataFrame:
             f"{where}: no such file. Set it to a table, or to {EXPRESSION!r}."
         ) from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{where} cannot be read as a table: {error}") from None
+        raise InputError(
+            f"{where} cannot be read as a table: {error}. It needs text with "
+            f"{'commas' if separator == ',' else 'tabs'} between columns."
+        ) from None
     columns, table = list(table.iloc[0, 1:]), table.iloc[1:]
     if table.empty or not columns:
         kind = "commas" if separator == "," else "tabs"

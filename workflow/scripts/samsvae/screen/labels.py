@@ -359,7 +359,10 @@ class LabelGrammar:
                 continue
             target = part if self.target_of is None else self.target_of(part)
             if target is None:
-                raise InputError(f"{self.where}: the guide {part!r} of {label!r} has no gene.")
+                raise InputError(
+                    f"{self.where}: the guide {part!r} of {label!r} has no gene. Add it to the "
+                    "guide table, or name it in 'control'."
+                )
             self._check_target(label, target)
             targets.append(target)
         return ReadLabel(tuple(parts), tuple(targets))

@@ -170,7 +170,8 @@ def _categories(file: AnnDataFile, name: str) -> pd.Categorical:
     column = read_column(file, "obs", name)
     if column.isna().any():
         raise InputError(
-            f"{file.filename}: obs[{name!r}]: {int(column.isna().sum())} cell(s) have no value."
+            f"{file.filename}: obs[{name!r}]: {int(column.isna().sum())} cell(s) have no value. "
+            "The published file has one for each: fetch it again."
         )
     return pd.Categorical(column)
 
@@ -191,7 +192,10 @@ def _subsample_controls(names: pd.Index, control: np.ndarray, source: ReplogleSo
 
 def _genes_of(path: str) -> list[str]:
     if not Path(path).is_file():
-        raise InputError(f"{path}: no such file.")
+        raise InputError(
+            f"{path}: no such file. Set the list of genes of the screen to an existing table with "
+            "the column 'gene'."
+        )
     return list(read_table(path)["gene"].astype(str))
 
 
