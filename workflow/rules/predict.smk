@@ -110,8 +110,8 @@ rule predict_intervals:
         "../scripts/evaluate_run.py"
 
 
-# Seeds that are trained together are evaluated together; see train.smk. Candidates have no
-# intervals, and each of their seeds a job.
+# Seeds that are trained together are evaluated together; see train.smk. Candidates are evaluated
+# seed by seed; those that an experiment lists have intervals by predict_intervals.
 for number, (seeds, experiments) in enumerate(layout.by_seeds().items()):
 
     rule:

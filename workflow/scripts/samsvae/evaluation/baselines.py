@@ -40,11 +40,13 @@ def bilinear(
     """Predict effects by a bilinear model of principal components of target genes.
 
     With G the scores of genes on the principal components of the mean training profiles and b the
-    mean effect, a predicted effect is b + G W p, where p is the sum of the rows of G of the target
-    genes, each times its dose (Ahlmann-Eltze et al. 2025, Nature Methods). A target gene that is
-    not measured has no row and adds nothing to p; a perturbation of such genes alone has the mean
-    effect as its prediction. With a table of features, p is the sum of the features of the
-    perturbations instead, as of :meth:`PerturbationFeatures.of`, 0 being the mean perturbation.
+    mean effect of training perturbations with measured targets and of control, whose effect is 0, a
+    predicted effect is b + G W p, where p is the sum of the rows of G of the target genes, each
+    times its dose (Ahlmann-Eltze et al. 2025, Nature Methods). A target gene that is not measured
+    has no row and adds nothing to p; a perturbation of such genes alone has b as its prediction.
+    With a table of features, p is the sum of the features of the perturbations instead, as of
+    :meth:`PerturbationFeatures.of`, 0 being the mean perturbation, and b the mean effect of all
+    training perturbations.
 
     Parameters
     ----------

@@ -239,7 +239,7 @@ def strata_of(trained: TrainedModel) -> list[Stratum]:
 
 
 def mean_covariates(trained: TrainedModel) -> tuple[Tensor, ...]:
-    """Average the covariates over strata, length C as the only item; nothing without any."""
+    """Average the covariates over strata, as the only item; nothing without any."""
     covariates = trained.covariates
     if not len(covariates):
         return ()
@@ -540,7 +540,7 @@ def expected_expression(
     size
         Library size l.
     covariates
-        Covariates of all cells, length C, as the only item, on which the dispersion may depend.
+        Covariates of all cells, a vector as the only item, on which the dispersion may depend.
 
     Returns
     -------

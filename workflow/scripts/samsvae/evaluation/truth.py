@@ -180,7 +180,8 @@ def matched_masks(
     -------
     DataFrame
         Columns target, factor (the true one; empty for a dimension that matches none),
-        dimension, true_mask and probability. Dimensions without any inferred target are left out.
+        dimension, true_mask and probability. Shown are the dimensions that match
+        a factor, and others with an inferred target.
     """
     truth = screen.uns["truth"]
     probability = in_order_of_truth(screen, probability, perturbations)

@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 ROWS_AT_A_TIME = 8192  # particles x cells
 LARGEST_BATCH = 1 << 27  # particles x cells x genes, on a GPU
 SMALLEST_PART = 1 / 4  # of a batch, for which a condition has batches of its own
-MIN_GROUPS = 10  # for an empirical standard error; fewer groups have ten particles or more each
+FEWEST_GROUPS = 10  # for an empirical standard error
+FEWEST_PARTICLES = 10  # of a group, for one by the delta method
 
 
 def iwelbo(
@@ -227,9 +228,9 @@ class MeanBounds:
     expectation is that of q particles, while the noise is that of all. All cells use the same
     draws of the global variables, so their errors are not independent. The Monte-Carlo error of
     the mean is therefore estimated over particles, not over cells: from the variance of the
-    groups' mean bounds, or with fewer than ten groups by the delta method, from the contribution
-    of each particle to the mean over cells. For a single group of fewer than ten particles the
-    error is NaN.
+    groups' mean bounds, or with fewer than ten groups of ten particles or more by the delta method,
+    from the contribution of each particle to the mean over cells. For a single group of fewer than
+    ten particles the error is NaN.
 
     Parameters
     ----------
@@ -269,7 +270,7 @@ class MeanBounds:
             n_cells = max(self.n_cells, 1)
             bounds, normalised = self.bounds[q] / n_cells, self.normalised[q] / n_cells
             n_groups = len(bounds)
-            if n_groups < MIN_GROUPS <= q:
+            if n_groups < FEWEST_GROUPS and q >= FEWEST_PARTICLES:
                 variance = np.square(normalised - 1 / q).sum(axis=1).mean()
             else:
                 variance = bounds.var(ddof=1) if n_groups > 1 else math.nan

@@ -4,7 +4,7 @@ Numba compiles them on a CPU; Triton and CUDA graphs run them on a GPU.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numba
@@ -77,7 +77,7 @@ def record_function(function: Program) -> Program:
     return repeat
 
 
-def compile_function(function: Program, options: Mapping[str, bool] | None = None) -> Program:
+def compile_function(function: Program) -> Program:
     """Trace a function to its operations, derivatives included, and compile them.
 
     Tracing records the executed operations alone, so that Pyro's handlers, which
@@ -88,8 +88,6 @@ def compile_function(function: Program, options: Mapping[str, bool] | None = Non
     function
         Computes tensors from tensors that it refers to. These may change in place between calls,
         but the executed operations may not depend on their values.
-    options
-        Options of PyTorch's compiler Inductor.
 
     Returns
     -------
@@ -110,5 +108,5 @@ def compile_function(function: Program, options: Mapping[str, bool] | None = Non
     inputs = [getattr(traced, name).detach() for name in placeholders]
     traced.recompile()
     with torch.no_grad():
-        compiled = torch._inductor.compile(traced, inputs, options=dict(options or {}))
+        compiled = torch._inductor.compile(traced, inputs)
     return lambda: compiled(*inputs)

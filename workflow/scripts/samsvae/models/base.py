@@ -36,9 +36,9 @@ class Batch:
     n_cells
         Number of cells N that the batch represents.
     covariates
-        Covariates of the cells, B x C, as the only item; empty without covariates.
+        Covariates of the cells, B x covariates, as the only item; empty without covariates.
     targets
-        For each condition, which of the model's M pairs of a perturbation and its target gene it
+        For each condition, which of the model's pairs of a perturbation and its target gene it
         has, conditions x pairs, and their doses, 0 where it has fewer; empty for a model without
         on-target effects.
     """

@@ -44,7 +44,8 @@ class HiddenLayers(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Map inputs [..., size] to the last hidden layer [..., n_hidden].
 
-        Without the last input, it is the identity matrix, one row for each of its size.
+        If the last input is left out, the identity matrix takes its place, and the output has one
+        row for each of that input's dimensions.
         """
         if not len(self.first) - 1 <= len(inputs) <= len(self.first):
             raise ValueError(f"{len(self.first)} inputs are needed, not {len(inputs)}")
