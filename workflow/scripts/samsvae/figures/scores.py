@@ -475,7 +475,7 @@ def _against_first(table: pd.DataFrame, first: str) -> pd.DataFrame:
 def draw_fractions(
     table: pd.DataFrame, models: Sequence[str], evaluation: Mapping[str, Any], **_: Any
 ) -> Figure:
-    """Draw scores by the fraction of combinations in training, from intervals.tsv.
+    """Draw scores by the fraction available for training, from intervals.tsv.
 
     The scope is held-out perturbations and cells, as in figure 3 of Bereket & Karaletsos 2023.
     """
@@ -509,7 +509,7 @@ def draw_fractions(
         axis.set_xticks(range(len(fractions)), [f"{fraction:g}" for fraction in fractions])
         axis.set(
             ylabel=textwrap.fill(text, LABEL_WIDTH),
-            xlabel="fraction of combinations\nthat may be trained on",
+            xlabel="fraction available for training",
         )
     named = {
         name: bar
