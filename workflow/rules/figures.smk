@@ -91,6 +91,7 @@ rule perturbation_figures:
 rule write_report:
     """Write the report, its archive, and the findings as text."""
     input:
+        screens=layout.all_screens(),
         figures=layout.all_figures(),
         tables=layout.all_tables(),
         comparisons=expand(

@@ -454,6 +454,20 @@ class Layout(Plan):
             }
         )
 
+    def all_screens(self) -> list[str]:
+        """List the screen and the first split of every experiment, which the report describes."""
+        return [
+            file
+            for name, entry in self.experiments.items()
+            for file in (
+                SCREEN.format(screen=entry["screen"]),
+                *(
+                    self.for_first_split(f"{SPLIT}/{table}")({"experiment": name})
+                    for table in ("split.tsv", "split.json")
+                ),
+            )
+        ]
+
     def all_figures(self) -> list[str]:
         """List every figure of every experiment."""
         return [
