@@ -1,8 +1,9 @@
 """Figures: a module is a subject, and a function ``draw_<figure>`` of it draws a figure.
 
-It draws one tidy table with the options ``models`` and ``evaluation``, and computes nothing: each
-number that a figure shows is a number of its table. :mod:`style` is shared, and so are the display
-names and captions here.
+It draws one tidy table with those of the options ``models``, ``evaluation`` and ``reference``
+(cells that perturbations are compared with) that it needs, and computes nothing: each number that a
+figure shows is a number of its table. :mod:`style` is shared, and so are the display names and
+captions here.
 """
 
 import re

@@ -20,7 +20,7 @@ from samsvae.report.soundness import (
     odd_guides,
     quality_in_words,
 )
-from samsvae.report.verdict import MOST_SOUGHT, listed_words, some_of
+from samsvae.report.verdict import MOST_SOUGHT, counted, listed_words, some_of
 from samsvae.runtime.files import read_table
 from samsvae.screen.labels import components
 
@@ -33,7 +33,6 @@ MOST_DESCRIBED = 3  # perturbations whose genes are named
 MUCH_ALIKE = 0.7  # correlation of observed effects
 MOST_GENES = 3
 FEW_RESPONDERS = 0.5
-SIGNIFICANT = 0.05  # false discovery rate of gene sets
 
 Answers = list[tuple[str, list[str]]]
 
@@ -77,7 +76,7 @@ def five_answers(
         answers = [
             (SOUND, list(_soundness(tables, has, kind, fdr))),
             (EFFECTS, list(_effects(tables, has, hits))),
-            (MECHANISMS, list(_mechanisms(tables, has, models))),
+            (MECHANISMS, list(_mechanisms(tables, has, models, fdr))),
             (MODELS, [*_ranking(read_table(tables / "ranking.tsv"), trained), *best, judged]),
             (NEXT, list(_next_steps(tables, has, kind, hits))),
         ]
@@ -88,7 +87,7 @@ def _soundness(tables: Path, has: Collection[str], kind: str | None, fdr: float)
     yield quality_in_words(tables, has, kind, fdr)[-1]
     warnings = read_table(tables / "warnings.tsv")
     if len(warnings):
-        names = some_of(list(warnings["name"]), MOST_SOUGHT)
+        names = some_of(list(warnings["name"].unique()), MOST_SOUGHT)
         yield f"Before training, the check warned of: {names}."
     if BATCHES in has and (
         differences := batch_differences_in_words(tables.parent / "screen_effects.h5ad")
@@ -137,7 +136,7 @@ def _described(perturbations: pd.DataFrame, tables: Path) -> Iterator[str]:
             if (genes := _genes(row.get(column)))
         ]
         if parts:
-            sentence = f"{name} ({row['n_de']:,} genes) {' and '.join(parts)}"
+            sentence = f"{name} ({counted(row['n_de'], 'genes')}) {' and '.join(parts)}"
             if alike:
                 sentence += f"; much the same effect (r > {MUCH_ALIKE:g}): {some_of(alike)}"
             yield f"{sentence}."
@@ -150,7 +149,9 @@ def _genes(text: object) -> list[str]:
     return [one.split(" ")[0] for one in listed[:MOST_GENES]]
 
 
-def _mechanisms(tables: Path, has: Collection[str], models: Sequence[str]) -> Iterator[str]:
+def _mechanisms(
+    tables: Path, has: Collection[str], models: Sequence[str], fdr: float
+) -> Iterator[str]:
     if GENE_SETS in has:
         yield pathways_in_words(read_table(tables / "pathway_agreement.tsv"))[0]
     if not {TRAINING, MASKS} <= set(has):
@@ -164,24 +165,24 @@ def _mechanisms(tables: Path, has: Collection[str], models: Sequence[str]) -> It
     first = own[(own["split"] == own["split"].iloc[0]) & (own["seed"] == own["seed"].iloc[0])]
     largest = first.sort_values("n_perturbations", ascending=False, kind="stable").iloc[0]
     members = str(largest["perturbations"]).split(";")
-    name = _set_of_factor(tables, largest) if GENE_SETS in has else ""
+    name = _set_of_factor(tables, largest, fdr) if GENE_SETS in has else ""
     yield (
-        f"{readable(model)} finds {len(first):,} latent factors that several perturbations share; "
-        f"the largest moves {some_of(members, MOST_SOUGHT)}"
+        f"{readable(model)} finds {counted(len(first), 'latent factors')} that several "
+        f"perturbations share; the largest moves {some_of(members, MOST_SOUGHT)}"
         f"{f' ({readable_set(name)})' if name else ''}."
     )
     if name:
-        yield from _both_views(_with_set(tables, name), members)
+        yield from _both_views(_with_set(tables, name, fdr), members)
 
 
-def _with_set(tables: Path, name: str) -> list[str]:
+def _with_set(tables: Path, name: str, fdr: float) -> list[str]:
     """List the perturbations in whose observed effects a gene set is over-represented."""
     tested = read_table(tables / "enrichment.tsv")
     found = tested[
         (tested["model"] == "observed")
         & (tested["method"] == OVER_REPRESENTATION)
         & (tested["set"] == name)
-        & (tested["fdr"] < SIGNIFICANT)
+        & (tested["fdr"] < fdr)
     ]
     return list(dict.fromkeys(found["perturbation"].astype(str)))
 
@@ -211,11 +212,11 @@ def _both_views(of_set: Sequence[str], of_factor: Sequence[str]) -> Iterator[str
     yield f"{sentence}."
 
 
-def _set_of_factor(tables: Path, factor: "pd.Series[object]") -> str:
+def _set_of_factor(tables: Path, factor: "pd.Series[object]", fdr: float) -> str:
     """Name the gene set most enriched among the genes of a factor; empty if none is."""
     sets = read_table(tables / "factor_enrichment.tsv")
     keys = ["split", "model", "seed", "dimension"]
-    own = sets[(sets[keys] == factor[keys]).all(axis=1) & (sets["fdr"] < SIGNIFICANT)]
+    own = sets[(sets[keys] == factor[keys]).all(axis=1) & (sets["fdr"] < fdr)]
     if own.empty:
         return ""
     return str(own.sort_values("pvalue", kind="stable")["set"].iloc[0])
@@ -381,4 +382,4 @@ def _next_steps(
                 f"{some_of(list(few['perturbation'].astype(str)))}: compare effects among "
                 "responders."
             )
-    yield "Look up any perturbation or gene below."
+    yield "Look up any perturbation or gene in the report."

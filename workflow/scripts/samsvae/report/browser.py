@@ -24,7 +24,15 @@ from bokeh.plotting import figure
 from samsvae.biology.enrichment import OVER_REPRESENTATION
 from samsvae.evaluation.effects import effects_in_use
 from samsvae.figures import minus, readable, readable_set
-from samsvae.report.sections import COUNTS, GENE_SETS, GUIDES, MASKS, TRAINING
+from samsvae.report.sections import (
+    COUNTS,
+    GENE_SETS,
+    GUIDES,
+    MARGINAL,
+    MASKS,
+    REFERENCES,
+    TRAINING,
+)
 from samsvae.runtime.files import read_table
 
 MOST_EFFECTS = 200_000  # pairs of a perturbation and a gene in the page
@@ -32,7 +40,6 @@ MOST_NAMED = 5
 # since a model that learnt little may have all factors in the mask of each perturbation
 MOST_FACTORS = 8  # of a perturbation
 MOST_FACTORS_IN_ALL = 20_000
-SIGNIFICANT_SETS = 0.05  # false discovery rate
 EFFECT_STEP = 1e-3  # in which effects are stored, log2(CP10k + 1)
 LOG_STEP = 5e-3  # in which -log10 of p-values is stored
 LARGEST = {"int16": 2**15 - 1, "uint16": 2**16 - 1}
@@ -54,7 +61,7 @@ def browser_data(
     model
         The model whose predictions are shown.
     fdr
-        False discovery rate of differentially expressed genes.
+        False discovery rate of differentially expressed genes and of gene sets.
 
     Returns
     -------
@@ -74,7 +81,7 @@ def browser_data(
     tables = experiment / "tables"
     predicted = _predicted(tables / "effects.parquet", model, screen)
     arrays, ranges = pack_effects(screen, predicted)
-    facts = _facts(tables, has, model)
+    facts = _facts(tables, has, model, fdr)
     similar = _similar(tables / "similarity.parquet")
     return {
         "genes": list(screen.var_names),
@@ -177,18 +184,19 @@ NOT_MEASURED = "unknown: the screen does not measure it"
 Facts = dict[str, list[list[str]]]  # heading and text, by perturbation
 
 
-def _facts(tables: Path, has: Collection[str], model: str) -> Facts:
+def _facts(tables: Path, has: Collection[str], model: str, fdr: float) -> Facts:
     """Collect what tables say of each perturbation, in the order of a reader's questions."""
+    reference = REFERENCES[MARGINAL in has]
     parts = [
-        _of_hits(hits := read_table(tables / "hits.tsv")),
+        _of_hits(hits := read_table(tables / "hits.tsv"), reference),
         _of_targets(read_table(tables / "knock_down.tsv"), hits["perturbation"]),
     ]
     if GUIDES in has:
         parts.append(_of_guides(read_table(tables / "guides.tsv")))
     if TRAINING in has:
-        parts.append(_of_responders(read_table(tables / "responders.tsv")))
+        parts.append(_of_responders(read_table(tables / "responders.tsv"), reference))
     if GENE_SETS in has:
-        parts.append(_of_gene_sets(read_table(tables / "enrichment.tsv")))
+        parts.append(_of_gene_sets(read_table(tables / "enrichment.tsv"), fdr))
     if MASKS in has:
         parts.append(_of_factors(read_table(tables / "latent_effects.tsv"), model))
     parts.append(_of_predictions(read_table(tables / "missed_effects.tsv"), model))
@@ -199,7 +207,7 @@ def _facts(tables: Path, has: Collection[str], model: str) -> Facts:
     return collected
 
 
-def _of_hits(hits: pd.DataFrame) -> Facts:
+def _of_hits(hits: pd.DataFrame, reference: str) -> Facts:
     found: Facts = {}
     for one in hits.to_dict("records"):
         tested = pd.notna(one["pvalue"])
@@ -207,7 +215,7 @@ def _of_hits(hits: pd.DataFrame) -> Facts:
         test = f"{different} (FDR {one['fdr']:.2g})" if tested else "not tested: too few cells"
         facts = [
             ["Cells", f"{one['n_cells']:,}"],
-            ["Hit (differs from control cells)", test],
+            [f"Hit (differs from {reference})", test],
             ["Differentially expressed genes", f"{one['n_de']:,} of {one['n_tested']:,} tested"],
         ]
         if pd.notna(one.get("detectable_effect")):
@@ -216,10 +224,13 @@ def _of_hits(hits: pd.DataFrame) -> Facts:
         if pd.notna(one["composition_gene"]):
             gene, shift = one["composition_gene"], minus(f"{one['common_shift']:+.2f}")
             facts.append(
-                ["Composition", f"{gene} changes its share of the counts; others shift by {shift}"]
+                [
+                    "Composition",
+                    f"{gene} changes its fraction of the counts; others shift by {shift}",
+                ]
             )
         if one["depth_difference"]:
-            facts.append(["Depth", f"{one['depth_ratio']:.2f} times that of control cells"])
+            facts.append(["Depth", f"{one['depth_ratio']:.2f} times that of {reference}"])
         found[one["perturbation"]] = facts
     return found
 
@@ -232,10 +243,8 @@ def _of_targets(changes: pd.DataFrame, perturbations: Iterable[str]) -> Facts:
             [
                 "Change of its target",
                 "; ".join(
-                    minus(
-                        f"{one['gene']} log2 {one['log2fc']:+.2f} "
-                        f"[{one['low']:+.2f}, {one['high']:+.2f}]"
-                    )
+                    f"{one['gene']} log2 "
+                    + minus(f"{one['log2fc']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]")
                     for one in rows.to_dict("records")
                 ),
             ]
@@ -255,10 +264,10 @@ def _of_guides(guides: pd.DataFrame) -> Facts:
     }
 
 
-def _of_responders(responders: pd.DataFrame) -> Facts:
+def _of_responders(responders: pd.DataFrame, reference: str) -> Facts:
     def said(one: Mapping[str, Any]) -> str:
         if pd.isna(one["responders"]):
-            return "unknown: responders cannot be distinguished from control cells"
+            return f"unknown: responders cannot be distinguished from {reference}"
         low, high = (f"{100 * one[end]:.0f}" for end in ("low", "high"))
         most, escaped, fewest = (
             f"{one['n_cells'] * (1 - one[end]):,.0f}" for end in ("low", "responders", "high")
@@ -282,11 +291,11 @@ def _of_responders(responders: pd.DataFrame) -> Facts:
     return found
 
 
-def _of_gene_sets(enrichment: pd.DataFrame) -> Facts:
+def _of_gene_sets(enrichment: pd.DataFrame, fdr: float) -> Facts:
     observed = enrichment[
         (enrichment["model"] == "observed") & (enrichment["method"] == OVER_REPRESENTATION)
     ].sort_values("pvalue", kind="stable")
-    significant = observed[observed["fdr"] < SIGNIFICANT_SETS]
+    significant = observed[observed["fdr"] < fdr]
     return {
         str(name): [
             [

@@ -29,6 +29,7 @@ from samsvae.report.sections import (
     MARGINAL,
     REFERENCES,
     SECTIONS,
+    TESTS,
     Figure,
     Table,
     figures_of,
@@ -53,8 +54,8 @@ HEADLINE = "hits"  # figure of the first screen
 # sections that describe noise where no perturbation has an effect
 OF_EFFECTS = ("effects", "expression", "combinations", "pathways", "mechanisms")
 NO_EFFECTS = (
-    "No perturbation of this screen differs reproducibly from control cells (see “Is the screen "
-    "sound?”): what this section shows is noise."
+    "No perturbation of this screen has a reproducible effect (see “Is the screen sound?”): what "
+    "this section shows is noise."
 )
 
 
@@ -111,7 +112,9 @@ def _drawing(path: Path, source: str = "") -> dict[str, Any]:
     }
 
 
-def table_entry(table: Table, experiment: Path) -> dict[str, Any]:
+def table_entry(
+    table: Table, experiment: Path, reference: str = REFERENCES[False]
+) -> dict[str, Any]:
     """Collect a table for the page, as JSON that its script renders when a reader opens it.
 
     Parameters
@@ -121,6 +124,8 @@ def table_entry(table: Table, experiment: Path) -> dict[str, Any]:
         :class:`samsvae.report.sections.Table`.
     experiment
         Folder of the experiment's results.
+    reference
+        Cells that perturbations are compared with, which captions name.
     """
     rows = read_table(experiment / "tables" / table.name)
     if table.first:
@@ -133,7 +138,7 @@ def table_entry(table: Table, experiment: Path) -> dict[str, Any]:
         "kind": "table",
         "name": Path(table.name).stem,
         "title": readable(Path(table.name).stem),
-        "caption": table.caption,
+        "caption": table.caption.format(reference=reference),
         "number": len(rows),
         "left_out": len(rows) - len(shown),
         "constant": "; ".join(f"{readable(name)} {text}" for name, text in constant.items()),
@@ -261,7 +266,7 @@ def write_report(
         significance=config["evaluation"]["significance"],
         versions=versions(),
         origins=origins(config, results),
-        run_times=run_times(results),
+        run_times=run_times(results, [*experiments, *screens]),
         config=yaml.safe_dump(dict(config), sort_keys=False),
         config_digest=digest_of(config),
     )
@@ -364,7 +369,7 @@ def _sections(
         return [
             figure_entry(entry, results / name, captions[entry.name], embedded, reference)
             if isinstance(entry, Figure)
-            else table_entry(entry, results / name)
+            else table_entry(entry, results / name, reference)
             for kept in sections_of(experiments[name])
             if kept.name == section
             for entry in kept.entries
@@ -377,11 +382,15 @@ def _sections(
             int(config["evaluation"]["top_genes"]),
         )
 
+    kinds = sorted({MARGINAL in properties for properties in experiments.values()})
     sections = [
         {
             "name": section.name,
             "title": section.title,
-            "lead": section.lead,
+            "lead": section.lead.format(
+                reference=" or ".join(REFERENCES[marginal] for marginal in kinds),
+                test=" or ".join(TESTS[marginal] for marginal in kinds),
+            ),
             "parts": [
                 {
                     "experiment": name,

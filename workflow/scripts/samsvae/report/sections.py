@@ -18,7 +18,7 @@ CONTEXTS = "contexts"  # of cells, such as cell lines, named by the source
 GUIDES = "guides"  # of cells, beside the genes that they target
 TRAINING = "training"  # at least one trained model
 GENE_SETS = "gene_sets"
-FRACTIONS = "fractions"  # several fractions of combinations in training
+FRACTIONS = "fractions"  # several fractions available for training
 GRIDS = "grids"  # of hyperparameters to choose from
 PAPER = "paper"  # results reported by the paper
 TRUTH = "truth"  # a simulated screen
@@ -29,8 +29,10 @@ CELLS = "cells"  # scores of predicted cells, unless switched off or effects are
 INTERVALS = "intervals"  # posterior intervals of predicted effects, unless switched off
 MARGINAL = "marginal"  # effects of single perturbations in cells with several
 
-# cells that perturbations are compared with, whether or not effects are marginal
+# cells that perturbations are compared with and the test of genes, whether or not effects are
+# marginal; a Section and a Table name them as {reference} and {test}
 REFERENCES = {False: "control cells", True: "other cells"}
+TESTS = {False: "rank-sum test", True: "score test of least squares"}
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ SECTIONS = (
                 "permutation test, differentially expressed genes among the tested ones, the "
                 "smallest effect that would have been found with 80 % power in a gene of median "
                 "noise, the correlation of effects of two halves of its cells, its median library "
-                "size relative to control cells, the median log2 ratio of genes (common shift) "
+                "size relative to {reference}, the median log2 ratio of genes (common shift) "
                 "and the gene whose fraction of the counts explains it, if one does; the gene of "
                 "smallest p-value (first gene).",
                 (COUNTS,),
@@ -168,7 +170,7 @@ SECTIONS = (
             Table(
                 "knock_down.tsv",
                 "Change of each measured target gene: mean CP10k of the perturbation's cells (of "
-                "all guides, and of each) and of control cells, log2 of their ratio (effects, in "
+                "all guides, and of each) and of {reference}, log2 of their ratio (effects, in "
                 "contrast, are differences of mean log2(CP10k + 1)) with a 95 % confidence "
                 "interval, p-value, and rank among all genes.",
                 (COUNTS,),
@@ -176,8 +178,8 @@ SECTIONS = (
             ),
             Table(
                 "null_calibration.tsv",
-                "Groups of control cells tested like perturbations: fractions of small p-values, "
-                "genomic inflation (lambda), and genes called significant.",
+                "Groups of cells without an effect, tested like perturbations: fractions of small "
+                "p-values, genomic inflation (lambda), and genes called significant.",
                 (COUNTS,),
             ),
             Table(
@@ -188,7 +190,7 @@ SECTIONS = (
             ),
             Table(
                 "batches.tsv",
-                "Cells of each perturbation and control cells by batch.",
+                "Cells of each perturbation and {reference} by batch.",
                 (COUNTS, BATCHES),
             ),
             Table(
@@ -205,7 +207,7 @@ SECTIONS = (
         "expression",
         "Expression: differentially expressed genes",
         "A gene is differentially expressed (DE) if cells of a perturbation differ significantly "
-        "from control cells (rank-sum test, false discovery rate over genes): all cells in the "
+        "from {reference} ({test}, false discovery rate over genes): all cells in the "
         "volcano plots and the list of perturbations, held-out cells where models are evaluated. "
         "Models are not trained on this test; their predicted effects rank the genes.",
         (
@@ -331,16 +333,16 @@ SECTIONS = (
         "Responders",
         "A cell that carries a guide may escape the perturbation. The first model scores every "
         "cell: the logarithm of the likelihood of its counts with the perturbation, relative to "
-        "that without. Control cells scored under the same perturbation show how cells score that "
-        "do not respond.",
+        "that without. Cells without the perturbation, scored as if they had it, show how cells "
+        "score that do not respond.",
         (
             Figure("responders", "states", "responder_scores.tsv", (COUNTS, TRAINING)),
             Table(
                 "responders.tsv",
                 "Every perturbation, and each of its guides: fraction of responders with a 95 % "
-                "interval (empty where responders cannot be distinguished from control cells), "
-                "median score of its cells and of control cells (nats), the fraction of "
-                "responders that would score below the control cells' median (overlap), and the "
+                "interval (empty where responders cannot be distinguished from {reference}), "
+                "median score of its cells and of {reference} (nats), the fraction of "
+                "responders that would score below the median of the latter (overlap), and the "
                 "root mean square effect among all cells and among responders.",
                 (COUNTS, TRAINING),
                 first="overlap",
@@ -369,9 +371,8 @@ SECTIONS = (
         "effects",
         "Effects: accuracy of predictions",
         "The effect of a perturbation on a gene is the mean log2(CP10k + 1) of its cells minus "
-        "that of control cells. Observed effects are compared with the "
-        "predictions of each model, and "
-        "models with one another by paired tests over replicates.",
+        "that of {reference}. Observed effects are compared with the predictions of each model, "
+        "and models with one another by paired tests over replicates.",
         (
             Figure("metrics", "scores", "summary.tsv"),
             Figure("ranking", "scores", "ranking.tsv", (COUNTS,)),

@@ -11,7 +11,7 @@ import pandas as pd
 
 from samsvae.biology import ALL, INDEPENDENT_WITHIN
 from samsvae.biology.enrichment import OVER_REPRESENTATION
-from samsvae.config.experiments import candidates, expanded, has_grid, splits
+from samsvae.config.experiments import candidates, expanded, has_grid, is_trained, splits
 from samsvae.config.models import KINDS
 from samsvae.evaluation.reproduction import INSIDE, OUTSIDE
 from samsvae.evaluation.scores import (
@@ -66,14 +66,16 @@ def describe(config: Mapping[str, Any], name: str) -> str:
         "a fraction of the single perturbations",
     }
     fractions = split.get("fractions")
-    share = f" (fractions {', '.join(f'{f:g}' for f in fractions)})" if fractions else ""
+    part = f" (fractions {', '.join(f'{f:g}' for f in fractions)})" if fractions else ""
     if split.get("contexts"):
-        share = f" ({', '.join(split['contexts'])})"
+        part = f" ({', '.join(split['contexts'])})"
+    models = expanded(config["models"])
+    is_any_trained = any(is_trained(models[name]) for name in experiment["models"])
+    steps = f"; up to {config['training']['max_steps']:,} training steps" if is_any_trained else ""
     return (
         f"Screen “{experiment['screen']}” ({config['screens'][experiment['screen']]['source']}); "
-        f"{kinds[split['kind']]}{share}. Split seeds: {', '.join(map(str, split['seeds']))}; "
-        f"training seeds: {', '.join(map(str, experiment['seeds']))}; "
-        f"up to {config['training']['max_steps']:,} training steps."
+        f"{kinds[split['kind']]}{part}. Split seeds: {', '.join(map(str, split['seeds']))}; "
+        f"training seeds: {', '.join(map(str, experiment['seeds']))}{steps}."
     )
 
 
@@ -157,43 +159,47 @@ def origins(config: Mapping[str, Any], results: Path) -> list[list[str]]:
     return rows
 
 
-def run_times(results: Path) -> list[list[str]]:
-    """Summarise the run times and memory of the jobs of each rule.
+def run_times(results: Path, names: Collection[str]) -> list[list[str]]:
+    """Summarise the run times and memory of jobs by what they do.
 
     Parameters
     ----------
     results
-        The folder of all results.
+        The folder of all results, which several configurations may share.
+    names
+        Experiments and screens whose jobs are counted.
 
     Returns
     -------
     list of list of str
-        From the longest to the shortest: rule, number of jobs, total and longest time, and the
-        largest memory. Rules that were never measured are not there.
+        From the longest to the shortest: what is done, number of jobs, total and longest time, and
+        the largest memory. Jobs that were never measured are not there.
     """
     measured = []
-    for file in sorted((results / "benchmarks").rglob("*.tsv")):
-        rule = file.relative_to(results / "benchmarks").parts[0].removesuffix(".tsv")
-        table = pd.read_csv(file, sep="\t", na_values="-")
-        measured.append(table[["s", "max_rss"]].assign(rule=rule))
+    benchmarks = results / "benchmarks"
+    for file in sorted(benchmarks.glob("*/**/*.tsv")):
+        what, of, *_ = file.relative_to(benchmarks).with_suffix("").parts
+        if of in names:
+            table = pd.read_csv(file, sep="\t", na_values="-")
+            measured.append(table[["s", "max_rss"]].assign(what=what))
     if not measured:
         return []
-    by_rule = (
+    by_work = (
         pd.concat(measured)
-        .groupby("rule")
+        .groupby("what")
         .agg(
             jobs=("s", "size"), total=("s", "sum"), longest=("s", "max"), memory=("max_rss", "max")
         )
     )
     return [
         [
-            str(rule).replace("_", " "),
+            str(what).replace("_", " "),
             f"{row['jobs']:,.0f}",
             _duration(row["total"]),
             _duration(row["longest"]),
             "–" if pd.isna(row["memory"]) else f"{row['memory']:,.0f} MB",
         ]
-        for rule, row in by_rule.sort_values("total", ascending=False).iterrows()
+        for what, row in by_work.sort_values("total", ascending=False).iterrows()
     ]
 
 
@@ -314,7 +320,7 @@ def responders_in_words(responders: pd.DataFrame) -> list[str]:
         return []
     if known.empty:
         return [
-            "Cells that respond to a perturbation cannot be distinguished from control cells for "
+            "Cells that respond to a perturbation cannot be distinguished from others for "
             f"any of {len(pooled):,} perturbations: effects are too small in a single cell."
         ]
     return [escaped_in_words(responders)]
@@ -515,7 +521,7 @@ def basal_in_words(basal: pd.DataFrame) -> list[str]:
         [readable(str(model)) for model, is_so in depends.any().items() if is_so == wanted]
         for wanted in (True, False)
     )
-    within = f"{100 * INDEPENDENT_WITHIN:.0f} percentage points above chance"
+    margin = f"{100 * INDEPENDENT_WITHIN:.0f} percentage points"
     said = [
         "A classifier predicts the perturbation (or control) of a held-out "
         "cell from its basal state "
@@ -523,13 +529,13 @@ def basal_in_words(basal: pd.DataFrame) -> list[str]:
     ]
     if independent:
         said.append(
-            f"Within {within}, basal states are independent of the perturbation by "
-            f"{', '.join(independent)}."
+            f"The basal states of {', '.join(independent)} count as independent of the "
+            f"perturbation, at most {margin} above chance."
         )
     if dependent:
         said.append(
-            f"More than {within}: by {', '.join(dependent)}, the basal state still tells "
-            "perturbations apart, so that the latent effect is not their whole effect."
+            f"The basal states of {', '.join(dependent)} do not count as independent, more than "
+            f"{margin} above chance: the latent effect is not the whole effect of a perturbation."
         )
     return [" ".join(said)]
 

@@ -13,7 +13,7 @@ from samsvae.biology import BATCH_PVALUE, BATCH_VARIANCE
 from samsvae.biology.failed_guides import WEAK, JudgedGuides, judge_guides
 from samsvae.figures import minus
 from samsvae.report.sections import BATCHES, CONTEXTS, COUNTS, GUIDES, MARGINAL, REFERENCES
-from samsvae.report.verdict import MOST_NAMED, MOST_SOUGHT, some_of
+from samsvae.report.verdict import MOST_NAMED, MOST_SOUGHT, counted, some_of
 from samsvae.runtime.files import read_table
 
 
@@ -100,7 +100,8 @@ def null_in_words(null: pd.DataFrame, marginal: bool = False) -> tuple[str, str]
     sentence = (
         f"In {len(null):,} groups of {groups} tested like perturbations, "
         f"{100 * fraction:.1f} % of p-values are below 0.05 (expected: 5 %; genomic inflation "
-        f"{inflation:.2f}), and {false:,} groups have a significant gene"
+        f"{inflation:.2f}), and {false:,} group{'s have' if false != 1 else ' has'} a significant "
+        "gene"
     )
     if inflation <= LARGEST_INFLATION and fraction <= LARGEST_FRACTION:
         return f"{sentence}: the tests are calibrated.", ""
@@ -360,7 +361,8 @@ def contexts_in_words(contexts: pd.DataFrame) -> tuple[str, str]:
     if differ.empty:
         return f"{sentence}.", ""
     named = some_of([f"{name} ({genes:,})" for name, genes in differ.items()])
-    return f"{sentence}: {named}.", f"{len(differ):,} perturbations depend on the context"
+    depend = f"depend{'s' * (len(differ) == 1)} on the context"
+    return f"{sentence}: {named}.", f"{counted(len(differ), 'perturbations')} {depend}"
 
 
 def depth_in_words(hits: pd.DataFrame, marginal: bool = False) -> tuple[str, str]:
@@ -372,9 +374,9 @@ def depth_in_words(hits: pd.DataFrame, marginal: bool = False) -> tuple[str, str
         [f"{row['perturbation']} ({row['depth_ratio']:.2f})" for _, row in deep.iterrows()]
     )
     return (
-        f"The median library size of {len(deep):,} perturbations differs by more than a quarter "
-        f"from that of {REFERENCES[marginal]}: {named}.",
-        f"{len(deep):,} perturbations differ in depth",
+        f"The median library size of {counted(len(deep), 'perturbations')} differs by more than a "
+        f"quarter from that of {REFERENCES[marginal]}: {named}.",
+        f"{counted(len(deep), 'perturbations')} differ{'s' * (len(deep) == 1)} in depth",
     )
 
 
@@ -386,12 +388,13 @@ def composition_in_words(hits: pd.DataFrame) -> tuple[str, str]:
     named = some_of(
         [
             f"{row['perturbation']} ({row['composition_gene']}, others "
-            f"{row['common_shift']:+.2f})".replace("-", "−")
+            + minus(f"{row['common_shift']:+.2f})")
             for _, row in shifted.iterrows()
         ]
     )
+    number = counted(len(shifted), "perturbations")
     return (
-        f"With {len(shifted):,} perturbations one gene changes its share of the counts so much "
-        f"that most others shift (log2); this is composition, not regulation: {named}.",
-        f"{len(shifted):,} perturbations change the composition of counts",
+        f"With {number} one gene changes its fraction of the counts so much that most others "
+        f"shift (log2); this is composition, not regulation: {named}.",
+        f"{number} change{'s' * (len(shifted) == 1)} the composition of counts",
     )

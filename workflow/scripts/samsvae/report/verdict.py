@@ -103,12 +103,12 @@ def ranking_in_words(ranking: pd.DataFrame) -> list[str]:
     )
     intervals = "" if pd.isna(best["low"]) else ", with 95 % intervals"
     said = [
-        f"Mean score over {_count(best['n_metrics'], 'calibrated metrics')}, on a scale from 0 "
+        f"Mean score over {counted(best['n_metrics'], 'calibrated metrics')}, on a scale from 0 "
         f"({zero}) to 1 (noise ceiling, or a replicate){intervals}: {named}."
     ]
     # seeds on several splits are averaged, and not resampled
     sampled = ("perturbations", "splits" if best["n_splits"] > 1 else "seeds")
-    repeated = [_count(best[f"n_{of}"], REPEATED[of]) for of in sampled if best[f"n_{of}"] > 1]
+    repeated = [counted(best[f"n_{of}"], REPEATED[of]) for of in sampled if best[f"n_{of}"] > 1]
     if len(ranking) > 1 and not pd.isna(best["probability_best"]):
         said.append(
             f"{readable(str(best['model']))} is the best in {100 * best['probability_best']:.0f} % "
@@ -122,8 +122,9 @@ def _interval(row: "pd.Series[Any]") -> str:
     return "" if pd.isna(row["low"]) else f" ({low} to {high})"
 
 
-def _count(number: int, things: str) -> str:
-    return f"{number:,} {things if number > 1 else things.removesuffix('s')}"
+def counted(number: int, things: str) -> str:
+    """Write a number of things, which are singular if there is one."""
+    return f"{number:,} {things.removesuffix('s') if number == 1 else things}"
 
 
 def main_scores(summary: pd.DataFrame, n_top: int) -> dict[tuple[str, str], str]:
@@ -195,7 +196,7 @@ def differences_in_words(
     for found, models in of_pattern.items():
         subject = readable(first) if len(said) == 1 else "It"
         said.append(_difference_in_words(subject, models, found, list(scores.values())))
-    over = " and ".join(_count(number, REPEATED[of]) for of, number in replicates.items())
+    over = " and ".join(counted(number, REPEATED[of]) for of, number in replicates.items())
     return [*said, f"These are paired t-tests over {over}, with {how}."]
 
 
