@@ -23,7 +23,7 @@ NULL = [
 QUANTILES = ["expected", "observed", "low", "high"]
 N_QUANTILES = 200
 MEDIAN_CHI_SQUARE = stats.chi2.ppf(0.5, 1)  # of one degree of freedom, 0.4549
-LARGEST_FAKE = 4  # groups of control cells, at least, so that others remain to compare with
+FEWEST_FAKE = 4  # groups of control cells, at least, so that others remain to compare with
 MOST_FAKE = 100  # groups of control cells, since each is compared with all other control cells
 
 
@@ -60,7 +60,7 @@ def fake_targets(
         if len(usable) > 1:
             return guides.where(guides.isin(usable))
     sizes = screen.obs.loc[~is_control, "perturbation"].value_counts()
-    size = int(min(max(sizes.median(), min_cells), len(controls) // LARGEST_FAKE))
+    size = int(min(max(sizes.median(), min_cells), len(controls) // FEWEST_FAKE))
     group = pd.Series(np.nan, controls, dtype=object)
     if size < min_cells:
         return group

@@ -300,7 +300,7 @@ class Evidence:
             return not design.any()
         targets = self.trained.encoding.pairs(design)
         shifts, own = self.draws.of_conditions(design, targets, self.particles)
-        return not shifts.any() and not any(doses.any() for doses in own[1:])
+        return not shifts.any() and not any(terms.any() for terms in own[1:])
 
 
 class ModelledCells:
