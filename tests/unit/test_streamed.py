@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import signal
+import weakref
 
 import h5py
 import numpy as np
@@ -342,6 +343,23 @@ def test_the_buffer_is_limited_in_memory_and_has_cells_enough_to_mix(files):
     assert default_buffer(8000, torch.uint8) == 32_768
     assert task(files, "stream", stream_buffer=None).train.plan.n_buffers == 1
     assert task(files, "stream", stream_buffer=1).train.plan.batches_of_buffer == 1
+
+
+def test_a_buffer_that_was_read_is_free_before_the_next_is_read():
+    earlier, alive = [], []
+
+    def read(number):
+        alive.append([one() is not None for one in earlier])
+        tensors = [torch.full((5,), number)]
+        earlier.append(weakref.ref(tensors[0]))
+        return tensors
+
+    window, own = streamed._Window(read), torch.zeros(6, dtype=torch.long)
+    for number in range(3):
+        window.fill(number, [own])
+        assert own.tolist() == [*[number] * 5, 0]
+        window.ahead[number + 1].result()
+    assert alive == [[], [False], [False] * 2, [False] * 3]
 
 
 def test_a_file_in_compressed_blocks_is_read_alike(screen, files, tmp_path):

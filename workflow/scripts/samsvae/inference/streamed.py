@@ -295,12 +295,16 @@ class _Window:
         """Fill tensors with a buffer, in place, and start to read the next one."""
         if number == self.number:
             return
+        self._copy(number, tensors)
+        self.number = number
+        # after the buffer that was read is free, so that there are two in memory, never three
+        self.ahead = {number + 1: self.thread.submit(self.read, number + 1)}
+
+    def _copy(self, number: int, tensors: Sequence[Tensor]) -> None:
         waiting = self.ahead.pop(number, None) or self.thread.submit(self.read, number)
         for tensor, values in zip(tensors, waiting.result(), strict=True):
             # in place, since a step that is recorded as a CUDA graph reads the same memory
             tensor[: len(values)].copy_(values, non_blocking=True)
-        self.number = number
-        self.ahead = {number + 1: self.thread.submit(self.read, number + 1)}
 
 
 @dataclass(frozen=True)
@@ -378,7 +382,9 @@ class StreamedCells(Cells):
     def batches(self, size: int) -> Iterator[Batch]:
         """Read all cells once, in order."""
         device = self.design.device
-        parts = np.split(np.arange(len(self)), range(size, len(self), size))
+        parts = (
+            np.arange(first, min(first + size, len(self))) for first in range(0, len(self), size)
+        )
         for tensors in read_ahead(self.file.read(part) for part in parts):
             counts, library_size, condition, *covariates = (each.to(device) for each in tensors)
             yield Batch(
@@ -503,7 +509,10 @@ def _file_of(
         rows=rows,
         condition=code,
         library_size=table.library_size[rows],
-        obs=table.obs[names].iloc[rows],
+        # with an index that takes no memory
+        obs=pd.DataFrame(
+            {name: table.obs[name].array[rows] for name in names}, pd.RangeIndex(len(rows))
+        ),
         covariates=covariates,
         counts_type=counts_type,
         n_genes=len(table.genes),
