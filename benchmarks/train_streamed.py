@@ -9,7 +9,7 @@ memory; ``steps_per_second`` and ``processor_seconds_per_step``, all threads tog
 buffers and without that pass; ``seconds_to_prepare``, from the file to the first step;
 ``file_mib``. ``relative_speed`` is the steps per second of streamed over those of cells in memory.
 ``peak_of_most_over_fewest`` compares the peaks of streamed trainings on the largest and the
-smallest screen.
+smallest screen, with buffers of one size.
 
 Then models are trained for equal steps in both ways, on a simulated screen that is sorted by
 perturbation, the worst case for shuffling by blocks, and on a screen of a file (--file):
@@ -114,8 +114,8 @@ def train_alone(options: argparse.Namespace) -> dict[str, float]:
     """Train on the files of the options in this process; measure memory and speed."""
     started = time.perf_counter()
     [n_cells] = options.cells
-    size = options.buffer or default_buffer(options.genes, torch.uint8)
-    plan = BufferPlan(round(n_cells * PARTS.count("train") / len(PARTS)), options.batch, size)
+    plan = _plan(n_cells, options)
+    size = plan.buffer_size
     untimed, timed = (
         2 * plan.batches_of_buffer + 1,
         options.buffers * plan.batches_of_buffer,
@@ -148,8 +148,19 @@ def train_alone(options: argparse.Namespace) -> dict[str, float]:
     }
 
 
+def _plan(n_cells: int, options: argparse.Namespace) -> BufferPlan:
+    """Plan the order of the training cells of a screen."""
+    size = options.buffer or default_buffer(options.genes, torch.uint8)
+    return BufferPlan(round(n_cells * PARTS.count("train") / len(PARTS)), options.batch, size)
+
+
 def compare_sizes(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     """Measure trainings on screens of all sizes, each in a process of its own."""
+    if not options.cells:
+        return
+    # buffers of an epoch are about equal: those of the smallest screen are of the same size for all
+    smallest = _plan(min(options.cells), options)
+    options.buffer = smallest.batches_of_buffer * options.batch
     peaks = []
     for n_cells in options.cells:
         with tempfile.TemporaryDirectory() as name:
