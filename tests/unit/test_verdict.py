@@ -6,7 +6,7 @@ import pytest
 
 from samsvae.evaluation.ranking import CHANCE
 from samsvae.evaluation.summary import NOT_RANKED, Tables
-from samsvae.report.verdict import VERDICT, ranking_in_words, verdicts
+from samsvae.report.verdict import DIFFERENCES, RANKING, VERDICT, ranking_in_words, verdicts
 
 N_TOP = 20
 PEARSON, RANK, AUROC, ALL = "pearson_held_out", "mean_retrieval_rank_held_out", "median_de_auroc", "pearson"  # fmt: skip
@@ -63,8 +63,7 @@ def tables_of(outcomes=OUTCOMES, bds=None, models=MODELS, fraction=np.nan):
 
 
 def said_of(tables):
-    [text] = verdicts(tables, N_TOP, "holm", 0.05)["verdict"]
-    return text
+    return " ".join(verdicts(tables, N_TOP, "holm", 0.05)["verdict"])
 
 
 def test_the_verdict_names_models_metrics_and_what_was_repeated():
@@ -138,11 +137,11 @@ def test_each_fraction_has_its_verdict():
     )
     table = verdicts(both, N_TOP, "bh", 0.1)
     assert list(table) == VERDICT
-    assert table["fraction"].tolist() == [0.0, 0.5]
-    first, second = table["verdict"]
-    assert first.startswith("Fraction 0: Mean score")
-    assert "are not tested" in first
-    assert "p < 0.1 after correction (Benjamini and Hochberg)" in second
+    said = table.set_index(["fraction", "about"])["verdict"]
+    assert list(said.index) == [(f, about) for f in (0.0, 0.5) for about in (RANKING, DIFFERENCES)]
+    assert said[0.0, RANKING].startswith("Fraction 0: Mean score")
+    assert "are not tested" in said[0.0, DIFFERENCES]
+    assert "p < 0.1 after correction (Benjamini and Hochberg)" in said[0.5, DIFFERENCES]
 
 
 def test_without_calibration_there_is_no_verdict():

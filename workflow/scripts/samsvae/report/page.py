@@ -249,7 +249,7 @@ def write_report(
     }
     screens = dict.fromkeys(config["experiments"][name]["screen"] for name in experiments)
     text = templates.get_template(Path(template).name).render(
-        screens=", ".join(map(readable, screens)),
+        screens=f"screen{'s' * (len(screens) > 1)} {', '.join(map(readable, screens))}",
         browsers=browsers,
         plots=Markup(interactive_plots()) if browsers else "",
         plot_library=Markup(plot_library()) if browsers else "",

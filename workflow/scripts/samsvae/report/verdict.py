@@ -40,13 +40,14 @@ REPEATED = {
     "cells": "cells",
 }
 CORRECTIONS = {"holm": "Holm", "bh": "Benjamini and Hochberg"}
-VERDICT = ["fraction", "verdict"]
+VERDICT = ["fraction", "about", "verdict"]
+RANKING, DIFFERENCES, CALIBRATION = "ranking", "differences", "calibration"
 MOST_QUOTED = 6  # metrics that cannot rank models
 ON_HELD_OUT = ", held-out cells"  # ends most headings
 
 
 def verdicts(tables: Tables, n_top: int, correction: str, level: float) -> pd.DataFrame:
-    """Write the comparison of models as a paragraph to quote, one for each condition.
+    """Write the comparison of models as paragraphs to quote, for each condition.
 
     Parameters
     ----------
@@ -60,7 +61,9 @@ def verdicts(tables: Tables, n_top: int, correction: str, level: float) -> pd.Da
     Returns
     -------
     DataFrame
-        Columns :data:`VERDICT`; no rows where metrics are not calibrated, as without counts.
+        Columns :data:`VERDICT`, with a row for what is said about the ranking, about significant
+        differences, and about metrics that cannot rank models; no rows where metrics are not
+        calibrated, as without counts.
     """
     if "bds" not in tables.summary:
         return pd.DataFrame(columns=VERDICT)
@@ -72,13 +75,18 @@ def verdicts(tables: Tables, n_top: int, correction: str, level: float) -> pd.Da
             table[table["fraction"].isna() if np.isnan(fraction) else table["fraction"] == fraction]
             for table in (tables.ranking, tables.differences, tables.intervals)
         )
-        said = [
-            *ranking_in_words(ranking),
-            *differences_in_words(ranking, differences, main_scores(summary, n_top), how),
-            *calibration_in_words(scores, n_top),
-        ]
+        main = main_scores(summary, n_top)
+        said = {
+            RANKING: ranking_in_words(ranking),
+            DIFFERENCES: differences_in_words(ranking, differences, main, how),
+            CALIBRATION: calibration_in_words(scores, n_top),
+        }
         where = f"Fraction {fraction:g}: " if len(parts) > 1 else ""
-        rows.append({"fraction": fraction, "verdict": where + " ".join(said)})
+        rows += [
+            {"fraction": fraction, "about": about, "verdict": where + " ".join(sentences)}
+            for about, sentences in said.items()
+            if sentences
+        ]
     return pd.DataFrame(rows, columns=VERDICT)
 
 
