@@ -257,6 +257,7 @@ def nothing_to_show(message: str) -> Figure:
 
 GENE_SIZE = 5  # points, of gene names
 GENE_GAP = 2.5  # points, between a dot and its name
+NAME_GAP = 2.0  # points between two names in a line
 
 
 SMALL_DOT = 9.0  # square points; names keep the gap from the centres of dots up to this size
@@ -321,7 +322,8 @@ def name_points(
             inside &= above == 0 or (room.y0 <= box.y0 and box.y1 <= room.y1)
             covers = (dots > box.min - reach) & (dots < box.max + reach)
             covered = covers.all(axis=1).any()
-            if inside and not covered and not any(box.overlaps(other) for other in taken):
+            apart = box.padded(NAME_GAP * pixels, 0)
+            if inside and not covered and not any(apart.overlaps(other) for other in taken):
                 text = axis.annotate(
                     name, tuple(point), xytext=(own_gap * side, (own_gap + size / 2) * above),
                     textcoords="offset points", ha={1: "left", 0: "center", -1: "right"}[side],
