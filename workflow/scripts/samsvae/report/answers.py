@@ -20,7 +20,7 @@ from samsvae.report.soundness import (
     odd_guides,
     quality_in_words,
 )
-from samsvae.report.verdict import MOST_SOUGHT, counted, listed_words, some_of
+from samsvae.report.verdict import MOST_SOUGHT, at_start, counted, listed_words, some_of
 from samsvae.runtime.files import read_table
 from samsvae.screen.labels import components
 
@@ -222,11 +222,6 @@ def _set_of_factor(tables: Path, factor: "pd.Series[object]", fdr: float) -> str
     return str(own.sort_values("pvalue", kind="stable")["set"].iloc[0])
 
 
-def _at_start(name: str, before: str) -> str:
-    """Write the name of a model with a capital letter where it begins a sentence."""
-    return name if before else name[:1].upper() + name[1:]
-
-
 def _ranking(ranking: pd.DataFrame, trained: Collection[str]) -> Iterator[str]:
     """Name the models of highest mean score over calibrated metrics, for each condition."""
     parts = by_fraction(ranking)
@@ -241,7 +236,7 @@ def _ranking(ranking: pd.DataFrame, trained: Collection[str]) -> Iterator[str]:
             name = f"the baseline {name}" if where else f"The baseline {name}"
         number = f"{best['n_metrics']:.0f} metric{'s' * (best['n_metrics'] != 1)}"
         sentence = (
-            f"{where}{_at_start(name, where)} has the highest mean score over the "
+            f"{where}{at_start(name, where)} has the highest mean score over the "
             f"{number} that can rank models here: "
             + minus(f"{best['score']:.2f}")
             + f" (0: {_reference(best)}; 1: a replicate of the measurement)."
@@ -252,7 +247,7 @@ def _ranking(ranking: pd.DataFrame, trained: Collection[str]) -> Iterator[str]:
             )
         if pd.notna(best["probability_best"]) and others:
             percent = f"{100 * best['probability_best']:.0f} %"
-            sentence += f" {_at_start(short, '')} is the best in {percent} of bootstrap samples."
+            sentence += f" {at_start(short)} is the best in {percent} of bootstrap samples."
         yield sentence
         yield from _not_worse(short, others)
         yield from _not_better([row for row in rows if row["model"] in trained])
@@ -266,12 +261,12 @@ def _not_worse(best: str, others: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     equal = [readable(str(one["model"])) for one in known if one["difference_high"] >= 0]
     if equal:
         yield (
-            f"{_at_start(best, '')} is not significantly better than {listed_words(equal)}: the "
+            f"{at_start(best)} is not significantly better than {listed_words(equal)}: the "
             "95 % interval of the difference includes 0."
         )
     elif len(known) == len(others):
         yield (
-            f"{_at_start(best, '')} is significantly better than every other: the 95 % intervals "
+            f"{at_start(best)} is significantly better than every other: the 95 % intervals "
             "of the differences exclude 0."
         )
 
@@ -304,7 +299,7 @@ def _best_models(summary: pd.DataFrame) -> Iterator[str]:
             continue
         where = f"With a fraction of {fraction:g}, " if len(parts) > 1 else ""
         value = minus(f"{best['value'].iloc[0]:.2f}")
-        name = _at_start(readable(str(best.index[0])), where)
+        name = at_start(readable(str(best.index[0])), where)
         sentence = f"{where}{name}: r {value} with the effects of held-out cells"
         equal = [readable(str(name)) for name in asked.index[asked["verdict"] == NOT_DIFFERENT]]
         if equal:

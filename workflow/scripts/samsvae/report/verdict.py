@@ -118,9 +118,10 @@ def ranking_in_words(ranking: pd.DataFrame) -> list[str]:
     sampled = ("perturbations", "splits" if best["n_splits"] > 1 else "seeds")
     repeated = [counted(best[f"n_{of}"], REPEATED[of]) for of in sampled if best[f"n_{of}"] > 1]
     if len(ranking) > 1 and not pd.isna(best["probability_best"]):
+        percent = f"{100 * best['probability_best']:.0f} %"
         said.append(
-            f"{readable(str(best['model']))} is the best in {100 * best['probability_best']:.0f} % "
-            f"of bootstrap samples of {' and '.join(repeated)}."
+            f"{at_start(readable(str(best['model'])))} is the best in {percent} of bootstrap "
+            f"samples of {' and '.join(repeated)}."
         )
     return said
 
@@ -128,6 +129,11 @@ def ranking_in_words(ranking: pd.DataFrame) -> list[str]:
 def _interval(row: "pd.Series[Any]") -> str:
     low, high = (minus(f"{row[limit]:.2f}") for limit in ("low", "high"))
     return "" if pd.isna(row["low"]) else f" ({low} to {high})"
+
+
+def at_start(name: str, before: str = "") -> str:
+    """Write the name of a model with a capital letter where it begins a sentence."""
+    return name if before else name[:1].upper() + name[1:]
 
 
 def counted(number: int, things: str) -> str:
@@ -202,7 +208,7 @@ def differences_in_words(
         return ["Differences between models are not tested, since there are no replicates."]
     said = [f"Main scores that can rank models here: {_quoted(scores.values())}."]
     for found, models in of_pattern.items():
-        subject = readable(first) if len(said) == 1 else "It"
+        subject = at_start(readable(first)) if len(said) == 1 else "It"
         said.append(_difference_in_words(subject, models, found, list(scores.values())))
     over = " and ".join(counted(number, REPEATED[of]) for of, number in replicates.items())
     return [*said, f"These are paired t-tests over {over}, with {how}."]
