@@ -215,8 +215,11 @@ setTimeout(() => {
     const { scrollWidth, clientWidth } = box.querySelector(".scroll");
     return [box.id, box.querySelectorAll("tbody tr").length, scrollWidth - clientWidth];
   });
+  const wide = [...document.querySelectorAll(".drawing, .headline, .scroll")].map((part) => [
+    part.className.split(" ")[0], part.scrollWidth > part.clientWidth + 1, part.matches(".wide"),
+  ]);
   const told = document.createElement("output");
-  told.textContent = JSON.stringify([tables, document.documentElement.scrollWidth, innerWidth]);
+  told.textContent = JSON.stringify([tables, wide, document.documentElement.scrollWidth, innerWidth]);
   document.body.append(told);
 }, 1000);
 """
@@ -226,13 +229,16 @@ setTimeout(() => {
 def test_nothing_of_the_report_is_cut_at_the_right(finished, width):
     seen = visit(finished.folder / "results/report-own.html", MEASURE, width)
     told = json.loads(html.unescape(re.search(r"<output>(.*?)</output>", seen.html).group(1)))
-    tables, needed, available = told
+    tables, wide, needed, available = told
     assert available == width
     assert needed <= available
     assert len(tables) > 20
     assert all(rows for _, rows, _ in tables)
-    if width == 1300:  # on a telephone a table is moved under the finger
+    assert all(is_wide == says_so for _, is_wide, says_so in wide)
+    if width == 1300:
         assert [name for name, _, too_wide in tables if too_wide > 1] == []
+    else:  # on a telephone a figure or a table is moved under the finger
+        assert {kind for kind, is_wide, _ in wide if is_wide} == {"drawing", "headline", "scroll"}
 
 
 def test_a_second_run_does_nothing(finished):

@@ -198,6 +198,14 @@ if (Browser) {
   if (choices.experiment) choices.experiment.addEventListener("change", Browser.start);
 }
 
+// what is wider than the screen says so
+const parts = new ResizeObserver((changed) => {
+  for (const { target } of changed) {
+    target.classList.toggle("wide", target.scrollWidth > target.clientWidth + 1);
+  }
+});
+document.querySelectorAll(".drawing, .headline, .scroll").forEach((part) => parts.observe(part));
+
 // a link to a figure or table opens what folds it
 function unfold() {
   const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
