@@ -79,3 +79,21 @@ def test_an_error_is_left_to_the_debugger(folder):
     assert failed.returncode != 0
     assert "Traceback" in failed.stderr
     assert "inputs are missing" in failed.stderr
+
+
+def test_seeds_that_are_trained_together_are_one_job(folder):
+    settings = {
+        **CONFIG,
+        "experiments": {"tiny": {**CONFIG["experiments"]["tiny"], "models": ["cpa_vae"], "seeds": [0, 1]}},
+        "training": {"seeds_together": True},
+        "evaluation": {"interval_draws": 0},
+    }  # fmt: skip
+    (folder / "own.yaml").write_text(yaml.safe_dump(settings))
+    runs = [Path(f"results/tiny/random-seed0/cpa_vae/seed{seed}") for seed in (0, 1)]
+    for path in (SCREEN, SPLIT, *(run / "model.safetensors" for run in runs)):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).touch()
+    for name, rule in (("model.safetensors", "train_seeds"), ("iwelbo.parquet", "evaluate_seeds")):
+        job = job_of(str(runs[1] / name), ["own.yaml"])
+        assert job.rule == rule
+        assert job.params.seeds == [0, 1]

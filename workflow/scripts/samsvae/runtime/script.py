@@ -137,7 +137,7 @@ def job_of(
         for path in [*planned.output, *planned.log]:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         return Job(
-            rule=str(rules[0].name),
+            rule=str(rule.name),
             input=planned.input,
             output=planned.output,
             params=planned.params,
