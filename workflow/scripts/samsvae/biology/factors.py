@@ -537,7 +537,7 @@ def factor_tables(
     """
     latents = latent_effects(trained, latent_draws, seed)
     names = list(trained.encoding.effects)
-    # effects in a context are not perturbations of their own, among which members are counted
+    # effects in a context are not perturbations of their own, which factors and groups count
     perturbations = list(trained.encoding.names)
     members = members_of(annotation.perturbation_groups, perturbations, annotation.target_genes)
     if annotation.perturbation_groups and not members.shape[1]:
@@ -560,7 +560,7 @@ def factor_tables(
     measured = genes[genes["gene"].isin(annotation.measured)]
     return FactorTables(
         latents=latents,
-        factors=factor_usage(latents),
+        factors=factor_usage(latents[latents["perturbation"].isin(perturbations)]),
         groups=factor_groups(used.loc[perturbations], members, seed),
         sharing=group_sharing(used.loc[perturbations], members, seed),
         genes=genes,
