@@ -324,6 +324,11 @@ def read_table(
         Columns of a parquet file to read; None for all.
     model
         Model of a parquet file whose rows to read; None for all.
+
+    Returns
+    -------
+    DataFrame
+        Columns of a parquet file may be read-only; change a copy.
     """
     if Path(path).suffix == ".parquet":
         rows = None if model is None else [("model", "==", model)]

@@ -69,8 +69,8 @@ def read_features(path: str | Path) -> pd.DataFrame:
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{where} cannot be read as a table: {error}. It needs text with "
-            f"{'commas' if separator == ',' else 'tabs'} between columns."
+            f"{where} cannot be read as a table of columns with "
+            f"{'commas' if separator == ',' else 'tabs'} between them: {str(error).strip()}"
         ) from None
     columns, table = list(table.iloc[0, 1:]), table.iloc[1:]
     if table.empty or not columns:

@@ -94,8 +94,8 @@ def read_given_table(path: str | Path) -> "pd.Series[str]":
         raise InputError(f"{where}: no such file. Set it to an existing table.") from None
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{where} cannot be read as a table: {error}. It needs text with "
-            f"{'commas' if separator == ',' else 'tabs'} between columns."
+            f"{where} cannot be read as a table of columns with "
+            f"{'commas' if separator == ',' else 'tabs'} between them: {str(error).strip()}"
         ) from None
     named = [column for column in PART_COLUMNS if column in table]
     if "cell" not in table or not named:
