@@ -23,6 +23,13 @@ function applyChoices() {
   openTables.forEach((draw) => draw());
 }
 
+// What is wider than the screen says so.
+const parts = new ResizeObserver((changed) => {
+  for (const { target } of changed) {
+    target.classList.toggle("wide", target.scrollWidth > target.clientWidth + 1);
+  }
+});
+
 // Tables: laid out when they are opened, searched, sorted, and long ones shown piece by piece.
 const PIECE = 50;
 const LONG = 40; // characters of a text that gets room for several words in a line
@@ -57,6 +64,7 @@ function layOutTable(box, data) {
   const count = box.querySelector(".count");
   const more = box.querySelector("button");
   const table = box.querySelector("table");
+  parts.observe(table.parentElement);
   let sortedBy = -1;
   let direction = 1;
   let most = PIECE;
@@ -186,6 +194,7 @@ for (const script of document.querySelectorAll("script.cells")) {
   image.addEventListener("pointerleave", () => (valueBox.hidden = true));
 }
 
+document.querySelectorAll(".drawing, .headline, .scroll").forEach((part) => parts.observe(part));
 for (const box of document.querySelectorAll("details.table")) {
   box.addEventListener("toggle", () => box.open && layOut(box), { once: true });
 }
@@ -197,14 +206,6 @@ if (Browser) {
   Browser.start();
   if (choices.experiment) choices.experiment.addEventListener("change", Browser.start);
 }
-
-// what is wider than the screen says so
-const parts = new ResizeObserver((changed) => {
-  for (const { target } of changed) {
-    target.classList.toggle("wide", target.scrollWidth > target.clientWidth + 1);
-  }
-});
-document.querySelectorAll(".drawing, .headline, .scroll").forEach((part) => parts.observe(part));
 
 // a link to a figure or table opens what folds it
 function unfold() {

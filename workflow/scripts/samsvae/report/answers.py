@@ -167,7 +167,7 @@ def _mechanisms(
     members = str(largest["perturbations"]).split(";")
     name = _set_of_factor(tables, largest, fdr) if GENE_SETS in has else ""
     yield (
-        f"{readable(model)} finds {counted(len(first), 'latent factors')} that several "
+        f"{at_start(readable(model))} finds {counted(len(first), 'latent factors')} that several "
         f"perturbations share; the largest moves {some_of(members, MOST_SOUGHT)}"
         f"{f' ({readable_set(name)})' if name else ''}."
     )

@@ -32,6 +32,7 @@ from samsvae.report.sections import (
     TESTS,
     Figure,
     Table,
+    figure_options,
     figures_of,
     sections_of,
 )
@@ -50,6 +51,7 @@ from samsvae.runtime.provenance import digest_of, versions
 SCREEN_SCALE = 1.75  # pixels per point of a figure made for print
 MOST_ROWS = 1000
 SIGNIFICANT_DIGITS = 4
+OF_SEVERAL = " (in cells with several perturbations, its coefficient in a linear model)"
 HEADLINE = "hits"  # figure of the first screen
 # sections that describe noise where no perturbation has an effect
 OF_EFFECTS = ("effects", "expression", "combinations", "pathways", "mechanisms")
@@ -60,11 +62,7 @@ NO_EFFECTS = (
 
 
 def figure_entry(
-    figure: Figure,
-    experiment: Path,
-    caption: Path,
-    embedded: bool,
-    reference: str = REFERENCES[False],
+    figure: Figure, experiment: Path, caption: Path, embedded: bool, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Collect a figure for the page.
 
@@ -78,8 +76,8 @@ def figure_entry(
         Its caption's file.
     embedded
         Whether the drawing is part of the page, or a file beside it that the page names.
-    reference
-        Cells that perturbations are compared with, which captions name.
+    options
+        Options of the figure, which its caption may name.
     """
     drawing = experiment / "figures" / f"{figure.name}.svg"
     svg = drawing.read_text(encoding="utf-8")
@@ -92,7 +90,7 @@ def figure_entry(
         **_drawing(drawing, "" if embedded else f"{beside}.svg"),
         "alt": readable(figure.name),
         "nothing": html.unescape(nothing.group(1)) if nothing else "",
-        "caption": Markup(caption_as_html(caption, {"reference": reference})),
+        "caption": Markup(caption_as_html(caption, options)),
         "cells": _embedded(json.loads(html.unescape(cells.group(1)))) if cells else "",
         "files": [f"{beside}.svg", f"{beside}.pdf"],
     }
@@ -365,11 +363,11 @@ def _sections(
     }
 
     def entries(name: str, section: str) -> list[dict[str, Any]]:
-        reference = REFERENCES[MARGINAL in experiments[name]]
+        options = figure_options(config, name, experiments[name])
         return [
-            figure_entry(entry, results / name, captions[entry.name], embedded, reference)
+            figure_entry(entry, results / name, captions[entry.name], embedded, options)
             if isinstance(entry, Figure)
-            else table_entry(entry, results / name, reference)
+            else table_entry(entry, results / name, options["reference"])
             for kept in sections_of(experiments[name])
             if kept.name == section
             for entry in kept.entries
@@ -390,6 +388,7 @@ def _sections(
             "lead": section.lead.format(
                 reference=" or ".join(REFERENCES[marginal] for marginal in kinds),
                 test=" or ".join(TESTS[marginal] for marginal in kinds),
+                marginal=OF_SEVERAL if True in kinds else "",
             ),
             "parts": [
                 {

@@ -5,8 +5,9 @@ figure is drawn by the function ``draw_<name>`` of its module in :mod:`samsvae.f
 is ``workflow/report/<name>.rst``. A table is shown as it is, and can be searched.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 SPLIT_FOLDER = "results/{experiment}/{split}"  # of the first split, which figures show
 TABLES_FOLDER = "results/{experiment}/tables"
@@ -33,6 +34,18 @@ MARGINAL = "marginal"  # effects of single perturbations in cells with several
 # marginal; a Section and a Table name them as {reference} and {test}
 REFERENCES = {False: "control cells", True: "other cells"}
 TESTS = {False: "rank-sum test", True: "score test of least squares"}
+
+
+def figure_options(
+    config: Mapping[str, Any], experiment: str, properties: Collection[str]
+) -> dict[str, Any]:
+    """Return the options of an experiment's figures and of their captions."""
+    evaluation = config["evaluation"]
+    return {
+        "reference": REFERENCES[MARGINAL in properties],
+        "models": config["experiments"][experiment]["models"],
+        "evaluation": {key: evaluation[key] for key in ("top_genes", "fdr")},
+    }
 
 
 @dataclass(frozen=True)
@@ -371,8 +384,8 @@ SECTIONS = (
         "effects",
         "Effects: accuracy of predictions",
         "The effect of a perturbation on a gene is the mean log2(CP10k + 1) of its cells minus "
-        "that of {reference}. Observed effects are compared with the predictions of each model, "
-        "and models with one another by paired tests over replicates.",
+        "that of {reference}{marginal}. Observed effects are compared with the predictions of each "
+        "model, and models with one another by paired tests over replicates.",
         (
             Figure("metrics", "scores", "summary.tsv"),
             Figure("ranking", "scores", "ranking.tsv", (COUNTS,)),

@@ -36,7 +36,7 @@ from samsvae.report.sections import (
     TRAINING,
 )
 from samsvae.report.soundness import quality_in_words
-from samsvae.report.verdict import MOST_NAMED, sentences, some_of
+from samsvae.report.verdict import MOST_NAMED, counted, sentences, some_of
 from samsvae.runtime.files import read_table
 from samsvae.screen.labels import CONTROL, components
 
@@ -304,8 +304,8 @@ def missed_in_words(missed: pd.DataFrame) -> list[str]:
     if said:
         number = known["perturbation"].nunique()
         sentences.append(
-            f"Of {number:,} perturbations with an effect on held-out cells beyond noise, half or "
-            f"more of the effect is explained by {', '.join(said)}."
+            f"Of {counted(number, 'perturbations')} with an effect on held-out cells beyond noise, "
+            f"half or more of the effect is explained by {', '.join(said)}."
         )
     if nothing:
         sentences.append(f"No part of any effect is predicted by {', '.join(nothing)}.")
@@ -491,7 +491,8 @@ def combinations_in_words(combinations: pd.DataFrame) -> list[str]:
     first = combinations[combinations["model"] == combinations["model"].iloc[0]]
     non_additive = first[first["n_non_additive"] > 0].sort_values("n_non_additive", ascending=False)
     sentence = (
-        f"{len(non_additive):,} of {len(first):,} combinations are significantly non-additive "
+        f"{len(non_additive):,} of {len(first):,} combinations "
+        f"{'is' if len(non_additive) == 1 else 'are'} significantly non-additive "
         "for at least one gene"
     )
     if non_additive.empty:
@@ -522,10 +523,13 @@ def basal_in_words(basal: pd.DataFrame) -> list[str]:
         for wanted in (True, False)
     )
     margin = f"{100 * INDEPENDENT_WITHIN:.0f} percentage points"
+    pairs = means[~means.index.get_level_values(1)]
+    alone = ", ".join(f"{100 * accuracy:.0f} %" for accuracy in pairs["accuracy"])
     said = [
         "A classifier predicts the perturbation (or control) of a held-out "
         "cell from its basal state "
-        f"with an accuracy of {found}; chance is {100 * rows['chance'].mean():.1f} %."
+        f"with an accuracy of {found}; chance is {100 * rows['chance'].mean():.1f} %. It tells one "
+        f"perturbation from control in {alone} of cells on average; chance is 50 %."
     ]
     if independent:
         said.append(

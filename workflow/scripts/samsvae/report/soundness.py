@@ -71,7 +71,8 @@ def hits_in_words(hits: pd.DataFrame, fdr: float, marginal: bool = False) -> tup
     test = f"permutation test of the E-distance, false discovery rate {100 * fdr:g} %"
     if found.empty:
         return (
-            f"Nothing reproducible was found: none of {len(tested):,} perturbations differs from "
+            f"Nothing reproducible was found: none of {counted(len(tested), 'perturbations')} "
+            f"differs from "
             f"{REFERENCES[marginal]} ({test}). Similarities, pathways and comparisons of models "
             "describe noise.",
             "",
@@ -120,7 +121,8 @@ def targets_in_words(changes: pd.DataFrame, kind: str | None) -> tuple[str, str]
     lowered = int((pooled["high"] < 0).sum())
     raised = int((pooled["low"] > 0).sum())
     sentence = (
-        f"Of {len(pooled):,} measured target genes, {lowered:,} are lowered and {raised:,} raised "
+        f"Of {counted(len(pooled), 'measured target genes')}, {lowered:,} "
+        f"{'is' if lowered == 1 else 'are'} lowered and {raised:,} raised "
         "(95 % confidence interval)"
     )
     expected = {"knockdown": lowered, "activation": raised}.get(kind or "")
@@ -257,7 +259,8 @@ def batches_in_words(
     )
     if left_out.sum():
         sentence += (
-            f"; {left_out.sum():,} cells are in batches without enough {REFERENCES[marginal]}"
+            f"; {counted(left_out.sum(), 'cells')} {'is' if left_out.sum() == 1 else 'are'} in "
+            f"batches without enough {REFERENCES[marginal]}"
         )
     shifts, remedy = batch_shifts_in_words(effects)
     confounded = "effects that ignore batches are confounded"

@@ -14,11 +14,10 @@ from samsvae.config.experiments import Run, given_split, has_mask, prediction_pa
 from samsvae.config.models import EXPRESSION
 from samsvae.config.screens import download_of, perturbation_kind
 from samsvae.report.sections import (
-    MARGINAL,
-    REFERENCES,
     SPLIT_FOLDER,
     TABLES_FOLDER,
     Figure,
+    figure_options,
     figures_of,
     tables_of,
 )
@@ -483,13 +482,8 @@ class Layout(Plan):
 
     def options_of_figures(self, wildcards: Wildcards) -> dict[str, Any]:
         """Return the options of figures."""
-        evaluation = self.config["evaluation"]
-        marginal = MARGINAL in self.properties(wildcards["experiment"])
-        return {
-            "reference": REFERENCES[marginal],
-            "models": self.experiments[wildcards["experiment"]]["models"],
-            "evaluation": {key: evaluation[key] for key in ("top_genes", "fdr")},
-        }
+        experiment = wildcards["experiment"]
+        return figure_options(self.config, experiment, self.properties(experiment))
 
 
 def _value(wildcards: Wildcards, name: str) -> str | None:
