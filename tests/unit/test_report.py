@@ -528,10 +528,10 @@ def test_words_on_basal_states_are_of_the_models_that_claim_them():
     [sentence] = basal_in_words(BASAL)
     assert "4.5 % by SAMS-VAE; chance is 2.5 %" in sentence
     assert "tells one perturbation from control in 90 % of cells" in sentence
-    assert "of SAMS-VAE do not count as independent" in sentence
+    assert "the basal states of SAMS-VAE do not count as independent" in sentence
     near = BASAL.assign(accuracy=BASAL["accuracy"].mask(BASAL["perturbation"] == "A", 0.54))
     [sentence] = basal_in_words(near)
-    assert "of SAMS-VAE count as independent" in sentence
+    assert "the basal states of SAMS-VAE count as independent" in sentence
     assert basal_in_words(BASAL[BASAL["perturbation"] == "A"]) == []
 
 
@@ -586,7 +586,7 @@ def test_what_was_found_is_a_text_for_the_terminal(results, report):
     assert max(map(len, text.splitlines())) <= 100
     found = " ".join(text.split())
     assert found.count("Comparison of models") == len(CONFIG["experiments"])
-    assert "JAK2 (31 genes) raises G1, G2 and lowers G3." in found
+    assert "With JAK2 (31 genes) G1, G2 rise and G3 falls." in found
     assert "predicted effects agree best with those among held-out cells: 0.800" in found
 
 
@@ -685,7 +685,7 @@ def test_the_first_screen_answers_five_questions(results):
     assert answers[EFFECTS_] == [
         "2 of 3 perturbations are hits: they change expression as a whole (JAK2, B). 2 of them and "
         "0 others change at least one gene significantly.",
-        "JAK2 (31 genes) raises G1, G2 and lowers G3.",
+        "With JAK2 (31 genes) G1, G2 rise and G3 falls.",
         "For 2 of 3 perturbations it can be told which cells respond; effects of the others are too "
         "small in a single cell. A median of 70 % respond. Estimated cells that do not respond, by "
         "their fraction: B 40 % (16 [4, 36] of 40), JAK2 20 % (8 [4, 36] of 40).",
@@ -734,16 +734,16 @@ def test_perturbations_of_much_the_same_effect_are_described_together(tmp_path):
     )  # fmt: skip
     told = list(answers._described(perturbations, tmp_path))
     assert told == [
-        "JAK2 (9 genes) raises G1.",
-        "B (8 genes) raises G1.",
-        "CAV1 (7 genes) raises G1.",
+        "With JAK2 (9 genes) G1 rises.",
+        "With B (8 genes) G1 rises.",
+        "With CAV1 (7 genes) G1 rises.",
     ]
     alike = SIMILARITY.assign(similarity=[1.0, 0.8, -0.9, 0.9])  # the last of a prediction
     alike.to_parquet(tmp_path / "similarity.parquet")
     told = list(answers._described(perturbations, tmp_path))
     assert told == [
-        "JAK2 (9 genes) raises G1; much the same effect (r > 0.7): B.",
-        "CAV1 (7 genes) raises G1.",
+        "With JAK2 (9 genes) G1 rises; much the same effect (r > 0.7): B.",
+        "With CAV1 (7 genes) G1 rises.",
     ]
 
 
@@ -793,7 +793,7 @@ def mechanisms_tables(folder, members, fdr=0.01):
             "JAK2;B",
             0.01,
             [
-                "Gene set and factor agree on JAK2; the factor also moves B, without that gene set; "
+                "Gene set and factor agree on JAK2; B moves the factor without that gene set; "
                 "A, A+STAT1 have the gene set without the factor."
             ],
         ),

@@ -131,12 +131,12 @@ def _described(perturbations: pd.DataFrame, tables: Path) -> Iterator[str]:
         partners |= {*ends.loc[ends["second"] == name, "first"]}
         alike = [one for one in left["perturbation"].astype(str)[1:] if one in partners]
         parts = [
-            f"{verb} {', '.join(genes)}"
-            for verb, column in (("raises", "raised"), ("lowers", "lowered"))
+            f"{', '.join(genes)} {verb}{'s' * (len(genes) == 1)}"
+            for verb, column in (("rise", "raised"), ("fall", "lowered"))
             if (genes := _genes(row.get(column)))
         ]
         if parts:
-            sentence = f"{name} ({counted(row['n_de'], 'genes')}) {' and '.join(parts)}"
+            sentence = f"With {name} ({counted(row['n_de'], 'genes')}) {' and '.join(parts)}"
             if alike:
                 sentence += f"; much the same effect (r > {MUCH_ALIKE:g}): {some_of(alike)}"
             yield f"{sentence}."
@@ -168,7 +168,7 @@ def _mechanisms(
     name = _set_of_factor(tables, largest, fdr) if GENE_SETS in has else ""
     yield (
         f"{at_start(readable(model))} finds {counted(len(first), 'latent factors')} that several "
-        f"perturbations share; the largest moves {some_of(members, MOST_SOUGHT)}"
+        f"perturbations share; the largest is moved by {some_of(members, MOST_SOUGHT)}"
         f"{f' ({readable_set(name)})' if name else ''}."
     )
     if name:
@@ -195,7 +195,7 @@ def _both_views(of_set: Sequence[str], of_factor: Sequence[str]) -> Iterator[str
     of_set
         Perturbations, and combinations of them.
     of_factor
-        Perturbations; the factor also moves the combinations that contain them.
+        Perturbations; the combinations that contain them move the factor, too.
     """
     both = [name for name in of_factor if name in of_set]
     if not both:
@@ -203,7 +203,8 @@ def _both_views(of_set: Sequence[str], of_factor: Sequence[str]) -> Iterator[str
     sentence = f"Gene set and factor agree on {some_of(both, MOST_SOUGHT)}"
     without_set = [name for name in of_factor if name not in of_set]
     if without_set:
-        sentence += f"; the factor also moves {some_of(without_set)}, without that gene set"
+        verb = "moves" if len(without_set) == 1 else "move"
+        sentence += f"; {some_of(without_set)} {verb} the factor without that gene set"
     moved = set(of_factor)
     without_factor = [name for name in of_set if not moved & {name, *components(name)}]
     if without_factor:

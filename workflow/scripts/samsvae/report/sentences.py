@@ -533,13 +533,13 @@ def basal_in_words(basal: pd.DataFrame) -> list[str]:
     ]
     if independent:
         said.append(
-            f"The basal states of {', '.join(independent)} count as independent of the "
-            f"perturbation, at most {margin} above chance."
+            f"At most {margin} above chance, the basal states of {', '.join(independent)} count as "
+            "independent of the perturbation."
         )
     if dependent:
         said.append(
-            f"The basal states of {', '.join(dependent)} do not count as independent, more than "
-            f"{margin} above chance: the latent effect is not the whole effect of a perturbation."
+            f"More than {margin} above chance, the basal states of {', '.join(dependent)} do not "
+            "count as independent: part of the effect of perturbations has stayed in them."
         )
     return [" ".join(said)]
 
