@@ -60,7 +60,7 @@ def classify_states(
         Perturbation of each cell. Those with fewer than ten cells are left out, and of more than
         300 those with fewest cells (of equal numbers, the last by name).
     seed
-        Seed of the cells drawn and the shuffles; folds are the same for every seed.
+        Seed of the sampled cells and of the permuted labels; folds do not depend on it.
 
     Returns
     -------

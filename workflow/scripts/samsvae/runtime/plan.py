@@ -52,7 +52,7 @@ RunOf = dict[str, Any]
 
 
 class Plan:
-    """Models, experiments and runs that a configuration asks for.
+    """Models, experiments and runs that a configuration defines.
 
     Parameters
     ----------
