@@ -56,6 +56,7 @@ from samsvae.report.sections import (
     TRUTH,
     Figure,
     Table,
+    figure_options,
     figures_of,
     sections_of,
     tables_of,
@@ -287,7 +288,8 @@ def test_every_figure_has_a_function_and_a_caption_that_is_read_either_way():
         module, _, function = figure.function.partition(":")
         assert callable(getattr(importlib.import_module(module), function))
         for reference in REFERENCES.values():
-            caption, options = CAPTIONS / f"{name}.rst", {"reference": reference}
+            caption = CAPTIONS / f"{name}.rst"
+            options = {"reference": reference, "test": "t-test"}
             assert len(read_caption(caption, options)) > 50
             assert "\n" not in read_caption(caption, options)
             assert "system-message" not in caption_as_html(caption, options)
@@ -313,7 +315,8 @@ def test_names_of_gene_sets_are_words_with_their_abbreviations(name, words):
 def test_captions_name_the_cells_that_perturbations_are_compared_with():
     for name in ("hits", "knock_down", "volcanoes", "perturbation", "batches"):
         for marginal, reference in REFERENCES.items():
-            caption = read_caption(CAPTIONS / f"{name}.rst", {"reference": reference})
+            options = figure_options(CONFIG, "first", [MARGINAL] if marginal else [])
+            caption = read_caption(CAPTIONS / f"{name}.rst", options)
             assert reference in caption
             assert REFERENCES[not marginal] not in caption
             if name in ("volcanoes", "perturbation"):

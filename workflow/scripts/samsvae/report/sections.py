@@ -43,6 +43,7 @@ def figure_options(
     evaluation = config["evaluation"]
     return {
         "reference": REFERENCES[MARGINAL in properties],
+        "test": TESTS[MARGINAL in properties],
         "models": config["experiments"][experiment]["models"],
         "evaluation": {key: evaluation[key] for key in ("top_genes", "fdr")},
     }
